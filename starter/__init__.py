@@ -1,0 +1,1 @@
+"""A small world with known truth, and miniature checkpoints of the real architectures trained on it."""

@@ -1,0 +1,1 @@
+"""Tilth: a data engine for content-safety vision models."""
