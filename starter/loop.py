@@ -1,12 +1,4 @@
 """The training loop that all miniatures share: warm-up and decay, moving average, checkpoints that a killed job resumes from.
-
->>> import pathlib, tempfile, torch
->>> model = torch.nn.Linear(1, 1)
->>> x = torch.linspace(-1, 1, 32)[:, None]
->>> with tempfile.TemporaryDirectory() as folder:
-...     fit("line", model, lambda step: ((model(x) - 3 * x) ** 2).mean(), steps=200, lr=0.1, work=pathlib.Path(folder))
->>> round(model.weight.item(), 1)
-3.0
 """
 
 import copy
