@@ -1,0 +1,151 @@
+"""The local executor: runs mappers and takes in images so that a kill loses one batch and a second run repeats nothing."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from tilth.dataset import Table, Where, failure_row, result_row
+from tilth.errors import InputError, MissingExtra, ModelError, TooManyFailures, Unavailable
+from tilth.samples import NewSample, Result, Sample
+from tilth.steps import Mapper, fingerprint
+
+if TYPE_CHECKING:
+    from tilth.work import Failed, Work
+
+COMMIT_ROWS = 64  # results are written when there are so many …
+COMMIT_S = 10.0  # … or when the oldest has waited so long
+FEW = 50  # a share of failures means nothing below
+FATAL = (MissingExtra, ModelError, Unavailable, MemoryError)  # the whole step is wrong, not one sample
+
+T = TypeVar("T")
+Function = Callable[[Sequence[Sample]], list[Result]]
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut a stream into lists of at most `size`."""
+    stream = iter(items)
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+class Writer:
+    """Collects rows and appends them to a table in batches."""
+
+    def __init__(self, table: Table, *, replace: bool = False) -> None:
+        self._table, self._replace = table, replace
+        self._rows: list[dict[str, object]] = []
+        self._since = time.monotonic()
+
+    def add(self, rows: Sequence[dict[str, object]]) -> None:
+        """Take rows, and write when enough wait."""
+        self._rows += rows
+        if len(self._rows) >= COMMIT_ROWS or time.monotonic() - self._since > COMMIT_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write whatever waits."""
+        (self._table.replace if self._replace else self._table.append)(self._rows) if self._rows else None
+        self._rows = []
+        self._since = time.monotonic()
+
+
+def _one_by_one(function: Function, batch: Sequence[Sample]) -> list[Result | Exception]:
+    """Run a batch; when it raises, run its samples alone, so that only the guilty ones fail."""
+    try:
+        return list(function(batch))
+    except FATAL:
+        raise
+    except Exception as error:  # noqa: BLE001 - any error of one image must not cost the others
+        if len(batch) == 1:
+            return [error]
+    outcomes: list[Result | Exception] = []
+    for sample in batch:
+        outcomes += _one_by_one(function, [sample])
+    return outcomes
+
+
+def map_samples(work: "Work", mapper: Mapper, where: Where | None, *, on: str, label: str) -> dict[str, int]:
+    """Run a mapper; see `Work.map`."""
+    dataset = work.dataset
+    upstream = [str(vars(ref)) for ref in dataset.at.tables] if on == "claims" else []
+    table = dataset.table(f"{work.name}-{fingerprint(mapper, *upstream)}")
+    function: Function | None = None
+    writer = Writer(table, replace=work.retry_failed)
+    seen = failed = 0
+    total = dataset.count(where)
+    with work.events.progress(label or work.name, total) as advance:
+        for samples in dataset.scan(where, images=False):
+            done = table.get([s.id for s in samples], ["status"])
+            failed += sum(row["status"] == "failed" for row in done.values()) if not work.retry_failed else 0
+            todo = [s for s in samples if s.id not in done or (work.retry_failed and done[s.id]["status"] == "failed")]
+            seen += len(samples) - len(todo)
+            advance(len(samples) - len(todo))
+            for batch in batched(todo, mapper.batch_size):
+                function = function or mapper.load()
+                rows = []
+                batch = dataset.read([s.id for s in batch])
+                for sample, outcome in zip(batch, _one_by_one(function, batch), strict=True):
+                    if isinstance(outcome, Exception):
+                        failed += 1
+                        rows.append(failure_row(sample.id, _say(outcome)))
+                    else:
+                        rows.append(result_row(sample.id, outcome, work.now()))
+                writer.add(rows)
+                seen += len(batch)
+                advance(len(batch))
+                if seen >= FEW and failed > work.max_fail_rate * seen:
+                    writer.flush()
+                    raise TooManyFailures(_too_many(work, failed, seen, table))
+    writer.flush()
+    dataset.attach(work.name, table, f"{work.name}: {type(mapper).__name__}", work.now())
+    return table.counts()
+
+
+def _say(error: Exception) -> str:
+    return str(error)[:300] if isinstance(error, InputError) else f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def _too_many(work: "Work", failed: int, seen: int, table: Table) -> str:
+    why = table.failures(1)
+    example = f"; for example {why[0][0][:12]}: {why[0][1]}" if why else ""
+    return (
+        f"{work.name}: {failed} of {seen} samples failed, more than max_fail_rate {work.max_fail_rate:g}{example}. "
+        "Everything done is kept; mend the cause and run again with --retry-failed"
+    )
+
+
+def add_samples(
+    work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None
+) -> dict[str, int]:
+    """Take in images; see `Work.add`."""
+    dataset = work.dataset
+    table = dataset.table(f"{work.name}-{key}")
+    before = len(table)  # rows come in the order of the source, so what is there is a prefix of it
+    writer = Writer(table)
+    failed = 0
+    with work.events.progress(work.name, total) as advance:
+        for batch in batched(islice(samples, before, None), COMMIT_ROWS):
+            new = [item for item in batch if isinstance(item, NewSample)]
+            kept = iter(zip(new, dataset.put(new), strict=True))
+            rows = []
+            for item in batch:
+                if isinstance(item, NewSample):
+                    sample, id_ = next(kept)
+                    if not isinstance(id_, InputError):
+                        rows.append(result_row(id_, Result(claims=sample.claims, columns=sample.columns), work.now()))
+                        continue
+                    name, error = str(sample.origin.get("source", "")), str(id_)
+                else:
+                    name, error = item.name, item.error
+                failed += 1
+                work.events.emit("failed", step=work.name, source=name, error=error)
+                rows.append(failure_row("failed:" + hashlib.sha256(name.encode()).hexdigest()[:24], f"{name}: {error}"))
+            writer.add(rows)
+            writer.flush()
+            advance(len(batch))
+            if len(table) >= FEW and failed > work.max_fail_rate * len(table):
+                raise TooManyFailures(_too_many(work, failed, len(table), table))
+    dataset.attach(work.name, table, f"{work.name}: add", work.now(), adds=True)
+    return table.counts()

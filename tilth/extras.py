@@ -1,0 +1,44 @@
+"""Optional libraries, imported where they are used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tilth.errors import MissingExtra
+
+# import name -> the extra that installs it
+EXTRAS = {
+    "torch": "train",
+    "torchvision": "train",
+    "transformers": "train",
+    "pycocotools": "train",
+    "sklearn": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "diffusers": "synth",
+    "peft": "synth",
+    "accelerate": "synth",
+    "controlnet_aux": "synth",
+    "faiss": "mining",
+    "pdqhash": "mining",
+    "label_studio_sdk": "review",
+    "onnxruntime": "runtime",
+    "rapidocr": "runtime",
+    "fastapi": "runtime",
+    "uvicorn": "runtime",
+    "tokenizers": "runtime",
+}
+
+
+@contextmanager
+def optional() -> Iterator[None]:
+    """Turn a missing optional library into an error that says what to install.
+
+    A library that is present but broken keeps its own traceback.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        raise MissingExtra(f"{error.name} is not installed; run: pip install 'tilth[{extra}]'") from error

@@ -1,0 +1,168 @@
+"""Model checkpoints by name: where they lie, what they may be used for, and exactly which weights they are.
+
+A recipe names a model in one of three ways, and swapping one for another is the only change from laptop to GPU:
+
+    starter:grounding                            a miniature that comes with Tilth
+    ./checkpoints/my-detector                    a folder in the layout of `save_pretrained`
+    IDEA-Research/grounding-dino-tiny@a2bb814    a hub repository at a commit
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from tilth.errors import ModelError
+
+# The only files that a checkpoint may hold. Nothing here can run code when it is read.
+SAFE_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja", ".yaml")
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What is known of a checkpoint before it is loaded.
+
+    Args:
+        name: As a recipe writes it.
+        family: Architecture, such as `grounding-dino`; empty when no card says.
+        licence: SPDX name, or what the card says; empty when unknown.
+        paper: Address of the paper.
+        download_mb: Size of the download; 0 for a local one.
+        memory_mb: Memory it takes once loaded, as the card says; 0 when unknown.
+    """
+
+    name: str
+    family: str = ""
+    licence: str = ""
+    paper: str = ""
+    download_mb: float = 0
+    memory_mb: float = 0
+
+    @property
+    def place(self) -> str:
+        """`starter`, `folder` or `hub`."""
+        if self.name.startswith("starter:"):
+            return "starter"
+        return "folder" if self.name.startswith((".", "/", "~")) or Path(self.name).is_dir() else "hub"
+
+
+@lru_cache(maxsize=1)
+def _cards() -> dict[str, dict[str, object]]:
+    folder = Path(str(files("tilth"))).parent / "configs" / "models"
+    cards = {}
+    for path in sorted(folder.glob("*.card.yaml")):
+        card = yaml.safe_load(path.read_text(encoding="utf-8"))
+        cards[str(card["location"]).partition("@")[0]] = card
+    return cards
+
+
+def spec(name: str) -> ModelSpec:
+    """Return what the model's card says, or an almost empty spec when it has none."""
+    card = _cards().get(name.partition("@")[0], {})
+    return ModelSpec(
+        name=name,
+        family=str(card.get("family", "")),
+        licence=str(card.get("licence", "")),
+        paper=str(card.get("paper", "")),
+        download_mb=float(str(card.get("download_mb", 0))),
+        memory_mb=float(str(card.get("memory_mb", 0))),
+    )
+
+
+def locate(name: str) -> Path:
+    """Return the local folder of a model, downloading a hub model first unless `HF_HUB_OFFLINE` is set.
+
+    Raises:
+        ModelError: The model is absent, cannot be downloaded, or has weights in a format that could run code.
+    """
+    which = spec(name)
+    if which.place == "starter":
+        folder = Path(str(files("tilth.starter"))) / "models" / name.removeprefix("starter:")
+        if not folder.is_dir():
+            raise ModelError(f"no starter model {name!r}; build it with: python -m tilth.starter train {folder.name}")
+    elif which.place == "folder":
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"{name}: no such folder; give a folder, a starter: model or a hub id")
+    else:
+        folder = _download(name)
+    if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("*.onnx")):
+        raise ModelError(f"{name}: no .safetensors or .onnx weights in {folder}; pickled weights are never loaded")
+    return folder
+
+
+def _download(name: str) -> Path:
+    repository, _, revision = name.partition("@")
+    if not revision:
+        raise ModelError(f"{name}: name a commit, as in {name}@<commit>, so that two runs load the same weights")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = "offline and not downloaded yet" if os.environ.get("HF_HUB_OFFLINE") else str(error).splitlines()[0]
+        raise ModelError(f"{name}: {reason}; download it once with network access, or use a local folder") from error
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in SAFE_SUFFIXES)
+
+
+@lru_cache(maxsize=64)
+def _hash(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest(name: str) -> str:
+    """Return 12 hex digits that change whenever a weight or a setting of the model does."""
+    folder = locate(name)
+    whole = hashlib.sha256()
+    for path in _files(folder):
+        stat = path.stat()
+        whole.update(f"{path.relative_to(folder)} {_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return whole.hexdigest()[:12]
+
+
+def source(name: str) -> str:
+    """Return how claims name this model: `model:starter:grounding@1f2e3d…`."""
+    return f"model:{name.partition('@')[0]}@{digest(name)}"
+
+
+def settings(name: str) -> dict[str, object]:
+    """Return the `config.json` of a model."""
+    found: dict[str, object] = json.loads((locate(name) / "config.json").read_text())
+    return found
+
+
+def device(wanted: str = "auto") -> str:
+    """Return the device to run on: the one asked for, or the best there is."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision(on: str) -> str:
+    """Return the number format that inference uses on a device: `bfloat16` where the hardware multiplies it, else `float32`.
+
+    fp16 is never chosen on a CPU, where it is a hundred times slower than float32.
+    """
+    import torch
+
+    if on.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if on == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16"
+    return "float32"

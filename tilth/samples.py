@@ -1,0 +1,97 @@
+"""One image that is ours, with all that is claimed about it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tilth.claims import Claim, Json, State, Truth, resolve
+from tilth.errors import InputError
+from tilth.images import Image, decode, image_id
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image of a dataset.
+
+    Args:
+        id: SHA-256 of its pixels and size.
+        size_wh: Width and height in pixels.
+        data: The image file as it came; empty when the scan left images out.
+        origin: Where it comes from: `source`, `licence`, `step`, and for made images `parents`, `prompt`, `seed`, `model`.
+        claims: All statements about it, oldest first.
+        columns: What steps have measured, by column name.
+        drops: `(step, reason)` of every step that left it out; it is in when there is none.
+    """
+
+    id: str
+    size_wh: tuple[int, int]
+    data: bytes = b""
+    origin: Mapping[str, Json] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    columns: Mapping[str, Json] = field(default_factory=dict)
+    drops: tuple[tuple[str, str], ...] = ()
+
+    def pixels(self) -> Image:
+        """Decode the image, `(height, width, 3)`.
+
+        Raises:
+            InputError: The scan left images out, or the file is damaged.
+        """
+        if not self.data:
+            raise InputError(f"sample {self.id[:12]} was read without its image")
+        return decode(self.data)
+
+    @property
+    def truth(self) -> Truth:
+        """The resolved labels."""
+        return resolve(self.claims)
+
+    @property
+    def state(self) -> State:
+        """What the claims add up to."""
+        return self.truth.state
+
+    @property
+    def split(self) -> str:
+        """`train`, `val`, `test`, or empty while nobody has split the dataset."""
+        return str(self.columns.get("split") or "")
+
+    @property
+    def made(self) -> bool:
+        """Whether the image was generated."""
+        return bool(self.origin.get("parents") or self.origin.get("prompt"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSample:
+    """An image on its way into a dataset; `data` is the image file."""
+
+    data: bytes
+    origin: Mapping[str, Json]
+    claims: tuple[Claim, ...] = ()
+    columns: Mapping[str, Json] = field(default_factory=dict)
+
+    def identify(self) -> tuple[str, tuple[int, int]]:
+        """Decode the image and return its id and size.
+
+        Raises:
+            InputError: The file is no image, or is damaged.
+        """
+        image = decode(self.data)
+        return image_id(image), (image.shape[1], image.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a mapper says of one sample: claims, columns, and a reason if it leaves the sample out."""
+
+    claims: tuple[Claim, ...] = ()
+    columns: Mapping[str, Json] = field(default_factory=dict)
+    dropped: str = ""
+
+
+def origin_text(origin: Mapping[str, Json]) -> str:
+    """Write an origin in the one way that makes equal origins equal text."""
+    return json.dumps(origin, sort_keys=True, ensure_ascii=False)
