@@ -40,6 +40,11 @@ def _patch_labels(scene: Scene) -> npt.NDArray[np.int8]:
     return labels
 
 
+def _made_up_words(rng: np.random.Generator) -> str:
+    """Draw one to four words of random letters."""
+    return " ".join("".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWY"), rng.integers(2, 8))) for _ in range(rng.integers(1, 5)))
+
+
 def scene_rng(purpose: str, index: int) -> np.random.Generator:
     """Return the generator of one scene of one purpose."""
     return np.random.default_rng((PURPOSES[purpose], index))
@@ -54,6 +59,7 @@ def scene_set(
     styles: tuple[str, ...] = STYLES,
     kinds: tuple[str, ...] = KINDS,
     single: bool = False,
+    sign_share: float = 0.0,
 ) -> SceneSet:
     """Render `n` scenes, or open them when they have been rendered before.
 
@@ -65,8 +71,10 @@ def scene_set(
         styles: Styles to draw from.
         kinds: Kinds to draw from.
         single: One thing a scene, instead of one to three.
+        sign_share: Share of scenes that also show a sign with made-up words.
     """
     name = "-".join([purpose, str(n), str(side), "".join(s[0] for s in styles), str(len(kinds)), str(int(single))])
+    name += f"-signs{round(100 * sign_share)}" if sign_share else ""
     folder = cache / name
     if not folder.exists():
         partial = cache / f"{name}.partial"
@@ -77,7 +85,9 @@ def scene_set(
         counts = (1.0, 0.0, 0.0) if single else (0.5, 0.35, 0.15)
         for i in range(n):
             rng = scene_rng(purpose, i)
-            scene = render(draw_spec(rng, kinds=kinds, styles=styles, counts=counts), rng, side=side)
+            words = _made_up_words(rng) if sign_share and rng.random() < sign_share else ""
+            spec = draw_spec(rng, kinds=kinds, styles=styles, counts=counts, sign_text=words)
+            scene = render(spec, rng, side=side)
             images[i], patches[i] = scene.image, _patch_labels(scene)
             things = [asdict(t) for t in scene.things]
             rows.append([things, scene.surface, scene.style, scene.caption])
