@@ -1,11 +1,11 @@
-"""Rebuild the starter's miniatures from nothing: `python -m tilth.starter train diffusion`."""
+"""Write the starter world (`python -m tilth.starter world --out runs/starter-world`) or rebuild its miniatures
+(`python -m tilth.starter train diffusion`).
+"""
 
 import argparse
 import importlib
 import json
 from pathlib import Path
-
-from tilth.starter.loop import pick_device
 
 MODELS = Path(__file__).parent / "models"
 
@@ -23,8 +23,23 @@ TRAINERS = {
 }
 
 
+def write_files(arguments: argparse.Namespace) -> None:
+    """Write the world and show how far it is."""
+    from tilth.events import Events
+    from tilth.starter.files import write_world
+
+    events = Events()
+    total = arguments.labelled + arguments.corpus + arguments.test
+    with events.progress("starter world", total) as advance:
+        written = write_world(
+            arguments.out, labelled=arguments.labelled, corpus=arguments.corpus, test=arguments.test, advance=advance
+        )
+    events.emit("world", message=f"{arguments.out}: {total} images" + ("" if written else ", already there"))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tilth.starter", description=__doc__)
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tilth.starter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train one miniature, or go on where a killed job stopped")
     train.add_argument("name", choices=sorted(TRAINERS))
@@ -32,7 +47,16 @@ def main() -> None:
     train.add_argument("--work", type=Path, default=Path("work"), help="rendered scenes and unfinished training")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     train.add_argument("--steps", type=int, help="optimiser steps, instead of the default of the model")
+    world = commands.add_parser("world", help="write the labelled images, the corpus, the sealed test set and the truth")
+    world.add_argument("--out", type=Path, required=True, help="folder to make")
+    for name, count in (("labelled", 60), ("corpus", 6000), ("test", 1000)):
+        world.add_argument(f"--{name}", type=int, default=count, help="number of images (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.command == "world":
+        write_files(arguments)
+        return
+    from tilth.starter.loop import pick_device
+
     module, _, function = TRAINERS[arguments.name].partition(":")
     trainer = getattr(importlib.import_module(module), function)
     scores = trainer(arguments.out, arguments.work, pick_device(arguments.device), arguments.steps)
