@@ -244,7 +244,7 @@ class Dataset:
         newest = max((int(path.stem) for path in (self.root / "versions").glob("*.json")), default=0)
         version = Version(number=newest + 1, parent=self.at.number, message=message, time=time, tables=tuple(tables))
         document = {**vars(version), "tables": [vars(table) for table in version.tables]}
-        _write_beside(self._path(version.number), json.dumps(document, indent=1))
+        write_beside(self._path(version.number), json.dumps(document, indent=1))
         self.at = version
         return version
 
@@ -266,7 +266,7 @@ class Dataset:
         """
         if not name or name.isdigit():
             raise InputError(f"a tag needs a name that is not a number, got {name!r}")
-        _write_beside(self.root / "tags.json", json.dumps(self.tags() | {name: self.at.number}, indent=1, sort_keys=True))
+        write_beside(self.root / "tags.json", json.dumps(self.tags() | {name: self.at.number}, indent=1, sort_keys=True))
 
     # tables
 
@@ -322,6 +322,15 @@ class Dataset:
                 if fresh:
                     yield fresh
             earlier.append(table)
+
+    def contains(self, ids: Sequence[str]) -> set[str]:
+        """Return those of the ids that are samples of this version."""
+        found: set[str] = set()
+        for ref in self.at.tables:
+            if ref.adds:
+                rows = self.table(ref.name, ref.lance_version).get(ids, ["status"])
+                found |= {i for i, row in rows.items() if row["status"] == "ok"}
+        return found
 
     def read(self, ids: Sequence[str], *, images: bool = True) -> list[Sample]:
         """Return these samples in this order, with everything that this version says of them.
@@ -385,7 +394,7 @@ class Dataset:
         return sum(len(batch) for batch in self.scan(where, images=False, dropped=dropped))
 
 
-def _write_beside(path: Path, text: str) -> None:
+def write_beside(path: Path, text: str) -> None:
     """Write a file so that a reader finds it whole or not at all."""
     partial = path.with_suffix(path.suffix + ".partial")
     with partial.open("w", encoding="utf-8") as stream:

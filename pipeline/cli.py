@@ -1,0 +1,192 @@
+"""The `tilth` command: every error ends in one line with its cure and an exit code that a scheduler can act on."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilth.errors import InputError, TilthError
+
+app = typer.Typer(
+    name="tilth", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    help="Turn a policy, a few labelled images and many unlabelled ones into a better moderation model.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
+    "75 try again, 130 stopped by Ctrl-C.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/recipes/starter.yaml.")]
+Setting = Annotated[list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
+Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+
+
+def say(text: str) -> None:
+    """Print to standard output."""
+    typer.echo(text)
+
+
+def pairs(settings: list[str] | None) -> dict[str, str]:
+    """Split `name=value` arguments.
+
+    Raises:
+        InputError: One has no `=`.
+    """
+    found = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set needs name=value, got {setting!r}")
+        found[name] = value
+    return found
+
+
+def _recipe(path: Path, settings: list[str] | None) -> Any:
+    from tilth.pipeline.steps import step_table
+    from tilth.recipe import load_recipe
+
+    return load_recipe(path, step_table(), pairs(settings))
+
+
+@app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
+def check(recipe: RecipePath, settings: Setting = None, as_json: AsJson = False) -> None:
+    """Say everything that is wrong with a recipe, without running it."""
+    found = _recipe(recipe, settings)
+    if as_json:
+        say(json.dumps({"recipe": found.name, "steps": {n: type(s).__name__ for n, s in found.steps.items()}}))
+        return
+    say(f"{recipe}: {len(found.steps)} steps, policy {found.policy.policy} v{found.policy.version}: fine")
+
+
+@app.command(epilog="Example: tilth plan configs/recipes/hub.yaml")
+def plan(recipe: RecipePath, settings: Setting = None, runs: Runs = Path("runs"), name: Name = "", as_json: AsJson = False) -> None:
+    """Show what a run would do: steps, models with licence and size, and what is done already. Nothing is downloaded."""
+    from tilth.pipeline.plan import plan_text, plan_tables
+
+    tables = plan_tables(_recipe(recipe, settings), runs)
+    say(json.dumps(tables, indent=1) if as_json else plan_text(tables))
+
+
+@app.command(epilog="Example: tilth run configs/recipes/starter.yaml")
+def run(
+    recipe: RecipePath,
+    settings: Setting = None,
+    runs: Runs = Path("runs"),
+    name: Name = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    review: Annotated[str, typer.Option(help="Who reviews: simulated or labelstudio; what the recipe says when empty.")] = "",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")] = False,
+    until: Annotated[str, typer.Option(help="Stop after this step.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe, or go on where an earlier run of it stopped."""
+    from tilth.pipeline.run import Choices, Run
+
+    loaded = _recipe(recipe, settings)
+    if until and until not in loaded.steps:
+        raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
+    options = {"review": review} if review else {}
+    choices = Choices(device=device, retry_failed=retry_failed, until=until, options=options)
+    folder = Run(loaded, runs / (name or loaded.name), choices).execute()
+    if as_json:
+        say((folder / "summary.json").read_text())
+
+
+@app.command(epilog="Example: tilth status runs/starter")
+def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
+    """Say how far a run is."""
+    from tilth.pipeline.run import read_record
+
+    if not (folder / "recipe.yaml").exists():
+        raise InputError(f"{folder}: no run here; start one with: tilth run <recipe>")
+    records = {path.stem: read_record(path) for path in sorted((folder / "steps").glob("*.json"))}
+    lines = {n: {"seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "finished": r.finished} for n, r in records.items() if r}
+    if as_json:
+        say(json.dumps(lines))
+        return
+    for step, row in lines.items():
+        say(f"{step:32} {row['seconds']:>8} s  {row['peak_rss_mb']:>8} MB  {row['finished']}")
+    events = folder / "events.jsonl"
+    if events.exists() and (last := events.read_text().splitlines()[-1:]):
+        say(f"last event: {last[0]}")
+
+
+@app.command(epilog="Example: tilth report runs/starter")
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write a run's report again, from its summary and dataset."""
+    from tilth.dataset import Dataset
+    from tilth.pipeline.report import write_report
+    from tilth.policy import load_policy
+
+    summary = folder / "summary.json"
+    if not summary.exists():
+        raise InputError(f"{folder}: no summary.json; finish the run first: tilth run <recipe>")
+    import yaml
+
+    document = yaml.safe_load((folder / "recipe.yaml").read_text())
+    version = json.loads(summary.read_text())["version"]
+    say(str(write_report(folder, Dataset(folder / "dataset", version), load_policy(Path(document["policy"])))))
+
+
+@app.command(epilog="Example: tilth serve runs/starter/bundle --port 8080")
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Serve a bundle: POST /v1/moderations."""
+    from tilth.runtime.server import serve as serve_bundle
+
+    serve_bundle(bundle, host=host, port=port)
+
+
+@app.command(epilog="Example: tilth moderate runs/starter/bundle photo.jpg")
+def moderate(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+) -> None:
+    """Moderate images with a bundle; prints one JSON object a line."""
+    from tilth.pipeline.moderate import moderate_files
+
+    for row in moderate_files(bundle, images):
+        say(json.dumps(row))
+
+
+@app.command(epilog="Example: tilth doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this installation can do and what is missing."""
+    from tilth.pipeline.plan import doctor_text, doctor_tables
+
+    tables = doctor_tables()
+    say(json.dumps(tables, indent=1) if as_json else doctor_text(tables))
+
+
+def main() -> None:
+    """Run the command line and turn errors into one line and an exit code."""
+    from tilth.pipeline import cli_data
+
+    cli_data.add_to(app)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        code = app(standalone_mode=False)
+    except TilthError as error:
+        print(f"tilth: {error}", file=sys.stderr)
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("tilth: stopped; everything finished is kept, run the same command to go on", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        # click's usage errors know how to show themselves
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        code = getattr(error, "exit_code", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

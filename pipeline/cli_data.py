@@ -1,0 +1,147 @@
+"""The commands that look at a dataset or run one step on it: `import`, `export`, `diff`, `mine`, `ground`, `train` and so on."""
+
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from tilth.errors import InputError
+
+# command -> the step that it runs on a dataset
+ONE_STEP = {
+    "import": "import", "mine": "mine", "ground": "ground", "synth": "generate", "hash": "hash", "quality": "quality",
+    "clean": "dedup", "split": "split", "gate": "gate", "package": "package", "eval": "evaluate",
+}
+
+DatasetPath = Annotated[Path, typer.Argument(help="Dataset folder.")]
+
+
+def _settings(texts: list[str] | None) -> dict[str, Any]:
+    from tilth.pipeline.cli import pairs
+
+    return {name: yaml.safe_load(value) for name, value in pairs(texts).items()}
+
+
+def run_one(dataset: Path, policy: Path, name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
+    """Run one step on a dataset and return what it reports.
+
+    Raises:
+        InputError: A setting is wrong; all of them are listed.
+    """
+    from tilth.dataset import Dataset
+    from tilth.events import Events
+    from tilth.pipeline.run import only_run
+    from tilth.pipeline.steps import step_table
+    from tilth.policy import load_policy
+    from tilth.recipe import load_class
+    from tilth.steps import fingerprint, inputs_digest
+    from tilth.work import Work
+
+    cls = load_class(step_table(), name)
+    try:
+        step = TypeAdapter(cls).validate_python(settings)
+    except ValidationError as error:
+        wrong = [f"--set {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise InputError("\n".join([*wrong, f"settings of {name}: {', '.join(describe_fields(cls))}"])) from error
+    with only_run(dataset):
+        key = fingerprint(step, inputs_digest(step.inputs()))
+        folder = dataset / "files" / f"{name}-{key}"
+        folder.mkdir(parents=True, exist_ok=True)
+        work = Work(
+            name=name, dataset=Dataset(dataset), policy=load_policy(policy), folder=folder,
+            events=Events(dataset / "events.jsonl"), device=device,
+        )
+        return dict(step.run(work))
+
+
+def describe_fields(cls: type) -> list[str]:
+    """List the settings of a step with their defaults."""
+    described = []
+    for item in fields(cls):
+        default = item.default if item.default is not MISSING else (item.default_factory() if item.default_factory is not MISSING else "required")
+        described.append(f"{item.name}={default}")
+    return described
+
+
+def _one_step_command(app: typer.Typer, command: str, name: str) -> None:
+    from tilth.pipeline.steps import step_table
+
+    table = step_table()
+    if name not in table:
+        return
+
+    def act(
+        dataset: DatasetPath,
+        policy: Annotated[Path, typer.Option(help="Policy file.")],
+        settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step: --set path=/data.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    ) -> None:
+        typer.echo(json.dumps(run_one(dataset, policy, name, _settings(settings), device), indent=1))
+
+    example = f"Example: tilth {command} data/mine --policy configs/policies/starter.yaml --set name=value"
+    app.command(command, help=f"Run the step `{name}` on a dataset. Without --set it says what is missing.", epilog=example)(act)
+
+
+def history(dataset: DatasetPath) -> None:
+    """List the versions of a dataset, with their tags."""
+    from tilth.dataset import Dataset
+
+    opened = _open(dataset)
+    tags = {number: tag for tag, number in opened.tags().items()}
+    for version in Dataset(dataset).history():
+        typer.echo(f"{version.number:>4}  {version.time}  {version.message}  {tags.get(version.number, '')}".rstrip())
+
+
+def diff(dataset: DatasetPath, before: Annotated[str, typer.Argument(help="Version or tag.")],
+         after: Annotated[str, typer.Argument(help="Version or tag; the newest when left out.")] = "") -> None:
+    """Say which samples came, went or changed their labels between two versions."""
+    from tilth.pipeline.versions import diff_versions
+
+    for line in diff_versions(_open(dataset), before, after or None):
+        typer.echo(json.dumps(line))
+
+
+def tag(dataset: DatasetPath, name: str, version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "") -> None:
+    """Name a version."""
+    opened = _open(dataset)
+    (opened.checkout(version) if version else opened).tag(name)
+
+
+def rollback(dataset: DatasetPath, version: Annotated[str, typer.Argument(help="Version or tag to go back to.")]) -> None:
+    """Make a new version that equals an earlier one; nothing is lost."""
+    from tilth.work import utc_now
+
+    made = _open(dataset).rollback(version, utc_now())
+    typer.echo(f"version {made.number}: {made.message}")
+
+
+def export(
+    dataset: DatasetPath, out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    format_: Annotated[str, typer.Option("--format", help="coco, yolo or voc.")] = "coco",
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+) -> None:
+    """Write a dataset in a common format."""
+    from tilth.annotate.exporting import export as write
+
+    opened = _open(dataset)
+    typer.echo(json.dumps(write(opened.checkout(version) if version else opened, out, format_)))
+
+
+def _open(path: Path) -> Any:
+    from tilth.dataset import Dataset
+
+    if not (path / "versions").is_dir():
+        raise InputError(f"{path}: no dataset here; a run keeps its own in runs/<name>/dataset")
+    return Dataset(path)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command, name in ONE_STEP.items():
+        _one_step_command(app, command, name)
+    for function in (history, diff, tag, rollback, export):
+        app.command(epilog=f"Example: tilth {function.__name__} runs/starter/dataset …")(function)

@@ -1,0 +1,252 @@
+"""Run a recipe: each step once, resumable, measured.
+
+    runs/<name>/recipe.yaml     the recipe as resolved
+    runs/<name>/dataset/        the dataset
+    runs/<name>/steps/*.json    what each finished step reported; its existence means the step is done
+    runs/<name>/files/<step>/   files that steps leave: models, predictions, the bundle
+    runs/<name>/events.jsonl    what happened, as it happened
+    runs/<name>/summary.json    every number of the report
+    runs/<name>/report.html     the report
+
+The key of a step is its settings, the weights of its models, the files that it reads and the key of the step before it. A
+step whose key is unchanged is not run again; one whose key changed starts from the dataset version that came before it.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from tilth import models
+from tilth.claims import Json
+from tilth.dataset import Dataset, write_beside
+from tilth.errors import TilthError, Unavailable
+from tilth.events import Events
+from tilth.recipe import Recipe
+from tilth.steps import Step, fingerprint, inputs_digest
+from tilth.work import Work, utc_now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the person who runs a recipe decides, beside the recipe."""
+
+    device: str = "auto"
+    retry_failed: bool = False
+    until: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A finished step."""
+
+    key: str
+    kind: str
+    version: int
+    seconds: float
+    peak_rss_mb: float
+    facts: dict[str, Json]
+    artifacts: dict[str, str]
+    models: dict[str, str]
+    started: str
+    finished: str
+
+
+class PeakMemory:
+    """Watches the memory of this process and its children while a step runs."""
+
+    def __init__(self, every_s: float = 0.25) -> None:
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self.peak_mb = 0.0
+
+    def _watch(self) -> None:
+        process = psutil.Process()
+        while True:
+            total = 0
+            for each in [process, *process.children(recursive=True)]:
+                try:
+                    total += each.memory_info().rss
+                except psutil.Error:  # it ended meanwhile
+                    continue
+            self.peak_mb = max(self.peak_mb, total / 2**20)
+            if self._stop.wait(self._every_s):
+                return
+
+    def __enter__(self) -> "PeakMemory":
+        """Start watching."""
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop watching."""
+        self._stop.set()
+        self._thread.join()
+
+
+@contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Hold the run's folder against a second run; the system lets go of it when this process dies.
+
+    Raises:
+        Unavailable: Another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Unavailable(f"{folder}: another run is at work here; wait for it or give another --name") from error
+        yield
+
+
+class Run:
+    """One execution of a recipe.
+
+    Args:
+        recipe: What to do.
+        folder: `runs/<name>`; made when absent.
+        choices: Decisions of the person.
+        events: Where to report; `events.jsonl` and standard error when None.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path, choices: Choices | None = None, events: Events | None = None) -> None:
+        self.recipe, self.folder, self.choices = recipe, folder, choices or Choices()
+        folder.mkdir(parents=True, exist_ok=True)
+        self.events = events or Events(folder / "events.jsonl")
+        self.records: dict[str, Record] = {}
+        self._artifacts: dict[str, Path] = {}
+        self._version = 0
+
+    def execute(self) -> Path:
+        """Run what is not done yet and return the run's folder.
+
+        Raises:
+            TilthError: A step failed; what is done is kept.
+        """
+        started, began = utc_now(), time.monotonic()
+        with only_run(self.folder):
+            write_beside(self.folder / "recipe.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
+            self.events.emit("run", message=f"{self.recipe.name}: {len(self.recipe.steps)} steps in {self.folder}")
+            key = hashlib.sha256(f"{self.recipe.seed} {self.recipe.policy.model_dump_json()}".encode()).hexdigest()[:12]
+            for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
+                key = self._key(step, key)
+                self._take(number, name, step, key)
+                if name == self.choices.until:
+                    break
+            summary = self._summary(started)
+            write_beside(self.folder / "summary.json", json.dumps(summary, indent=1))
+            self._report()
+        self.events.emit("done", message=f"Done in {time.monotonic() - began:.0f} s: {self.folder / 'report.html'}")
+        return self.folder
+
+    def _resolved(self) -> dict[str, Any]:
+        return {**self.recipe.document, "policy": str(self.recipe.policy_path.resolve())}
+
+    def _key(self, step: Step, before: str) -> str:
+        options = json.dumps(dict(self.choices.options), sort_keys=True) if hasattr(step, "backend") else ""
+        return fingerprint(step, before, inputs_digest(step.inputs()), options)
+
+    def _take(self, number: int, name: str, step: Step, key: str) -> None:
+        path = self.folder / "steps" / f"{number:02d}-{name}.json"
+        record = read_record(path)
+        done = record is not None and record.key == key
+        label = f"[{number}/{len(self.recipe.steps)}] {name}"
+        if done and record is not None and not (self.choices.retry_failed and _failed(record)):
+            self.events.emit("skipped", step=name, message=f"{label}: done before")
+        else:
+            self.events.emit("started", step=name, message=label)
+            record = self._do(name, step, key)
+            path.parent.mkdir(exist_ok=True)
+            write_beside(path, json.dumps(vars(record), indent=1))
+            brief = brief_facts(record.facts)
+            self.events.emit(
+                "finished", step=name, seconds=record.seconds, peak_rss_mb=record.peak_rss_mb, facts=brief,
+                message=f"  {record.seconds:.0f} s, {record.peak_rss_mb:.0f} MB" + "".join(f", {k} {v}" for k, v in brief.items()),
+            )
+        self.records[name] = record
+        self._artifacts |= {k: self.folder / v for k, v in record.artifacts.items()}
+        self._version = record.version
+
+    def _do(self, name: str, step: Step, key: str) -> Record:
+        files = self.folder / "files" / f"{name}-{key}"
+        files.mkdir(parents=True, exist_ok=True)
+        work = Work(
+            name=name, dataset=Dataset(self.folder / "dataset", self._version), policy=self.recipe.policy, folder=files,
+            events=self.events, artifacts=dict(self._artifacts),
+            facts={n: dict(r.facts) for n, r in self.records.items()}, seed=self.recipe.seed, device=self.choices.device,
+            retry_failed=self.choices.retry_failed, max_fail_rate=self.recipe.max_fail_rate, options=dict(self.choices.options),
+        )
+        started, began = utc_now(), time.monotonic()
+        with PeakMemory() as memory:
+            try:
+                facts = step.run(work)
+            except OSError as error:
+                if isinstance(error, TilthError) or not _disk_full(error):
+                    raise
+                raise Unavailable(f"{name}: the disk is full; free some space and run the same command again") from error
+        new = {k: str(p.relative_to(self.folder)) for k, p in work.artifacts.items() if self._artifacts.get(k) != p}
+        return Record(
+            key=key, kind=type(step).__name__, version=work.dataset.at.number, seconds=round(time.monotonic() - began, 2),
+            peak_rss_mb=round(memory.peak_mb, 1), facts=dict(facts), artifacts=new,
+            models={m: models.digest(m) for m in step.models()}, started=started, finished=utc_now(),
+        )
+
+    def _summary(self, started: str) -> dict[str, Any]:
+        evaluations = {n.removeprefix("evaluate."): r.facts for n, r in self.records.items() if n.startswith("evaluate.")}
+        effort = [r.facts for n, r in self.records.items() if "human_actions" in r.facts and not n.startswith("random")]
+        return {
+            "recipe": self.recipe.name, "run": self.folder.name, "seed": self.recipe.seed,
+            "policy": {"name": self.recipe.policy.policy, "version": self.recipe.policy.version},
+            "started": min([started, *(r.started for r in self.records.values())]),
+            "finished": max([r.finished for r in self.records.values()], default=started), "version": self._version,
+            **evaluations,
+            "human_actions": sum(int(f["human_actions"]) for f in effort),  # type: ignore[arg-type]
+            "seconds": {n: r.seconds for n, r in self.records.items()},
+            "peak_rss_mb": {n: r.peak_rss_mb for n, r in self.records.items()}
+            | {"run": max((r.peak_rss_mb for r in self.records.values()), default=0.0)},
+            "steps": {
+                n: {"kind": r.kind, "seconds": r.seconds, "facts": r.facts, "models": r.models, "version": r.version,
+                    "artifacts": r.artifacts}
+                for n, r in self.records.items()
+            },
+        }
+
+    def _report(self) -> None:
+        from tilth.pipeline.report import write_report
+
+        write_report(self.folder, Dataset(self.folder / "dataset", self._version), self.recipe.policy)
+
+
+def read_record(path: Path) -> Record | None:
+    """Read what a finished step reported; None while it is not finished."""
+    try:
+        return Record(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def brief_facts(facts: Mapping[str, Json], limit: int = 4) -> dict[str, Json]:
+    """Pick the first few single numbers and words of a step's facts, for one line on a terminal."""
+    plain = {k: round(v, 3) if isinstance(v, float) else v for k, v in facts.items() if isinstance(v, int | float | str)}
+    return dict(list(plain.items())[:limit])
+
+
+def _failed(record: Record) -> bool:
+    return bool(record.facts.get("failed"))
+
+
+def _disk_full(error: OSError) -> bool:
+    return error.errno == errno.ENOSPC or "No space left on device" in str(error)

@@ -1,0 +1,38 @@
+"""Small worlds for the tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tilth.dataset import Dataset
+from tilth.events import Events
+from tilth.images import encode_png
+from tilth.policy import Policy, load_policy
+from tilth.samples import NewSample
+from tilth.work import Work
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def policy() -> Policy:
+    return load_policy(ROOT / "configs" / "policies" / "starter.yaml")
+
+
+def noise_image(seed: int, side: int = 16) -> bytes:
+    """A PNG that no other seed has."""
+    return encode_png(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def noise_samples(n: int, side: int = 16) -> list[NewSample]:
+    return [NewSample(data=noise_image(i, side), origin={"source": f"{i}.png"}) for i in range(n)]
+
+
+@pytest.fixture
+def work(tmp_path: Path, policy: Policy) -> Work:
+    """An empty dataset to work on."""
+    return Work(
+        name="test", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "files",
+        events=Events(tmp_path / "events.jsonl"),
+    )
