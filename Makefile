@@ -1,0 +1,42 @@
+# make demo   set everything up and run the whole engine on the starter world, offline after the install
+# make test   run the tests
+# make lint   check style and types
+# make bench  run the expensive benchmarks (hours)
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.tilth-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+PORT ?= 8080
+
+.PHONY: demo test lint bench serve clean
+
+$(STAMP):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m tilth.starter world --out runs/starter-world
+	HF_HUB_OFFLINE=1 $(BIN)/tilth run configs/recipes/starter.yaml
+	@echo "The report: runs/starter/report.html"
+	@echo "The moderator: make serve, then POST images to http://127.0.0.1:$(PORT)/v1/moderations"
+
+serve: $(STAMP)
+	$(BIN)/tilth serve runs/starter/bundle --port $(PORT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/typed .
+	MYPYPATH=build/typed $(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/loop.py
+
+clean:
+	rm -rf build runs
