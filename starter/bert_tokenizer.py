@@ -1,7 +1,8 @@
 """A BERT WordPiece vocabulary of the starter world, shared by the miniature GroundingDINO and BLIP-2.
 
-Differs: 1,032 entries instead of 30,522, with the special tokens where bert-base-uncased has them, because GroundingDINO's
-code in transformers looks for the ids 101, 102, 1012 and 1029. Unknown words fall into letters, so no input is lost.
+Differs: 1,032 entries instead of 30,522, with the special tokens where bert-base-uncased has them, because
+GroundingDINO's code in transformers looks for the ids 101, 102, 1012 and 1029. Unknown words fall into letters, so no
+input is lost.
 """
 
 import string
@@ -33,6 +34,7 @@ VOCABULARY_SIZE = 1032
 MAX_TOKENS = 64
 _SPECIAL = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]", 104: "[DEC]", 1012: ".", 1029: "?"}
 _FIRST_WORD = 110
+_GRAMMAR = ("a", "an", "and", "the", "of", "on", "in", "against", "with", "style", "photo", "picture", ",")
 
 
 def vocabulary() -> list[str]:
@@ -45,7 +47,7 @@ def vocabulary() -> list[str]:
     tokens = [f"[unused{i}]" for i in range(VOCABULARY_SIZE)]
     for i, token in _SPECIAL.items():
         tokens[i] = token
-    words = {*"a an and the of on in against with style photo picture ,".split(), *COLORS, *STYLES, *KINDS}
+    words = {*_GRAMMAR, *COLORS, *STYLES, *KINDS}
     words |= {name for names in NAMES.values() for name in names}
     words |= {word for place in SURFACES.values() for word in place.split()}
     symbols = string.ascii_lowercase + string.digits
