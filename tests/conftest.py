@@ -1,5 +1,6 @@
 """Small worlds for the tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,8 @@ def noise_samples(n: int, side: int = 16) -> list[NewSample]:
 
 
 @pytest.fixture
-def work(tmp_path: Path, policy: Policy) -> Work:
+def work(tmp_path: Path, policy: Policy) -> Iterator[Work]:
     """An empty dataset to work on."""
-    return Work(
-        name="test", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "files",
-        events=Events(tmp_path / "events.jsonl"),
-    )
+    events = Events(tmp_path / "events.jsonl")
+    yield Work(name="test", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "files", events=events)
+    events.close()

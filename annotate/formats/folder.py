@@ -1,0 +1,29 @@
+"""Plain images: every image file under a folder, without labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tilth.annotate.formats import Found, Images, Oddities, inside
+from tilth.errors import InputError
+
+
+class Folder:
+    """Reads all image files under a root."""
+
+    def __init__(self, root: Path, odd: Oddities) -> None:
+        self.root = root
+        self.images = Images(root)
+        for name in self.images.doubles():
+            odd.note("file name in several folders, each kept", name)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images in the order of their names."""
+        for name in self.images:
+            try:
+                yield Found(name=name, path=inside(self.root, name))
+            except InputError as error:
+                yield Found(name=name, error=str(error))

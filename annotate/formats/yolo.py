@@ -1,0 +1,161 @@
+"""YOLO: one text file an image; a line is a class number and a box as centre, width and height in parts of the image.
+
+The parts are of the image as it is shown, as Ultralytics reads them (`exif_size`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from tilth.annotate.formats import Found, Images, Named, Oddities, inside
+from tilth.errors import InputError
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+
+class Yolo:
+    """Reads a folder of images and text files, with or without a `data.yaml`.
+
+    Args:
+        path: The folder or its YAML file.
+        split: Read only these images, when the YAML file tells splits apart.
+        odd: Takes notes.
+    """
+
+    def __init__(self, path: Path, split: str, odd: Oddities) -> None:
+        self.odd = odd
+        self.file = path if path.is_file() else next((p for p in sorted(path.glob("*.y*ml")) if _is_data(p)), None)
+        self.root = path.parent if path.is_file() else path
+        document = _yaml(self.file) if self.file else {}
+        self.names = self._names(document)
+        self.images = Images(self.root)
+        self._chosen = self._choose(document, split)
+
+    def _names(self, document: dict[str, object]) -> dict[int, str]:
+        names = document.get("names")
+        if names is None:
+            file = self.root / "classes.txt"
+            names = file.read_text(encoding="utf-8-sig").split("\n") if file.is_file() else []
+        pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
+        try:
+            return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
+        except ValueError as error:
+            raise InputError(f"{self.file}: names must be a list, or a mapping from numbers") from error
+
+    def _choose(self, document: dict[str, object], split: str) -> list[str]:
+        places = {SPLITS[key]: value for key, value in document.items() if key in SPLITS and value}
+        if not places:
+            return list(self.images)
+        if split and split not in places:
+            raise InputError(f"{self.file}: has no images for {split!r}; it has {', '.join(places)}")
+        base = str(document.get("path") or "")
+        chosen: list[str] = []
+        for value in [places[split]] if split else places.values():
+            for place in value if isinstance(value, list) else [value]:
+                chosen += self._under(str(place), base)
+        return list(dict.fromkeys(chosen))
+
+    def _under(self, place: str, base: str) -> list[str]:
+        """Return the images of one entry; files move, so a path that fits no longer is sought beside the file."""
+        entry = place.replace("\\", "/").removeprefix("./")
+        while entry.startswith("../"):  # Roboflow writes ../train/images for a folder beside the file
+            entry = entry[3:]
+        for folder in (entry, f"{Path(base).name}/{entry}" if base else entry):
+            path = inside(self.root, folder)
+            if path.is_dir():
+                prefix = "" if folder in ("", ".") else folder.rstrip("/") + "/"
+                return [p for p in self.images if p.startswith(prefix)]
+            if path.is_file() and path.suffix == ".txt":
+                lines = path.read_text(encoding="utf-8-sig").splitlines()
+                return [line.strip().replace("\\", "/").removeprefix("./") for line in lines if line.strip()]
+        raise InputError(f"{self.file}: no folder or list {place!r} in {self.root}")
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._chosen)
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images in the order of their names."""
+        for name in self._chosen:
+            try:
+                path = self.images.find(name, ("",))
+                file = self._label_file(path)
+                labels = tuple(self._boxes(file)) if file else ()
+            except InputError as error:
+                yield Found(name=name, error=str(error))
+                continue
+            if not file:
+                self.odd.note("image without a label file", path)
+            yield Found(name=path, path=self.root / path, label_file=file, labels=labels)
+
+    def _label_file(self, path: str) -> str:
+        folder, _, name = path.rpartition("/")
+        stem = Path(name).stem + ".txt"
+        parts = folder.split("/")
+        candidates = [f"{folder}/{stem}" if folder else stem]
+        if "images" in parts:
+            last = len(parts) - 1 - parts[::-1].index("images")
+            candidates.insert(0, "/".join([*parts[:last], "labels", *parts[last + 1 :], stem]))
+        for candidate in candidates:
+            if inside(self.root, candidate).is_file():
+                return candidate
+        return ""
+
+    def _boxes(self, file: str) -> Iterator[Named]:
+        try:
+            lines = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not a text file") from error
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                which, *values = (float(v) for v in line.split())
+                box, score = _box(values)
+            except ValueError:
+                self.odd.note("line that is no box, skipped", f"{file}:{number}")
+                yield Named(category="", box_xyxy=(float("nan"),) * 4)
+                continue
+            yield Named(category=self.names.get(int(which), str(int(which))), box_xyxy=box, parts=True, score=score)
+
+
+def _box(values: list[float]) -> tuple[tuple[float, float, float, float], float]:
+    """Turn the numbers after the class into a box and a score: a box, a box with a score, or a polygon.
+
+    Raises:
+        ValueError: Their count fits none of these.
+    """
+    if len(values) in (4, 5):
+        x, y, w, h = values[:4]
+        return (x - w / 2, y - h / 2, x + w / 2, y + h / 2), min(1.0, max(0.0, values[4])) if len(values) == 5 else 1.0
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError(f"{len(values)} numbers")
+    xs, ys = values[0::2], values[1::2]
+    return (min(xs), min(ys), max(xs), max(ys)), 1.0
+
+
+def _yaml(path: Path) -> dict[str, object]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: a data file is a mapping with names and train, val or test")
+    return document
+
+
+def _is_data(path: Path) -> bool:
+    try:
+        return "names" in _yaml(path)
+    except InputError:
+        return False
+
+
+def looks_like_yolo(path: Path) -> bool:
+    """Tell whether a folder or file is a YOLO set."""
+    if path.is_file():
+        return path.suffix.lower() in (".yaml", ".yml")
+    if next((path / "labels").rglob("*.txt"), None) or (path / "classes.txt").is_file():
+        return True
+    return any(_is_data(p) for p in path.glob("*.y*ml"))

@@ -1,0 +1,77 @@
+"""Which way up a label file saw an image: boxes in the orientation that a file is stored in, turned to the one it is shown in.
+
+Cameras store pixels as the sensor lies and note in EXIF how to turn them. Some label tools turn the image before a person
+draws, some do not, and no format says which. The size beside the boxes tells, unless the turn keeps it.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image as PilImage
+
+from tilth.errors import InputError
+from tilth.geometry import Boxes
+from tilth.images import FORMATS
+
+ORIENTATION = 0x0112  # EXIF tag
+TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+def read_header(data: bytes) -> tuple[tuple[int, int], int]:
+    """Return the stored `(width, height)` of an image file and its EXIF orientation, 1 to 8, without decoding it.
+
+    Raises:
+        InputError: It is no image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with PilImage.open(io.BytesIO(data), formats=FORMATS) as opened:
+                orientation = opened.getexif().get(ORIENTATION, 1)
+                return opened.size, orientation if orientation in range(1, 9) else 1
+    except Exception as error:  # decoders raise anything
+        raise InputError(f"not an image that can be read: {str(error)[:120]}") from error
+
+
+def shown_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the size of the image as it is shown."""
+    return (stored_wh[1], stored_wh[0]) if orientation in TURNED else stored_wh
+
+
+def turn(boxes_xyxy: Boxes, stored_wh: tuple[int, int], orientation: int) -> Boxes:
+    """Turn boxes `(n, 4)` in pixels of the stored image into pixels of the shown one.
+
+    >>> turn(np.array([[0.0, 0, 10, 20]]), (100, 50), 6)
+    array([[30.,  0., 50., 10.]])
+    """
+    width, height = stored_wh
+    x0, y0, x1, y1 = boxes_xyxy.T
+    left_right, top_bottom = (width - x1, width - x0), (height - y1, height - y0)
+    (a, b), (c, d) = {
+        1: ((x0, x1), (y0, y1)),
+        2: (left_right, (y0, y1)),
+        3: (left_right, top_bottom),
+        4: ((x0, x1), top_bottom),
+        5: ((y0, y1), (x0, x1)),
+        6: (top_bottom, (x0, x1)),
+        7: (top_bottom, left_right),
+        8: ((y0, y1), left_right),
+    }[orientation]
+    return np.stack([a, c, b, d], axis=1)
+
+
+def seen_stored(declared_wh: tuple[int, int] | None, stored_wh: tuple[int, int], orientation: int) -> bool | None:
+    """Tell whether a label file saw the stored image (true) or the shown one (false); None when the size cannot tell.
+
+    Raises:
+        InputError: The label file saw an image of another size.
+    """
+    shown = shown_size(stored_wh, orientation)
+    if declared_wh not in (None, stored_wh, shown):
+        raise InputError(f"labels are for {declared_wh[0]} x {declared_wh[1]} pixels, the image has {shown[0]} x {shown[1]}")  # type: ignore[index]
+    if orientation == 1:
+        return False
+    if declared_wh is None or stored_wh == shown:
+        return None
+    return declared_wh == stored_wh

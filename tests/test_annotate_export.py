@@ -1,0 +1,193 @@
+"""What is exported reads back the same, here and in the libraries that everybody uses."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from conftest import noise_image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tilth.annotate.exporting import export
+from tilth.annotate.importing import Import
+from tilth.claims import Claim, State
+from tilth.dataset import Dataset
+from tilth.errors import InputError
+from tilth.events import Events
+from tilth.geometry import Box
+from tilth.policy import Policy
+from tilth.samples import NewSample
+from tilth.work import Work
+
+NAMES = ("knife", "pill", "dice")
+SIDE = 32
+Labels = list[tuple[str, Box]]
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Box:
+    """A box in the image, in 64ths of a pixel, which the store keeps exactly."""
+    (x0, x1), (y0, y1) = (
+        sorted(draw(st.lists(st.integers(0, SIDE * 64), min_size=2, max_size=2, unique=True))) for _ in range(2)
+    )
+    return x0 / 64, y0 / 64, x1 / 64, y1 / 64
+
+
+LABELLED = st.lists(st.lists(st.tuples(st.sampled_from(NAMES), boxes()), max_size=4), min_size=1, max_size=5)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, policy: Policy) -> Iterator[Work]:
+    events = Events(folder / "events.jsonl", io.StringIO())
+    try:
+        yield Work(name="made", dataset=Dataset(folder / "dataset"), policy=policy, folder=folder, events=events)
+    finally:
+        events.close()
+
+
+def fill(work: Work, images: list[Labels], splits: list[str] | None = None) -> None:
+    samples = []
+    for number, labels in enumerate(images):
+        claims = tuple(Claim(category=c, box_xyxy=b, source="human:ann") for c, b in labels)
+        columns = {"split": splits[number]} if splits else {}
+        empty = (Claim(says="empty", source="human:ann"),)
+        samples.append(NewSample(data=noise_image(number, SIDE), origin={"licence": "CC0-1.0"}, claims=claims or empty, columns=columns))
+    work.add("images", samples)
+
+
+def labels_of(dataset: Dataset) -> dict[str, list[tuple[str | None, Box | None]]]:
+    return {s.id: [(c.category, c.box_xyxy) for c in s.truth.labels] for s in dataset.samples(images=False)}
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("format_", "off_by"), [("coco", 2e-6), ("yolo", 1e-5), ("voc", 1.0)])
+@settings(max_examples=12, deadline=None)
+@given(images=LABELLED)
+def test_boxes_come_back_from_a_round_trip(policy: Policy, format_: str, off_by: float, images: list[Labels]) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with opened(folder, policy) as work:
+            fill(work, images)
+            export(work.dataset, folder / "out", format_, say=silent)
+            (folder / "back").mkdir()
+        with opened(folder / "back", policy) as back:
+            facts = Import(path=folder / "out", format=format_, empty_means="confirmed_empty").run(back)
+            assert facts["failed"] == 0
+            assert facts["unknown_categories"] == {}
+            assert not set(facts["odd"]) - {"box over the edge, clipped"}
+            before, after = labels_of(work.dataset), labels_of(back.dataset)
+            assert before.keys() == after.keys()
+            for id_, expected in before.items():
+                assert [c for c, _ in after[id_]] == [c for c, _ in expected]
+                for (_, a), (_, b) in zip(expected, after[id_], strict=True):
+                    assert np.abs(np.subtract(a, b)).max() <= off_by  # type: ignore[arg-type]
+            states = {s.id: s.state for s in back.dataset.samples(images=False)}
+            assert states == {i: State.REVIEWED if labels else State.CONFIRMED_EMPTY for i, labels in before.items()}
+
+
+SCENES: list[Labels] = [
+    [("knife", (1.0, 2.0, 11.0, 12.0)), ("pill", (0.0, 0.0, 32.0, 32.0))], [], [("dice", (5.0, 6.0, 7.0, 9.0))],
+]
+
+
+def test_pycocotools_reads_what_we_write(policy: Policy, tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES)
+        export(work.dataset, tmp_path / "out", "coco", say=silent)
+        with contextlib.redirect_stdout(io.StringIO()):
+            read = COCO(str(tmp_path / "out" / "annotations.json"))
+        names = {c["id"]: c["name"] for c in read.loadCats(read.getCatIds())}
+        found = {}
+        for image in read.loadImgs(read.getImgIds()):
+            assert (tmp_path / "out" / "images" / image["file_name"]).is_file()
+            rows = read.loadAnns(read.getAnnIds(imgIds=image["id"]))
+            found[image["sample"]] = [
+                (names[r["category_id"]], (r["bbox"][0], r["bbox"][1], r["bbox"][0] + r["bbox"][2], r["bbox"][1] + r["bbox"][3]))
+                for r in rows
+            ]
+        assert found == labels_of(work.dataset)
+
+
+@pytest.mark.parametrize("format_", ["coco", "yolo", "voc"])
+def test_supervision_reads_what_we_write(policy: Policy, tmp_path: Path, format_: str) -> None:
+    import supervision as sv
+
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES)
+        out = tmp_path / "out"
+        export(work.dataset, out, format_, say=silent)
+        if format_ == "coco":
+            read = sv.DetectionDataset.from_coco(str(out / "images"), str(out / "annotations.json"))
+        elif format_ == "yolo":
+            read = sv.DetectionDataset.from_yolo(str(out / "images/unsplit"), str(out / "labels/unsplit"), str(out / "data.yaml"))
+        else:
+            read = sv.DetectionDataset.from_pascal_voc(str(out / "JPEGImages"), str(out / "Annotations"))
+        found = {}
+        for path, _, detections in read:
+            rows = [(read.classes[int(k)], np.round(b, 3).tolist()) for k, b in zip(detections.class_id, detections.xyxy, strict=True)]
+            found[Path(path).stem] = sorted(rows)
+        expected = {i: sorted((str(c), list(b or ())) for c, b in rows) for i, rows in labels_of(work.dataset).items()}
+        assert found == expected
+
+
+def test_what_a_format_cannot_hold_is_said_before_anything_is_written(policy: Policy, tmp_path: Path) -> None:
+    with opened(tmp_path, policy) as work:
+        model = "model:starter:grounding@abc"
+        claims: list[tuple[Claim, ...]] = [
+            (Claim(category="knife", box_xyxy=(1, 1, 9.5, 9), score=0.5, source=model), Claim(category="pill", source=model)),
+            (Claim(category="pill", source=model),), (Claim(says="empty", source=model),), (), (Claim(says="reject", source="human:a"),),
+        ]
+        work.add("images", [NewSample(data=noise_image(n, SIDE), origin={}, claims=c) for n, c in enumerate(claims)])
+        told: list[tuple[str, bool]] = []
+        facts = export(work.dataset, tmp_path / "out", "voc", say=lambda text: told.append((text, (tmp_path / "out.partial").exists())))
+        assert told
+        assert not any(begun for _, begun in told)
+        assert facts["left_out"] == {"labels without boxes only": 1, "unlabelled": 1, "rejected": 1}
+        assert facts["cannot_hold"] == {
+            "labels of whole images": 1, "scores below 1": 1, "fractions of pixels, rounded": 1,
+            "whether an empty image was confirmed by a person": 1,
+        }
+        lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+        assert len(lines) == facts["images"] == 2
+        assert {"category": "pill", "box_xyxy": None, "score": 1.0, "source": model} in lines[0]["labels"]
+
+
+@pytest.mark.parametrize("format_", ["coco", "yolo", "voc"])
+def test_splits_are_kept_apart_and_can_be_read_alone(policy: Policy, tmp_path: Path, format_: str) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES, ["train", "test", "train"])
+        export(work.dataset, tmp_path / "out", format_, say=silent)
+    (tmp_path / "back").mkdir()
+    with opened(tmp_path / "back", policy) as back:
+        path = tmp_path / "out" / "train" if format_ == "coco" else tmp_path / "out"
+        assert Import(path=path, split="train").run(back)["images"] == 2
+
+
+def test_coco_keeps_who_says_that_an_image_is_empty(policy: Policy, tmp_path: Path) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, [[]])
+        export(work.dataset, tmp_path / "out", "coco", say=silent)
+    (tmp_path / "back").mkdir()
+    with opened(tmp_path / "back", policy) as back:
+        Import(path=tmp_path / "out").run(back)
+        assert next(back.dataset.samples()).state == State.CONFIRMED_EMPTY
+
+
+def test_a_folder_that_is_there_is_never_overwritten(policy: Policy, tmp_path: Path) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES)
+        export(work.dataset, tmp_path / "out", "coco", say=silent)
+        with pytest.raises(InputError, match="is there already"):
+            export(work.dataset, tmp_path / "out", "coco", say=silent)
+        with pytest.raises(InputError, match="format must be one of coco, yolo, voc, got 'csv'"):
+            export(work.dataset, tmp_path / "new", "csv", say=silent)
