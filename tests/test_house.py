@@ -27,7 +27,7 @@ ALLOWED = {
     "train": {"tilth", "train"},
     "runtime": {"tilth", "runtime"},
     "starter": {"tilth", "starter", "runtime"},  # the miniature language model reads what the runtime's template writes
-    "pipeline": {"tilth", "synth", "mining", "annotate", "train", "runtime", "pipeline"},
+    "pipeline": {"tilth", "synth", "mining", "annotate", "train", "runtime", "pipeline", "starter"},
 }
 HEAVY = {"torch", "transformers", "diffusers", "faiss", "sklearn", "onnxruntime", "label_studio_sdk", "rapidocr", "matplotlib"}
 
