@@ -1,0 +1,156 @@
+"""Stage 1: a classifier and a detector look at the pixels; what comes out is scores, boxes, and whether there may be text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tilth.geometry import Box, clip, iou
+from tilth.images import Image, resize
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+TEXT_AREA = "text_area"  # the label of boards with writing
+SAME_BOX_IOU = 0.7  # two boxes of a category that share more than this are one
+MAX_BATCH = 32
+
+Floats: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One box of the detector: category, `box_xyxy` in pixels of the full image, score in [0, 1]."""
+
+    category: str
+    box_xyxy: Box
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """What Stage 1 says of one image.
+
+    Args:
+        scores: The classifier's calibrated probability of each label.
+        boxes: What the detector found, best first.
+        size_wh: Of the image, in pixels.
+    """
+
+    scores: Mapping[str, float]
+    boxes: tuple[Found, ...] = ()
+    size_wh: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """How pixels become a model's input.
+
+    Args:
+        size_wh: Width and height of the input.
+        mean: Subtracted from each of R, G and B in [0, 1].
+        std: Then divides them.
+    """
+
+    size_wh: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, images: Sequence[Image]) -> Floats:
+        """Return `(n, 3, height, width)`."""
+        stacked = np.stack([resize(image, self.size_wh) for image in images]).astype(np.float32) / 255
+        scaled = (stacked - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Return 1 / (1 + exp(-x)) without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0, -x)), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+    """An ONNX graph `pixels (n, 3, h, w) -> logits (n, k)`, a sigmoid for each label.
+
+    Args:
+        session: The graph.
+        labels: Names of the outputs.
+        prepare: How pixels become input.
+        slope: Calibration by Platt scaling: probability = sigmoid(slope * logit + offset), `(k,)`.
+        offset: Its other half, `(k,)`.
+    """
+
+    session: "InferenceSession"
+    labels: tuple[str, ...]
+    prepare: Prepare
+    slope: Floats
+    offset: Floats
+
+    def __call__(self, images: Sequence[Image]) -> list[dict[str, float]]:
+        """Return the probability of each label, by image."""
+        (logits,) = self.session.run(["logits"], {"pixels": self.prepare(images)})
+        probabilities = sigmoid(self.slope * logits + self.offset)
+        return [dict(zip(self.labels, map(float, row), strict=True)) for row in probabilities]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detector:
+    """An ONNX graph `pixels (n, 3, h, w) -> logits (n, q, k), boxes (n, q, 4)`, boxes as cx, cy, w, h in [0, 1].
+
+    Args:
+        session: The graph.
+        labels: Names of the k outputs.
+        prepare: How pixels become input.
+        score_threshold: Boxes below it are left out.
+    """
+
+    session: "InferenceSession"
+    labels: tuple[str, ...]
+    prepare: Prepare
+    score_threshold: float
+
+    def __call__(self, images: Sequence[Image]) -> list[tuple[Found, ...]]:
+        """Return the boxes of each image, best first."""
+        logits, boxes = self.session.run(["logits", "boxes"], {"pixels": self.prepare(images)})
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
+        return [self._found(*one) for one in zip(sigmoid(logits), boxes, sizes, strict=True)]
+
+    def _found(self, scores: Floats, boxes_cxcywh: Floats, size_wh: tuple[int, int]) -> tuple[Found, ...]:
+        half = boxes_cxcywh[:, 2:] / 2
+        corners = np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], 1)
+        xyxy = clip(corners * np.array([*size_wh, *size_wh], np.float32), size_wh)
+        kept: list[Found] = []
+        for i in np.argsort(-scores.max(1), kind="stable"):
+            label = int(scores[i].argmax())
+            x0, y0, x1, y1 = map(float, xyxy[i])
+            if scores[i, label] < self.score_threshold or x1 - x0 < 1 or y1 - y0 < 1:
+                continue
+            found = Found(category=self.labels[label], box_xyxy=(x0, y0, x1, y1), score=float(scores[i, label]))
+            rivals = [other.box_xyxy for other in kept if other.category == found.category]
+            if not rivals or iou(np.array([found.box_xyxy]), np.array(rivals)).max() < SAME_BOX_IOU:
+                kept.append(found)
+        return tuple(kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage1:
+    """Classifier and detector together; a batch gives what its images give one by one, up to rounding."""
+
+    classifier: Classifier
+    detector: Detector
+    labels: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note every label that either model knows."""
+        object.__setattr__(self, "labels", tuple(dict.fromkeys([*self.classifier.labels, *self.detector.labels])))
+
+    def __call__(self, images: Sequence[Image]) -> list[Screen]:
+        """Screen images of any size."""
+        screens: list[Screen] = []
+        for start in range(0, len(images), MAX_BATCH):
+            some = images[start : start + MAX_BATCH]
+            for image, scores, boxes in zip(some, self.classifier(some), self.detector(some), strict=True):
+                screens.append(Screen(scores=scores, boxes=boxes, size_wh=(image.shape[1], image.shape[0])))
+        return screens
