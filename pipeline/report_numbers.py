@@ -1,7 +1,7 @@
 """Numbers on the page: each is looked up in `summary.json` by its key, and carries that key with it.
 
-A key is a path with dots, such as `final.f1.ci95.0`. Names of steps have dots of their own, so at every level the longest
-name that fits is taken first.
+A key is a path with dots, such as `final.f1.ci95.0`. Names of steps have dots of their own, so at every level the
+longest name that fits is taken first.
 """
 
 import re
@@ -56,10 +56,10 @@ def unit_of(key: str, value: float) -> str:
 
 
 def spell(value: Any, unit: str, digits: int = 1) -> str:
-    """Write a value as people read it.
+    r"""Write a value as people read it.
 
     >>> spell(0.7834, "percent"), spell(1234, "count"), spell(3725, "seconds"), spell(True, "count")
-    ('78.3\\u202f%', '1,234', '1\\u202fh 2\\u202fmin', 'yes')
+    ('78.3\u202f%', '1,234', '1\u202fh 2\u202fmin', 'yes')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -140,7 +140,7 @@ class Numbers:
         return float(value["mean"]), float(low), float(high)
 
     def leaves(self, key: str, depth: int = 4, most: int = 400) -> Iterator[tuple[str, str]]:
-        """Yield `(key, label)` of every single value below a key, at most `most` of them, in the order they were reported."""
+        """Yield `(key, label)` of every single value below a key, at most `most`, in the order they were reported."""
         for number, found in enumerate(_leaves(self.get(key), key, "", depth)):
             if number >= most:
                 return
@@ -161,12 +161,21 @@ def _leaves(value: Any, key: str, label: str, depth: int) -> Iterator[tuple[str,
 
 
 def plain(name: str) -> str:
-    """Write the name of a fact as words.
+    r"""Write the name of a fact as words.
 
     >>> plain("recall_at_fpr05"), plain("human_actions")
-    ('recall at 5\\u202f% false positives', 'human actions')
+    ('recall at 5\u202f% false positives', 'human actions')
     """
     return NAMES.get(name, name.replace("_", " "))
+
+
+def capital(text: str) -> str:
+    """Begin a sentence, but leave `mAP` and its like alone.
+
+    >>> capital("by style"), capital("mAP at IoU 0.50")
+    ('By style', 'mAP at IoU 0.50')
+    """
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]
 
 
 NAMES = {
