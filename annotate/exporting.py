@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from tilth.annotate.formats.writing import WRITERS
+from tilth.annotate.formats.writing import WRITERS, Writer
 from tilth.annotate.orientation import read_header
 from tilth.claims import Json, State
 from tilth.dataset import Dataset, Where
@@ -21,18 +20,6 @@ EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 SIGNATURES = {
     b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"GI": ".gif", b"II": ".tif", b"MM": ".tif",
 }
-
-
-class Writer(Protocol):
-    """Writes one format into a folder, one image at a time."""
-
-    def add(self, sample: Sample, file: str, data: bytes) -> None:
-        """Write an image under this file name, with its boxes."""
-        ...
-
-    def close(self) -> None:
-        """Write what comes last."""
-        ...
 
 
 @dataclass(kw_only=True)

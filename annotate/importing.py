@@ -17,7 +17,7 @@ from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
 from tilth.annotate.orientation import read_header, seen_stored, shown_size, turn
 from tilth.claims import Claim, Json
 from tilth.errors import InputError
-from tilth.geometry import Box
+from tilth.geometry import Box, Boxes
 from tilth.images import MAX_BYTES
 from tilth.policy import Policy
 from tilth.samples import NewSample
@@ -162,7 +162,7 @@ class _Taker:
 
     def _box(self, label: Named, where: str, stored_wh: tuple[int, int], orientation: int, stored: bool) -> Box | None:
         width, height = shown_size(stored_wh, orientation)
-        box = np.array([label.box_xyxy], np.float64)
+        box: Boxes = np.array([label.box_xyxy], np.float64)
         if label.parts:
             box = box * [width, height, width, height]
         if not np.isfinite(box).all():

@@ -1,7 +1,7 @@
-"""Which way up a label file saw an image: boxes in the orientation that a file is stored in, turned to the one it is shown in.
+"""Which way up a label file saw an image: boxes of the image as it is stored, turned to the image as it is shown.
 
-Cameras store pixels as the sensor lies and note in EXIF how to turn them. Some label tools turn the image before a person
-draws, some do not, and no format says which. The size beside the boxes tells, unless the turn keeps it.
+Cameras store pixels as the sensor lies and note in EXIF how to turn them. Some label tools turn the image before a
+person draws, some do not, and no format says which. The size beside the boxes tells, unless the turn keeps it.
 """
 
 import io
@@ -68,8 +68,9 @@ def seen_stored(declared_wh: tuple[int, int] | None, stored_wh: tuple[int, int],
         InputError: The label file saw an image of another size.
     """
     shown = shown_size(stored_wh, orientation)
-    if declared_wh not in (None, stored_wh, shown):
-        raise InputError(f"labels are for {declared_wh[0]} x {declared_wh[1]} pixels, the image has {shown[0]} x {shown[1]}")  # type: ignore[index]
+    if declared_wh is not None and declared_wh not in (stored_wh, shown):
+        theirs, ours = (f"{width} x {height}" for width, height in (declared_wh, shown))
+        raise InputError(f"labels are for {theirs} pixels, the image has {ours}")
     if orientation == 1:
         return False
     if declared_wh is None or stored_wh == shown:

@@ -3,14 +3,15 @@
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 import numpy as np
 import yaml
 
 from tilth.claims import Claim
-from tilth.geometry import xyxy_to_cxcywh, xyxy_to_xywh
+from tilth.geometry import Boxes, xyxy_to_cxcywh, xyxy_to_xywh
 from tilth.samples import Sample
 
 
@@ -18,7 +19,7 @@ def _boxed(sample: Sample) -> list[Claim]:
     return [label for label in sample.truth.labels if label.box_xyxy is not None]
 
 
-def _array(labels: list[Claim]) -> np.ndarray:
+def _array(labels: list[Claim]) -> Boxes:
     return np.array([label.box_xyxy for label in labels], np.float64).reshape(-1, 4)
 
 
@@ -170,4 +171,18 @@ def _put(parent: ElementTree.Element, **values: str | int) -> None:
         ElementTree.SubElement(parent, name).text = str(value)
 
 
-WRITERS = {"coco": CocoWriter, "yolo": YoloWriter, "voc": VocWriter}
+class Writer(Protocol):
+    """Writes one format into a folder, one image at a time."""
+
+    def add(self, sample: Sample, file: str, data: bytes) -> None:
+        """Write an image under this file name, with its boxes."""
+        ...
+
+    def close(self) -> None:
+        """Write what comes last."""
+        ...
+
+
+WRITERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Writer]] = {
+    "coco": CocoWriter, "yolo": YoloWriter, "voc": VocWriter,
+}

@@ -1,0 +1,215 @@
+"""The step `ground`: boxes for the policy's categories, by asking GroundingDINO for them in words.
+
+Paper: https://arxiv.org/abs/2303.05499
+Differs: a box gets the phrase whose own tokens score best, so labels never merge; look-alikes of the policy compete for it;
+images of a batch share one text and one size, so none is padded and none influences another.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field
+from typing import Any, cast
+
+import numpy as np
+
+from tilth import models
+from tilth.annotate.boxes import CleanUp, clean
+from tilth.annotate.grounding_model import Finder, Seen
+from tilth.annotate.phrases import Question, questions
+from tilth.claims import Claim, Json
+from tilth.errors import InputError
+from tilth.geometry import Box
+from tilth.samples import Result, Sample
+from tilth.steps import Facts, fingerprint, step
+from tilth.work import Work
+
+FLOOR = 0.1  # what scores less is not kept: no threshold goes there
+
+
+@step
+class Look:
+    """Ask the model, and keep all it sees above a floor, so that thresholds can change without asking again."""
+
+    name: str
+    model: str
+    questions: tuple[Question, ...]
+    size_multiple: int = 32
+    batch_size: int = 16
+    device: str = "auto"
+
+    def models(self) -> tuple[str, ...]:
+        """The grounding model."""
+        return (self.model,)
+
+    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
+        """Load it."""
+        finder = Finder(self.model, self.questions, device=self.device, size_multiple=self.size_multiple, floor=FLOOR)
+
+        def look(samples: Sequence[Sample]) -> list[Result]:
+            found = finder.find([sample.pixels() for sample in samples])
+            return [Result(columns={f"{self.name}.seen": [_row(one) for one in seen]}) for seen in found]
+
+        return look
+
+
+def _row(seen: Seen) -> list[Json]:
+    return [seen.phrase, seen.category, seen.prompt, round(seen.score, 6), *(round(v, 3) for v in seen.box_xyxy)]
+
+
+@step
+class Decide:
+    """Turn what the model saw into claims: thresholds, look-alikes, and the clean-up of boxes."""
+
+    name: str
+    source: str
+    threshold: float
+    thresholds: dict[str, float] = field(default_factory=dict)
+    rules: CleanUp = field(default_factory=CleanUp)
+    batch_size: int = 64
+
+    def models(self) -> tuple[str, ...]:
+        """None: what was seen says which model it was."""
+        return ()
+
+    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
+        """Nothing to load."""
+        round_ = fingerprint(self)
+        return lambda samples: [self._decide(sample, round_) for sample in samples]
+
+    def _decide(self, sample: Sample, round_: str) -> Result:
+        rows = cast("list[list[Any]]", sample.columns.get(f"{self.name}.seen") or [])
+        # a look-alike takes part in the clean-up as a class of its own, and removes the weaker boxes on its place
+        enough = [row for row in rows if row[3] >= self.thresholds.get(row[1], self.threshold)]
+        boxes = np.array([row[4:8] for row in enough], np.float64).reshape(-1, 4)
+        scores = np.array([row[3] for row in enough])
+        classes = [row[1] or f"not: {row[0]}" for row in enough]
+        cleaned = clean(boxes, scores, classes, sample.size_wh, self.rules)
+        claims = [self._claim(row, round_) for row, why in zip(enough, cleaned.reasons, strict=True) if row[1] and not why]
+        removed = [
+            _removed(row, why, classes[by] if by >= 0 else "")
+            for row, why, by in zip(enough, cleaned.reasons, cleaned.by, strict=True) if why and row[1]
+        ]
+        removed += [_removed(row, "look-alike", "") for row, why in zip(enough, cleaned.reasons, strict=True) if not row[1]]
+        if not claims:
+            claims = [Claim(says="empty", source=self.source, evidence={"round": round_})]
+        top: dict[str, float] = {}
+        for row in rows:
+            if row[1]:
+                top[row[1]] = max(top.get(row[1], 0.0), row[3])
+        columns: dict[str, Json] = {f"{self.name}.removed": removed, f"{self.name}.top": top}
+        return Result(claims=tuple(claims), columns=columns)
+
+    def _claim(self, row: list[Any], round_: str) -> Claim:
+        evidence = {"phrase": row[0], "raw_score": row[3], "prompt": row[2], "round": round_}
+        x0, y0, x1, y1 = row[4:8]
+        return Claim(category=row[1], box_xyxy=(x0, y0, x1, y1), score=row[3], source=self.source, evidence=evidence)
+
+
+def _removed(row: list[Any], reason: str, by: str) -> dict[str, Json]:
+    return {"phrase": row[0], "category": row[1], "score": row[3], "box_xyxy": list(row[4:8]), "reason": reason, "by": by}
+
+
+def restore(sample: Sample, name: str, reasons: Sequence[str] = ()) -> list[tuple[str, Box, float]]:
+    """Return boxes that the clean-up of step `name` took from a sample, as (category, box, score).
+
+    Args:
+        sample: The sample.
+        name: The step's name in its recipe.
+        reasons: Only those removed for one of these; all when empty.
+    """
+    rows = cast("list[dict[str, Any]]", sample.columns.get(f"{name}.removed") or [])
+    chosen = [row for row in rows if row["category"] and (not reasons or row["reason"] in reasons)]
+    return [(row["category"], tuple(row["box_xyxy"]), row["score"]) for row in chosen]
+
+
+@step
+class Ground:
+    """Find boxes of the policy's categories with an open-vocabulary detector.
+
+    Args:
+        model: A GroundingDINO, or an MM-Grounding-DINO, as `starter:grounding` or a hub id with its commit.
+        threshold: Least score of a claim.
+        thresholds: The same for single categories.
+        counter_prompts: Let the policy's look-alikes compete.
+        size_multiple: Sides are rounded to multiples of this, so that images of like shape share a batch; 1 leaves them.
+        batch_size: Images at a time.
+        clean_up: Rules for boxes; see `annotate/boxes.py`.
+        relabel: Ask again for images that people or imported files have labelled. The test split is never asked for.
+    """
+
+    model: str = "starter:grounding"
+    threshold: float = 0.3
+    thresholds: dict[str, float] = field(default_factory=dict)
+    counter_prompts: bool = True
+    size_multiple: int = 32
+    batch_size: int = 16
+    clean_up: CleanUp = field(default_factory=CleanUp)
+    relabel: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name, value in {"threshold": self.threshold, **self.thresholds}.items():
+            if not FLOOR <= value <= 1:
+                raise ValueError(f"{name} must lie in [{FLOOR}, 1], got {value}")
+
+    def models(self) -> tuple[str, ...]:
+        """The grounding model."""
+        return (self.model,)
+
+    def run(self, work: Work) -> Facts:
+        """Look once, then decide.
+
+        Raises:
+            InputError: `thresholds` names a category that cannot be pictured, or the prompts do not fit the model.
+        """
+        pictured = {category.name for category in work.policy.pictured}
+        if wrong := sorted(set(self.thresholds) - pictured):
+            raise InputError(f"thresholds: no pictured category {', '.join(wrong)}; there are {', '.join(sorted(pictured))}")
+        asked = questions(work.policy.pictured)
+        if not self.counter_prompts:
+            asked = tuple(Question(category=q.category, phrases=q.phrases) for q in asked)
+        began = time.monotonic()
+        look = Look(
+            name=work.name, model=self.model, questions=asked, size_multiple=self.size_multiple, batch_size=self.batch_size,
+            device=work.device,
+        )
+        looked = work.map(look, self._wanted)
+        seconds = time.monotonic() - began
+        source = models.source(self.model)
+        decide = Decide(
+            name=work.name, source=source, threshold=self.threshold, thresholds=self.thresholds, rules=self.clean_up
+        )
+        work.map(decide, lambda sample: self._wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
+        images = sum(looked.values())
+        return {
+            "images": looked.get("ok", 0), "failed": looked.get("failed", 0), "seconds": round(seconds, 2),
+            "images_per_s": round(images / seconds, 2) if seconds else 0.0, **_count(work, source, fingerprint(decide)),
+        }
+
+    def _wanted(self, sample: Sample) -> bool:
+        if sample.split == "test":
+            return False
+        return self.relabel or not any(claim.kind in ("human", "import") for claim in sample.claims)
+
+
+def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:
+    boxes: Counter[str] = Counter()
+    removed: Counter[str] = Counter()
+    scores: dict[str, list[float]] = defaultdict(list)
+    empty = 0
+    for sample in work.dataset.samples(images=False):
+        mine = [c for c in sample.claims if c.source == source and c.evidence.get("round") == round_]
+        empty += any(claim.says == "empty" for claim in mine)
+        for claim in mine:
+            if claim.category:
+                boxes[claim.category] += 1
+                scores[claim.category].append(claim.score)
+        if mine:
+            rows = cast("list[dict[str, Any]]", sample.columns.get(f"{work.name}.removed") or [])
+            removed.update(str(row["reason"]) for row in rows)
+    means = {category: round(float(np.mean(values)), 4) for category, values in scores.items()}
+    return {
+        "boxes": sum(boxes.values()), "boxes_by_category": dict(boxes), "mean_score": means, "found_nothing": empty,
+        "removed_by_reason": dict(removed),
+    }
