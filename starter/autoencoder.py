@@ -15,12 +15,12 @@ from tilth.starter.data import scene_set
 from tilth.starter.loop import fit
 
 SIDE = 64
-STEPS = 1800
+STEPS = 1200
 
 
 def to_signed(images: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Turn `(n, h, w, 3)` uint8 into `(n, 3, h, w)` float in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def new_autoencoder() -> AutoencoderTiny:

@@ -31,7 +31,7 @@ from tilth.starter.loop import fit
 from tilth.starter.world import COLORS, KINDS, SURFACES, Scene, Spec, article, caption
 
 STYLES = ("photo", "cartoon", "sketch")  # neon is left for a LoRA
-STEPS = 6500
+STEPS = 5000
 BATCH = 32
 SCENES = 8000
 

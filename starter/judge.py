@@ -46,7 +46,7 @@ def new_judge() -> nn.Sequential:
 
 
 def _pixels(images: npt.NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def load_judge(out: Path) -> nn.Sequential:

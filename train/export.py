@@ -1,0 +1,155 @@
+"""Write trained models as the ONNX graphs that the runtime serves, and prove that they say the same as torch.
+
+    classifier.onnx   pixels (n, 3, h, w) -> logits (n, k)
+    detector.onnx     pixels (n, 3, h, w) -> logits (n, q, k), boxes (n, q, 4) cxcywh in [0, 1]
+    verdict.onnx      ids, mask (n, t) -> logits (n, labels) after the last real token
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilth.errors import ModelError
+from tilth.train.artifact import About, load_trained
+
+OPSET = 18
+TOLERANCE = 1e-3
+SCORE_THRESHOLD = 0.3  # boxes below are noise to a reader; the policy's thresholds decide what is done about the others
+
+
+def _settings(about: About) -> dict[str, object]:
+    return {"labels": about.labels, "size_wh": [about.side, about.side], "mean": about.mean, "std": about.std}
+
+
+def export_classifier(folder: Path, out: Path) -> Path:
+    """Write `classifier.onnx` and `classifier.json` into `out`.
+
+    Raises:
+        ModelError: The graph does not say the same as the model.
+    """
+    import torch
+
+    model, about = load_trained(folder, "cpu")
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(pixel_values=pixels).logits
+            return logits
+
+    pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
+    path = _export(Logits(), {"pixels": pixels}, ["logits"], out / "classifier.onnx")
+    (out / "classifier.json").write_text(json.dumps({**_settings(about), "calibration": about.calibration}, indent=1))
+    return path
+
+
+def export_detector(folder: Path, out: Path, *, score_threshold: float = SCORE_THRESHOLD) -> Path:
+    """Write `detector.onnx` and `detector.json` into `out`.
+
+    Raises:
+        ModelError: The graph does not say the same as the model.
+    """
+    import torch
+
+    model, about = load_trained(folder, "cpu")
+
+    class Boxes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            said = self.model(pixel_values=pixels)
+            return said.logits, said.pred_boxes
+
+    pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
+    path = _export(Boxes(), {"pixels": pixels}, ["logits", "boxes"], out / "detector.onnx")
+    (out / "detector.json").write_text(json.dumps({**_settings(about), "score_threshold": score_threshold}, indent=1))
+    return path
+
+
+def export_language_model(folder: Path, out: Path) -> Path:
+    """Write `verdict.onnx`, `verdict.json` and `tokenizer.json` into `out`.
+
+    Raises:
+        ModelError: `verdict.json` is missing beside the weights, or the graph does not say the same as the model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = folder / "verdict.json"
+    if not settings.exists():
+        raise ModelError(f"{folder}: no verdict.json; it names the label tokens of the language model")
+    told: dict[str, Any] = json.loads(settings.read_text())
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
+    ).eval()
+    labels = torch.tensor(told["label_token_ids"])
+
+    class Verdict(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = model.model, model.lm_head
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            states = self.body(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
+            last = (mask * torch.arange(mask.shape[1])).argmax(1)
+            chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
+            return self.head(chosen)[:, labels]
+
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(3, model.config.vocab_size, (3, 24)))
+    mask = torch.ones_like(ids)
+    if told["padding"] == "left":
+        mask[1, :7] = 0
+    else:
+        mask[1, 17:] = 0
+    path = _export(Verdict(), {"ids": ids, "mask": mask}, ["logits"], out / "verdict.onnx", axes={1: "tokens"})
+    shutil.copy(settings, out / "verdict.json")
+    shutil.copy(folder / "tokenizer.json", out / "tokenizer.json")
+    return path
+
+
+def _export(
+    module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, axes: Mapping[int, str] | None = None
+) -> Path:
+    """Export with a free batch size, then compare with torch on batches of 1 and of all."""
+    import torch
+
+    module = module.eval()
+    free = {0: "n", **(axes or {})}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracers warn of every constant
+        torch.onnx.export(
+            module, tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
+            dynamic_axes={**{name: free for name in inputs}, **{name: {0: "n"} for name in outputs}},
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    _compare(module, inputs, outputs, path)
+    return path
+
+
+def _compare(module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path) -> None:
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for n in (1, len(next(iter(inputs.values())))):
+        some = {name: value[:n] for name, value in inputs.items()}
+        with torch.no_grad():
+            expected = module(*some.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        got = session.run(list(outputs), {name: value.numpy() for name, value in some.items()})
+        for name, a, b in zip(outputs, expected, got, strict=True):
+            gap = float(np.abs(a.numpy() - b).max())
+            if gap > TOLERANCE:
+                raise ModelError(f"{path.name}: {name} differs from the model by {gap:.2g} at batch size {n}")

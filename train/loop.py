@@ -1,0 +1,131 @@
+"""The training loop that everything shares: warm-up and decay, moving average, checkpoints that a killed job resumes from."""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the named device, or the best one there is."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: float) -> float:
+    """Rise over `warmup` steps, stay until the share `flat` of all steps, then fall in a line to 3 % of the peak.
+
+    >>> [round(learning_rate(s, 100, 1.0, warmup=10, flat=0.5), 2) for s in (0, 9, 50, 75, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.03]
+    """
+    done = step / steps
+    return peak * min(1.0, (step + 1) / warmup) * (1.0 if done <= flat else max(0.03, (1 - done) / (1 - flat)))
+
+
+def fit(
+    name: str,
+    model: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    *,
+    steps: int,
+    lr: float,
+    work: Path,
+    groups: Sequence[dict[str, object]] | None = None,
+    warmup: int = 100,
+    flat: float = 0.5,
+    weight_decay: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.99),
+    clip: float = 1.0,
+    ema: float | None = None,
+    seed: int = 0,
+    save_every: int = 500,
+    watch: Callable[[int, nn.Module], str] | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> None:
+    """Minimise `loss_at(step)` over the parameters of `model`, in place, resuming from the last checkpoint.
+
+    The random state of a step depends on `seed` and the step alone, so a resumed job goes the way of an unbroken one.
+
+    Args:
+        name: Of the checkpoint file and the log lines.
+        model: What is trained; wrap several modules in a `ModuleDict`.
+        loss_at: Draws the batch of a step and returns its loss.
+        steps: Number of optimiser steps.
+        lr: Peak learning rate.
+        work: Folder for the checkpoint.
+        groups: Parameter groups with a factor `scale` on the learning rate each; all parameters when None.
+        warmup: Steps of rising rate.
+        flat: Share of steps before the rate falls.
+        weight_decay: Of AdamW.
+        betas: Of AdamW.
+        clip: Largest gradient norm.
+        ema: Decay of the moving average that replaces the weights at the end; None for none.
+        seed: Of the batches.
+        save_every: Steps between checkpoints.
+        watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
+        advance: Called with the number of steps just done, instead of log lines.
+    """
+    path = work / f"{name}.ckpt"
+    work.mkdir(parents=True, exist_ok=True)
+    chosen = groups or [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
+    optimizer = torch.optim.AdamW([dict(g) for g in chosen], lr=lr, weight_decay=weight_decay, betas=betas)
+    trained = [p for g in optimizer.param_groups for p in g["params"]]
+    average = copy.deepcopy(model).eval().requires_grad_(False) if ema else None
+    first = 0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        first = state["step"]
+        if advance is not None:
+            advance(first)
+        else:
+            print(f"{name}: resumed at step {first}", flush=True)
+
+    began, smooth = time.monotonic(), None
+    model.train()
+    for step in range(first, steps):
+        torch.manual_seed(seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, lr, warmup=warmup, flat=flat) * group["scale"]
+        loss = loss_at(step)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, clip)
+        optimizer.step()
+        if average is not None and ema is not None:
+            with torch.no_grad():
+                decay = min(ema, (1 + step) / (10 + step))
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+                for mean, now in zip(average.buffers(), model.buffers(), strict=True):
+                    mean.copy_(now)
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if advance is not None:
+            advance(1)
+        elif (step + 1) % 50 == 0:
+            rate = (step + 1 - first) / (time.monotonic() - began)
+            print(f"{name}: step {step + 1}/{steps} loss {smooth:.4f} ETA {(steps - step - 1) / rate / 60:.0f} min", flush=True)
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            if average is not None:
+                state["average"] = average.state_dict()
+            torch.save(state, path.with_suffix(".partial"))
+            os.replace(path.with_suffix(".partial"), path)
+            if watch is not None:
+                shown = average if average is not None else model
+                shown.eval()
+                with torch.no_grad():
+                    told = watch(step + 1, shown)
+                if advance is None:
+                    print(f"{name}: step {step + 1}: {told}", flush=True)
+                model.train()
+    if average is not None:
+        model.load_state_dict(average.state_dict())
+    model.eval()
