@@ -1,1 +1,6 @@
-"""Make images."""
+"""Make images where the dataset is thin, of harmless kinds of subjects only, each with its provenance."""
+
+STEPS = {
+    "generate": "tilth.synth.generate:Generate",
+    "adherence": "tilth.synth.adherence:Adherence",
+}

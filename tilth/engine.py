@@ -117,7 +117,7 @@ def _too_many(work: "Work", failed: int, seen: int, table: Table) -> str:
 
 
 def add_samples(
-    work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None
+    work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None, starts_at: int = 0
 ) -> dict[str, int]:
     """Take in images; see `Work.add`."""
     dataset = work.dataset
@@ -126,7 +126,8 @@ def add_samples(
     writer = Writer(table)
     failed = 0
     with work.events.progress(work.name, total) as advance:
-        for batch in batched(islice(samples, before, None), COMMIT_ROWS):
+        advance(before)
+        for batch in batched(islice(samples, max(0, before - starts_at), None), COMMIT_ROWS):
             new = [item for item in batch if isinstance(item, NewSample)]
             kept = iter(zip(new, dataset.put(new), strict=True))
             rows = []

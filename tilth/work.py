@@ -83,20 +83,27 @@ class Work:
 
         return map_samples(self, mapper, where, on=on, label=label)
 
-    def add(self, key: str, samples: Iterable[NewSample | Failed], total: int | None = None) -> dict[str, int]:
+    def added(self, key: str) -> int:
+        """Return how many images of this source `add` has finished, so that a costly source can start after them."""
+        return len(self.dataset.table(f"{self.name}-{key}"))
+
+    def add(
+        self, key: str, samples: Iterable[NewSample | Failed], total: int | None = None, *, starts_at: int = 0
+    ) -> dict[str, int]:
         """Add images to the dataset; those already there are recognised by their pixels.
 
         Args:
             key: Names this source; the same key goes on where a killed run stopped.
             samples: The images, or why one could not be had.
             total: Their number, if known.
+            starts_at: Number of images that the iterable leaves out at its beginning, because they were added before.
 
         Returns:
             Number of samples by outcome: `ok`, `failed`.
         """
         from tilth.engine import add_samples
 
-        return add_samples(self, key, samples, total)
+        return add_samples(self, key, samples, total, starts_at)
 
     def publish(self, name: str, path: Path) -> Path:
         """Offer a file or folder to later steps under a name."""

@@ -1,0 +1,41 @@
+"""Generated images say that they are, in the file itself and beside it.
+
+The vocabulary is IPTC's digital source type (https://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia).
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image as PilImage
+from PIL.PngImagePlugin import PngInfo
+
+from tilth.claims import Json
+from tilth.dataset import write_beside
+from tilth.images import Image
+
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def png_with_provenance(image: Image, origin: Mapping[str, Json]) -> bytes:
+    """Encode an image without loss, with its digital source type and its origin in the file."""
+    told = PngInfo()
+    told.add_itxt("XML:com.adobe.xmp", _XMP)
+    told.add_itxt("tilth:origin", json.dumps(origin, sort_keys=True))
+    out = io.BytesIO()
+    PilImage.fromarray(image).save(out, "PNG", pnginfo=told, compress_level=3)
+    return out.getvalue()
+
+
+def write_sidecar(image_path: Path, origin: Mapping[str, Json]) -> Path:
+    """Write `<image>.provenance.json` beside an exported image."""
+    path = image_path.with_name(image_path.name + ".provenance.json")
+    document = {"digital_source_type": SOURCE_TYPE, **origin}
+    write_beside(path, json.dumps(document, indent=1, sort_keys=True))
+    return path
