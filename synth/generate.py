@@ -21,7 +21,7 @@ from tilth.steps import Facts, fingerprint, step
 from tilth.synth.pipelines import Drawing, Studio, blank
 from tilth.synth.prompts import Request, requests, shares
 from tilth.synth.provenance import png_with_provenance
-from tilth.synth.safety import refuse_unsafe
+from tilth.synth.safety import refuse
 from tilth.work import Failed, Work
 
 METHODS = ("text", "edges", "inpaint")
@@ -77,9 +77,10 @@ class Generate:
             raise ValueError("the method 'edges' needs a controlnet")
         if self.count < 1 or self.batch_size < 1 or self.steps < 1:
             raise ValueError("count, batch_size and steps must be at least 1")
-        choices = [value for values in self.fillings.values() for value in values]
+        choices = " ".join(value for values in self.fillings.values() for value in values)
+        told = {"template": self.template, "negative prompt": self.negative_prompt, "fillings": choices}
         try:
-            refuse_unsafe(self.template, self.negative_prompt, *choices, *self.styles, *self.loras, where="generate")
+            refuse(told | {"styles": " ".join(self.styles), "loras": " ".join(self.loras)})
         except InputError as error:
             raise ValueError(str(error)) from error
 
@@ -121,7 +122,7 @@ class Generate:
             counts, categories, template=self.template, fillings=self.fillings, styles=self.styles, seed=work.seed
         ))  # fmt: skip
         for request in plan:
-            refuse_unsafe(request.prompt, request.category, where=f"prompt {request.number}")
+            refuse({"prompt": request.prompt, "category": request.category})
         # neighbours share method and adapter, so that they can be drawn in one batch
         plan.sort(key=lambda r: (self._method(r), r.style if r.style in self.loras else "", r.number))
         work.folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from tilth.errors import InputError
-from tilth.synth.safety import HARM, SEXUAL, words
+from tilth.synth.safety import examine, is_violent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,5 +42,5 @@ def require_consent(record: ConsentRecord | None, *, category: str, today: date)
         raise InputError(f"the consent of {record.subject} ended on {record.expires}; ask again before going on")
     if category not in record.scope:
         raise InputError(f"the consent of {record.subject} does not cover {category!r}; it covers {', '.join(record.scope)}")
-    if words(category) & (SEXUAL | HARM):
+    if examine({"category": category}) is not None or is_violent(category):
         raise InputError(f"identity augmentation is never used for {category!r}")

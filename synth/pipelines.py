@@ -14,7 +14,7 @@ from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.images import Image, resize
-from tilth.synth.safety import refuse_unsafe_metadata
+from tilth.synth.safety import refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Studio:
 
         with optional():
             from diffusers import ControlNetModel, StableDiffusionPipeline
-        refuse_unsafe_metadata([*loras, *loras.values()], where="adapters")
+        refuse({f"adapter {name}": f"{name} {where}" for name, where in loras.items()} | {"controlnet": controlnet})
         self.device = models.device(device)
         self._bf16 = models.precision(self.device) == "bfloat16"
         try:

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from tilth.errors import InputError
 
@@ -34,14 +35,14 @@ _SEXUAL_UNSPACED = ("裸", "色情", "性爱", "エロ", "ヌード", "야동", 
 _MINORS = """
     child childs children childrens childlike kid kids minor minors underage underaged teen teens teenage teenaged teenager*
     preteen* tween tweens toddler* infant infants baby babies newborn* juvenile juveniles adolescen* schoolgirl*
-    schoolboy* schoolchild* preschooler* kindergart* boy boys girl girls youngster* pupil pupils niño niños niña niñas
-    kind kinder enfant enfants bambin*
+    schoolboy* schoolchild* preschooler* kindergart* boy boys girl girls youngster* nino ninos nina ninas
+    kinder enfant enfants bambin*
 """.split()
 _HARM = """
     harm harms harmed harming hurt hurts hurting injur* wound* bleed* bloody blood beat beaten beating beats abuse* abusing
-    abusive kill* murder* dead death dying corpse* tortur* attack* stab stabs stabbed stabbing shoot* shot strangl* choke*
-    choking starv* violen* gore gory bruis* victim* assault* kidnap* abduct* gagged chained hostage* suicid* selfharm cutting
-    drown* molest* groom grooming traffick* exploit* slap* punch* bully* bullied threat* burned burning
+    abusive kill* murder* dead death dying corpse* tortur* attack* stab stabs stabbed stabbing gunshot* strangl* choke*
+    choking starv* violen* gore gory bruis* victim* assault* kidnap* abduct* gagged chained hostage* suicid* selfharm
+    drown* molest* groom grooming traffick* exploit* slap* punch* bully* bullied threat* burned
 """.split()
 _DANGER = """
     knife knives blade blades gun guns pistol* rifle* shotgun* firearm* weapon* sword* machete* bomb* grenade* explosive*
@@ -56,7 +57,7 @@ _INVERTING = """
     clothes clothing clothed clothe dress dressed garment* censor* sfw adult adults grownup* mature elderly
 """.split()
 
-# Before these, "minor" says how large something is, and "kind" what sort; a lock or a cap can be for children's sake.
+# Before these, "minor" says how large something is; a lock or a cap can be for children's sake.
 _ADJECTIVE_BEFORE = frozenset(
     "scratch scratches damage wear injury injuries wound wounds cut cuts burn burns bruise bruises bleeding detail details "
     "change changes issue issues defect defects dent dents crack cracks flaw flaws repair repairs accident accidents chord "
@@ -64,7 +65,6 @@ _ADJECTIVE_BEFORE = frozenset(
 )
 _PROTECTED = re.compile(r"\b(?:child|childs|children|kid|kids|baby)[\s_-]*(?:proof|resistant|safe|safety|lock|locks)\w*")
 _COLOURS = re.compile(r"\bbaby[\s_-]+(?:blue|pink)\b")
-_KIND_OF = re.compile(r"\bkind\s+of\b")
 _AGE = re.compile(r"\b(\d{1,2})\s*[-_]?\s*(?:years?|yrs?|yo|y\s*/\s*o|months?|weeks?)\b(?:\s*[-_]?\s*olds?)?")
 _LOOSE_LETTERS = re.compile(r"(?<!\w)(?:[a-z][\W_]+){2,}[a-z](?!\w)")
 
@@ -100,11 +100,7 @@ def plain(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     kept = (c for c in folded if not unicodedata.combining(c) and unicodedata.category(c) not in ("Cf", "Cc", "Co"))
-    return unicodedata.normalize("NFC", "".join(" " if c in "\t\n\r" else c for c in _spaced(kept)))
-
-
-def _spaced(characters: object) -> str:
-    return "".join(characters)  # type: ignore[arg-type]  # an iterable of characters
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 def _views(text: str) -> tuple[str, ...]:
@@ -123,7 +119,7 @@ def _joined(view: str) -> list[str]:
     """Return the words that letters set apart make: "n u d e", "n.u-d_e", and "nu de" in two pieces."""
     runs = [re.sub(r"[\W_]+", "", run) for run in _LOOSE_LETTERS.findall(view)]
     words = _tokens(view)
-    pairs = [a + b for a, b in zip(words, words[1:], strict=False) if min(len(a), len(b)) >= 2]
+    pairs = [a + b for a, b in pairwise(words) if min(len(a), len(b)) >= 2]
     return runs + pairs
 
 
@@ -152,8 +148,8 @@ def _names_minor(text: str) -> bool:
     for view in _views(text):
         if any(int(age) < 18 for age in _AGE.findall(view) if age.isdigit()):
             return True
-        words = _tokens(_KIND_OF.sub(" ", _COLOURS.sub(" ", _PROTECTED.sub(" ", re.sub(r"[’'`]", "", view)))))
-        for word, after in zip(words, [*words[1:], ""], strict=True):
+        words = _tokens(_COLOURS.sub(" ", _PROTECTED.sub(" ", re.sub(r"[’'`]", "", view))))
+        for word, after in pairwise([*words, ""]):
             if word == "minor" and after in _ADJECTIVE_BEFORE:
                 continue
             if _has(tuple(_MINORS), frozenset((word,))):
