@@ -210,6 +210,6 @@ def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:
             removed.update(str(row["reason"]) for row in rows)
     means = {category: round(float(np.mean(values)), 4) for category, values in scores.items()}
     return {
-        "boxes": sum(boxes.values()), "boxes_by_category": dict(boxes), "mean_score": means, "found_nothing": empty,
+        "boxes": sum(boxes.values()), "boxes_by_category": dict(boxes), "mean_score": means, "images_without_boxes": empty,
         "removed_by_reason": dict(removed),
     }

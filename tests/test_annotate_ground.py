@@ -198,7 +198,7 @@ def test_changing_a_threshold_does_not_ask_the_model_again(work: Work, random_mo
     monkeypatch.setattr(Finder, "find", None)
     second = Ground(model=random_model, threshold=1.0).run(work)
     assert first["images"] == second["images"] == 4
-    assert second["found_nothing"] == 4
+    assert second["images_without_boxes"] == 4
     assert all(s.state == State.AUTO for s in work.dataset.samples(images=False))
 
 
