@@ -30,7 +30,7 @@ from tilth.starter.world import Scene
 
 SIDE = 96
 TRAIN_SCENES, HELD_OUT_SCENES, SIGN_SHARE = 8000, 600, 0.15
-BACKBONE_STEPS, STEPS, BATCH = 2000, 3000, 16
+BACKBONE_STEPS, STEPS, BATCH = 2000, 2500, 16
 _VISIBLE = 0.2  # what shows less than this is not asked for
 
 
@@ -71,6 +71,7 @@ def build() -> GroundingDinoForObjectDetection:
         dropout=0.0,
         fusion_droppath=0.0,
         auxiliary_loss=False,
+        focal_alpha=0.5,
         disable_custom_kernels=True,
     )
     return GroundingDinoForObjectDetection(config)
@@ -135,7 +136,7 @@ def _fit_grounding(
         work=work,
         weight_decay=1e-4,
         clip=0.5,
-        flat=0.55,
+        flat=0.65,
         watch=watch,
     )
 
