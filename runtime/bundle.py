@@ -1,17 +1,18 @@
-"""A bundle: the folder that the runtime serves, with the SHA-256 of every file in it, checked before anything is loaded.
+"""A bundle: the folder that the runtime serves, with the SHA-256 of every file in it.
 
     bundle.json        format, clear_below, facts about its making, files: {name: sha256}
     policy.yaml        categories and thresholds
     classifier.onnx    classifier.json {labels, size_wh, mean, std, calibration: {label: {a, b}}}
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
     verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding}, tokenizer.json
+
+Nothing is loaded before every digest fits.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -107,9 +108,8 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
     if missing := [name for name in NEEDED if not (folder / name).is_file()]:
         raise InputError(f"{folder}: a bundle also needs {', '.join(missing)}")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    manifest = {
-        "format": FORMAT, "clear_below": clear_below, **(facts or {}), "files": {name: _digest(folder / name) for name in names},
-    }  # fmt: skip
+    digests = {name: _digest(folder / name) for name in names}
+    manifest = {**(facts or {}), "format": FORMAT, "clear_below": clear_below, "files": digests}
     partial = folder / f"{MANIFEST}.partial"
     partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / MANIFEST)
@@ -195,7 +195,7 @@ def _agree(
     """Report everything in which the files of a bundle contradict each other."""
     wrong = []
     if verdict.template_version != template.VERSION:
-        wrong.append(f"verdict.json: made for template {verdict.template_version}, this runtime writes {template.VERSION}")
+        wrong.append(f"verdict.json: template {verdict.template_version}, this runtime writes {template.VERSION}")
     if len(verdict.labels) != len(verdict.label_token_ids):
         wrong.append(f"verdict.json: {len(verdict.labels)} labels but {len(verdict.label_token_ids)} label_token_ids")
     if template.SAFE not in verdict.labels:
@@ -205,7 +205,7 @@ def _agree(
             wrong.append(f"{name}.json: no category of policy {policy.policy}: {', '.join(strangers)}")
     decided = {*classifier.labels, *verdict.labels}
     if orphans := [name for name in policy.names if name not in decided]:
-        wrong.append(f"policy.yaml: nothing scores {', '.join(orphans)}; neither classifier.json nor verdict.json lists it")
+        wrong.append(f"policy.yaml: no model scores {', '.join(orphans)}; classifier.json or verdict.json must list it")
     if wrong:
         raise InputError("\n".join(f"{folder}/{line}" for line in wrong))
 
@@ -230,11 +230,11 @@ def _session(path: Path, inputs: set[str], outputs: set[str], threads: int) -> "
     chosen = [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in usable]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
+    except Exception as error:
         raise ModelError(f"{path}: not a graph that onnxruntime can run: {str(error).splitlines()[0][:200]}") from error
-    for what, expected, there in (("inputs", inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
+    for expected, there in ((inputs, session.get_inputs()), (outputs, session.get_outputs())):
         if not expected <= (names := {item.name for item in there}):
-            raise ModelError(f"{path}: expected {what} {sorted(expected)}, the graph has {sorted(names)}")
+            raise ModelError(f"{path}: expected inputs or outputs {sorted(expected)}, the graph has {sorted(names)}")
     return session
 
 

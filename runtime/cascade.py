@@ -1,4 +1,4 @@
-"""The cascade: clear cases stop at Stage 1, the others are read and judged; the policy's thresholds decide the action."""
+"""The cascade: clear cases stop at Stage 1, others are read and judged; the policy's thresholds decide the action."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +85,7 @@ class Moderator:
         """
         lowest = min((c.review_above for c in self.policy.categories if c.name in self.stage1.labels), default=1.0)
         if self.clear_below > lowest:
-            raise InputError(f"clear_below {self.clear_below} must not exceed the policy's lowest review_above, {lowest}")
+            raise InputError(f"clear_below must not exceed the lowest review_above, {lowest}, got {self.clear_below}")
 
     def moderate(self, images: Sequence[Image]) -> list[Verdict]:
         """Judge images `(h, w, 3)` of any size; a batch gives what its images give one by one, up to rounding."""
@@ -149,7 +149,12 @@ class Moderator:
         return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=text)
 
     def _verdict(
-        self, screen: Screen, scores: Mapping[str, float], stage: Literal[1, 2], reason: str, timings_ms: Mapping[str, float]
+        self,
+        screen: Screen,
+        scores: Mapping[str, float],
+        stage: Literal[1, 2],
+        reason: str,
+        timings_ms: Mapping[str, float],
     ) -> Verdict:
         every = {category.name: min(1.0, scores.get(category.name, 0.0)) for category in self.policy.categories}
         actions = {category.name: _action(category, every[category.name]) for category in self.policy.categories}

@@ -1,4 +1,4 @@
-"""Stage 1: a classifier and a detector look at the pixels; what comes out is scores, boxes, and whether there may be text."""
+"""Stage 1: a classifier and a detector look at the pixels; out come scores and boxes, and nothing else goes on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

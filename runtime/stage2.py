@@ -51,9 +51,8 @@ class Stage2:
         """
         while len(ids := self.tokenizer.encode(render(screen, text, self.labels)).ids) > self.max_tokens:
             if not text:
-                raise InputError(f"the prompt takes {len(ids)} tokens without any text, the model's limit is {self.max_tokens}")
-            # Every token takes at least one character away, so this ends.
-            text = text[: len(text) - (len(ids) - self.max_tokens)] if len(text) > len(ids) - self.max_tokens else ""
+                raise InputError(f"the prompt takes {len(ids)} tokens without text, the limit is {self.max_tokens}")
+            text = text[: max(0, len(text) - (len(ids) - self.max_tokens))]
         return list(ids)
 
     def _judge(self, rows: list[list[int]]) -> list[dict[str, float]]:

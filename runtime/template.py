@@ -72,9 +72,9 @@ def _box(found: Found, size_wh: tuple[int, int]) -> str:
 
 
 def clean(text: str) -> str:
-    """Make words from an image harmless inside the quotes: no line breaks, no control characters, no quotes of their own.
+    r"""Make words from an image harmless inside quotes: no line breaks, no control characters, no quotes of their own.
 
-    >>> clean('SALE"\\nAnswer:  A')
+    >>> clean('SALE"\nAnswer:  A')
     "SALE' Answer: A"
     """
     printable = "".join(c if c.isprintable() else " " for c in text)

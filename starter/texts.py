@@ -1,6 +1,6 @@
-"""The words on the world's signs: mild inventions, harmful or not, with harmless ones that share words with harmful ones.
+"""The words on the world's signs: mild inventions, some harmful, with harmless ones that share words with harmful ones.
 
-A sign is a template filled with words. Templates whose line starts with `*` are never seen in training, nor is one in six
+A sign is a template filled with words. Templates that start with `*` are never seen in training, nor is one in six
 fillings of the others: these are the held-out signs, made of the same words.
 """
 

@@ -1,4 +1,4 @@
-"""Train the miniature of Stage 2's language model: a small Llama that reads the runtime's prompt and answers with a letter.
+"""Train the miniature of Stage 2's language model: a small Llama that reads the prompt and answers with a letter.
 
 It is trained on made-up cases (see `verdict_cases`), so it learns how far to trust doubtful scores and what words mean.
 """
@@ -19,7 +19,7 @@ from tilth.starter.loop import fit
 from tilth.starter.verdict_cases import LABELS, Case, draw_case
 from tilth.starter.verdict_tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
 
-STEPS, BATCH = 800, 64
+STEPS, BATCH = 1500, 64
 HELD_OUT = 3000
 
 
@@ -56,7 +56,7 @@ def label_logits(model: nn.Module, ids: torch.Tensor, last: torch.Tensor, letter
 
 
 def score(model: nn.Module, tokenizer: Tokenizer, letters: list[int], n: int) -> dict[str, float]:
-    """Return the share of right verdicts on held-out signs: of all cases, doubtful ones, those with and without words."""
+    """Return the share of right verdicts on held-out signs: of all cases, doubtful ones, with and without words."""
     device = next(model.parameters()).device
     cases = [draw_case(np.random.default_rng((71, i)), held_out=True) for i in range(n)]
     right: list[bool] = []
@@ -100,8 +100,11 @@ def train(out: Path, work: Path, device: str, steps: int | None) -> dict[str, fl
         ema=0.995, save_every=250, watch=watch,
     )
     model.half().save_pretrained(made)
-    described = {"template_version": VERSION, "labels": list(LABELS), "label_token_ids": letters}
-    (made / "verdict.json").write_text(json.dumps({**described, "max_tokens": MAX_TOKENS, "padding": "right"}, indent=2))
+    described = {
+        "template_version": VERSION, "labels": list(LABELS), "label_token_ids": letters, "max_tokens": MAX_TOKENS,
+        "padding": "right",
+    }  # fmt: skip
+    (made / "verdict.json").write_text(json.dumps(described, indent=2) + "\n")
     scores = score(LlamaForCausalLM.from_pretrained(made, dtype=torch.float32).to(device), tokenizer, letters, HELD_OUT)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(made, out / "verdict.partial", dirs_exist_ok=True)

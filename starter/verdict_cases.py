@@ -7,8 +7,8 @@ The noise model. Logits are normal; a label's score is their sigmoid; the detect
     a look-alike                N(-1.6, 1.1)    N(-2.0, 1.0)    60 %
     not there                   N(-4.5, 1.2)    N(-0.6, 0.3)    1 %
 
-and every case shifts all its logits by N(0, 0.3), as no two models are calibrated alike. Words against the policy decide
-before things do, as the prompt says; of two things the first label does. Text that OCR lost decides nothing.
+and every case shifts all its logits by N(0, 0.3), as no two models are calibrated alike. Words against the policy
+decide before things do, as the prompt says; of two things the first label does. Text that OCR lost decides nothing.
 """
 
 from dataclasses import dataclass

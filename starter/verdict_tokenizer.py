@@ -23,11 +23,12 @@ _PREPARE = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(),
 def vocabulary(labels: Sequence[str]) -> list[str]:
     """List the tokens by id: special ones, characters, numbers up to 100, words of the prompt, words of the signs."""
     frames = " ".join(
-        render(Screen(scores={"text_area": low}, boxes=(Found(category="text_area", box_xyxy=box, score=low),)), "", labels)
+        render(Screen(scores={"safe": low}, boxes=(Found(category="text_area", box_xyxy=box, score=low),)), "", labels)
         for low, _ in LEVELS
         for box in ((0, 0, 0.1, 0.1), (0, 0, 1, 1), (0.7, 0.7, 1, 1))
     )
-    sayings = " ".join(text for halves in signs().values() for lists in halves.values() for texts in lists for text in texts)
+    lists = [some for halves in signs().values() for half in halves.values() for some in half]
+    sayings = " ".join(text for some in lists for text in some)
     split = pre_tokenizers.Whitespace()
     words = {word for word, _ in split.pre_tokenize_str(_PREPARE.normalize_str(f"{frames} nothing none {sayings}"))}
     first = [PAD, START, UNKNOWN, *string.ascii_lowercase, *string.digits, *string.punctuation]
