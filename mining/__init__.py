@@ -1,1 +1,11 @@
-"""Find images."""
+"""Find images in a corpus, then clean what was found."""
+
+STEPS = {
+    "mine": "tilth.mining.mine:Mine",
+    "hash": "tilth.mining.hash:Hash",
+    "quality": "tilth.mining.quality:Quality",
+    "filter": "tilth.mining.filter:Filter",
+    "dedup": "tilth.mining.dedup:Dedup",
+    "leakage": "tilth.mining.leakage:Leakage",
+    "split": "tilth.mining.split:Split",
+}

@@ -1,0 +1,32 @@
+"""Write down, through the engine, what was decided by looking at many samples together."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tilth.samples import Result, Sample
+from tilth.steps import step
+
+if TYPE_CHECKING:
+    from tilth.work import Work
+
+
+@step
+class Apply:
+    """Give each sample the result that was found for it.
+
+    Args:
+        results: By sample id; what was decided is part of the key of the work.
+        batch_size: Samples per call.
+    """
+
+    results: Mapping[str, Result]
+    batch_size: int = 256
+
+    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
+        """Return the function that looks results up."""
+        return lambda samples: [self.results[sample.id] for sample in samples]
+
+    @classmethod
+    def to(cls, work: "Work", results: Mapping[str, Result], label: str = "") -> dict[str, int]:
+        """Attach results to their samples."""
+        return work.map(cls(results=results), lambda sample: sample.id in results, label=label)

@@ -1,0 +1,109 @@
+"""Corpora: images that are not ours yet, read-only, streamed in one order that never changes.
+
+A corpus is anything with the two verbs of `Corpus`; today that is a folder of image files.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tilth.errors import InputError
+from tilth.images import MAX_BYTES, SUFFIXES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One image of a corpus, not read yet.
+
+    Args:
+        key: Names it in the corpus for good: a path below the folder, with `/`.
+        stamp: Changes when its bytes do; empty when the corpus never changes.
+    """
+
+    key: str
+    stamp: str = ""
+
+
+class Corpus(Protocol):
+    """A read-only source of images, possibly hundreds of millions; `place` tells it from all others."""
+
+    name: str
+    place: str
+
+    def items(self) -> Iterator[Item]:
+        """Yield all items, always in the same order, holding few at a time."""
+        ...
+
+    def read(self, key: str) -> bytes:
+        """Return the image file of a key.
+
+        Raises:
+            InputError: It is gone, unreadable or too large.
+        """
+        ...
+
+    def stamp(self, key: str) -> str:
+        """Return the present stamp of a key; empty when it is gone."""
+        ...
+
+
+class FolderCorpus:
+    """The image files below a folder, by path; hidden ones, and links that lead out of the folder, are not part of it.
+
+    Folders that are links are never entered: what they hold inside the folder is met anyway, and they can form rings.
+
+    Args:
+        folder: Where the images are.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of images")
+        self.name = folder.name
+        self._root = folder.resolve()
+        self.place = str(self._root)
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the order of their paths."""
+        return self._below(self._root, "")
+
+    def _below(self, folder: Path, prefix: str) -> Iterator[Item]:
+        with os.scandir(folder) as entries:
+            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+        for entry in visible:
+            key = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._below(folder / entry.name, key + "/")
+            elif entry.name.lower().endswith(SUFFIXES) and (stamp := self.stamp(key)):
+                yield Item(key=key, stamp=stamp)
+
+    def _path(self, key: str) -> Path | None:
+        path = (self._root / key).resolve()
+        return path if path.is_relative_to(self._root) and path.is_file() else None
+
+    def stamp(self, key: str) -> str:
+        """Return size and time of change; empty when there is no such file inside the folder."""
+        path = self._path(key)
+        if path is None:
+            return ""
+        stat = path.stat()
+        return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a file, at most what the decoder takes."""
+        path = self._path(key)
+        if path is None:
+            raise InputError(f"{key}: no such file in the corpus")
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise InputError(f"{key}: {error.strerror or error}") from error
+        if len(data) > MAX_BYTES:
+            raise InputError(f"{key}: larger than {MAX_BYTES // 2**20} MiB")
+        return data

@@ -1,0 +1,89 @@
+"""Fill the store of a corpus: read, decode, encode, append, while the next batch is being read."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tilth.claims import Json
+from tilth.engine import FEW, batched
+from tilth.errors import InputError, TooManyFailures
+from tilth.events import Events
+from tilth.images import Image, decode, fit_within
+from tilth.mining.corpus import Corpus, Item
+from tilth.mining.encode import Encoder
+from tilth.mining.store import Store
+
+READERS = 4  # threads that read and decode; Pillow lets go of the interpreter meanwhile
+_LARGEST_SIDE = 1024  # px held in memory per image; no retrieval model looks closer
+
+Loaded = tuple[Item, Image | str]
+
+
+def store_folder(root: Path, corpus: Corpus, digest: str) -> Path:
+    """Name the folder of a corpus and a model below `root`; two corpora never share one."""
+    place = hashlib.sha256(corpus.place.encode()).hexdigest()[:8]
+    return root / f"{corpus.name}-{place}-{digest}"
+
+
+def _load(corpus: Corpus, item: Item) -> Loaded:
+    try:
+        return item, fit_within(decode(corpus.read(item.key)), _LARGEST_SIDE)
+    except InputError as error:
+        return item, str(error)
+
+
+def _batches(corpus: Corpus, items: Iterator[Item], size: int) -> Iterator[list[Loaded]]:
+    """Yield batches of decoded images, one batch ahead."""
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead = None
+        for batch in batched(items, size):
+            coming = [pool.submit(_load, corpus, item) for item in batch]
+            if ahead is not None:
+                yield [future.result() for future in ahead]
+            ahead = coming
+        if ahead is not None:
+            yield [future.result() for future in ahead]
+
+
+def embed(
+    corpus: Corpus, encoder: Encoder, store: Store, events: Events, *, batch_size: int = 64, max_fail_rate: float = 0.2
+) -> dict[str, Json]:
+    """Encode whatever the store lacks.
+
+    Returns:
+        Numbers: `images` in the store, `embedded` now, `embed_per_s`, `failed` in all.
+
+    Raises:
+        TooManyFailures: More than `max_fail_rate` of at least 50 images could not be read.
+    """
+    known = store.has()
+    began = time.monotonic()
+    embedded = 0
+    failed = len(store.failures())
+    todo = (item for item in corpus.items() if not known(item.key, item.stamp))
+    with events.progress(f"embed {corpus.name}", None) as advance:
+        for batch in _batches(corpus, todo, batch_size):
+            good = [(item, image) for item, image in batch if not isinstance(image, str)]
+            bad = [(item.key, item.stamp, error) for item, error in batch if isinstance(error, str)]
+            if good:
+                vectors = encoder.images([image for _, image in good])
+                store.append([(item.key, item.stamp) for item, _ in good], vectors)
+            store.fail(bad) if bad else None
+            for key, _, error in bad:
+                events.emit("failed", source=f"{corpus.name}/{key}", error=error)
+            embedded, failed = embedded + len(good), failed + len(bad)
+            advance(len(batch))
+            seen = len(store) + failed
+            if seen >= FEW and failed > max_fail_rate * seen:
+                raise TooManyFailures(
+                    f"{corpus.name}: {failed} of {seen} images cannot be read, more than max_fail_rate {max_fail_rate:g}; "
+                    f"for example {': '.join(store.failures()[-1])}. Everything done is kept; mend the cause and run again "
+                    "with --retry-failed"
+                )
+    seconds = time.monotonic() - began
+    return {
+        "images": len(store), "embedded": embedded, "embed_s": round(seconds, 2),
+        "embed_per_s": round(embedded / seconds, 1) if embedded else 0.0, "failed": failed,
+    }

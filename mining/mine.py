@@ -1,0 +1,242 @@
+"""Find the images of a corpus that are worth a person's time: likely hits, benign look-alikes, and a few at random."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tilth.claims import Json
+from tilth.dataset import write_beside
+from tilth.errors import InputError
+from tilth.mining.corpus import Corpus, FolderCorpus
+from tilth.mining.embed import embed, store_folder
+from tilth.mining.encode import Encoder
+from tilth.mining.index import Index
+from tilth.mining.leakage import check_distance
+from tilth.mining.sealed import Sealed
+from tilth.mining.search import Candidate, Question, Searcher, questions, share_out
+from tilth.mining.store import Store
+from tilth.mining.truth import precision_report
+from tilth.samples import NewSample
+from tilth.steps import Facts, step
+from tilth.work import Failed, Work
+
+RECALL_AT = 10
+
+Pick = dict[str, Json]
+"""A chosen image: its `key` in the corpus, its pixel `id`, and the `columns` that say why it was chosen."""
+
+
+@step
+class Mine:
+    """Search a corpus for every pictured category and add what is found to the dataset, unlabelled.
+
+    Args:
+        corpus: Folder of images, at any depth.
+        model: A BLIP-2 image-text retrieval model.
+        per_category: Images wanted per category, look-alikes among them.
+        counter_weight: How much likeness to a counter-prompt counts against an image.
+        rerank: Candidates that the matching head looks at, per image wanted.
+        hard_negatives: Share of `per_category` that goes to benign look-alikes near the boundary.
+        explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
+        never: Folders of sealed images, which and whose copies are never mined.
+        never_distance: PDQ bits of 256 up to which an image is a copy of a sealed one.
+        licence: Of the corpus, kept with every image.
+        embeddings: Folder that keeps the vectors of the corpus between runs; inside the run when None.
+        index: `exact`, `ivf`, or `auto` to choose by size.
+        batch_size: Images per forward pass.
+        truth: A truth.jsonl, for a report of precision and recall; it never touches what is chosen.
+    """
+
+    corpus: Path
+    model: str = "starter:retrieval"
+    per_category: int = 40
+    counter_weight: float = 0.5
+    rerank: int = 4
+    hard_negatives: float = 0.2
+    explore: float = 0.1
+    never: tuple[Path, ...] = ()
+    never_distance: int = 31
+    licence: str = "unknown"
+    embeddings: Path | None = None
+    index: str = "auto"
+    batch_size: int = 64
+    truth: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_distance(self.never_distance)
+        for name in ("per_category", "rerank", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("hard_negatives", "explore"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.counter_weight < 0:
+            raise ValueError(f"counter_weight must not be negative, got {self.counter_weight}")
+        if self.index not in ("auto", "exact", "ivf"):
+            raise ValueError(f"index must be auto, exact or ivf, got {self.index!r}")
+
+    def models(self) -> tuple[str, ...]:
+        """Name the model."""
+        return (self.model,)
+
+    def inputs(self) -> tuple[Path, ...]:
+        """Name the corpus, the sealed folders and the truth."""
+        return (self.corpus, *self.never, *([self.truth] if self.truth else []))
+
+    def run(self, work: Work) -> Facts:
+        """Embed, search, choose, add."""
+        corpus = FolderCorpus(self.corpus)
+        plan = work.folder / "selection.json"
+        if not plan.exists():
+            work.folder.mkdir(parents=True, exist_ok=True)
+            picks, facts = self._choose(work, corpus)
+            write_beside(plan, json.dumps({"picks": picks, "facts": facts}))
+        # A resumed run adds what was chosen before the kill, whatever a search would answer now.
+        text = plan.read_text()
+        chosen = json.loads(text)
+        counts = work.add(hashlib.sha256(text.encode()).hexdigest()[:12], self._samples(work, corpus, chosen["picks"]))
+        return {"mined": counts.get("ok", 0), **chosen["facts"]}
+
+    def _samples(self, work: Work, corpus: Corpus, picks: list[Pick]) -> Iterator[NewSample | Failed]:
+        for pick in picks:
+            source = f"{corpus.name}/{pick['key']}"
+            try:
+                data = corpus.read(str(pick["key"]))
+            except InputError as error:
+                yield Failed(name=source, error=str(error))
+                continue
+            origin: dict[str, Json] = {"source": source, "licence": self.licence, "step": work.name}
+            yield NewSample(data=data, origin=origin, columns=pick["columns"])  # type: ignore[arg-type]
+
+    def _choose(self, work: Work, corpus: Corpus) -> tuple[list[Pick], dict[str, Json]]:
+        encoder = Encoder(self.model, work.device)
+        folder = store_folder(self.embeddings or work.dataset.root.parent / "embeddings", corpus, encoder.digest)
+        store = Store(
+            folder, model=self.model, digest=encoder.digest, queries=encoder.queries, width=encoder.width
+        )
+        if work.retry_failed:
+            store.forgive()
+        embedded = embed(
+            corpus, encoder, store, work.events, batch_size=self.batch_size, max_fail_rate=work.max_fail_rate
+        )
+        if not len(store):
+            raise InputError(f"{self.corpus}: holds no image that can be read")
+        began = time.monotonic()
+        index = Index(store, digest=encoder.digest, kind=self.index)  # type: ignore[arg-type]  # checked above
+        asked = questions(work.policy)
+        recall = index.recall(encoder.texts([q.prompts[0] for q in asked]), RECALL_AT)
+        indexed = time.monotonic()
+        searcher = Searcher(
+            corpus, encoder, store, index, Sealed(self.never, self.never_distance, work.events),
+            counter_weight=self.counter_weight, batch_size=self.batch_size,
+        )
+        chosen = _Chooser(self, work, searcher).choose(asked)
+        facts: dict[str, Json] = {
+            **embedded,
+            "index": {
+                "kind": index.kind, "vectors": len(index), f"recall_at_{RECALL_AT}": round(recall, 4),
+                "build_s": round(indexed - began, 2),
+            },
+            "search_s": round(time.monotonic() - indexed, 2),
+            "categories": chosen.categories, "explored": chosen.explored, "refused": _tally(searcher.refused),
+        }
+        if self.truth is not None:
+            facts["precision"] = precision_report(self.truth, chosen.ranked, chosen.picks)
+        return chosen.picks, facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    picks: list[Pick]
+    ranked: dict[str, list[str]]
+    categories: dict[str, Json]
+    explored: int
+
+
+class _Chooser:
+    """Divides what the searcher finds among the quotas of the step."""
+
+    def __init__(self, mine: Mine, work: Work, searcher: Searcher) -> None:
+        self._mine, self._work, self._searcher = mine, work, searcher
+
+    def choose(self, asked: list[Question]) -> _Chosen:
+        mine, depth = self._mine, self._mine.rerank * self._mine.per_category
+        hits: list[list[Candidate]] = []
+        benign: list[list[Candidate]] = []
+        with self._work.events.progress(f"{self._work.name}: search", len(asked), unit="categories") as advance:
+            for question in asked:
+                likely, alike = self._searcher.propose(question, depth)
+                hits.append(self._searcher.judge(question, likely))
+                judged = [c for c in self._searcher.judge(question, alike) if c.counter_match > c.match]
+                benign.append(sorted(judged, key=lambda c: (-c.match, -c.similarity, c.row)))
+                advance()
+        everyone = [c.id for candidates in (*hits, *benign) for c in candidates]
+        taken = self._owned(everyone)
+        hard = [round(mine.per_category * mine.hard_negatives) if q.counters else 0 for q in asked]
+        matches = share_out(hits, [mine.per_category - h for h in hard], taken)
+        look_alikes = share_out(benign, hard, taken)
+        picks = [
+            _pick(candidate, rank, reason)
+            for reason, shares in (("match", matches), ("look-alike", look_alikes))
+            for share in shares
+            for rank, candidate in enumerate(share, 1)
+        ]
+        explored = self._explore(round(len(picks) * mine.explore / (1 - mine.explore)), taken)
+        return _Chosen(
+            picks=picks + explored, explored=len(explored),
+            ranked={q.category: [c.id for c in found] for q, found in zip(asked, hits, strict=True)},
+            categories={
+                q.category: {"candidates": len(h), "matches": len(m), "look_alikes": len(a)}
+                for q, h, m, a in zip(asked, hits, matches, look_alikes, strict=True)
+            },
+        )
+
+    def _owned(self, ids: list[str]) -> set[str]:
+        return self._work.dataset.contains(sorted(set(ids)))
+
+    def _explore(self, wanted: int, taken: set[str]) -> list[Pick]:
+        """Draw images at random from the whole corpus."""
+        rng = np.random.default_rng(self._work.seed)
+        rows = len(self._searcher.store)
+        found: list[Pick] = []
+        for _ in range(20):  # rounds; a corpus that is all taken gives nothing
+            drawn = dict.fromkeys(rng.integers(0, rows, 2 * (wanted - len(found))).tolist())
+            seen = [(key, id_) for _, key, id_, _ in self._searcher.look(list(drawn))]
+            taken |= self._owned([id_ for _, id_ in seen])
+            for key, id_ in seen:
+                if len(found) < wanted and id_ not in taken:
+                    taken.add(id_)
+                    found.append({
+                        "key": key, "id": id_,
+                        "columns": {"mine.category": "", "mine.reason": "explore", "mine.rank": len(found) + 1},
+                    })
+            if len(found) >= wanted:
+                break
+        return found
+
+
+def _pick(candidate: Candidate, rank: int, reason: str) -> Pick:
+    return {
+        "key": candidate.key, "id": candidate.id,
+        "columns": {
+            "mine.category": candidate.category, "mine.reason": reason, "mine.rank": rank,
+            "mine.score": round(candidate.score, 4), "mine.itm": round(candidate.itm, 4),
+            "mine.explain": candidate.explain(),
+        },
+    }
+
+
+def _tally(refused: dict[str, str]) -> dict[str, Json]:
+    counts: dict[str, Json] = {}
+    for why in ("sealed", "changed since it was indexed"):
+        if number := sum(reason == why for reason in refused.values()):
+            counts[why] = number
+    if other := len(refused) - sum(reason in counts for reason in refused.values()):
+        counts["unreadable"] = other
+    return counts

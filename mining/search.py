@@ -1,0 +1,193 @@
+"""Rank the images of a corpus for the categories of a policy: similarity finds, the matching head orders.
+
+For a category with prompts P and counter-prompts C (benign look-alikes), and a counter weight w:
+
+    score = max over P of similarity  -  w * max over C of similarity         decides who becomes a candidate
+    itm   = max over P of probability -  w * max over C of probability        decides the order
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tilth.claims import Json
+from tilth.engine import batched
+from tilth.errors import InputError
+from tilth.images import Image, decode, image_id
+from tilth.mining.corpus import Corpus
+from tilth.mining.encode import Encoder
+from tilth.mining.index import Index, Rows
+from tilth.mining.sealed import Sealed
+from tilth.mining.store import Store
+from tilth.policy import Policy
+
+
+def phrase(prompt: str) -> str:
+    """Put a prompt into the words that captions use.
+
+    >>> phrase("knife"), phrase("axe"), phrase("a photo of a knife"), phrase("the sea")
+    ('a knife', 'an axe', 'a photo of a knife', 'the sea')
+    """
+    if prompt.split()[0].lower() in ("a", "an", "the", "two", "some", "people", "person"):
+        return prompt
+    return ("an " if prompt[0].lower() in "aeiou" else "a ") + prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """How a category is asked for."""
+
+    category: str
+    prompts: tuple[str, ...]
+    counters: tuple[str, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All phrases, prompts first."""
+        return self.prompts + self.counters
+
+
+def questions(policy: Policy) -> list[Question]:
+    """Ask for every category that shows in pictures."""
+    return [
+        Question(category=c.name, prompts=tuple(map(phrase, c.prompts)), counters=tuple(map(phrase, c.counter_prompts)))
+        for c in policy.pictured
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An image as one category sees it; similarities in [-1, 1], matches in [0, 1]; counters 0 where there is none."""
+
+    row: int
+    id: str
+    key: str
+    category: str
+    prompt: str
+    similarity: float
+    counter: str
+    counter_similarity: float
+    score: float
+    match: float
+    counter_match: float
+    itm: float
+
+    def explain(self) -> dict[str, Json]:
+        """Say what scored what."""
+        return {
+            "prompt": self.prompt, "similarity": round(self.similarity, 4), "match": round(self.match, 4),
+            "counter_prompt": self.counter, "counter_similarity": round(self.counter_similarity, 4),
+            "counter_match": round(self.counter_match, 4),
+        }
+
+
+class Searcher:
+    """Asks one corpus.
+
+    Args:
+        corpus: Where the images are.
+        encoder: The model.
+        store: Its vectors of the corpus.
+        index: Over the store.
+        sealed: Images that never come back.
+        counter_weight: w of the formulas above.
+    """
+
+    def __init__(
+        self, corpus: Corpus, encoder: Encoder, store: Store, index: Index, sealed: Sealed, *, counter_weight: float,
+        batch_size: int,
+    ) -> None:
+        self.corpus, self.store, self.index = corpus, store, index
+        self._encoder, self._sealed = encoder, sealed
+        self._weight, self._batch_size = counter_weight, batch_size
+        self.refused: dict[str, str] = {}  # key -> why an image cannot be taken
+
+    def propose(self, question: Question, depth: int) -> tuple[Rows, Rows]:
+        """Return the rows that are most likely the category, and those that are most likely its look-alikes."""
+        texts = self._encoder.texts(question.texts)
+        asked = len(question.prompts)
+        answers = [rows for rows, _ in self.index.search(texts, depth)]
+        likely = self._best(np.unique(np.concatenate(answers[:asked])), texts, asked, depth)
+        if not question.counters:
+            return likely, likely[:0]
+        alike = np.unique(np.concatenate(answers[asked:]))
+        scores = self.index.similarity(alike, texts)
+        # A look-alike is nearer to its own name than to the category's, yet as near to the category's as it can be.
+        benign = scores[:, asked:].max(1) > scores[:, :asked].max(1)
+        alike, scores = alike[benign], scores[benign]
+        return likely, alike[np.lexsort((alike, -scores[:, :asked].max(1)))[:depth]]
+
+    def _best(self, rows: Rows, texts: npt.NDArray[np.float32], asked: int, depth: int) -> Rows:
+        score = self._score(self.index.similarity(rows, texts), asked)
+        return rows[np.lexsort((rows, -score))[:depth]]
+
+    def _score(self, values: npt.NDArray[np.float32], asked: int) -> npt.NDArray[np.float32]:
+        """Return the best of the prompts minus the weighted best of the counter-prompts, of values `(n, t)`."""
+        best: npt.NDArray[np.float32] = values[:, :asked].max(1)
+        return best - self._weight * values[:, asked:].max(1) if values.shape[1] > asked else best
+
+    def judge(self, question: Question, rows: Rows) -> list[Candidate]:
+        """Look at images with the matching head; the best comes first."""
+        asked = len(question.prompts)
+        texts = self._encoder.texts(question.texts)
+        found: list[Candidate] = []
+        for batch in batched(self.look(rows.tolist()), self._batch_size):
+            numbers = np.array([row for row, _, _, _ in batch])
+            similar = self.index.similarity(numbers, texts)
+            match = self._encoder.match([image for _, _, _, image in batch], question.texts)
+            score, itm = self._score(similar, asked), self._score(match, asked)
+            for i, (row, key, id_, _) in enumerate(batch):
+                counters = question.counters
+                found.append(Candidate(
+                    row=row, id=id_, key=key, category=question.category,
+                    prompt=question.prompts[int(similar[i, :asked].argmax())], similarity=float(similar[i, :asked].max()),
+                    counter=counters[int(similar[i, asked:].argmax())] if counters else "",
+                    counter_similarity=float(similar[i, asked:].max()) if counters else 0.0,
+                    score=float(score[i]), match=float(match[i, :asked].max()),
+                    counter_match=float(match[i, asked:].max()) if counters else 0.0, itm=float(itm[i]),
+                ))
+        return sorted(found, key=lambda c: (-c.itm, -c.score, c.row))
+
+    def look(self, rows: Collection[int]) -> Iterator[tuple[int, str, str, Image]]:
+        """Yield `(row, key, id, image)` of the rows that may be taken, and note of the others why not."""
+        items = self.store.lookup(rows)
+        for row in rows:
+            key, stamp = items[row]
+            if key in self.refused:
+                continue
+            if self.corpus.stamp(key) != stamp:
+                self.refused[key] = "changed since it was indexed"
+                continue
+            try:
+                image = decode(self.corpus.read(key))
+            except InputError as error:
+                self.refused[key] = str(error)
+                continue
+            if self._sealed.holds(image):
+                self.refused[key] = "sealed"
+                continue
+            yield row, key, image_id(image), image
+
+
+def share_out(lists: Sequence[Sequence[Candidate]], quotas: Sequence[int], taken: set[str]) -> list[list[Candidate]]:
+    """Give every list its quota of images that nobody took, going round so that no category is served first.
+
+    Args:
+        lists: Candidates per category, best first.
+        quotas: Images wanted per category.
+        taken: Ids that are taken; grows.
+    """
+    shares: list[list[Candidate]] = [[] for _ in lists]
+    streams = [iter(candidates) for candidates in lists]
+    open_ = set(range(len(lists)))
+    while open_:
+        for i in sorted(open_):
+            candidate = next((c for c in streams[i] if c.id not in taken), None) if len(shares[i]) < quotas[i] else None
+            if candidate is None:
+                open_.discard(i)
+            else:
+                taken.add(candidate.id)
+                shares[i].append(candidate)
+    return shares

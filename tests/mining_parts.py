@@ -1,0 +1,39 @@
+"""What the tests of mining share: a BLIP-2 with random weights, and scenes of the starter world."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from tilth.images import Image
+from tilth.starter.data import scene_rng
+from tilth.starter.world import Scene, Spec, draw_spec, render
+
+
+def random_retrieval_model(folder: Path, seed: int = 0) -> Path:
+    """Save the starter's BLIP-2 as it is before training."""
+    import torch
+
+    from tilth.starter.bert_tokenizer import write_tokenizer
+    from tilth.starter.retrieval_model import build, processor
+
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(folder)
+    build().save_pretrained(folder)
+    processor(tokenizer).save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def scene(index: int, side: int = 96) -> Scene:
+    rng = scene_rng("judge_held_out", index)
+    return render(draw_spec(rng), rng, side=side)
+
+
+def scenes(count: int, side: int = 96) -> list[Image]:
+    return [scene(i, side).image for i in range(count)]
+
+
+def knife_scene(seed: int) -> Image:
+    spec = Spec(things=(("knife", "red", ""),), surface="wood", style="photo")
+    return render(spec, np.random.default_rng(seed), side=96).image
