@@ -7,13 +7,24 @@ from typing import Any
 
 from tilth.dataset import Dataset, write_beside
 from tilth.errors import InputError
+from tilth.pipeline.report_cases import Cases, read_cases
 from tilth.pipeline.report_dataset import census
-from tilth.pipeline.report_loop import cost, effort, generation, left_out, lineage, mining, seeds
-from tilth.pipeline.report_loop import dataset as dataset_section
+from tilth.pipeline.report_loop import effort, generation, labelling, left_out, mining, seeds
 from tilth.pipeline.report_numbers import Numbers
 from tilth.pipeline.report_parts import Section, evaluations, steps_of
 from tilth.pipeline.report_pictures import Album, Draw
-from tilth.pipeline.report_results import by_category, by_slice, calibration, gate, headline, results, stage2
+from tilth.pipeline.report_results import (
+    by_category,
+    by_slice,
+    calibration,
+    gate,
+    headline,
+    pictures_of_change,
+    results,
+    stage2,
+)
+from tilth.pipeline.report_store import cost, lineage, training
+from tilth.pipeline.report_store import dataset as dataset_section
 from tilth.policy import Policy
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -22,7 +33,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def write_report(run_folder: Path, dataset: Dataset, policy: Policy) -> Path:
     """Write `report.html` beside the `summary.json` of a run.
 
-    Counts of the dataset are added to `summary.json` under `dataset`, so that the page holds no number of its own.
+    Counts of the dataset are added to `summary.json` under `dataset`, and how test images changed sides under `cases`,
+    so that the page holds no number of its own.
 
     Args:
         run_folder: `runs/<name>`; it must hold `summary.json`.
@@ -41,24 +53,30 @@ def write_report(run_folder: Path, dataset: Dataset, policy: Policy) -> Path:
     summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     draw = Draw(policy=policy, mined_steps=frozenset(steps_of(Numbers(summary), "mine")))
     summary["dataset"] = census(dataset, draw.see)
+    cases = read_cases(run_folder, summary, policy)
+    if cases is not None:
+        summary["cases"] = cases.counts()
     write_beside(path, json.dumps(summary, indent=1))
-    page = render(run_folder, summary, draw, Album(dataset, policy))
+    page = render(run_folder, summary, draw, Album(dataset, policy), cases)
     write_beside(run_folder / "report.html", page)
     return run_folder / "report.html"
 
 
-def sections(run_folder: Path, numbers: Numbers, draw: Draw, album: Album) -> list[Section]:
+def sections(run_folder: Path, numbers: Numbers, draw: Draw, album: Album, cases: Cases | None) -> list[Section]:
     """Build the sections of the page in their order; those with nothing to say are left out."""
     every = [
         results(numbers),
+        pictures_of_change(numbers, cases, album),
         by_category(numbers),
         by_slice(numbers),
         effort(numbers),
         gate(numbers),
         seeds(draw, album),
         mining(numbers, draw, album),
+        labelling(numbers),
         generation(numbers, draw, album),
         left_out(numbers, draw, album),
+        training(numbers),
         calibration(numbers),
         stage2(numbers),
         dataset_section(numbers),
@@ -91,7 +109,7 @@ def tiles(numbers: Numbers) -> list[dict[str, Any]]:
     return found
 
 
-def render(run_folder: Path, summary: Mapping[str, Any], draw: Draw, album: Album) -> str:
+def render(run_folder: Path, summary: Mapping[str, Any], draw: Draw, album: Album, cases: Cases | None) -> str:
     """Fill the template."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -108,5 +126,5 @@ def render(run_folder: Path, summary: Mapping[str, Any], draw: Draw, album: Albu
         n=numbers,
         headline=headline(numbers),
         tiles=tiles(numbers),
-        sections=sections(run_folder, numbers, draw, album),
+        sections=sections(run_folder, numbers, draw, album, cases),
     )

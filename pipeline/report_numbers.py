@@ -122,7 +122,7 @@ class Numbers:
         if not isinstance(value, Mapping):
             return self.show(key, unit, digits)
         shown = self.show(f"{key}.mean", unit, digits)
-        if value.get("ci95") is None or len(value["ci95"]) != 2:
+        if value.get("mean") is None or None in (value.get("ci95") or [None]):
             return shown
         low, high = self.show(f"{key}.ci95.0", unit, digits), self.show(f"{key}.ci95.1", unit, digits)
         return Markup('{} <span class="ci">{} to {}</span>').format(shown, low, high)
@@ -136,7 +136,8 @@ class Numbers:
             return float(value), float(value), float(value)
         if not isinstance(value, Mapping) or not isinstance(value.get("mean"), int | float):
             return None
-        low, high = value.get("ci95") or (value["mean"], value["mean"])
+        ends = value.get("ci95") or (None, None)
+        low, high = ends if None not in ends else (value["mean"], value["mean"])
         return float(value["mean"]), float(low), float(high)
 
     def leaves(self, key: str, depth: int = 4, most: int = 400) -> Iterator[tuple[str, str]]:
@@ -190,4 +191,5 @@ NAMES = {
     "ece": "calibration error (ECE)",
     "confirmed_empty": "confirmed empty",
     "n_images": "images",
+    "sealed": "copies of sealed test images",
 }

@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 
 from markupsafe import Markup
 
-from tilth.pipeline.report_numbers import Numbers, plain
+from tilth.pipeline.report_numbers import Numbers, capital, plain, spell
 from tilth.pipeline.report_pictures import Row
+from tilth.pipeline.report_plots import Part, bars
 
 METRICS = ("recall_at_fpr05", "f1", "map50")
 SYSTEMS = {  # name in the summary -> (name on the page, colour)
@@ -106,15 +107,6 @@ def steps_of(numbers: Numbers, *words: str) -> list[str]:
     return found
 
 
-def counts_table(numbers: Numbers, key: str, caption: str, first: str, second: str = "images") -> Table | None:
-    """Make a table of `{name: count}`, or None when there is nothing to count."""
-    counts = numbers.get(key)
-    if not isinstance(counts, Mapping) or not counts:
-        return None
-    rows = [[plain(str(name)), numbers.show(f"{key}.{name}", "count")] for name in counts]
-    return Table(caption=caption, head=[first, second], rows=rows, css="counts")
-
-
 def facts_table(numbers: Numbers, step: str, caption: str = "") -> Table | None:
     """Make a table of every single value that a step reported, or None when it reported none."""
     key = f"steps.{step}.facts"
@@ -129,10 +121,79 @@ def facts_table(numbers: Numbers, step: str, caption: str = "") -> Table | None:
     )
 
 
-def facts_fold(numbers: Numbers, steps: Sequence[str]) -> list[Block]:
-    """Offer every number of these steps, folded away."""
-    tables = [table for step in steps if (table := facts_table(numbers, step)) is not None]
-    return [Fold(title=f"All numbers of {', '.join(steps)}", parts=tables)] if tables else []
+def bars_table(
+    numbers: Numbers,
+    rows: Sequence[tuple[str, Sequence[str]]],
+    series: Sequence[tuple[str, str]],
+    caption: str,
+    first: str,
+    top: float = 1.0,
+    unit: str = "percent",
+) -> Table | None:
+    """Make a table with bars below each other in every row, and a column of numbers for each series.
+
+    Args:
+        numbers: The summary.
+        rows: `(name of the row, key of the estimate of each series)`; a row without any estimate is left out.
+        series: `(name, colour)`.
+        caption: What the table shows.
+        first: Head of the first column.
+        top: Value of a full bar.
+        unit: Of the numbers.
+    """
+    lines: list[list[str | Markup]] = []
+    for name, keys in rows:
+        points = [numbers.point(key) for key in keys]
+        if not any(points):
+            continue
+        said = "; ".join(f"{who} {spell(p[0], unit)}" for p, (who, _) in zip(points, series, strict=True) if p)
+        drawn = bars([(p, css) for p, (_, css) in zip(points, series, strict=True)], f"{plain(name)}: {said}", top=top)
+        lines.append([capital(plain(name)), drawn, *(numbers.estimate(key, unit) for key in keys)])
+    if not lines:
+        return None
+    heads = [Markup('<i class="key {}"></i>{}').format(css, name) for name, css in series]
+    scale = Markup('<span class="scale"><i>0</i><i>{}</i></span>').format(spell(top, unit, 0))
+    css = "bars systems" + (" strong" if series[-1][1] == "c-final" else "")
+    return Table(caption=caption, head=[first, scale, *heads], rows=lines, css=css)
+
+
+def counted_bars(numbers: Numbers, key: str, caption: str, first: str, css: str = "c-1") -> Table | None:
+    """Make a table of `{name: count}` with a bar for each, or None when there is nothing to count."""
+    counts = numbers.get(key)
+    if not isinstance(counts, Mapping):
+        return None
+    whole = {str(k): v for k, v in counts.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    if not whole:
+        return None
+    top = float(max(whole.values())) or 1.0
+    rows = [
+        [
+            plain(name),
+            bars([((float(value),) * 3, css)], f"{plain(name)}: {value}", top=top),
+            numbers.show(f"{key}.{name}", "count"),
+        ]
+        for name, value in whole.items()
+    ]
+    return Table(caption=caption, head=[first, "", "images"], rows=rows, css="bars small")
+
+
+def parts_of(numbers: Numbers, key: str) -> list[Part]:
+    """Turn `{name: count}` into the parts of a bar."""
+    counts = numbers.get(key)
+    if not isinstance(counts, Mapping):
+        return []
+    numeric = [
+        (str(k), v) for k, v in counts.items() if isinstance(v, int | float) and not isinstance(v, bool) and v > 0
+    ]
+    return [
+        Part(name=plain(name), css=PALETTE[i % len(PALETTE)], value=float(value), shown=numbers.show(f"{key}.{name}"))
+        for i, (name, value) in enumerate(numeric)
+    ]
+
+
+def first_key(numbers: Numbers, base: str, *names: str) -> str:
+    """Return the key of the first of these facts that there is, or an empty text."""
+    return next((f"{base}.{name}" for name in names if numbers.has(f"{base}.{name}")), "")
 
 
 def evaluations(numbers: Numbers) -> dict[str, tuple[str, str, str]]:

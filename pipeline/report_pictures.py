@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from PIL import Image as PilImage
 from tilth.claims import Claim, State
 from tilth.dataset import Dataset
 from tilth.errors import InputError
-from tilth.images import fit_within
+from tilth.images import Image, decode, fit_within
 from tilth.pipeline.report_dataset import Few, source_of, without_ids
 from tilth.pipeline.report_plots import boxes
 from tilth.policy import Policy
@@ -53,11 +54,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """A sample to show, with boxes of its own if its claims are not the point."""
+    """What to show: a sample, or a file with the categories that its truth names; `marks` replace a sample's claims."""
 
     id: str
+    file: str = ""
     caption: str = ""
     marks: tuple[Mapping[str, Any], ...] | None = None
+    categories: tuple[str, ...] = ()
 
 
 def is_listed(sample: Sample) -> bool:
@@ -65,12 +68,15 @@ def is_listed(sample: Sample) -> bool:
     return any(word in reason.lower() or word in step.lower() for step, reason in sample.drops for word in LISTED)
 
 
+def harmless(policy: Policy) -> set[str]:
+    """Return the categories that need no veil: low severity, unless they are boards whose words may do harm."""
+    return {c.name for c in policy.categories if c.severity == "low"} - ({"text_area"} if policy.written else set())
+
+
 def is_known_safe(sample: Sample, policy: Policy) -> bool:
-    """Tell whether a person has said that an image shows nothing beyond low severity; anything else is veiled."""
-    truth = sample.truth
-    harmless = {c.name for c in policy.categories if c.severity == "low"}
+    """Tell whether a person has said that an image shows nothing harmful; anything else is veiled."""
     said = {c.category for c in sample.claims if c.category is not None}
-    return truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) and said <= harmless
+    return sample.truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) and said <= harmless(policy)
 
 
 def claim_marks(labels: Iterable[Claim]) -> list[dict[str, Any]]:
@@ -82,9 +88,9 @@ def claim_marks(labels: Iterable[Claim]) -> list[dict[str, Any]]:
     ]
 
 
-def thumbnail(sample: Sample) -> str:
-    """Encode a sample as a small JPEG in a data URI."""
-    small = PilImage.fromarray(np.ascontiguousarray(fit_within(sample.pixels(), SIDE)))
+def thumbnail(image: Image) -> str:
+    """Encode an image as a small JPEG in a data URI."""
+    small = PilImage.fromarray(np.ascontiguousarray(fit_within(image, SIDE)))
     out = io.BytesIO()
     small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
@@ -97,8 +103,13 @@ class Album:
         self._dataset, self._policy = dataset, policy
         self._left = MOST_BYTES
 
-    def pictures(self, wanted: Sequence[Wanted]) -> tuple[Picture, ...]:
-        """Return the pictures of these samples; one that cannot be read or shown is left out."""
+    def pictures(self, wanted: Sequence[Wanted], heading: str = "") -> tuple[Picture, ...]:
+        """Return the pictures of these samples; one that cannot be read or shown is left out.
+
+        Args:
+            wanted: What to show.
+            heading: What stands over them, and need not be said again below each.
+        """
         if not wanted:
             return ()
         samples = {s.id: s for s in self._dataset.read(list(dict.fromkeys(w.id for w in wanted)))}
@@ -108,42 +119,68 @@ class Album:
             if is_listed(sample):
                 continue
             try:
-                uri = thumbnail(sample)
+                uri = thumbnail(sample.pixels())
             except InputError:
                 continue
             if len(uri) > self._left:
                 break
             self._left -= len(uri)
-            made.append(self._picture(sample, want, uri))
+            made.append(self._picture(sample, want, uri, heading))
         return tuple(made)
 
-    def _picture(self, sample: Sample, want: Wanted, uri: str) -> Picture:
+    def _picture(self, sample: Sample, want: Wanted, uri: str, heading: str) -> Picture:
         labels = sample.truth.labels
         names = ", ".join(sorted({c.category.replace("_", " ") for c in labels if c.category})) or _nothing(sample)
-        best = max(labels, key=lambda c: c.score, default=None)
         marks = claim_marks(labels) if want.marks is None else list(want.marks)
         what = "generated image" if sample.made else "image"
         return Picture(
             uri=uri,
             alt=f"{what} {sample.id[:8]}, {names}",
-            caption=want.caption or _said_by(best),
+            caption=want.caption or _said(sample, names, heading),
             marks=boxes(marks, sample.size_wh),
             veiled=not is_known_safe(sample, self._policy),
             size_wh=sample.size_wh,
         )
 
+    def files(self, folder: Path, wanted: Sequence[Wanted]) -> tuple[Picture, ...]:
+        """Return pictures of files of a labelled folder; one that cannot be read is left out."""
+        made = []
+        for want in wanted:
+            try:
+                image = decode((folder / want.file).read_bytes())
+            except (InputError, OSError):
+                continue
+            uri = thumbnail(image)
+            if len(uri) > self._left:
+                break
+            self._left -= len(uri)
+            size_wh = (image.shape[1], image.shape[0])
+            made.append(
+                Picture(
+                    uri=uri,
+                    alt=f"test image {want.file}, {want.caption}",
+                    caption=want.caption,
+                    marks=boxes(want.marks or (), size_wh),
+                    veiled=not set(want.categories) <= harmless(self._policy),
+                    size_wh=size_wh,
+                )
+            )
+        return tuple(made)
+
     def rows(self, groups: Mapping[str, Sequence[Wanted]]) -> tuple[Row, ...]:
         """Return a row of pictures for each group that has any."""
         rows = (
-            Row(title=title, pictures=self.pictures(wanted)) for title, wanted in list(groups.items())[:MOST_GROUPS]
+            Row(title=title, pictures=self.pictures(wanted, title))
+            for title, wanted in list(groups.items())[:MOST_GROUPS]
         )
         return tuple(row for row in rows if row.pictures)
 
 
-def _said_by(claim: Claim | None) -> str:
-    if claim is None:
-        return ""
-    return {"human": "by a person", "import": "imported", "synth": "as generated"}.get(claim.kind, "by a model")
+def _said(sample: Sample, names: str, heading: str) -> str:
+    """Say what the heading of the row does not say yet."""
+    labels = sample.truth.labels
+    who = {"human": "by a person", "model": "by a model"}.get(labels[0].kind, "") if labels else ""
+    return ", ".join(part for part in (names if names != heading else "", who) if part)
 
 
 def _nothing(sample: Sample) -> str:
@@ -180,7 +217,9 @@ class Draw:
         if sample.made:
             yield "generated", groups[0]
         elif source_of(sample) in self.mined_steps:
-            yield "mined", groups[0]
+            why = sample.columns.get("mine.reason")
+            asked = str(sample.columns.get("mine.category") or groups[0])
+            yield "mined", {"look-alike": "look-alikes", "explore": "drawn at random"}.get(str(why), asked)
         elif any(c.kind == "import" for c in sample.claims):
             yield "seed", groups[0]
         if truth.state in (State.DISPUTED, State.REJECTED):

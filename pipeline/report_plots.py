@@ -1,7 +1,7 @@
 """Plots as small inline SVG, coloured by the page's own variables, so that they follow light and dark mode.
 
-Bars use percentages for x and so stretch with the page while their text does not; curves have a fixed shape. Every plot
-has a `<title>` that says in words what it shows.
+Bars use percentages for x, so they stretch with the page while their ends do not. Every plot has a `<title>` that says
+in words what it shows.
 """
 
 from collections.abc import Sequence
@@ -12,16 +12,6 @@ from markupsafe import Markup
 
 Estimate = tuple[float, float, float]
 """Mean, low end and high end of the interval."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """A line of a plot: `points` are (x, y); `css` names its colour; `dots` marks the points."""
-
-    name: str
-    css: str
-    points: Sequence[tuple[float, float]]
-    dots: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,71 +79,6 @@ def stacked(parts: Sequence[Part], title: str, *, height: float = 26) -> Markup:
     )
     drawn = svg(body, title=title, css="stack", width="100%", height=height)
     return Markup('{}<ul class="legend">{}</ul>').format(drawn, legend)
-
-
-def legend(entries: Sequence[tuple[str, str]]) -> Markup:
-    """List `(css, name)` of the series of a plot."""
-    items = Markup("").join(Markup('<li><i class="key {}"></i>{}</li>').format(css, name) for css, name in entries)
-    return Markup('<ul class="legend">{}</ul>').format(items)
-
-
-def _tick(value: float, unit: str) -> str:
-    return f"{100 * value:.0f}%" if unit == "percent" else f"{value:,.0f}"
-
-
-def curves(
-    lines: Sequence[Curve],
-    title: str,
-    *,
-    x_label: str,
-    y_label: str,
-    x_unit: str = "count",
-    diagonal: bool = False,
-    x_max: float = 0.0,
-    width: int = 460,
-    height: int = 290,
-) -> Markup:
-    """Draw lines over an x axis from 0 and a y axis from 0 to 1, shown as percent; `diagonal` adds the line x = y."""
-    left, right, top, bottom = 58, 22, 12, 46
-    x_max = x_max or max((x for line in lines for x, _ in line.points), default=1.0) or 1.0
-    place = lambda x, y: (  # noqa: E731
-        left + (width - left - right) * x / x_max,
-        height - bottom - (height - top - bottom) * min(max(y, 0.0), 1.0),
-    )
-    body = Markup("")
-    for step in range(5):
-        x, y = place(x_max * step / 4, step / 4)
-        body += Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-            left, width - right, y=y
-        )
-        body += Markup('<text class="tick" text-anchor="end" x="{}" y="{:.1f}">{}</text>').format(
-            left - 7, y + 4, _tick(step / 4, "percent")
-        )
-        body += Markup('<text class="tick" text-anchor="middle" x="{:.1f}" y="{}">{}</text>').format(
-            x, height - bottom + 18, _tick(x_max * step / 4, x_unit)
-        )
-    body += Markup('<text class="axis" text-anchor="middle" x="{:.1f}" y="{}">{}</text>').format(
-        (left + width - right) / 2, height - 8, x_label
-    )
-    body += Markup(
-        '<text class="axis" text-anchor="middle" transform="translate(13 {:.1f}) rotate(-90)">{}</text>'
-    ).format((top + height - bottom) / 2, y_label)
-    if diagonal:
-        (x1, y1), (x2, y2) = place(0, 0), place(x_max, 1)
-        body += Markup('<line class="diagonal" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
-            x1, y1, x2, y2
-        )
-    for line in lines:
-        spots = [place(x, y) for x, y in line.points]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-        body += Markup('<polyline class="line {}" points="{}"/>').format(line.css, path)
-        if line.dots:
-            for (x, y), (shown_x, shown_y) in zip(spots, line.points, strict=True):
-                body += Markup(
-                    '<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3.4"><title>{}: {:g}, {:.3g}</title></circle>'
-                ).format(line.css, x, y, line.name, shown_x, shown_y)
-    drawn = svg(body, title=title, css="curve", width="100%", height=height, box=f"0 0 {width} {height}")
-    return drawn + legend([(line.css, line.name) for line in lines])
 
 
 def boxes(marks: Sequence[dict[str, Any]], size_wh: tuple[int, int]) -> Markup:

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from markupsafe import Markup
 
+from tilth.pipeline.report_cases import Cases, category_rows, picture_rows
 from tilth.pipeline.report_numbers import Numbers, capital, plain
 from tilth.pipeline.report_parts import (
     METRICS,
@@ -13,18 +13,18 @@ from tilth.pipeline.report_parts import (
     Figure,
     Fold,
     Note,
-    Pair,
     Section,
     Strip,
     Table,
+    bars_table,
     evaluations,
-    facts_fold,
     is_estimate,
     metrics_of,
     some,
     steps_of,
 )
-from tilth.pipeline.report_plots import Curve, Part, bars, curves, stacked
+from tilth.pipeline.report_pictures import Album
+from tilth.pipeline.report_plots import Part, stacked
 
 HEADLINE_METRIC = {"recall_at_fpr05": "Recall at 5\u202f% false positives", "map50": "mAP at IoU 0.50", "f1": "F1"}
 
@@ -90,45 +90,50 @@ def certainty(numbers: Numbers) -> Note | None:
 
 
 def compare(numbers: Numbers, rows: Sequence[tuple[str, str]], caption: str, first: str) -> Table | None:
-    """Make a table with a row of bars and a column of numbers for each system.
-
-    Args:
-        numbers: The summary.
-        rows: `(name of the row, path of the estimate below a system)`.
-        caption: What the table shows.
-        first: Head of the first column.
-    """
+    """Compare the systems: `rows` are `(name, path of the estimate below a system)`."""
     systems = list(evaluations(numbers).values())
-    lines: list[list[str | Markup]] = []
-    for name, ending in rows:
-        points = [(numbers.point(f"{key}.{ending}"), css) for key, _, css in systems]
-        if not any(point for point, _ in points):
-            continue
-        said = "; ".join(f"{who} {p[0]:.1%}" for (p, _), (_, who, _) in zip(points, systems, strict=True) if p)
-        cells = [numbers.estimate(f"{key}.{ending}") for key, _, _ in systems]
-        lines.append([capital(plain(name)), bars(points, f"{plain(name)}: {said}"), *cells])
-    if not lines:
-        return None
-    heads = [Markup('<i class="key {}"></i>{}').format(css, name) for _, name, css in systems]
-    return Table(
-        caption=caption, head=[first, "0 to 100\u202f%", *heads], rows=lines, css=f"bars systems s{len(systems)}"
-    )
+    lines = [(name, [f"{key}.{ending}" for key, _, _ in systems]) for name, ending in rows]
+    return bars_table(numbers, lines, [(name, css) for _, name, css in systems], caption, first)
 
 
-def results(numbers: Numbers, caught: Strip | None = None, missed: Strip | None = None) -> Section:
+def results(numbers: Numbers) -> Section:
     """Compare the systems on the sealed test set."""
     systems = evaluations(numbers)
     names = list(dict.fromkeys(m for key, _, _ in systems.values() for m in metrics_of(numbers, key)))
     names = [m for m in METRICS if m in names] + [m for m in names if m not in METRICS]
     table = compare(numbers, [(m, m) for m in names], "On the sealed test set, with 95\u202f% intervals", "measure")
-    sizes = next((f"{key}.n_images" for key, _, _ in systems.values() if numbers.has(f"{key}.n_images")), "")
-    lead: str | Markup = "Every number comes from images that were never mined, trained on, tuned on or generated from."
-    if sizes:
-        lead = Markup(
-            "Every number comes from {} images that were never mined, trained on, tuned on or generated from."
-        ).format(numbers.show(sizes, "count"))
-    blocks = some(certainty(numbers), table, caught, missed) if table else []
-    return Section(id="results", title="What it achieved", short="Results", lead=lead, blocks=blocks)
+    base = next((key for key, _, _ in reversed(systems.values()) if numbers.has(f"{key}.n_images")), "")
+    unsafe = Markup(", {} of them unsafe,").format(numbers.show(f"{base}.n_unsafe", "count"))
+    lead = Markup("Measured on {} images{} that were never mined, trained on, tuned on or generated from.").format(
+        numbers.show(f"{base}.n_images", "count"), unsafe if numbers.has(f"{base}.n_unsafe") else ""
+    )
+    blocks = some(certainty(numbers), table) if table else []
+    return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
+
+
+def pictures_of_change(numbers: Numbers, cases: Cases | None, album: Album) -> Section:
+    """Show test images that changed sides, and what is still wrong."""
+    section = Section(id="cases", title="What changed, picture by picture", short="Pictures")
+    if cases is None:
+        return section
+    blocks: list[Block] = []
+    note = "Green is the truth, blue dashes what the final model found, red dashes a false alarm."
+    names = list(dict.fromkeys(name for p in cases.found["caught"] for name in p.truth))
+    if rows := category_rows(cases, album, "caught", names):
+        blocks.append(Strip(title="Missed by the baseline, caught now", rows=rows, note=note))
+    if rows := picture_rows(cases, album, ["lost", "missed", "false_alarms"]):
+        blocks.append(Strip(title="What is still wrong", rows=rows, note="" if blocks else note))
+    lead = Markup(
+        "Of the unsafe test images, the final model catches {} that the baseline missed, and misses {} that it caught; "
+        "{} are missed by both. False alarms on safe images, which the operating point allows: {}."
+    ).format(*(numbers.show(f"cases.{kind}", "count") for kind in ("caught", "lost", "missed", "false_alarms")))
+    if not cases.compared:
+        lead = Markup("At 5\u202f% false positives the final model misses {} unsafe test images.").format(
+            numbers.show("cases.missed", "count")
+        )
+        section = replace(section, title="What is still wrong, picture by picture")
+    absent = Note(text="The pictures are not shown: the test folder of the recipe is not here.")
+    return replace(section, lead=lead, blocks=blocks or [absent])
 
 
 def split_section(numbers: Numbers, part: str, section: Section, first: str) -> Section:
@@ -169,154 +174,98 @@ def by_slice(numbers: Numbers) -> Section:
 
 def gate(numbers: Numbers) -> Section:
     """Say what the gate decided and why."""
-    steps = steps_of(numbers, "gate")
     blocks: list[Block] = []
-    for name in steps:
-        facts = numbers.get(f"steps.{name}.facts") or {}
-        passed = next((facts[k] for k in ("passed", "pass", "accepted", "ok") if isinstance(facts.get(k), bool)), None)
-        decision = str(facts.get("decision") or "").lower()
-        good = passed if passed is not None else decision in ("pass", "passed", "accept", "accepted", "promote")
-        said = "The gate let the new model pass." if good else "The gate kept the old model."
-        reason = facts.get("reason") or "; ".join(map(str, facts.get("reasons") or []))
-        blocks.append(Note(text=f"{said} {reason}".strip(), tone="good" if good else "bad"))
-        blocks += some(_checks(numbers, f"steps.{name}.facts.checks"))
-    return Section(id="gate", title="The gate", short="Gate", blocks=[*blocks, *facts_fold(numbers, steps)])
-
-
-def _checks(numbers: Numbers, key: str) -> Table | None:
-    checks = numbers.get(key)
-    if not isinstance(checks, Sequence | Mapping) or not checks or isinstance(checks, str):
-        return None
-    places = list(checks) if isinstance(checks, Mapping) else [str(n) for n in range(len(checks))]
-    columns: list[str] = []
-    for place in places:
-        entry = numbers.get(f"{key}.{place}")
-        if not isinstance(entry, Mapping):
-            return None
-        columns += [c for c in entry if c not in columns and not isinstance(entry[c], Mapping | list)]
-    named = next((c for c in ("check", "name", "what", "rule", "metric") if c in columns), "")
-    columns = [c for c in columns if c != named]
-    rows = [
-        [
-            str(numbers.get(f"{key}.{p}.{named}")) if named else plain(str(p)),
-            *(numbers.show(f"{key}.{p}.{c}") for c in columns),
-        ]
-        for p in places
-    ]
-    return Table(caption="What it checked", head=["check", *map(plain, columns)], rows=rows)
+    for name in steps_of(numbers, "gate"):
+        base = f"steps.{name}.facts"
+        good = numbers.get(f"{base}.passed") is True
+        verdict = "The gate let the new model pass." if good else "The gate kept the old model."
+        blocks.append(Note(text=verdict, tone="good" if good else "bad"))
+        if numbers.point(f"{base}.difference"):
+            row: list[str | Markup] = [
+                "Recall at 5\u202f% false positives",
+                numbers.show(f"{base}.old", "percent"),
+                numbers.show(f"{base}.new", "percent"),
+                numbers.estimate(f"{base}.difference"),
+                numbers.show(f"{base}.images", "count"),
+            ]
+            head = ["measure", "old model", "new model", "difference, paired", "images"]
+            blocks.append(Table(caption="The same images, judged by both", head=head, rows=[row]))
+    lead = "A new model replaces the old one only if it did not lose recall on the same images."
+    return Section(id="gate", title="The gate", short="Gate", lead=lead, blocks=blocks)
 
 
 def calibration(numbers: Numbers) -> Section:
     """Show how far scores are probabilities, before and after calibration."""
-    tables: list[Table] = []
-    figures: list[Figure] = []
-    for name in numbers.get("steps") or {}:
-        for place, found in _calibrations(numbers.get(f"steps.{name}.facts"), f"steps.{name}.facts"):
-            rows = (
-                [
-                    [plain(m), numbers.show(f"{place}.before.{m}", ""), numbers.show(f"{place}.after.{m}", "")]
-                    for m, v in found["before"].items()
-                    if isinstance(v, int | float)
-                ]
-                if isinstance(found["before"], Mapping)
-                else [
-                    [
-                        "calibration error (ECE)",
-                        numbers.show(f"{place}.before", "percent"),
-                        numbers.show(f"{place}.after", "percent"),
-                    ]
-                ]
-            )
-            tables.append(Table(caption=name, head=["measure", "before", "after"], rows=rows))
-            figures += some(reliability(found, name))  # type: ignore[arg-type]
-    blocks: list[Block] = [*tables, *figures]
-    lead = (
-        "A calibrated score of 0.8 is right eight times in ten. Thresholds of the policy mean what they say only then."
-    )
-    return Section(
-        id="calibration",
-        title="Calibration",
-        short="Calibration",
-        lead=lead,
-        blocks=[Pair(parts=blocks)] if blocks else [],
-    )
-
-
-def _calibrations(facts: Any, key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(facts, Mapping):
-        return []
-    if "before" in facts and "after" in facts and ("calibration" in key or "ece" in key):
-        return [(key, facts)]
-    return [found for name, below in facts.items() for found in _calibrations(below, f"{key}.{name}")]
-
-
-def reliability(found: Mapping[str, Any], name: str) -> Figure | None:
-    """Draw how often a score was right, before and after."""
-    lines = []
-    for moment, css in (("before", "c-baseline"), ("after", "c-final")):
-        bins = found[moment].get("bins") if isinstance(found[moment], Mapping) else None
-        if not bins:
-            return None
-        points = (
-            [(float(b["score"]), float(b["share"])) for b in bins]
-            if isinstance(bins[0], Mapping)
-            else [(b[0], b[1]) for b in bins]
+    blocks: list[Block] = []
+    for name in steps_of(numbers, "calibrate"):
+        base = f"steps.{name}.facts"
+        categories = list(numbers.get(f"{base}.per_category") or {})
+        rows = [("All categories", [f"{base}.ece_before", f"{base}.ece_after"])]
+        rows += [(c, [f"{base}.per_category.{c}.{m}" for m in ("ece_before", "ece_after")]) for c in categories]
+        points = [point[2] for _, keys in rows for key in keys if (point := numbers.point(key))]
+        series = [("before", "c-baseline"), ("after", "c-final")]
+        blocks += some(
+            bars_table(numbers, rows, series, f"{name}: calibration error (ECE)", "category", max(points, default=1.0))
         )
-        lines.append(Curve(name=moment, css=css, points=points))
-    drawn = curves(
-        lines,
-        f"Reliability of {name}",
-        x_label="score",
-        y_label="share that was right",
-        x_unit="percent",
-        diagonal=True,
-        x_max=1.0,
-    )
-    return Figure(
-        drawing=drawn,
-        title=f"{name}: how often a score was right",
-        caption="On the diagonal, a score is a probability.",
-    )
+    lead = "A calibrated score of 0.8 is right eight times in ten; only then do thresholds mean what they say."
+    return Section(id="calibration", title="Calibration", short="Calibration", lead=lead, blocks=blocks)
 
 
-STAGE2 = {  # names of the counts a moderation run may report -> (words, colour)
-    "stage1_decided": ("decided by Stage 1", "c-1"),
-    "decided_by_stage1": ("decided by Stage 1", "c-1"),
-    "sent_on": ("sent on to Stage 2", "c-2"),
-    "sent_to_stage2": ("sent on to Stage 2", "c-2"),
-    "stage2": ("sent on to Stage 2", "c-2"),
-}
+SIDES = [("Stage 1 alone", "c-baseline", "stage1_alone"), ("both stages", "c-final", "both_stages")]
 
 
 def stage2(numbers: Numbers) -> Section:
     """Show what Stage 2 changed."""
-    steps = steps_of(numbers, "moderate")
     blocks: list[Block] = []
-    for name in steps:
-        key = f"steps.{name}.facts"
-        facts = numbers.get(key) or {}
-        parts: dict[str, Part] = {}
-        for fact, (words, css) in STAGE2.items():
-            if isinstance(facts.get(fact), int) and words not in parts:
-                parts[words] = Part(
-                    name=words, css=css, value=facts[fact], shown=numbers.show(f"{key}.{fact}", "count")
-                )
-        if parts:
-            blocks.append(
-                Figure(drawing=stacked(list(parts.values()), "Which stage decided"), title="Which stage decided")
+    for name in steps_of(numbers, "moderate"):
+        base = f"steps.{name}.facts"
+        parts = [
+            Part(name=words, css=css, value=float(numbers.get(f"{base}.{fact}")), shown=numbers.show(f"{base}.{fact}"))
+            for fact, words, css in (
+                ("decided_by_stage1", "decided by Stage 1", "c-1"),
+                ("decided_by_stage2", "sent on and decided by Stage 2", "c-2"),
             )
-        rows = [
-            [plain(label.replace(" › ", ", ")), numbers.show(place)]
-            for place, label in numbers.leaves(key, depth=2)
-            if "artifact" not in label
+            if numbers.has(f"{base}.{fact}")
         ]
-        if rows:
-            blocks.append(
-                Table(
-                    caption="The two-stage runtime on the test images", head=["fact", "value"], rows=rows, css="counts"
-                )
+        if parts:
+            blocks.append(Figure(drawing=stacked(parts, "Which stage decided"), title="Which stage decided"))
+        if numbers.has(f"{base}.corrected"):
+            text = Markup("Stage 2 put {} images right that Stage 1 alone would have got wrong, and {} wrong.").format(
+                numbers.show(f"{base}.corrected", "count"), numbers.show(f"{base}.harmed", "count")
             )
+            better = numbers.get(f"{base}.corrected") >= (numbers.get(f"{base}.harmed") or 0)
+            blocks.append(Note(text=text, tone="good" if better else "bad"))
+        rows = [(m, [f"{base}.{side}.{m}" for _, _, side in SIDES]) for m in ("recall", "precision", "f1")]
+        rows.append(("accuracy", [f"{base}.accuracy_{side}" for _, _, side in SIDES]))
+        rows.append(
+            (
+                "recall of harm that is only in words",
+                [f"{base}.harm_only_in_text.{m}" for m in ("recall_stage1_alone", "recall_both_stages")],
+            )
+        )
+        series = [(words, css) for words, css, _ in SIDES]
+        blocks += some(bars_table(numbers, rows, series, "Somebody needs to look: is it said so?", "measure"))
+        blocks += some(_latency(numbers, f"{base}.latency_ms"))
     lead = (
         "Stage 1 looks at pixels. What it cannot decide goes to Stage 2, which reads the words and never sees pixels."
     )
     return Section(id="stage2", title="What Stage 2 changed", short="Stage 2", lead=lead, blocks=blocks)
+
+
+LATENCIES = {
+    "stage1": "Stage 1",
+    "ocr": "reading words",
+    "language": "judging words",
+    "total": "whole image",
+    "total_stage2": "whole image, if Stage 2 was asked",
+}
+
+
+def _latency(numbers: Numbers, key: str) -> Table | None:
+    found = numbers.get(key)
+    if not isinstance(found, Mapping) or not found:
+        return None
+    rows = [(LATENCIES.get(part, part), [f"{key}.{part}.{m}" for m in ("median", "p95")]) for part in found]
+    top = max(float(v["p95"]) for v in found.values() if isinstance(v, Mapping) and v.get("p95") is not None)
+    series = [("median", "c-1"), ("95\u202f% of images are faster", "c-8")]
+    return bars_table(numbers, rows, series, "Latency for one image, milliseconds", "part", top or 1.0, unit="ms")

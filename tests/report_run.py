@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from tilth.claims import Claim
 from tilth.dataset import Dataset
@@ -114,7 +115,7 @@ SAY: dict[str, Callable[[Sample], Result]] = {
     "review": _review,
     "dedup": _dedup,
     "quality": _quality,
-    "accept": _accept,
+    "adherence": _accept,
     "split": _split,
 }
 
@@ -154,9 +155,6 @@ def build_dataset(folder: Path, policy: Policy) -> Dataset:
     work("import").add(
         "a", _images(0, 36, ("photo",), {"step": "import", "licence": "CC0-1.0"}, "import:labelled/annotations.json")
     )
-    work("import.test").add(
-        "b", _images(500, 60, STYLES, {"step": "import.test"}, "import:test/annotations.json", split="test")
-    )
     mined: list[NewSample | Failed] = list(_images(100, 96, STYLES, {"step": "mine"}))
     mined += [
         Failed(name=f"corpus/{i:06d}.png", error="damaged image: image file is truncated") for i in (17, 204, 991)
@@ -175,11 +173,37 @@ def build_dataset(folder: Path, policy: Policy) -> Dataset:
     work("generate").add(
         "d", (new(300 + i, str(o["prompt"])[2:], STYLES[i % 4], o, "synth:starter") for i, o in enumerate(made))
     )
-    work("accept").map(Say(name="accept"), lambda s: s.made)
+    work("adherence").map(Say(name="adherence"), lambda s: s.made)
     work("split").map(Say(name="split"), lambda s: not s.split)
     data.tag("first-loop")
     events.close()
     return data
+
+
+def build_predictions(folder: Path) -> None:
+    """Write a sealed test folder and what two detectors said of it; the first knows photos only."""
+    kinds = [*UNSAFE_KINDS, "sign", *LOOK_ALIKES.values(), "flower"]
+    (folder / "sealed" / "images").mkdir(parents=True)
+    rows: dict[str, list[str]] = {"baseline": [], "final": []}
+    for i in range(500, 560):
+        style = STYLES[i // 2 % len(STYLES)]
+        made, name = scene(i, kinds[i % len(kinds)], style), f"{i:06d}.png"
+        (folder / "sealed" / "images" / name).write_bytes(encode_png(made.image))
+        boxes = [[*c.box_xyxy, c.category] for c in found(made, GROUND) if c.box_xyxy]
+        chance = np.random.default_rng(i).random()
+        unsafe = any(box[4] != "text_area" for box in boxes)
+        scores = {"baseline": chance * (1.0 if style == "photo" else 0.3), "final": 0.45 + 0.5 * chance}
+        for who, score in scores.items():
+            seen = [[x0 + 2, y0 + 2, x1 + 1, y1, round(score, 4), c] for x0, y0, x1, y1, c in boxes]
+            seen += [] if unsafe else [[20.0, 20.0, 70.0, 70.0, round(chance * 0.6, 4), "bottle"]]
+            truth = sorted({b[4] for b in boxes})
+            row = {"id": name, "file": name, "part": style, "truth": truth, "truth_boxes": boxes,
+                   "logits": {}, "boxes": seen}  # fmt: skip
+            rows[who].append(json.dumps(row))
+    for who, lines in rows.items():
+        path = folder / "files" / who / "predictions.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(lines) + "\n")
 
 
 def estimate(mean: float, half: float) -> dict[str, Any]:
@@ -200,6 +224,7 @@ def measured(recall: float, f1: float, map50: float, half: float) -> dict[str, A
         "f1": estimate(f1, half),
         "map50": estimate(map50, half),
         "n_images": 60,
+        "n_unsafe": 30,
         "per_category": {name: three(d, 0.07) for name, d in off.items()},
         "per_slice": {name: three(d, 0.05) for name, d in gap.items()},
     }
@@ -207,42 +232,99 @@ def measured(recall: float, f1: float, map50: float, half: float) -> dict[str, A
 
 def build_summary(data: Dataset) -> dict[str, Any]:
     """The summary of a whole loop, with plausible numbers; it is this fixture's, and no result of anything."""
-    ranks = (10, 25, 50, 100, 200, 400)
     facts: dict[str, dict[str, Any]] = {
         "import": {"format": "coco", "images": 36, "failed": 0, "boxes": 21},
-        "import.test": {"format": "coco", "images": 60, "failed": 0, "boxes": 33},
         "mine": {
-            "corpus_images": 6000,
             "mined": 96,
-            "by_category": {"knife": 20, "cigarette": 16, "bottle": 15, "pill": 14, "dice": 18, "text_area": 13},
-            "precision_by_rank": {
-                k: {str(r): round(max(0.3, 1 - (i + 1) * r / 3000), 3) for r in ranks}
+            "embedded": 5988,
+            "search_s": 41.2,
+            "explored": 9,
+            "refused": {"sealed": 18, "unreadable": 12},
+            "index": {"kind": "exact", "vectors": 5988, "recall_at_10": 1.0, "build_s": 0.2},
+            "categories": {
+                k: {"candidates": 160, "matches": 15 - i, "look_alikes": 2 + i} for i, k in enumerate(UNSAFE_KINDS)
+            },
+            "precision": {
+                k: {
+                    "p10": 1.0,
+                    "p50": round(0.98 - 0.05 * i, 2),
+                    "p100": round(0.9 - 0.1 * i, 2),
+                    "prevalence": 0.0412,
+                    "positives": 240 + i,
+                    "found": 14 - i,
+                    "recall": round((14 - i) / (240 + i), 4),
+                }
                 for i, k in enumerate(UNSAFE_KINDS)
             },
         },
         "quality": {"ok": 90, "dropped": 6},
-        "dedup": {"ok": 80, "dropped": 10},
-        "ground": {"ok": 80, "boxes": 71, "images_without_boxes": 20},
+        "dedup": {"images": 90, "groups": 8, "dropped": 10},
+        "ground": {
+            "images": 80,
+            "boxes": 71,
+            "found_nothing": 20,
+            "images_per_s": 3.71,
+            "boxes_by_category": {"knife": 16, "cigarette": 12, "bottle": 13, "pill": 11, "dice": 12, "text_area": 7},
+            "removed_by_reason": {"same thing twice": 31, "look-alike": 44, "group of others": 3, "whole image": 6},
+        },
         "review": {
             "human_actions": 412,
             "actions": {"accept": 268, "edit": 61, "draw": 24, "reject": 17, "confirm_empty": 42},
             "hours": 0.83,
             "seconds_per_action": {"accept": 4.0, "edit": 14.0, "draw": 21.0, "reject": 3.0, "confirm_empty": 5.0},
             "seconds_source": "published averages; no tool measured them",
+            "queued_for": {"models disagree": 141, "near a threshold": 122, "at random": 57},
+            "labels_before_review": {
+                "mined": {
+                    "images": 250,
+                    "right": 181,
+                    "shown": 214,
+                    "present": 230,
+                    "precision": 0.8458,
+                    "recall": 0.787,
+                },
+            },
         },
-        "generate": {"made": 40},
-        "accept": {
-            "accepted": 21,
-            "rejected_by_reason": {"classifier disagrees": 7, "text score": 7, "copy of its parent": 5},
+        "generate": {
+            "made": 40,
+            "planned": 40,
+            "by_category": dict.fromkeys(UNSAFE_KINDS, 8),
+            "by_style": {"photo": 10, "cartoon": 10, "sketch": 10, "neon": 10},
         },
+        "adherence": {
+            "kept": 21,
+            "dropped": 19,
+            "acceptance": 0.525,
+            "kept_by_category": {"knife": 4, "dice": 5},
+            "reasons": {
+                "asked for knife, nothing found": 7,
+                "asked for pill, candy found": 7,
+                "box covers everything": 5,
+            },
+        },
+        "label_made": {"images": 40, "as_asked": {"knife": 0.75, "pill": 0.625, "dice": 0.875}},
         "split": {"train": 150, "val": 20},
-        "baseline.detector": {"epochs": 40, "train_images": 36},
-        "final.detector": {"epochs": 40, "train_images": 171},
-        "final.classifier": {
-            "epochs": 12,
-            "calibration": {
-                "before": {"ece": 0.118, "bins": [[0.05, 0.02], [0.25, 0.12], [0.5, 0.31], [0.75, 0.55], [0.95, 0.83]]},
-                "after": {"ece": 0.021, "bins": [[0.05, 0.05], [0.25, 0.24], [0.5, 0.52], [0.75, 0.73], [0.95, 0.96]]},
+        "baseline.detector": {
+            "steps": 300,
+            "train_images": 36,
+            "reviewed_images": 36,
+            "made_images": 0,
+            "val_images": 6,
+        },
+        "final.detector": {
+            "steps": 300,
+            "train_images": 171,
+            "reviewed_images": 120,
+            "made_images": 21,
+            "val_images": 20,
+        },
+        "calibrate": {
+            "val_images": 20,
+            "ece_before": 0.118,
+            "ece_after": 0.031,
+            "per_category": {
+                k: {"positives": 9 + i, "threshold": 0.41, "ece_before": 0.09 + i / 100, "ece_after": 0.03 - i / 400}
+                for i, k in enumerate(UNSAFE_KINDS)
             },
         },
         "evaluate.baseline": measured(0.312, 0.405, 0.288, 0.034),
@@ -250,34 +332,38 @@ def build_summary(data: Dataset) -> dict[str, Any]:
         "evaluate.final": measured(0.784, 0.771, 0.702, 0.029),
         "gate": {
             "passed": True,
-            "checks": [
-                {
-                    "check": "recall at 5 % false positives is not worse",
-                    "baseline": 0.312,
-                    "final": 0.784,
-                    "passed": True,
-                },
-                {"check": "no category falls by more than 5 points", "baseline": 0.232, "final": 0.704, "passed": True},
-            ],
+            "reason": "recall at 5% false positives rose",
+            "old": 0.312,
+            "new": 0.784,
+            "images": 60,
+            "difference": {"mean": 0.472, "ci95": [0.421, 0.519]},
         },
-        "package": {"size_mb": 14.2, "files": 9},
+        "package": {"bundle": "starter-1", "size_mb": 14.2, "files": 9},
         "moderate": {
-            "stage1_decided": 51,
-            "sent_on": 9,
+            "images": 60,
+            "decided_by_stage1": 51,
+            "decided_by_stage2": 9,
             "corrected": 6,
             "harmed": 1,
-            "stage1_ms": {"p50": 11.2, "p95": 17.9},
-            "full_ms": {"p50": 118.0, "p95": 196.0},
+            "accuracy_both_stages": 0.9333,
+            "accuracy_stage1_alone": 0.85,
+            "both_stages": {"precision": 0.91, "recall": 0.94, "f1": 0.9248},
+            "stage1_alone": {"precision": 0.93, "recall": 0.78, "f1": 0.8484},
+            "harm_only_in_text": {"images": 7, "recall_both_stages": 0.8571, "recall_stage1_alone": 0.0},
+            "latency_ms": {
+                "stage1": {"median": 11.2, "p95": 17.9},
+                "ocr": {"median": 61.0, "p95": 96.0},
+                "language": {"median": 9.5, "p95": 14.0},
+                "total": {"median": 12.4, "p95": 98.2},
+            },
         },
     }
-    seconds = dict(
-        zip(
-            facts,
-            (4.1, 6.0, 212.4, 9.3, 21.7, 148.0, 0.4, 61.2, 12.9, 0.2, 88.0, 95.1, 41.0, 9.1, 9.0, 9.3, 0.1, 6.6, 13.5),
-            strict=True,
-        )
-    )
+    seconds = {name: round(0.4 * 1.9 ** (len(json.dumps(fact)) % 11), 1) for name, fact in facts.items()}
     memory = {name: 420.0 + 90 * (len(name) % 7) for name in facts}
+    artifacts = {
+        f"evaluate.{who}": {f"evaluate.{who}.predictions": f"files/{who}/predictions.jsonl"}
+        for who in ("baseline", "final")
+    }
     digests = {
         "mine": {"starter:retrieval": "c2a4418e09fd"},
         "ground": {"starter:grounding": "5f0c9e3a71bd"},
@@ -305,7 +391,7 @@ def build_summary(data: Dataset) -> dict[str, Any]:
                 "facts": fact,
                 "models": digests.get(name, {}),
                 "version": data.at.number,
-                "artifacts": {},
+                "artifacts": artifacts.get(name, {}),
             }
             for name, fact in facts.items()
         },
@@ -316,8 +402,11 @@ def build_run(folder: Path, policy: Policy) -> Dataset:
     """Write a run folder as a finished run leaves it, without its report."""
     folder.mkdir(parents=True, exist_ok=True)
     data = build_dataset(folder, policy)
+    build_predictions(folder)
     (folder / "summary.json").write_text(json.dumps(build_summary(data), indent=1))
-    (folder / "recipe.yaml").write_text(
-        "recipe: starter\npolicy: ../policies/starter.yaml\nseed: 7\nsteps:\n- import: {path: labelled}\n- mine: {}\n"
-    )
+    test = {"test": str(folder / "sealed"), "detector": "final.detector"}
+    steps = [{"import": {"path": "labelled"}}, {"mine": {"corpus": "corpus"}}]
+    steps += [{"evaluate": test, "as": f"evaluate.{who}"} for who in ("baseline", "random_same_effort", "final")]
+    document = {"recipe": "starter", "policy": "../policies/starter.yaml", "seed": 7, "steps": steps}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return data

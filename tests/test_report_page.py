@@ -6,15 +6,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from report_run import build_run
 
 from tilth.dataset import Dataset
 from tilth.errors import InputError
 from tilth.pipeline.report import write_report
+from tilth.pipeline.report_cases import read_cases
 from tilth.pipeline.report_numbers import look_up
 from tilth.pipeline.report_pictures import Album, Wanted
 from tilth.policy import Policy
+from tilth.train.metrics import recall_at_fpr
 
 VOID = {"meta", "img", "input", "br"}
 
@@ -158,16 +161,59 @@ def test_only_what_a_person_called_harmless_is_shown_unveiled(
 ) -> None:
     figures = re.findall(r'<figure class="thumb( veiled)?">(.*?)</figure>', html, re.S)
     said = {s.id[:8]: s for s in run[1].samples(images=False, dropped=True)}
-    unveiled = 0
+    truth = {row["id"]: row["truth"] for row in final_predictions(run[0])}
+    unveiled = {"sample": 0, "file": 0}
     for veiled, body in figures:
-        sample = said[re.search(r'alt="[^"]*?image ([0-9a-f]{8})', body)[1]]  # type: ignore[index]
         assert bool(veiled) == ('class="reveal"' in body)
         if veiled:
             continue
-        unveiled += 1
+        if file := re.search(r'alt="test image ([^,]+)', body):
+            unveiled["file"] += 1
+            assert truth[file[1]] == []
+            continue
+        unveiled["sample"] += 1
+        sample = said[re.search(r'alt="[^"]*?image ([0-9a-f]{8})', body)[1]]  # type: ignore[index]
         assert sample.state.value in ("reviewed", "confirmed_empty")
-        assert all(policy[c.category].severity == "low" for c in sample.claims if c.category)
-    assert 0 < unveiled < len(figures)
+        assert not any(c.category for c in sample.claims)
+    assert 0 < sum(unveiled.values()) < len(figures)
+    assert all(unveiled.values())
+
+
+def final_predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "files" / "final" / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_the_pictures_that_changed_sides_agree_with_the_measure(
+    run: tuple[Path, Dataset], summary: dict[str, Any]
+) -> None:
+    rows = final_predictions(run[0])
+    unsafe = np.array([bool(set(row["truth"]) - {"text_area"}) for row in rows])
+    scores = np.array([max((b[4] for b in row["boxes"] if b[5] != "text_area"), default=0.0) for row in rows])
+    cases = summary["cases"]
+    assert cases["caught"] > 0
+    wrong = cases["lost"] + cases["missed"]
+    assert 1 - wrong / unsafe.sum() == pytest.approx(recall_at_fpr(scores, unsafe, 0.05))
+    assert cases["false_alarms"] <= 0.05 * (~unsafe).sum()
+
+
+def test_without_a_baseline_only_mistakes_are_shown(run: tuple[Path, Dataset], policy: Policy) -> None:
+    loaded = json.loads((run[0] / "summary.json").read_text())
+    del loaded["steps"]["evaluate.baseline"]
+    alone = read_cases(run[0], loaded, policy)
+    both = read_cases(run[0], json.loads((run[0] / "summary.json").read_text()), policy)
+    assert alone is not None
+    assert both is not None
+    assert alone.counts()["caught"] == alone.counts()["lost"] == 0
+    assert alone.counts()["missed"] == both.counts()["missed"] + both.counts()["lost"]
+
+
+def test_pictures_of_an_absent_test_folder_are_said_to_be_absent(run: tuple[Path, Dataset], policy: Policy) -> None:
+    (run[0] / "sealed").rename(run[0] / "elsewhere")
+    try:
+        assert "the test folder of the recipe is not here" in write_report(*run, policy).read_text()
+    finally:
+        (run[0] / "elsewhere").rename(run[0] / "sealed")
+        write_report(*run, policy)
 
 
 def test_nothing_that_was_left_out_disappears(run: tuple[Path, Dataset], summary: dict[str, Any]) -> None:
@@ -188,7 +234,7 @@ def test_counts_of_the_dataset_are_those_of_the_dataset(run: tuple[Path, Dataset
 
 
 def test_writing_the_report_again_changes_nothing(run: tuple[Path, Dataset], html: str, policy: Policy) -> None:
-    write_report(run[0], run[1], policy)
+    write_report(*run, policy)
     assert (run[0] / "report.html").read_text() == html
 
 
