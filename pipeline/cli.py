@@ -171,6 +171,10 @@ def main() -> None:
     cli_data.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Libraries would print bars and reports of their own between ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         code = app(standalone_mode=False)
     except TilthError as error:
