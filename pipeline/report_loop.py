@@ -52,7 +52,7 @@ def effort(numbers: Numbers) -> Section:
     blocks: list[Block] = [Table(caption="Each step that asked a person", head=head, rows=rows)] if rows else []
     blocks += [Pair(parts=details)] if details else []
     lead = Markup(
-        "{} human actions in all: every accept, edit, draw, reject and confirmed-empty counts as one."
+        "{} human actions in the loop: every accept, edit, draw, reject and confirmed-empty counts as one."
     ).format(numbers.show("human_actions", "count"))
     return Section(id="effort", title="What it cost in human work", short="Effort", lead=lead, blocks=blocks)
 
@@ -123,7 +123,9 @@ def labelling(numbers: Numbers) -> Section:
     blocks: list[Block] = []
     for name in steps_of(numbers, "ground"):
         base = f"steps.{name}.facts"
-        table = counted_bars(numbers, f"{base}.boxes_by_category", f"{capital(name)}: boxes by category", "category")
+        table = counted_bars(
+            numbers, f"{base}.boxes_by_category", f"{capital(name)}: boxes by category", "category", "boxes"
+        )
         pair: list[Block] = some(table)
         if removed := parts_of(numbers, f"{base}.removed_by_reason"):
             drawn = stacked(removed, f"Boxes that the clean-up of {name} took away")
@@ -169,7 +171,7 @@ def _kept(numbers: Numbers, base: str, name: str) -> Block | None:
     parts = parts_of(numbers, f"{base}.reasons")
     title = f"{name}: what was kept, and why the others fell"
     if len(parts) > FEW_PARTS:
-        return counted_bars(numbers, f"{base}.reasons", f"{name}: why generated images fell", "reason", "c-2")
+        return counted_bars(numbers, f"{base}.reasons", f"{name}: why generated images fell", "reason", css="c-2")
     if (kept := numbers.get(f"{base}.kept")) is None:
         return None
     accepted = Part(name="kept", css="c-final", value=float(kept), shown=numbers.show(f"{base}.kept"))

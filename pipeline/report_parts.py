@@ -157,7 +157,9 @@ def bars_table(
     return Table(caption=caption, head=[first, scale, *heads], rows=lines, css=css)
 
 
-def counted_bars(numbers: Numbers, key: str, caption: str, first: str, css: str = "c-1") -> Table | None:
+def counted_bars(
+    numbers: Numbers, key: str, caption: str, first: str, what: str = "images", css: str = "c-1"
+) -> Table | None:
     """Make a table of `{name: count}` with a bar for each, or None when there is nothing to count."""
     counts = numbers.get(key)
     if not isinstance(counts, Mapping):
@@ -174,7 +176,7 @@ def counted_bars(numbers: Numbers, key: str, caption: str, first: str, css: str 
         ]
         for name, value in whole.items()
     ]
-    return Table(caption=caption, head=[first, "", "images"], rows=rows, css="bars small")
+    return Table(caption=caption, head=[first, "", what], rows=rows, css="bars small")
 
 
 def parts_of(numbers: Numbers, key: str) -> list[Part]:

@@ -53,13 +53,21 @@ def training(numbers: Numbers) -> Section:
         ("val_images", "held back"),
         ("steps", "steps"),
     )
-    steps = [name for name in numbers.get("steps") or {} if numbers.has(f"steps.{name}.facts.train_images")]
-    rows: list[list[str | Markup]] = [
-        [name, *(numbers.show(f"steps.{name}.facts.{fact}", "count") for fact, _ in columns)] for name in steps
-    ]
+    rows: list[list[str | Markup]] = []
+    for name, step in (numbers.get("steps") or {}).items():
+        facts = step.get("facts") or {}
+        trained = (
+            [""]
+            if "train_images" in facts
+            else [k for k, v in facts.items() if isinstance(v, dict) and "train_images" in v]
+        )
+        for part in trained:
+            base = f"steps.{name}.facts.{part}".rstrip(".")
+            shown = [numbers.show(f"{base}.{fact}", "count") for fact, _ in columns]
+            rows.append([f"{name}: {part}" if part else name, *shown])
     head = ["model", *(words for _, words in columns)]
     table = Table(caption="Training sets", head=head, rows=rows)
-    lead = "The same settings, other images: what differs between the models is the data that the loop gave them."
+    lead = "How many images each model learned from, and how many of them a person had looked at."
     blocks = [table] if rows else []
     return Section(id="training", title="What each model learned from", short="Training", lead=lead, blocks=blocks)
 

@@ -2,12 +2,15 @@
 
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from report_run import build_run
 
 from tilth.dataset import Dataset
@@ -283,6 +286,31 @@ def test_a_shorter_recipe_gets_a_shorter_page(
     assert not {"effort", "gate", "stage2", "calibration"} & set(page.ids)
     headline = re.sub(r"<[^>]+>", "", re.search(r"<h1>(.*?)</h1>", text, re.S)[1])  # type: ignore[index]
     assert ("61\u202f%" in headline) == ("final" in missing)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_colour_comes_back_when_all_pictures_are_asked_for(html: str, tmp_path: Path) -> None:
+    def saturation(name: str, text: str) -> float:
+        (tmp_path / f"{name}.html").write_text(text)
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+                   "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--window-size=900,2600"]  # fmt: skip
+        shot, profile = tmp_path / f"{name}.png", tmp_path / f"{name}-profile"
+        command = [
+            "chromium",
+            *options,
+            f"--user-data-dir={profile}",
+            f"--screenshot={shot}",
+            f"file://{tmp_path}/{name}.html",
+        ]
+        subprocess.run(command, check=True, capture_output=True, timeout=100)
+        return float(np.asarray(Image.open(shot).convert("HSV"), float)[..., 1].mean())
+
+    strips = html[: html.index('<section id="categories"')].replace(
+        '<section id="results"', '<section hidden id="results"'
+    )
+    veiled = saturation("veiled", strips)
+    shown = saturation("shown", strips.replace('id="show-all"', 'id="show-all" checked'))
+    assert shown > veiled + 1
 
 
 def test_an_empty_dataset_has_a_report_too(tmp_path: Path, policy: Policy) -> None:
