@@ -98,7 +98,7 @@ def average_precision(scores: Array, right: Array, n_true: int, counts: Array | 
     if len(recall) == 0:
         return 0.0
     precision = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(recall, RECALL_POINTS - 1e-12, side="left")
+    places = np.searchsorted(recall, RECALL_POINTS, side="left")
     return float(np.where(places < len(precision), precision[np.minimum(places, len(precision) - 1)], 0.0).mean())
 
 
