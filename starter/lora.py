@@ -1,0 +1,69 @@
+"""A LoRA that teaches the miniature Stable Diffusion the style that it was never shown, from 40 images.
+
+Paper: https://arxiv.org/abs/2106.09685 (LoRA)
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from tilth.starter.autoencoder import SIDE
+from tilth.starter.clip_tokenizer import MAX_TOKENS
+from tilth.starter.data import scene_set
+from tilth.starter.diffusion import held_out_prompts, latents_of, noise_schedule, sample, short_caption, weighted_v_loss
+from tilth.starter.judge import agreement
+from tilth.starter.loop import fit
+
+STYLE = "neon"
+IMAGES = 40
+STEPS = 300
+BATCH = 16
+LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_in", "conv_out", "proj_in", "proj_out"]
+
+
+def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
+    """Train the adapter, save it as `out/lora-neon`, and score neon prompts before and after."""
+    pipeline = StableDiffusionPipeline.from_pretrained(out / "diffusion", torch_dtype=torch.float32).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    asked = held_out_prompts(120, (STYLE,))
+    before = agreement(out, sample(pipeline, asked), asked)
+    data = scene_set(work / "sets", "train", IMAGES, side=SIDE, styles=(STYLE,), single=True)
+    latents = latents_of(pipeline.vae, data.images, device)
+    unet = pipeline.unet.requires_grad_(False)
+    pipeline.text_encoder.requires_grad_(False)
+    torch.manual_seed(4)
+    unet.add_adapter(LoraConfig(r=12, lora_alpha=12, init_lora_weights="gaussian", target_modules=LAYERS))
+    alphas = noise_schedule().alphas_cumprod.to(device)
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = np.random.default_rng((60, step))
+        chosen = rng.integers(0, IMAGES, BATCH)
+        texts = [short_caption(data.scenes[i], rng) for i in chosen]
+        ids = pipeline.tokenizer(
+            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids.to(device)
+        clean = latents[chosen, rng.integers(0, 2, BATCH)].float().to(device)
+        noise = torch.randn_like(clean)
+        t = ((torch.rand(BATCH) + torch.arange(BATCH)) / BATCH * 1000).long().to(device)
+        signal, spread = (v.sqrt()[:, None, None, None] for v in (alphas[t], 1 - alphas[t]))
+        with torch.no_grad():
+            states = pipeline.text_encoder(ids)[0]
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = unet(signal * clean + spread * noise, t, states).sample
+        return weighted_v_loss(predicted, signal * noise - spread * clean, alphas[t])
+
+    fit("lora-neon", unet, loss_at, steps=steps or STEPS, lr=2e-3, work=work, warmup=20, save_every=150)
+    weights = {k: v.half() for k, v in convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)).items()}
+    folder, partial = out / "lora-neon", out / "lora-neon.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=weights)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    after = agreement(out, sample(pipeline, asked), asked)
+    return {f"{name}_before": value for name, value in before.items()} | {f"{n}_after": v for n, v in after.items()}
