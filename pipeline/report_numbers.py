@@ -136,9 +136,9 @@ class Numbers:
             return float(value), float(value), float(value)
         if not isinstance(value, Mapping) or not isinstance(value.get("mean"), int | float):
             return None
-        ends = value.get("ci95") or (None, None)
-        low, high = ends if None not in ends else (value["mean"], value["mean"])
-        return float(value["mean"]), float(low), float(high)
+        mean = float(value["mean"])
+        low, high = value.get("ci95") or (None, None)
+        return (mean, mean, mean) if low is None or high is None else (mean, float(low), float(high))
 
     def leaves(self, key: str, depth: int = 4, most: int = 400) -> Iterator[tuple[str, str]]:
         """Yield `(key, label)` of every single value below a key, at most `most`, in the order they were reported."""

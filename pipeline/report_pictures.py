@@ -131,7 +131,7 @@ class Album:
     def _picture(self, sample: Sample, want: Wanted, uri: str, heading: str) -> Picture:
         labels = sample.truth.labels
         names = ", ".join(sorted({c.category.replace("_", " ") for c in labels if c.category})) or _nothing(sample)
-        marks = claim_marks(labels) if want.marks is None else list(want.marks)
+        marks: Sequence[Mapping[str, Any]] = claim_marks(labels) if want.marks is None else want.marks
         what = "generated image" if sample.made else "image"
         return Picture(
             uri=uri,

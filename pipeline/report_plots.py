@@ -4,7 +4,7 @@ Bars use percentages for x, so they stretch with the page while their ends do no
 in words what it shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def stacked(parts: Sequence[Part], title: str, *, height: float = 26) -> Markup:
     return Markup('{}<ul class="legend">{}</ul>').format(drawn, legend)
 
 
-def boxes(marks: Sequence[dict[str, Any]], size_wh: tuple[int, int]) -> Markup:
+def boxes(marks: Sequence[Mapping[str, Any]], size_wh: tuple[int, int]) -> Markup:
     """Draw boxes over a picture: each mark has `box` (xyxy pixels of the full image), `css` and `name`."""
     width, height = size_wh
     body = Markup("")

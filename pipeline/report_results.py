@@ -32,27 +32,29 @@ HEADLINE_METRIC = {"recall_at_fpr05": "Recall at 5\u202f% false positives", "map
 def headline(numbers: Numbers) -> Markup:
     """Say in one sentence what the run achieved, with its numbers."""
     systems = evaluations(numbers)
-    metric = next(
-        (m for m in HEADLINE_METRIC if any(numbers.point(f"{key}.{m}") for key, _, _ in systems.values())), ""
-    )
+    known = {m: [s for s, (key, _, _) in systems.items() if numbers.point(f"{key}.{m}")] for m in HEADLINE_METRIC}
+    metric = next((m for m, measured in known.items() if measured), "")
     if not metric:
         return Markup("{} images, {} of them with labels, and nothing measured yet.").format(
             numbers.show("dataset.samples", "count"), numbers.show("dataset.labelled", "count")
         )
-    key = lambda system: f"{systems[system][0]}.{metric}"  # noqa: E731
-    mean = lambda system: numbers.show(f"{key(system)}.mean", "percent", 0)  # noqa: E731
-    effort = numbers.get("human_actions")
-    actions = Markup(" with {} human actions").format(numbers.show("human_actions", "count")) if effort else Markup("")
-    if "baseline" in systems and "final" in systems:
-        verb = change(numbers.point(key("baseline")), numbers.point(key("final")))
-        said = Markup("{} {} from {} to {}{}").format(
-            HEADLINE_METRIC[metric], verb, mean("baseline"), mean("final"), actions
-        )
-        if numbers.point(key("random_same_effort")) if "random_same_effort" in systems else None:
-            said += Markup("; random labelling with the same effort reached {}").format(mean("random_same_effort"))
-        return said + "."
-    last = next(reversed([s for s in systems if numbers.point(key(s))]))
-    return Markup("{} is {}{}.").format(HEADLINE_METRIC[metric], mean(last), actions)
+    keys = {system: f"{systems[system][0]}.{metric}" for system in known[metric]}
+    mean = {system: numbers.show(f"{key}.mean", "percent", 0) for system, key in keys.items()}
+    actions = Markup("")
+    if numbers.get("human_actions"):
+        actions = Markup(" with {} human actions").format(numbers.show("human_actions", "count"))
+    if not {"baseline", "final"} <= mean.keys():
+        return Markup("{} is {}{}.").format(HEADLINE_METRIC[metric], list(mean.values())[-1], actions)
+    verb = change(numbers.point(keys["baseline"]), numbers.point(keys["final"]))
+    between = (
+        Markup("at {}").format(mean["final"])
+        if verb == "stayed"
+        else Markup("from {} to {}").format(mean["baseline"], mean["final"])
+    )
+    said = Markup("{} {} {}{}").format(HEADLINE_METRIC[metric], verb, between, actions)
+    if "random_same_effort" in mean:
+        said += Markup("; random labelling with the same effort reached {}").format(mean["random_same_effort"])
+    return said + "."
 
 
 def change(before: Sequence[float] | None, after: Sequence[float] | None) -> str:
@@ -61,8 +63,8 @@ def change(before: Sequence[float] | None, after: Sequence[float] | None) -> str
     >>> change((0.31, 0.28, 0.34), (0.78, 0.74, 0.81)), change((0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
     ('rose', 'stayed')
     """
-    if not before or not after or round(after[0], 2) == round(before[0], 2):
-        return "stayed" if before and after else "went"
+    if not before or not after or f"{before[0]:.0%}" == f"{after[0]:.0%}":
+        return "stayed"
     return "rose" if after[0] > before[0] else "fell"
 
 
@@ -265,7 +267,7 @@ def _latency(numbers: Numbers, key: str) -> Table | None:
     found = numbers.get(key)
     if not isinstance(found, Mapping) or not found:
         return None
-    rows = [(LATENCIES.get(part, part), [f"{key}.{part}.{m}" for m in ("median", "p95")]) for part in found]
+    rows = [(LATENCIES.get(str(part), str(part)), [f"{key}.{part}.{m}" for m in ("median", "p95")]) for part in found]
     top = max(float(v["p95"]) for v in found.values() if isinstance(v, Mapping) and v.get("p95") is not None)
     series = [("median", "c-1"), ("95\u202f% of images are faster", "c-8")]
     return bars_table(numbers, rows, series, "Latency for one image, milliseconds", "part", top or 1.0, unit="ms")

@@ -17,8 +17,9 @@ from tilth.dataset import Dataset
 from tilth.errors import InputError
 from tilth.pipeline.report import write_report
 from tilth.pipeline.report_cases import read_cases
-from tilth.pipeline.report_numbers import look_up
+from tilth.pipeline.report_numbers import Numbers, look_up
 from tilth.pipeline.report_pictures import Album, Wanted
+from tilth.pipeline.report_results import certainty, headline
 from tilth.policy import Policy
 from tilth.train.metrics import recall_at_fpr
 
@@ -258,6 +259,21 @@ def test_a_listed_image_is_never_rendered(tmp_path: Path, policy: Policy) -> Non
     table.append([result_row(first, Result(dropped="on the hash list 'blocked'; quarantined"), "2026-11-20T00:00:00Z")])
     data.attach("hash", table, "hash", "2026-11-20T00:00:00Z")
     assert [p.alt[6:14] for p in Album(data, policy).pictures([Wanted(id=first), Wanted(id=other)])] == [other[:8]]
+
+
+@pytest.mark.parametrize(
+    ("after", "verb"), [(0.6, "rose from 31\u202f% to 60"), (0.2, "fell from 31\u202f% to 20"), (0.312, "stayed at 31")]
+)
+def test_the_headline_admits_what_was_lost(after: float, verb: str) -> None:
+    told = {"recall_at_fpr05": {"mean": after, "ci95": [after - 0.05, after + 0.05]}}
+    before = {"recall_at_fpr05": {"mean": 0.312, "ci95": [0.29, 0.33]}}
+    numbers = Numbers({"baseline": before, "final": told, "human_actions": 0})
+    said = re.sub(r"<[^>]+>", "", headline(numbers))
+    assert said == f"Recall at 5\u202f% false positives {verb}\u202f%."
+    note = certainty(numbers)
+    assert note is not None
+    assert (note.tone == "good") == (after == 0.6)
+    assert ("chance" in str(note.text)) == (after == 0.312)
 
 
 @pytest.mark.parametrize(
