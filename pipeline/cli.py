@@ -177,6 +177,8 @@ def main() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     try:
         code = app(standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into this number
+            raise KeyboardInterrupt
     except TilthError as error:
         print(f"tilth: {error}", file=sys.stderr)
         code = error.exit_code

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -156,7 +157,8 @@ def write_world(
     shutil.rmtree(partial, ignore_errors=True)
     folders = {"labelled": partial / "labelled" / "images", "corpus": partial / "corpus", "test": partial / "test" / "images"}
     truth: dict[str, list[Row]] = {}
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    # Lance's threads do not survive a fork.
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for purpose, folder in folders.items():
             folder.mkdir(parents=True)
             jobs = [(purpose, folder, range(a, min(a + 50, wanted[purpose]))) for a in range(0, wanted[purpose], 50)]

@@ -1,0 +1,185 @@
+"""Runs: what is done is not done again, a kill loses nothing, and every mistake ends in one line with an exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tilth.dataset import Dataset
+from tilth.starter.files import write_world
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+recipe: tiny
+policy: {policy}
+variables: {{world: {world}, distance: 31}}
+steps:
+  - import: {{path: "${{world}}/labelled", format: coco, empty_means: confirmed_empty}}
+  - as: import.corpus
+    import: {{path: "${{world}}/corpus", format: folder}}
+  - hash
+  - quality
+  - dedup: {{max_distance: "${{distance}}"}}
+  - leakage: {{sealed: ["${{world}}/test"]}}
+  - split
+  - tag: {{name: clean}}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "world"
+    write_world(folder, labelled=20, corpus=220, test=20, workers=1)
+    (folder / "corpus" / "broken.png").write_bytes(b"not an image")
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, world: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE.format(policy=ROOT / "configs/policies/starter.yaml", world=world))
+    return path
+
+
+def tilth(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tilth.pipeline.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=240)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, object]]:
+    rows = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    return [row for row in rows if row["event"] == kind]
+
+
+def contents(folder: Path) -> dict[str, tuple[object, ...]]:
+    samples = Dataset(folder / "dataset").samples(images=False, dropped=True)
+    return {s.id: (s.columns, s.drops, s.claims) for s in samples}
+
+
+def test_a_second_run_does_nothing_and_is_quick(recipe: Path, tmp_path: Path) -> None:
+    first = tilth("run", recipe, "--runs", tmp_path / "runs")
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "runs" / "tiny"
+    before = contents(folder)
+    began = time.monotonic()
+    second = tilth("run", recipe, "--runs", tmp_path / "runs")
+    assert second.returncode == 0
+    assert time.monotonic() - began < 10
+    assert len(events(folder, "skipped")) == 8
+    assert contents(folder) == before
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["seconds"]) == {"import", "import.corpus", "hash", "quality", "dedup", "leakage", "split", "tag"}
+    assert summary["peak_rss_mb"]["run"] > 50
+    assert (folder / "report.html").stat().st_size > 2000
+    assert Dataset(folder / "dataset", "clean").at.number == summary["version"]
+
+
+def test_a_changed_setting_reruns_from_there_and_not_before(recipe: Path, tmp_path: Path) -> None:
+    assert tilth("run", recipe, "--runs", tmp_path / "runs").returncode == 0
+    assert tilth("run", recipe, "--runs", tmp_path / "runs", "--set", "distance=10").returncode == 0
+    folder = tmp_path / "runs" / "tiny"
+    assert [e["step"] for e in events(folder, "skipped")] == ["import", "import.corpus", "hash", "quality"]
+    drops = [r for s in Dataset(folder / "dataset").samples(images=False, dropped=True) for r in s.drops if r[0] == "dedup"]
+    strict = len(drops)
+    again = tilth("run", recipe, "--runs", tmp_path / "runs")
+    assert again.returncode == 0
+    drops = [r for s in Dataset(folder / "dataset").samples(images=False, dropped=True) for r in s.drops if r[0] == "dedup"]
+    assert len(drops) >= strict
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_an_unbroken_one(recipe: Path, tmp_path: Path) -> None:
+    assert tilth("run", recipe, "--runs", tmp_path / "whole").returncode == 0
+    command = [sys.executable, "-m", "tilth.pipeline.cli", "run", str(recipe), "--runs", str(tmp_path / "broken")]
+    kills = 0
+    for delay in (1.5, 2.0, 2.5, 3.0):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills > 0, "the run was never killed in mid-work"
+    assert tilth("run", recipe, "--runs", tmp_path / "broken").returncode == 0
+    assert contents(tmp_path / "broken" / "tiny") == contents(tmp_path / "whole" / "tiny")
+
+
+def test_copies_of_sealed_images_never_reach_the_dataset(recipe: Path, tmp_path: Path, world: Path) -> None:
+    truth = [json.loads(line) for line in (world / "truth.jsonl").read_text().splitlines()]
+    sealed = {row["id"] for row in truth if row["split"] == "test"}
+    test_file = next((world / "test" / "images").iterdir())
+    (world / "corpus" / "leak.png").write_bytes(test_file.read_bytes())
+    assert tilth("run", recipe, "--runs", tmp_path / "runs").returncode == 0
+    (world / "corpus" / "leak.png").unlink()
+    kept = {s.id for s in Dataset(tmp_path / "runs" / "tiny" / "dataset").samples(images=False)}
+    assert not kept & sealed
+
+
+def test_a_broken_image_is_a_row_and_not_the_end(recipe: Path, tmp_path: Path) -> None:
+    assert tilth("run", recipe, "--runs", tmp_path / "runs").returncode == 0
+    failed = events(tmp_path / "runs" / "tiny", "failed")
+    assert any("broken.png" in str(e["source"]) and "not an image" in str(e["error"]) for e in failed)
+
+
+def test_a_missing_folder_ends_in_one_line_and_exit_code_2(recipe: Path, tmp_path: Path) -> None:
+    done = tilth("run", recipe, "--runs", tmp_path / "runs", "--set", "world=/nowhere")
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("tilth: ")
+    assert "/nowhere/labelled" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_two_runs_at_once_are_told_apart(recipe: Path, tmp_path: Path) -> None:
+    from tilth.pipeline.run import only_run
+
+    with only_run(tmp_path / "runs" / "tiny"):
+        done = tilth("run", recipe, "--runs", tmp_path / "runs")
+    assert done.returncode == 75
+    assert "another run is at work" in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tilth.pipeline.cli", "run", str(recipe), "--runs", str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "runs" / "tiny" / "events.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and "started" in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command to go on" in told
+    assert tilth("run", recipe, "--runs", tmp_path / "runs").returncode == 0
+
+
+def test_a_full_disk_is_told_and_can_be_mended(recipe: Path, tmp_path: Path) -> None:
+    code = (
+        "import errno, sys; from tilth.dataset import Table\n"
+        "def full(self, rows): raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "Table.append = full\n"
+        f"sys.argv = ['tilth', 'run', {str(recipe)!r}, '--runs', {str(tmp_path / 'runs')!r}]\n"
+        "from tilth.pipeline.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 75
+    assert "the disk is full" in done.stderr.splitlines()[-1]
+    assert tilth("run", recipe, "--runs", tmp_path / "runs").returncode == 0
+
+
+def test_status_and_history_say_how_far_a_run_is(recipe: Path, tmp_path: Path) -> None:
+    assert tilth("run", recipe, "--runs", tmp_path / "runs", "--until", "hash").returncode == 0
+    folder = tmp_path / "runs" / "tiny"
+    rows = json.loads(tilth("status", folder, "--json").stdout)
+    assert list(rows) == ["01-import", "02-import.corpus", "03-hash"]
+    assert "add" in tilth("history", folder / "dataset").stdout
+    changes = [json.loads(line)["change"] for line in tilth("diff", folder / "dataset", "1", "2").stdout.splitlines()]
+    assert set(changes) == {"added"}
+    assert tilth("rollback", folder / "dataset", "1").returncode == 0
+    assert Dataset(folder / "dataset").count() == 20
+    assert tilth("diff", folder / "dataset", "nope").returncode == 2
