@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tilth.errors import InputError
 from tilth.images import MAX_PIXELS, Image, decode
@@ -32,11 +32,13 @@ class ImageInput(BaseModel):
 
 
 class ModerationRequest(BaseModel):
-    """The body of `POST /v1/moderations`: one image or a list of them."""
+    """The body of `POST /v1/moderations`: a list of images, or one alone."""
 
     model_config = ConfigDict(extra="ignore")
 
-    input: ImageInput | Annotated[list[ImageInput], Field(min_length=1, max_length=MAX_IMAGES)]
+    input: Annotated[
+        list[ImageInput], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v), Field(min_length=1, max_length=MAX_IMAGES)
+    ]
     model: str | None = None
 
 
@@ -49,8 +51,8 @@ def parse(body: bytes) -> ModerationRequest:
     try:
         return ModerationRequest.model_validate_json(body)
     except ValidationError as error:
-        first = min(error.errors(include_input=False, include_url=False), key=lambda e: -len(e["loc"]))
-        place = ".".join(str(part) for part in first["loc"] if str(part)[:4] not in ("Imag", "list", "func")) or "body"
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
         raise InputError(f"{place}: {first['msg']}; {SHAPE}") from error
 
 
@@ -60,9 +62,8 @@ def images_of(request: ModerationRequest, *, max_pixels: int = MAX_PIXELS) -> li
     Raises:
         InputError: One cannot be had; the line says which and why.
     """
-    inputs = request.input if isinstance(request.input, list) else [request.input]
     images = []
-    for i, one in enumerate(inputs):
+    for i, one in enumerate(request.input):
         try:
             images.append(decode(_bytes(one.image_url.url), max_pixels=max_pixels))
         except InputError as error:
