@@ -14,6 +14,7 @@ from tilth.dataset import Dataset
 from tilth.samples import Sample
 
 IDS = re.compile(r"\b[0-9a-f]{6,64}…?")
+MEASURED = re.compile(r"\b(is|was|of|got|score|distance) [-+]?\d+(\.\d+)?(?![\d%])")
 FIGURES = re.compile(r"\d+(\.\d+)?")
 MANY_REASONS = 12  # of one step; from here on their numbers are taken out of the wording
 
@@ -26,12 +27,13 @@ def source_of(sample: Sample) -> str:
 
 
 def without_ids(reason: str) -> str:
-    """Take the ids out of a reason, so that equal reasons are counted together.
+    """Take ids and measured numbers out of a reason, so that equal reasons are counted together; limits stay.
 
-    >>> without_ids("near-duplicate of 3f9a0c1d22aa")
-    'near-duplicate of …'
+    >>> without_ids("near-duplicate of 3f9a0c1d22aa"), without_ids("quality.contrast is 0.12, wanted >= 0.3")
+    ('near-duplicate of …', 'quality.contrast is …, wanted >= 0.3')
     """
-    return IDS.sub("…", reason.splitlines()[0] if reason else "no reason given")[:120]
+    first = reason.splitlines()[0] if reason else "no reason given"
+    return MEASURED.sub(r"\1 …", IDS.sub("…", first))[:120]
 
 
 @dataclass

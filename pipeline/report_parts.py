@@ -60,7 +60,7 @@ class Strip:
     @property
     def narrow(self) -> bool:
         """Whether two rows fit side by side."""
-        return max((len(row.pictures) for row in self.rows), default=0) <= 4
+        return all(len(row.pictures) <= 4 and len(row.title) <= 18 for row in self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
