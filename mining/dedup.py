@@ -22,7 +22,7 @@ class Dedup:
     """Drop all but the best image of every group of near-duplicates.
 
     The best is the one that a person has reviewed, or else a real one before a generated one, then the larger, then the
-    one of higher PDQ quality, then the one of lower id. Images of the test split are never dropped: the others give way.
+    one of higher PDQ quality, then the one of lower id. Images of the test split are never dropped; others give way.
     Members of a group, kept or dropped, share the column `dedup.group`, and `split` keeps a group together.
 
     Args:
@@ -127,7 +127,7 @@ def _alike(work: Work, ids: list[str], model: str, min_cosine: float) -> Iterato
     numbers = {id_: n for n, id_ in enumerate(ids)}
     rows = [numbers[id_] for id_, _ in store.items()]
     index = faiss.IndexFlatIP(store.queries * store.width)
-    scale = np.float32(1 / np.sqrt(store.queries))  # makes the inner product of whole images the mean over their vectors
+    scale = np.float32(1 / np.sqrt(store.queries))  # makes the inner product of images the mean over their vectors
     for _, block in store.blocks():
         index.add(block.reshape(len(block), -1).astype(np.float32) * scale)
     for first, block in store.blocks(1024):

@@ -78,9 +78,9 @@ def embed(
             seen = len(store) + failed
             if seen >= FEW and failed > max_fail_rate * seen:
                 raise TooManyFailures(
-                    f"{corpus.name}: {failed} of {seen} images cannot be read, more than max_fail_rate {max_fail_rate:g}; "
-                    f"for example {': '.join(store.failures()[-1])}. Everything done is kept; mend the cause and run again "
-                    "with --retry-failed"
+                    f"{corpus.name}: {failed} of {seen} images cannot be read, more than max_fail_rate "
+                    f"{max_fail_rate:g}; for example {': '.join(store.failures()[-1])}. Everything done is kept; mend the "
+                    "cause and run again with --retry-failed"
                 )
     seconds = time.monotonic() - began
     return {

@@ -51,7 +51,8 @@ def parse(rule: str) -> Rule:
     match = _RULE.fullmatch(rule.strip())
     if match is None:
         raise ValueError(
-            f"a rule is a column, one of {' '.join(OPERATORS)}, and a number, as in 'quality.sharpness >= 20'; got {rule!r}"
+            f"a rule is a column, one of {' '.join(OPERATORS)}, and a number, "
+            f"as in 'quality.sharpness >= 20'; got {rule!r}"
         )
     return Rule(column=match[1], sign=match[2], value=float(match[3]))
 

@@ -19,9 +19,9 @@ def measure(image: Image) -> dict[str, float]:
 
     Returns:
         `sharpness`: variance of the Laplacian, 0 for a plain image. `brightness`: mean luminance, `dark` and `bright`:
-        shares of pixels within 5 of black and white, in [0, 1]. `contrast`: distance of the 5th from the 95th percentile
-        of luminance, in [0, 1]. `entropy`: of the luminance, in bits of 8. `uniform`: share of the most common of 32
-        luminance levels. `aspect`: longer by shorter side. `min_side`: in px of the file.
+        shares of pixels within 5 of black and white, in [0, 1]. `contrast`: distance of the 5th from the 95th
+        percentile of luminance, in [0, 1]. `entropy`: of the luminance, in bits of 8. `uniform`: share of the most
+        common of 32 luminance levels. `aspect`: longer by shorter side. `min_side`: in px of the file.
     """
     height, width = image.shape[:2]
     grey = cv2.cvtColor(fit_within(image, LOOKED_AT_PX), cv2.COLOR_RGB2GRAY)
@@ -70,6 +70,7 @@ class Quality:
                 if name.startswith("quality.") and isinstance(value, int | float):
                     values.setdefault(name.removeprefix("quality."), []).append(float(value))
         spread: dict[str, Json] = {
-            name: {f"p{p}": round(float(np.percentile(all_, p)), 3) for p in (1, 50, 99)} for name, all_ in values.items()
+            name: {f"p{p}": round(float(np.percentile(found, p)), 3) for p in (1, 50, 99)}
+            for name, found in values.items()
         }
         return {**counts, "spread": spread}

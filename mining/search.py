@@ -142,7 +142,8 @@ class Searcher:
                 counters = question.counters
                 found.append(Candidate(
                     row=row, id=id_, key=key, category=question.category,
-                    prompt=question.prompts[int(similar[i, :asked].argmax())], similarity=float(similar[i, :asked].max()),
+                    prompt=question.prompts[int(similar[i, :asked].argmax())],
+                    similarity=float(similar[i, :asked].max()),
                     counter=counters[int(similar[i, asked:].argmax())] if counters else "",
                     counter_similarity=float(similar[i, asked:].max()) if counters else 0.0,
                     score=float(score[i]), match=float(match[i, :asked].max()),

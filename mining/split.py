@@ -4,7 +4,7 @@ Relatives are near-duplicates (the column `dedup.group`) and, of a generated ima
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tilth.mining.apply import Apply
@@ -32,7 +32,7 @@ def member(sample: Sample) -> Member:
     parents = sample.origin.get("parents") or ()
     return Member(
         id=sample.id, group=str(sample.columns.get("dedup.group") or sample.id), given=sample.split, made=sample.made,
-        parents=tuple(str(p) for p in parents) if isinstance(parents, Sequence) and not isinstance(parents, str) else (),
+        parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
         dropped=bool(sample.drops),
     )
 

@@ -77,7 +77,8 @@ class Store:
             there = vectors.stat().st_size if vectors.exists() else 0
             if there < rows * self._row_bytes:
                 raise DatasetError(
-                    f"{vectors}: {there} bytes for {rows} rows of {self._row_bytes}; remove it and its .keys to embed again"
+                    f"{vectors}: {there} bytes for {rows} rows of {self._row_bytes}; "
+                    "remove it and its .keys to embed again"
                 )
             os.truncate(vectors, rows * self._row_bytes)
             counts.append(rows)

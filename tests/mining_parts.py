@@ -11,7 +11,7 @@ from tilth.starter.world import Scene, Spec, draw_spec, render
 
 
 def random_retrieval_model(folder: Path, seed: int = 0) -> Path:
-    """Save the starter's BLIP-2 as it is before training."""
+    """Save the starter's BLIP-2 as it is before training, with weights so large that images look different to it."""
     import torch
 
     from tilth.starter.bert_tokenizer import write_tokenizer
@@ -19,7 +19,12 @@ def random_retrieval_model(folder: Path, seed: int = 0) -> Path:
 
     torch.manual_seed(seed)
     tokenizer = write_tokenizer(folder)
-    build().save_pretrained(folder)
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter *= 4
+    model.save_pretrained(folder)
     processor(tokenizer).save_pretrained(folder)
     return folder
 

@@ -184,7 +184,7 @@ def corpus_with_corrupt_files(folder: Path, images: int, every: int) -> FolderCo
 def test_a_hundred_corrupt_files_among_a_thousand_are_a_hundred_failures(tmp_path: Path, encoder: Encoder) -> None:
     corpus = corpus_with_corrupt_files(tmp_path / "corpus", 1000, 10)
     store = new_store(tmp_path / "store", encoder.queries, encoder.width, encoder.digest)
-    facts = embed(corpus, encoder, store, Events(tmp_path / "events.jsonl"))
+    facts = embed(corpus, encoder, store, Events())
     assert (facts["images"], facts["failed"]) == (900, 100)
     assert {key for key, _ in store.failures()} == {f"{i:04d}.png" for i in range(0, 1000, 10)}
     again = embed(corpus, encoder, store, Events())
