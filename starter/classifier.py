@@ -41,7 +41,7 @@ def _pixels(images: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train on harmless things, save as `out/classifier`, score which kinds held-out scenes show."""
-    data = scene_set(work / "sets", "train", 8000, side=SIDE, kinds=HARMLESS)
+    data = scene_set(work / "sets", "train", 5000, side=SIDE, kinds=HARMLESS)
     patches = torch.from_numpy(data.patches).long()
     present = torch.tensor([[kind in {t.kind for t in s.things} for kind in HARMLESS] for s in data.scenes]).float()
     grounds = torch.tensor([[tuple(SURFACES).index(s.surface), STYLES.index(s.style)] for s in data.scenes])
