@@ -30,7 +30,7 @@ import yaml
 from tilth import models
 from tilth.claims import Json
 from tilth.dataset import Dataset, write_beside
-from tilth.errors import TilthError, Unavailable
+from tilth.errors import GateRefused, TilthError, Unavailable
 from tilth.events import Events
 from tilth.recipe import Recipe
 from tilth.steps import Step, fingerprint, inputs_digest
@@ -141,14 +141,16 @@ class Run:
             write_beside(self.folder / "recipe.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
             self.events.emit("run", message=f"{self.recipe.name}: {len(self.recipe.steps)} steps in {self.folder}")
             key = hashlib.sha256(f"{self.recipe.seed} {self.recipe.policy.model_dump_json()}".encode()).hexdigest()[:12]
-            for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
-                key = self._key(step, key)
-                self._take(number, name, step, key)
-                if name == self.choices.until:
-                    break
-            summary = self._summary(started)
-            write_beside(self.folder / "summary.json", json.dumps(summary, indent=1))
-            self._report()
+            try:
+                for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
+                    key = self._key(step, key)
+                    self._take(number, name, step, key)
+                    if name == self.choices.until:
+                        break
+            except GateRefused:
+                self._conclude(started)  # a refusal is a result: people want to see why
+                raise
+            self._conclude(started)
         self.events.emit("done", message=f"Done in {time.monotonic() - began:.0f} s: {self.folder / 'report.html'}")
         return self.folder
 
@@ -203,6 +205,10 @@ class Run:
             peak_rss_mb=round(memory.peak_mb, 1), facts=dict(facts), artifacts=new,
             models={m: models.digest(m) for m in step.models()}, started=started, finished=utc_now(),
         )
+
+    def _conclude(self, started: str) -> None:
+        write_beside(self.folder / "summary.json", json.dumps(self._summary(started), indent=1))
+        self._report()
 
     def _summary(self, started: str) -> dict[str, Any]:
         evaluations = {n.removeprefix("evaluate."): r.facts for n, r in self.records.items() if n.startswith("evaluate.")}
