@@ -36,14 +36,30 @@ class Studio:
 
     def __init__(self, url: str, key: str, files: Path, title: str, policy: Policy) -> None:
         with optional():
+            import httpx
             from label_studio_sdk import LabelStudio
 
         self.url, self.files, self.policy = url.rstrip("/"), files, policy
         self.folder = files / "tilth" / "".join(c if c.isalnum() else "-" for c in title)
-        self._client: Any = LabelStudio(base_url=self.url, api_key=key, timeout=120)  # type: ignore[no-untyped-call]
+        self._http = httpx.Client(timeout=120, follow_redirects=True)  # ours, as the SDK never closes its own
+        self._client: Any = LabelStudio(  # type: ignore[no-untyped-call]
+            base_url=self.url, api_key=key, httpx_client=self._http
+        )
         self.categories = tuple(category.name for category in policy.pictured)
-        with self._trouble():
-            self.project = self._find(title) or self._create(title)
+        try:
+            with self._trouble():
+                self.project = self._find(title) or self._create(title)
+        except Exception:
+            self._http.close()
+            raise
+
+    def __enter__(self) -> "Studio":
+        """Use the connection in a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._http.close()
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:

@@ -79,14 +79,14 @@ def ask_people(review: "Review", work: Work) -> Facts:
         raise InputError("review with Label Studio needs the setting files: the folder it serves local files from")
     why = _queue(review, work)
     name = hashlib.sha256("".join(sorted(why)).encode()).hexdigest()[:8]
-    studio = Studio(review.url, key, review.files, f"tilth {work.name} {name}", work.policy)
-    sent = studio.push(work.dataset.samples(lambda s: s.id in why), lambda id_: why[id_])
-    answered = {
-        str(task["data"]["sample"]): _slim(task)
-        for task in studio.tasks(whole=True) if task["data"].get("sample") in why and task.get("annotations")
-    }
-    place = f"{studio.url}/projects/{studio.project}"
-    work.events.emit("review", project=studio.project, sent=sent, answered=len(answered), queue=len(why))
+    with Studio(review.url, key, review.files, f"tilth {work.name} {name}", work.policy) as studio:
+        sent = studio.push(work.dataset.samples(lambda s: s.id in why), lambda id_: why[id_])
+        answered = {
+            str(task["data"]["sample"]): _slim(task)
+            for task in studio.tasks(whole=True) if task["data"].get("sample") in why and task.get("annotations")
+        }
+        place = f"{studio.url}/projects/{studio.project}"
+    work.events.emit("review", project=place, sent=sent, answered=len(answered), queue=len(why))
     if len(answered) < review.done_share * len(why):
         raise Unavailable(
             f"{work.name}: {len(answered)} of {len(why)} images are answered at {place}; label on, then run the same command"

@@ -221,11 +221,11 @@ def test_the_starter_model_finds_what_is_drawn(work: Work, trained: str) -> None
     from tilth.starter.data import scene_rng
     from tilth.starter.world import UNSAFE_KINDS, Spec, render
 
-    rng = scene_rng("ground test", 0)
+    rng = scene_rng("held_out", 123_456)
     truth: list[tuple[str, tuple[float, ...]]] = []
     for n in range(40):
         kinds = [UNSAFE_KINDS[n % len(UNSAFE_KINDS)], ("spoon", "pen", "cup", "candy", "gift")[n % 5]]
-        scene = render(Spec(things=tuple((k, "red", "") for k in kinds), surface="plain", style="photo"), rng, side=96)
+        scene = render(Spec(things=tuple((k, "red", "") for k in kinds), surface="wood", style="photo"), rng, side=96)
         work.add(f"{n}", [NewSample(data=encode_png(scene.image), origin={"n": n})])
         truth.append((kinds[0], next(t.box_xyxy for t in scene.things if t.kind == kinds[0])))
     facts = Ground(model=trained).run(work)

@@ -200,8 +200,8 @@ def test_people_review_in_a_real_label_studio(studio_work: Work, server: label_s
     with pytest.raises(Unavailable, match="0 of 5 images are answered"):
         step.run(studio_work)
     (project,) = _projects(server, studio_work.name)
-    studio = Studio(server.url, server.token, server.files, project["title"], policy)
-    tasks = sorted(studio.tasks(whole=True), key=lambda t: int(t["id"]))
+    with Studio(server.url, server.token, server.files, project["title"], policy) as studio:
+        tasks = sorted(studio.tasks(whole=True), key=lambda t: int(t["id"]))
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"}) as client:
         shown = client.get(tasks[0]["data"]["image"])
         assert shown.status_code == 200
@@ -227,15 +227,15 @@ def test_people_review_in_a_real_label_studio(studio_work: Work, server: label_s
 
 
 def test_a_push_goes_on_where_it_stopped_and_a_bad_task_stops_its_batch(studio_work: Work, server: label_studio.Server, policy: Policy) -> None:
-    studio = Studio(server.url, server.token, server.files, "goes on", policy)
     everything = list(studio_work.dataset.samples())
-    assert studio.push(everything[:2]) == 2
-    assert studio.push(everything) == 3
-    assert len(studio.pushed()) == len(list(studio.tasks())) == 5
     bad = [make_task(everything[0], "a"), make_task(everything[1], "")]
-    with pytest.raises(InputError, match=r"tasks\[1\].data.image must be an address"):
-        studio.send(bad)
-    assert len(list(studio.tasks())) == 5
+    with Studio(server.url, server.token, server.files, "goes on", policy) as studio:
+        assert studio.push(everything[:2]) == 2
+        assert studio.push(everything) == 3
+        assert len(studio.pushed()) == len(list(studio.tasks())) == 5
+        with pytest.raises(InputError, match=r"tasks\[1\].data.image must be an address"):
+            studio.send(bad)
+        assert len(list(studio.tasks())) == 5
 
 
 def test_a_wrong_key_and_a_silent_server_say_what_to_do(studio_work: Work, server: label_studio.Server, policy: Policy) -> None:
@@ -246,7 +246,8 @@ def test_a_wrong_key_and_a_silent_server_say_what_to_do(studio_work: Work, serve
 
 
 def test_a_project_for_another_policy_is_not_touched(server: label_studio.Server, policy: Policy) -> None:
-    Studio(server.url, server.token, server.files, "taken", policy)
+    with Studio(server.url, server.token, server.files, "taken", policy):
+        pass
     other = Policy(policy="p", version=1, categories=(Category(name="vape", definition="", prompts=("vape",)),))
     with pytest.raises(InputError, match="asks for other categories"):
         Studio(server.url, server.token, server.files, "taken", other)
