@@ -22,6 +22,10 @@ class Apply:
     results: Mapping[str, Result]
     batch_size: int = 256
 
+    def models(self) -> tuple[str, ...]:
+        """Name none."""
+        return ()
+
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Return the function that looks results up."""
         return lambda samples: [self.results[sample.id] for sample in samples]

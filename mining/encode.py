@@ -158,4 +158,6 @@ class Encoder:
 
 
 def _ones(states: "torch.Tensor") -> "torch.Tensor":
-    return states.new_ones(states.shape[:2], dtype=int)
+    import torch
+
+    return torch.ones(states.shape[:2], dtype=torch.long, device=states.device)

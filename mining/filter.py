@@ -76,6 +76,10 @@ class Filter:
         for rule in self.rules:
             parse(rule)
 
+    def models(self) -> tuple[str, ...]:
+        """Name none."""
+        return ()
+
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Return the function that applies the rules; the first that is broken is the reason."""
         rules = [parse(rule) for rule in self.rules]

@@ -51,6 +51,10 @@ class Hash:
 
     batch_size: int = 32
 
+    def models(self) -> tuple[str, ...]:
+        """Name none."""
+        return ()
+
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Return the function that hashes a batch."""
 

@@ -21,6 +21,7 @@ def hash_index(hashes: Bits, max_distance: int) -> Any:
     """
     with optional():
         import faiss
+    index: Any
     if len(hashes) < MULTIHASH_FROM or max_distance > 63:
         index = faiss.IndexBinaryFlat(BITS)
     else:

@@ -53,6 +53,10 @@ class Quality:
 
     batch_size: int = 32
 
+    def models(self) -> tuple[str, ...]:
+        """Name none."""
+        return ()
+
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Return the function that measures a batch."""
 

@@ -28,7 +28,7 @@ class Sealed:
     def __init__(self, folders: Sequence[Path], max_distance: int, events: Events) -> None:
         self.max_distance = max_distance
         self.ids: set[str] = set()
-        hashes = []
+        hashes: list[str] = []
         for folder in folders:
             corpus = FolderCorpus(folder)
             with events.progress(f"hash {folder}", None) as advance:

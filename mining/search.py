@@ -121,7 +121,8 @@ class Searcher:
 
     def _best(self, rows: Rows, texts: npt.NDArray[np.float32], asked: int, depth: int) -> Rows:
         score = self._score(self.index.similarity(rows, texts), asked)
-        return rows[np.lexsort((rows, -score))[:depth]]
+        best: Rows = rows[np.lexsort((rows, -score))[:depth]]
+        return best
 
     def _score(self, values: npt.NDArray[np.float32], asked: int) -> npt.NDArray[np.float32]:
         """Return the best of the prompts minus the weighted best of the counter-prompts, of values `(n, t)`."""

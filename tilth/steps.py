@@ -41,7 +41,10 @@ class Step(Protocol):
 class Mapper(Protocol):
     """Whatever touches every image."""
 
-    batch_size: int
+    @property
+    def batch_size(self) -> int:
+        """Number of samples to hand over at once."""
+        ...
 
     def models(self) -> tuple[str, ...]:
         """Name the models that it loads."""
