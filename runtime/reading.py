@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from tilth.extras import optional
-from tilth.images import Image, fit_within
+from tilth.images import Image, fit_within, resize
 
 MAX_SIDE = 1280  # larger images are shrunk: signs stay legible, and the time stays bounded
 MIN_SIDE = 480  # smaller ones are enlarged; on the starter's signs as good as rapidocr's 736, in half the time
+MAX_ENLARGEMENT = 2.5  # what is too small to read does not get legible by being blown up, only slower
 MIN_SCORE = 0.5
 
 
@@ -36,7 +37,7 @@ class Reader:
             if self._engine is None:
                 self._engine = self._load()
             # rapidocr takes BGR
-            read = self._engine(np.ascontiguousarray(fit_within(image, MAX_SIDE)[:, :, ::-1]))
+            read = self._engine(np.ascontiguousarray(scaled(image, self._min_side)[:, :, ::-1]))
         return " ".join(read.txts or ())
 
     def _load(self) -> Any:
@@ -49,7 +50,19 @@ class Reader:
                 "Global.text_score": MIN_SCORE,
                 "Global.max_side_len": MAX_SIDE,
                 "Det.limit_type": "min",
-                "Det.limit_side_len": self._min_side,
+                "Det.limit_side_len": 32,  # `scaled` has seen to it
                 "EngineConfig.onnxruntime.intra_op_num_threads": self._threads or -1,
             }
         )
+
+
+def scaled(image: Image, min_side: int = MIN_SIDE) -> Image:
+    """Bring an image to the size at which text is looked for.
+
+    >>> scaled(np.zeros((96, 192, 3), np.uint8)).shape, scaled(np.zeros((1000, 2560, 3), np.uint8)).shape
+    ((240, 480, 3), (500, 1280, 3))
+    """
+    image = fit_within(image, MAX_SIDE)
+    height, width = image.shape[:2]
+    factor = min(MAX_ENLARGEMENT, min_side / min(height, width), MAX_SIDE / max(height, width))
+    return resize(image, (round(width * factor), round(height * factor))) if factor > 1 else image
