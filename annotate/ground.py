@@ -63,6 +63,7 @@ class Decide:
 
     name: str
     source: str
+    asked: str
     threshold: float
     thresholds: dict[str, float] = field(default_factory=dict)
     rules: CleanUp = field(default_factory=CleanUp)
@@ -97,7 +98,9 @@ class Decide:
         for row in rows:
             if row[1]:
                 top[row[1]] = max(top.get(row[1], 0.0), row[3])
-        columns: dict[str, Json] = {f"{self.name}.removed": removed, f"{self.name}.top": top}
+        columns: dict[str, Json] = {
+            f"{self.name}.removed": removed, f"{self.name}.top": top, f"{self.name}.asked": self.asked,
+        }
         return Result(claims=tuple(claims), columns=columns)
 
     def _claim(self, row: list[Any], round_: str) -> Claim:
@@ -135,7 +138,8 @@ class Ground:
         size_multiple: Sides are rounded to multiples of this, so that images of like shape share a batch; 1 leaves them.
         batch_size: Images at a time.
         clean_up: Rules for boxes; see `annotate/boxes.py`.
-        relabel: Ask again for images that people or imported files have labelled. The test split is never asked for.
+        relabel: Ask again for images that people or imported files have labelled. The test split is never asked for, and
+            neither are images that an earlier step with these settings has asked for.
     """
 
     model: str = "starter:grounding"
@@ -169,28 +173,36 @@ class Ground:
         asked = questions(work.policy.pictured)
         if not self.counter_prompts:
             asked = tuple(Question(category=q.category, phrases=q.phrases) for q in asked)
-        began = time.monotonic()
         look = Look(
             name=work.name, model=self.model, questions=asked, size_multiple=self.size_multiple, batch_size=self.batch_size,
             device=work.device,
         )
-        looked = work.map(look, self._wanted)
-        seconds = time.monotonic() - began
         source = models.source(self.model)
+        key = fingerprint(self, source, repr(asked))
+        wanted = lambda sample: self._wanted(sample, work.name, key)  # noqa: E731
+        began, before = time.monotonic(), self._looked(work, look)
+        looked = work.map(look, wanted)
+        seconds, new = time.monotonic() - began, self._looked(work, look) - before
         decide = Decide(
-            name=work.name, source=source, threshold=self.threshold, thresholds=self.thresholds, rules=self.clean_up
+            name=work.name, source=source, asked=key, threshold=self.threshold, thresholds=self.thresholds,
+            rules=self.clean_up,
         )
-        work.map(decide, lambda sample: self._wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
-        images = sum(looked.values())
+        work.map(decide, lambda sample: wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
         return {
-            "images": looked.get("ok", 0), "failed": looked.get("failed", 0), "seconds": round(seconds, 2),
-            "images_per_s": round(images / seconds, 2) if seconds else 0.0, **_count(work, source, fingerprint(decide)),
+            "images": looked.get("ok", 0), "failed": looked.get("failed", 0), "looked_at_now": new,
+            "seconds": round(seconds, 2), "images_per_s": round(new / seconds, 2) if new else None,
+            **_count(work, source, fingerprint(decide)),
         }
 
-    def _wanted(self, sample: Sample) -> bool:
-        if sample.split == "test":
+    @staticmethod
+    def _looked(work: Work, look: Look) -> int:
+        return len(work.dataset.table(f"{work.name}-{fingerprint(look)}"))
+
+    def _wanted(self, sample: Sample, name: str, key: str) -> bool:
+        if sample.split == "test" or (not self.relabel and any(c.kind in ("human", "import") for c in sample.claims)):
             return False
-        return self.relabel or not any(claim.kind in ("human", "import") for claim in sample.claims)
+        # an earlier step that asked the same has the answer
+        return all(value != key for column, value in sample.columns.items() if column.endswith(".asked") and column != f"{name}.asked")
 
 
 def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:

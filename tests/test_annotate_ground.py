@@ -152,7 +152,7 @@ def seen_sample(*rows: tuple[str, str, float, tuple[float, float, float, float]]
 
 
 def decide(sample: Sample, **settings: object) -> tuple[tuple[Claim, ...], Sample]:
-    settings = {"name": "ground", "source": "model:m@1", "threshold": 0.3, **settings}
+    settings = {"name": "ground", "source": "model:m@1", "asked": "", "threshold": 0.3, **settings}
     (result,) = Decide(**settings).load()([sample])  # type: ignore[arg-type]
     return result.claims, Sample(id=sample.id, size_wh=sample.size_wh, columns={**sample.columns, **result.columns})
 
@@ -213,6 +213,18 @@ def test_labelled_images_and_the_test_split_are_left_alone(work: Work, random_mo
     assert Ground(model=random_model).run(work)["images"] == 1
     work.name = "again"
     assert Ground(model=random_model, relabel=True).run(work)["images"] == 2
+
+
+def test_a_second_step_asks_only_for_images_that_are_new(work: Work, random_model: str) -> None:
+    work.device = "cpu"
+    work.add("first", [NewSample(data=noise_image(n, 64), origin={}) for n in range(3)])
+    assert Ground(model=random_model).run(work)["looked_at_now"] == 3
+    work.name = "ground.made"
+    work.add("second", [NewSample(data=noise_image(9, 64), origin={})])
+    facts = Ground(model=random_model).run(work)
+    assert (facts["images"], facts["looked_at_now"]) == (1, 1)
+    work.name = "other"
+    assert Ground(model=random_model, threshold=0.5).run(work)["looked_at_now"] == 4
 
 
 def test_the_starter_model_finds_what_is_drawn(work: Work, trained: str) -> None:

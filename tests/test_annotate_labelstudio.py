@@ -23,6 +23,7 @@ from tilth.policy import Category, Policy
 from tilth.samples import NewSample, Sample
 from tilth.work import Work
 
+pytestmark = pytest.mark.timeout(600)  # the server's first start takes minutes on a busy machine
 NAMES = ("knife", "pill")
 MODEL = "model:starter:grounding@abc"
 Row = dict[str, Any]

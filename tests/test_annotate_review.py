@@ -68,7 +68,7 @@ LABEL = st.tuples(st.sampled_from(NAMES), BOX)
 
 
 @settings(deadline=None)
-@given(truth=st.lists(LABEL, max_size=4, unique_by=lambda l: l[1]), shown=st.lists(LABEL, max_size=5))
+@given(truth=st.lists(LABEL, max_size=4, unique_by=lambda label: label[1]), shown=st.lists(LABEL, max_size=5))
 def test_a_flawless_reviewer_ends_at_the_truth_whatever_is_shown(truth: list[TruthBox], shown: list[TruthBox]) -> None:
     done = label_by_truth("a", truth, [auto(*label) for label in shown], categories=NAMES, error_rate=0)
     result = labels(done.claims)
