@@ -62,8 +62,9 @@ def embed(
     began = time.monotonic()
     embedded = 0
     failed = len(store.failures())
+    total = sum(not known(item.key, item.stamp) for item in corpus.items())
     todo = (item for item in corpus.items() if not known(item.key, item.stamp))
-    with events.progress(f"embed {corpus.name}", None) as advance:
+    with events.progress(f"embed {corpus.name}", total) as advance:
         for batch in _batches(corpus, todo, batch_size):
             good = [(item, image) for item, image in batch if not isinstance(image, str)]
             bad = [(item.key, item.stamp, error) for item, error in batch if isinstance(error, str)]

@@ -56,7 +56,7 @@ class Mine:
     model: str = "starter:retrieval"
     per_category: int = 40
     counter_weight: float = 0.5
-    rerank: int = 4
+    rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1
     never: tuple[Path, ...] = ()
@@ -93,7 +93,7 @@ class Mine:
         """Embed, search, choose, add."""
         corpus = FolderCorpus(self.corpus)
         plan = work.folder / "selection.json"
-        if not plan.exists():
+        if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)
             picks, facts = self._choose(work, corpus)
             write_beside(plan, json.dumps({"picks": picks, "facts": facts}))
@@ -134,7 +134,7 @@ class Mine:
         indexed = time.monotonic()
         searcher = Searcher(
             corpus, encoder, store, index, Sealed(self.never, self.never_distance, work.events),
-            counter_weight=self.counter_weight, batch_size=self.batch_size,
+            work.dataset, counter_weight=self.counter_weight, batch_size=self.batch_size,
         )
         chosen = _Chooser(self, work, searcher).choose(asked)
         facts: dict[str, Json] = {
@@ -166,19 +166,19 @@ class _Chooser:
         self._mine, self._work, self._searcher = mine, work, searcher
 
     def choose(self, asked: list[Question]) -> _Chosen:
-        mine, depth = self._mine, self._mine.rerank * self._mine.per_category
+        mine = self._mine
+        hard = [round(mine.per_category * mine.hard_negatives) if q.counters else 0 for q in asked]
         hits: list[list[Candidate]] = []
         benign: list[list[Candidate]] = []
         with self._work.events.progress(f"{self._work.name}: search", len(asked), unit="categories") as advance:
-            for question in asked:
-                likely, alike = self._searcher.propose(question, depth)
-                hits.append(self._searcher.judge(question, likely))
-                judged = [c for c in self._searcher.judge(question, alike) if c.counter_match > c.match]
+            for question, quota in zip(asked, hard, strict=True):
+                depths = (mine.rerank * (mine.per_category - quota), mine.rerank * quota)
+                likely, alike = self._searcher.propose(question, *depths)
+                hits.append(self._searcher.judge(question, likely, depths[0]))
+                judged = [c for c in self._searcher.judge(question, alike, depths[1]) if c.counter_match > c.match]
                 benign.append(sorted(judged, key=lambda c: (-c.match, -c.similarity, c.row)))
                 advance()
-        everyone = [c.id for candidates in (*hits, *benign) for c in candidates]
-        taken = self._owned(everyone)
-        hard = [round(mine.per_category * mine.hard_negatives) if q.counters else 0 for q in asked]
+        taken: set[str] = set()
         matches = share_out(hits, [mine.per_category - h for h in hard], taken)
         look_alikes = share_out(benign, hard, taken)
         picks = [
@@ -197,9 +197,6 @@ class _Chooser:
             },
         )
 
-    def _owned(self, ids: list[str]) -> set[str]:
-        return self._work.dataset.contains(sorted(set(ids)))
-
     def _explore(self, wanted: int, taken: set[str]) -> list[Pick]:
         """Draw images at random from the whole corpus."""
         rng = np.random.default_rng(self._work.seed)
@@ -207,9 +204,7 @@ class _Chooser:
         found: list[Pick] = []
         for _ in range(20):  # rounds; a corpus that is all taken gives nothing
             drawn = dict.fromkeys(rng.integers(0, rows, 2 * (wanted - len(found))).tolist())
-            seen = [(key, id_) for _, key, id_, _ in self._searcher.look(list(drawn))]
-            taken |= self._owned([id_ for _, id_ in seen])
-            for key, id_ in seen:
+            for _, key, id_, _ in self._searcher.look(list(drawn)):
                 if len(found) < wanted and id_ not in taken:
                     taken.add(id_)
                     found.append({
@@ -234,7 +229,7 @@ def _pick(candidate: Candidate, rank: int, reason: str) -> Pick:
 
 def _tally(refused: dict[str, str]) -> dict[str, Json]:
     counts: dict[str, Json] = {}
-    for why in ("sealed", "changed since it was indexed"):
+    for why in ("sealed", "in the dataset", "changed since it was indexed"):
         if number := sum(reason == why for reason in refused.values()):
             counts[why] = number
     if other := len(refused) - sum(reason in counts for reason in refused.values()):

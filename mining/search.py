@@ -6,13 +6,16 @@ For a category with prompts P and counter-prompts C (benign look-alikes), and a 
     itm   = max over P of probability -  w * max over C of probability        decides the order
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tilth.claims import Json
+from tilth.dataset import Dataset
 from tilth.engine import batched
 from tilth.errors import InputError
 from tilth.images import Image, decode, image_id
@@ -22,6 +25,11 @@ from tilth.mining.index import Index, Rows
 from tilth.mining.sealed import Sealed
 from tilth.mining.store import Store
 from tilth.policy import Policy
+
+POOL = 10  # images of a look-alike, per candidate, among which those nearest to the category are looked for
+
+Look: TypeAlias = tuple[int, str, str, Image]
+"""Row, key, pixel id and image."""
 
 
 def phrase(prompt: str) -> str:
@@ -92,49 +100,54 @@ class Searcher:
         store: Its vectors of the corpus.
         index: Over the store.
         sealed: Images that never come back.
+        dataset: Whose images are not found again, however high they rank.
         counter_weight: w of the formulas above.
+        batch_size: Images per forward pass.
     """
 
     def __init__(
-        self, corpus: Corpus, encoder: Encoder, store: Store, index: Index, sealed: Sealed, *, counter_weight: float,
-        batch_size: int,
+        self, corpus: Corpus, encoder: Encoder, store: Store, index: Index, sealed: Sealed, dataset: Dataset, *,
+        counter_weight: float, batch_size: int,
     ) -> None:
         self.corpus, self.store, self.index = corpus, store, index
-        self._encoder, self._sealed = encoder, sealed
+        self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
+        self._owned = sum(len(ids) for ids in dataset.ids())
         self._weight, self._batch_size = counter_weight, batch_size
         self.refused: dict[str, str] = {}  # key -> why an image cannot be taken
+        self._ids: dict[str, str] = {}  # key -> id of those that can
 
-    def propose(self, question: Question, depth: int) -> tuple[Rows, Rows]:
-        """Return the rows that are most likely the category, and those that are most likely its look-alikes."""
+    def propose(self, question: Question, depth: int, alike_depth: int) -> tuple[Rows, Rows]:
+        """Return the rows that may well be the category, and those that are its look-alikes, best first.
+
+        They are at least `depth` and `alike_depth` even without those that the dataset has, if the corpus has so many.
+        """
         texts = self._encoder.texts(question.texts)
         asked = len(question.prompts)
-        answers = [rows for rows, _ in self.index.search(texts, depth)]
-        likely = self._best(np.unique(np.concatenate(answers[:asked])), texts, asked, depth)
-        if not question.counters:
+        # Twice as many as wanted, since counter-prompts reorder them.
+        answers = self.index.search(texts[:asked], 2 * depth + self._owned)
+        found = np.unique(np.concatenate([rows for rows, _ in answers]))
+        likely: Rows = found[np.lexsort((found, -self._score(self.index.similarity(found, texts), asked)))]
+        if not question.counters or not alike_depth:
             return likely, likely[:0]
-        alike = np.unique(np.concatenate(answers[asked:]))
+        answers = self.index.search(texts[asked:], POOL * alike_depth + self._owned)
+        alike = np.unique(np.concatenate([rows for rows, _ in answers]))
         scores = self.index.similarity(alike, texts)
         # A look-alike is nearer to its own name than to the category's, yet as near to the category's as it can be.
         benign = scores[:, asked:].max(1) > scores[:, :asked].max(1)
         alike, scores = alike[benign], scores[benign]
-        return likely, alike[np.lexsort((alike, -scores[:, :asked].max(1)))[:depth]]
-
-    def _best(self, rows: Rows, texts: npt.NDArray[np.float32], asked: int, depth: int) -> Rows:
-        score = self._score(self.index.similarity(rows, texts), asked)
-        best: Rows = rows[np.lexsort((rows, -score))[:depth]]
-        return best
+        return likely, alike[np.lexsort((alike, -scores[:, :asked].max(1)))]
 
     def _score(self, values: npt.NDArray[np.float32], asked: int) -> npt.NDArray[np.float32]:
         """Return the best of the prompts minus the weighted best of the counter-prompts, of values `(n, t)`."""
         best: npt.NDArray[np.float32] = values[:, :asked].max(1)
         return best - self._weight * values[:, asked:].max(1) if values.shape[1] > asked else best
 
-    def judge(self, question: Question, rows: Rows) -> list[Candidate]:
-        """Look at images with the matching head; the best comes first."""
+    def judge(self, question: Question, rows: Rows, depth: int) -> list[Candidate]:
+        """Look at the first `depth` images that may be taken with the matching head; the best comes first."""
         asked = len(question.prompts)
         texts = self._encoder.texts(question.texts)
         found: list[Candidate] = []
-        for batch in batched(self.look(rows.tolist()), self._batch_size):
+        for batch in batched(islice(self.look(rows.tolist()), depth), self._batch_size):
             numbers = np.array([row for row, _, _, _ in batch])
             similar = self.index.similarity(numbers, texts)
             match = self._encoder.match([image for _, _, _, image in batch], question.texts)
@@ -152,9 +165,19 @@ class Searcher:
                 ))
         return sorted(found, key=lambda c: (-c.itm, -c.score, c.row))
 
-    def look(self, rows: Collection[int]) -> Iterator[tuple[int, str, str, Image]]:
-        """Yield `(row, key, id, image)` of the rows that may be taken, and note of the others why not."""
+    def look(self, rows: Sequence[int]) -> Iterator[Look]:
+        """Yield the rows that may be taken, with their images, and note of the others why not."""
         items = self.store.lookup(rows)
+        for some in batched(rows, self._batch_size):
+            seen = list(self._open(some, items))
+            owned = self._dataset.contains(list({id_ for _, _, id_, _ in seen}))
+            for row, key, id_, image in seen:
+                if id_ in owned:
+                    self.refused[key] = "in the dataset"
+                else:
+                    yield row, key, id_, image
+
+    def _open(self, rows: Sequence[int], items: Mapping[int, tuple[str, str]]) -> Iterator[Look]:
         for row in rows:
             key, stamp = items[row]
             if key in self.refused:
@@ -167,10 +190,11 @@ class Searcher:
             except InputError as error:
                 self.refused[key] = str(error)
                 continue
-            if self._sealed.holds(image):
+            if key not in self._ids and self._sealed.holds(image):
                 self.refused[key] = "sealed"
                 continue
-            yield row, key, image_id(image), image
+            self._ids[key] = self._ids.get(key) or image_id(image)
+            yield row, key, self._ids[key], image
 
 
 def share_out(lists: Sequence[Sequence[Candidate]], quotas: Sequence[int], taken: set[str]) -> list[list[Candidate]]:

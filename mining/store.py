@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -122,9 +123,8 @@ class Store:
 
     def has(self) -> Callable[[str, str], bool]:
         """Return a function that tells whether `(key, stamp)` is done, as of now."""
-        done = [_mark(key, stamp) for key, stamp in self.items()]
-        done += [_mark(key, stamp) for key, stamp, _ in _lines(self._failed)]
-        known = np.unique(np.array(done, np.uint64))
+        failed = ((key, stamp) for key, stamp, _ in _lines(self._failed))
+        known = np.sort(np.fromiter((_mark(key, stamp) for key, stamp in chain(self.items(), failed)), np.uint64))
 
         def found(key: str, stamp: str) -> bool:
             mark = np.uint64(_mark(key, stamp))
