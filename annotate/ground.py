@@ -179,7 +179,10 @@ class Ground:
         )
         source = models.source(self.model)
         key = fingerprint(self, source, repr(asked))
-        wanted = lambda sample: self._wanted(sample, work.name, key)  # noqa: E731
+
+        def wanted(sample: Sample) -> bool:
+            return self._wanted(sample, work.name, key)
+
         began, before = time.monotonic(), self._looked(work, look)
         looked = work.map(look, wanted)
         seconds, new = time.monotonic() - began, self._looked(work, look) - before
@@ -202,7 +205,8 @@ class Ground:
         if sample.split == "test" or (not self.relabel and any(c.kind in ("human", "import") for c in sample.claims)):
             return False
         # an earlier step that asked the same has the answer
-        return all(value != key for column, value in sample.columns.items() if column.endswith(".asked") and column != f"{name}.asked")
+        others = (value for column, value in sample.columns.items() if column.endswith(".asked") and column != f"{name}.asked")
+        return all(value != key for value in others)
 
 
 def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:

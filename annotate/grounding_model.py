@@ -1,7 +1,8 @@
 """Run GroundingDINO over images: one text, one size a batch, and for every box the phrase whose own tokens score best."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     import torch
 
 FAMILIES = ("grounding-dino", "mm-grounding-dino")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep a library's bar out of the run's own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +76,8 @@ class Finder:
         processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
         self.device = models.device(device)
         # fp32: half formats move boxes near a threshold over it, and the time goes into gathering, not multiplying
-        loaded = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        with _quietly():
+            loaded = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         self.model = loaded.to(self.device).eval()
         self.floor, self.size_multiple = floor, size_multiple
         self._sizes, self._tokenizer = _Sizes.of(processor.image_processor), processor.tokenizer

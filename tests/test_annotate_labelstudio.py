@@ -227,7 +227,9 @@ def test_people_review_in_a_real_label_studio(studio_work: Work, server: label_s
     assert after[3].truth.categories == {"knife", "pill"}
 
 
-def test_a_push_goes_on_where_it_stopped_and_a_bad_task_stops_its_batch(studio_work: Work, server: label_studio.Server, policy: Policy) -> None:
+def test_a_push_goes_on_where_it_stopped_and_a_bad_task_stops_its_batch(
+    studio_work: Work, server: label_studio.Server, policy: Policy
+) -> None:
     everything = list(studio_work.dataset.samples())
     bad = [make_task(everything[0], "a"), make_task(everything[1], "")]
     with Studio(server.url, server.token, server.files, "goes on", policy) as studio:

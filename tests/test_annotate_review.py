@@ -200,7 +200,8 @@ def test_running_again_changes_nothing(work: Work, tmp_path: Path) -> None:
 
 def test_made_images_are_judged_by_their_own_file_and_the_unknown_are_left_out(work: Work, tmp_path: Path) -> None:
     truth = prepare(work, tmp_path, 3)
-    made = [NewSample(data=noise_image(90 + k), origin={"prompt": "a knife", "k": k}, claims=(auto("knife", (1, 1, 9, 9)),)) for k in range(3)]
+    claims = (auto("knife", (1, 1, 9, 9)),)
+    made = [NewSample(data=noise_image(90 + k), origin={"prompt": "a knife", "k": k}, claims=claims) for k in range(3)]
     work.add("made", made)
     ids = [s.id for s in work.dataset.samples(images=False) if s.made]
     path = tmp_path / "made.jsonl"
