@@ -1,7 +1,7 @@
 """Consent, without which no image of a real person is used as a reference.
 
-Tilth ships no face-swapping model. Whoever adds one calls `require_consent` before a reference image is opened; a test holds
-that every step of `synth` which takes references of people does.
+Identity augmentation is off, and no model for it comes with Tilth: no step changes or copies a face. Whoever adds one calls
+`require_consent` before a reference image is opened.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,14 @@ class ConsentRecord:
     expires: date
 
 
-def require_consent(record: ConsentRecord | None, *, category: str, today: date) -> None:
+def require_consent(record: ConsentRecord | None, *, category: str, today: date, told: str = "") -> None:
     """Let identity augmentation of one category pass, or refuse it.
+
+    Args:
+        record: The person's consent.
+        category: What the images are for.
+        today: The date.
+        told: Other words that go with the images, such as the prompt.
 
     Raises:
         InputError: There is no consent for this, today.
@@ -41,6 +47,7 @@ def require_consent(record: ConsentRecord | None, *, category: str, today: date)
     if today > record.expires:
         raise InputError(f"the consent of {record.subject} ended on {record.expires}; ask again before going on")
     if category not in record.scope:
-        raise InputError(f"the consent of {record.subject} does not cover {category!r}; it covers {', '.join(record.scope)}")
-    if examine({"category": category}) is not None or is_violent(category):
-        raise InputError(f"identity augmentation is never used for {category!r}")
+        covered = ", ".join(record.scope) or "nothing"
+        raise InputError(f"the consent of {record.subject} does not cover {category!r}; it covers {covered}")
+    if examine({"category": category, "prompt": told}) is not None or is_violent(f"{category} ; {told}"):
+        raise InputError("identity augmentation is never used for sexual or violent images")

@@ -1,69 +1,111 @@
-"""Prompts for what a dataset lacks: category by colour, surface and style, the thinnest categories first."""
+"""Words for what a dataset lacks: category by style, the thinnest cells first, in templates or in a user's own prompts."""
 
+import heapq
+import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tilth.policy import Category
 
+Cell = tuple[str, str]
+"""Category and style."""
+
+# What templates are filled with unless the recipe says otherwise: words that every text-to-image model knows.
+COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
+SURFACES = ("on a wooden table", "on green grass", "against a brick wall", "on beach sand", "on white tiles")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """How prompts are made.
+
+    Args:
+        template: With `{thing}`, `{style}` and names of `fillings` in braces.
+        fillings: Choices for the names in the template.
+        own: Category -> whole prompts to use instead of the template.
+    """
+
+    template: str
+    fillings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def missing(self) -> list[str]:
+        """Return the names in the template that nothing fills."""
+        names = {name for _, name, _, _ in string.Formatter().parse(self.template) if name}
+        return sorted(names - {"thing", "style"} - {name for name, choices in self.fillings.items() if choices})
+
+    def write(self, category: Category, style: str, rng: np.random.Generator) -> str:
+        """Write a prompt; the first prompt of the category names the thing."""
+        if own := self.own.get(category.name):
+            return str(rng.choice(list(own)))
+        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items())}
+        return with_articles(self.template.format(thing=category.prompts[0], style=style, **chosen))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One image to make: its number decides seed and words, so a request is the same in every run."""
+    """One image to make; `seed` decides its noise, so the same request gives the same image in every run."""
 
     number: int
     category: str
-    prompt: str
     style: str
+    method: str
+    prompt: str
     seed: int
+    parent: str = ""
+    hole: tuple[float, float, float, float] | None = None
 
 
-def shares(wanted: int, have: Mapping[str, int], categories: Sequence[str]) -> dict[str, int]:
-    """Share `wanted` images out so that the thinnest categories are filled up first.
+def shares(wanted: int, have: Mapping[Cell, int], cells: Sequence[Cell]) -> Counter[Cell]:
+    """Share `wanted` images out so that the thinnest category is filled first, and in it the thinnest style.
 
-    >>> shares(10, {"knife": 8, "pill": 2}, ["knife", "pill"])
-    {'knife': 2, 'pill': 8}
+    Labels whose style is unknown, `(category, "")`, count for their category alone.
+
+    >>> have = {("knife", "photo"): 6, ("pill", ""): 2}
+    >>> sorted(shares(8, have, [("knife", "photo"), ("knife", "neon"), ("pill", "photo")]).items())
+    [(('knife', 'neon'), 2), (('pill', 'photo'), 6)]
     """
-    given: Counter[str] = Counter(dict.fromkeys(categories, 0))
-    for _ in range(wanted):
-        thinnest = min(categories, key=lambda c: (have.get(c, 0) + given[c], categories.index(c)))
-        given[thinnest] += 1
-    return dict(given)
+    totals: Counter[str] = Counter()
+    for (category, _), n in have.items():
+        totals[category] += n
+    order = {category: n for n, category in enumerate(dict.fromkeys(category for category, _ in cells))}
+    categories = [(totals[category], n, category) for category, n in order.items()]
+    styles = {
+        category: [(have.get(cell, 0), n, cell) for n, cell in enumerate(cells) if cell[0] == category] for category in order
+    }
+    for heap in (categories, *styles.values()):
+        heapq.heapify(heap)  # type: ignore[type-var]  # each holds tuples of one shape
+    given: Counter[Cell] = Counter()
+    for _ in range(wanted if cells else 0):
+        total, n, category = categories[0]
+        heapq.heapreplace(categories, (total + 1, n, category))
+        count, place, cell = styles[category][0]
+        heapq.heapreplace(styles[category], (count + 1, place, cell))
+        given[cell] += 1
+    return given
 
 
-def requests(
-    counts: Mapping[str, int], categories: Mapping[str, Category], *, template: str, fillings: Mapping[str, Sequence[str]],
-    styles: Sequence[str], seed: int,
-) -> Iterator[Request]:
-    """Yield requests, categories in turn.
+def in_turn(counts: Mapping[Cell, int]) -> Iterator[Cell]:
+    """Yield each cell as often as its count says, taking turns, so that a run cut short is balanced too.
 
-    Args:
-        counts: Images a category.
-        categories: The policy's categories by name; the first prompt of each names the thing.
-        template: Words with `{thing}`, `{style}` and the names of `fillings` in braces.
-        fillings: Choices for each name in the template.
-        styles: Styles to draw from.
-        seed: Of all choices.
-    """  # fmt: skip
-    queue = [name for turn in range(max(counts.values(), default=0)) for name in counts if turn < counts[name]]
-    for number, name in enumerate(queue):
-        rng = np.random.default_rng((seed, number))
-        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(fillings.items())}
-        style = str(rng.choice(list(styles))) if styles else ""
-        prompt = template.format(thing=categories[name].prompts[0], style=style, **chosen)
-        yield Request(number=number, category=name, prompt=_articles(prompt), style=style, seed=int(rng.integers(2**31)))
+    >>> list(in_turn({("knife", "photo"): 2, ("pill", "photo"): 1}))
+    [('knife', 'photo'), ('pill', 'photo'), ('knife', 'photo')]
+    """
+    for turn in range(max(counts.values(), default=0)):
+        yield from (cell for cell, n in counts.items() if turn < n)
 
 
-def _articles(text: str) -> str:
+def with_articles(text: str) -> str:
     """Write `an` before a vowel.
 
-    >>> _articles("a orange knife")
+    >>> with_articles("a orange knife")
     'an orange knife'
     """
-    parts = text.split(" ")
+    words = text.split(" ")
     return " ".join(
-        "an" if word == "a" and after[:1] in "aeiou" and after else word
-        for word, after in zip(parts, [*parts[1:], ""], strict=True)
+        "an" if word == "a" and after and after[0] in "aeiou" else word
+        for word, after in zip(words, [*words[1:], ""], strict=True)
     )

@@ -15,18 +15,19 @@ from tilth.claims import Json
 from tilth.dataset import write_beside
 from tilth.images import Image
 
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_XMP = (
+MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="{}"/></rdf:RDF></x:xmpmeta>'
 )
 
 
 def png_with_provenance(image: Image, origin: Mapping[str, Json]) -> bytes:
     """Encode an image without loss, with its digital source type and its origin in the file."""
     told = PngInfo()
-    told.add_itxt("XML:com.adobe.xmp", _XMP)
+    told.add_itxt("XML:com.adobe.xmp", XMP.format(origin.get("digital_source_type", MADE)))
     told.add_itxt("tilth:origin", json.dumps(origin, sort_keys=True))
     out = io.BytesIO()
     PilImage.fromarray(image).save(out, "PNG", pnginfo=told, compress_level=3)
@@ -36,6 +37,6 @@ def png_with_provenance(image: Image, origin: Mapping[str, Json]) -> bytes:
 def write_sidecar(image_path: Path, origin: Mapping[str, Json]) -> Path:
     """Write `<image>.provenance.json` beside an exported image."""
     path = image_path.with_name(image_path.name + ".provenance.json")
-    document = {"digital_source_type": SOURCE_TYPE, **origin}
+    document = {"digital_source_type": MADE, **origin}
     write_beside(path, json.dumps(document, indent=1, sort_keys=True))
     return path

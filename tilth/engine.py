@@ -117,7 +117,8 @@ def _too_many(work: "Work", failed: int, seen: int, table: Table) -> str:
 
 
 def add_samples(
-    work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None, starts_at: int = 0
+    work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None, starts_at: int = 0,
+    commit_rows: int = COMMIT_ROWS,
 ) -> dict[str, int]:
     """Take in images; see `Work.add`."""
     dataset = work.dataset
@@ -127,7 +128,7 @@ def add_samples(
     failed = 0
     with work.events.progress(work.name, total) as advance:
         advance(before)
-        for batch in batched(islice(samples, max(0, before - starts_at), None), COMMIT_ROWS):
+        for batch in batched(islice(samples, max(0, before - starts_at), None), commit_rows):
             new = [item for item in batch if isinstance(item, NewSample)]
             kept = iter(zip(new, dataset.put(new), strict=True))
             rows = []

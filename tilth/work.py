@@ -88,7 +88,8 @@ class Work:
         return len(self.dataset.table(f"{self.name}-{key}"))
 
     def add(
-        self, key: str, samples: Iterable[NewSample | Failed], total: int | None = None, *, starts_at: int = 0
+        self, key: str, samples: Iterable[NewSample | Failed], total: int | None = None, *, starts_at: int = 0,
+        commit_rows: int = 64,
     ) -> dict[str, int]:
         """Add images to the dataset; those already there are recognised by their pixels.
 
@@ -97,13 +98,14 @@ class Work:
             samples: The images, or why one could not be had.
             total: Their number, if known.
             starts_at: Number of images that the iterable leaves out at its beginning, because they were added before.
+            commit_rows: Images that are written at once, and so the most that a kill can lose.
 
         Returns:
             Number of samples by outcome: `ok`, `failed`.
         """
         from tilth.engine import add_samples
 
-        return add_samples(self, key, samples, total, starts_at)
+        return add_samples(self, key, samples, total, starts_at, commit_rows)
 
     def publish(self, name: str, path: Path) -> Path:
         """Offer a file or folder to later steps under a name."""
