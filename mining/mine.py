@@ -55,7 +55,7 @@ class Mine:
     corpus: Path
     model: str = "starter:retrieval"
     per_category: int = 40
-    counter_weight: float = 0.5
+    counter_weight: float = 0.1
     rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1

@@ -3,7 +3,7 @@
 For a category with prompts P and counter-prompts C (benign look-alikes), and a counter weight w:
 
     score = max over P of similarity  -  w * max over C of similarity         decides who becomes a candidate
-    itm   = max over P of probability -  w * max over C of probability        decides the order
+    itm   = max over P of probability -  w * max over C of probability        itm + score decides the order
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -163,7 +163,8 @@ class Searcher:
                     score=float(score[i]), match=float(match[i, :asked].max()),
                     counter_match=float(match[i, asked:].max()) if counters else 0.0, itm=float(itm[i]),
                 ))
-        return sorted(found, key=lambda c: (-c.itm, -c.score, c.row))
+        # Both heads together, as BLIP-2's own evaluation ranks: each is wrong about other images.
+        return sorted(found, key=lambda c: (-(c.itm + c.score), c.row))
 
     def look(self, rows: Sequence[int]) -> Iterator[Look]:
         """Yield the rows that may be taken, with their images, and note of the others why not."""

@@ -29,7 +29,7 @@ LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_in", "conv
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train the adapter, save it as `out/lora-neon`, and score neon prompts before and after."""
-    pipeline = StableDiffusionPipeline.from_pretrained(out / "diffusion", torch_dtype=torch.float32).to(device)
+    pipeline = StableDiffusionPipeline.from_pretrained(out / "diffusion", dtype=torch.float32).to(device)
     pipeline.set_progress_bar_config(disable=True)
     asked = held_out_prompts(120, (STYLE,))
     before = agreement(out, sample(pipeline, asked), asked)
