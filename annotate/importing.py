@@ -232,7 +232,8 @@ class Import:
         )
         counts = work.add(key, map(taker.take, reader), total=len(reader))
         return {
-            "format": format_, "images": counts.get("ok", 0), "failed": counts.get("failed", 0), **_facts(taker, work.policy),
+            "format": format_, "images": counts.get("ok", 0), "copies": counts.get("dropped", 0),
+            "failed": counts.get("failed", 0), **_facts(taker, work.policy),
         }
 
 

@@ -248,6 +248,24 @@ def test_labels_made_for_another_size_are_refused_and_an_unclear_turn_is_noted(w
     }
 
 
+@pytest.mark.parametrize("labelled", ["first", "second", "far", "both"])
+def test_copies_of_a_picture_are_one_sample_and_keep_its_labels(work: Work, root: Path, labelled: str) -> None:
+    images(root, *(f"{n:03d}.png" for n in range(100)))
+    copies = ["000.png", "001.png", "099.png"]
+    for name in copies:
+        (root / name).write_bytes(noise_image(500))
+    chosen = {"first": copies[:1], "second": copies[1:2], "far": copies[2:], "both": copies[:2]}[labelled]
+    coco(root, [(f"{n:03d}.png", [("knife", [1, 2, 3, 4])] if f"{n:03d}.png" in chosen else []) for n in range(100)])
+    facts = Import(path=root).run(work)
+    samples = list(work.dataset.samples(images=False))
+    assert len(samples) == len({s.id for s in samples}) == facts["images"] == 98
+    assert facts["copies"] == 2
+    assert [c.box_xyxy for s in samples for c in s.truth.labels] == [(1, 2, 4, 6)]
+    version = work.dataset.at
+    assert Import(path=root).run(work) == facts
+    assert work.dataset.at == version
+
+
 def test_running_again_adds_nothing(work: Work, root: Path) -> None:
     images(root, *(f"{n}.png" for n in range(5)))
     first = Import(path=root).run(work)

@@ -116,6 +116,36 @@ def _too_many(work: "Work", failed: int, seen: int, table: Table) -> str:
     )
 
 
+class _Copies:
+    """Keeps one row a picture in a table that is being added to; the first copy with labels speaks for all."""
+
+    def __init__(self, table: Table, ids: Sequence[str]) -> None:
+        self._table = table
+        self._earlier = table.get(ids, ["status", "reason", "claims", "columns"])
+        self._first = dict(self._earlier)
+        self._changed: dict[str, dict[str, object]] = {}
+
+    def row(self, row: dict[str, object], place: int) -> dict[str, object]:
+        """Return the row of a new picture; for one that is there, a dropped row that names it."""
+        id_ = str(row["id"])
+        first = self._first.setdefault(id_, row)
+        if first is row:
+            return row
+        if row["claims"] and not first["claims"]:
+            first["claims"] = row["claims"]
+            if id_ in self._earlier:
+                self._changed[id_] = first
+        return {
+            **row, "id": "copy:" + hashlib.sha256(f"{id_} {place}".encode()).hexdigest()[:24], "status": "dropped",
+            "reason": f"the same picture as {id_[:12]}", "claims": [], "columns": "",
+        }
+
+    def write(self) -> None:
+        """Write the rows of earlier batches that got their labels from a copy."""
+        if self._changed:
+            self._table.replace(list(self._changed.values()))
+
+
 def add_samples(
     work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None, starts_at: int = 0,
     commit_rows: int = COMMIT_ROWS,
@@ -130,13 +160,16 @@ def add_samples(
         advance(before)
         for batch in batched(islice(samples, max(0, before - starts_at), None), commit_rows):
             new = [item for item in batch if isinstance(item, NewSample)]
-            kept = iter(zip(new, dataset.put(new), strict=True))
+            ids = dataset.put(new)
+            kept = iter(zip(new, ids, strict=True))
+            copies = _Copies(table, [id_ for id_ in ids if isinstance(id_, str)])
             rows = []
             for item in batch:
                 if isinstance(item, NewSample):
                     sample, id_ = next(kept)
                     if not isinstance(id_, InputError):
-                        rows.append(result_row(id_, Result(claims=sample.claims, columns=sample.columns), work.now()))
+                        row = result_row(id_, Result(claims=sample.claims, columns=sample.columns), work.now())
+                        rows.append(copies.row(row, len(table) + len(rows)))
                         continue
                     name, error = str(sample.origin.get("source", "")), str(id_)
                 else:
@@ -144,6 +177,7 @@ def add_samples(
                 failed += 1
                 work.events.emit("failed", step=work.name, source=name, error=error)
                 rows.append(failure_row("failed:" + hashlib.sha256(name.encode()).hexdigest()[:24], f"{name}: {error}"))
+            copies.write()
             writer.add(rows)
             writer.flush()
             advance(len(batch))
