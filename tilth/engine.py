@@ -163,7 +163,7 @@ def add_samples(
             ids = dataset.put(new)
             kept = iter(zip(new, ids, strict=True))
             copies = _Copies(table, [id_ for id_ in ids if isinstance(id_, str)])
-            rows = []
+            rows: list[dict[str, object]] = []
             for item in batch:
                 if isinstance(item, NewSample):
                     sample, id_ = next(kept)
