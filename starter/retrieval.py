@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/2301.12597 (section 3.2)
 Differs: no captioning loss, no language model, 64 px. Negatives that happen to be true are masked, since the captions
-of this small world collide. The image half is pre-trained on dense truth instead of being a frozen CLIP.
+of this small world collide. The image half is pre-trained on dense truth instead of being CLIP's.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ from tilth.starter.retrieval_vision import pretrain_vision
 from tilth.starter.world import Scene
 
 SMALL_SCENES, LARGE_SCENES, HELD_OUT_SCENES = 16000, 8000, 2000
-VISION_STEPS, STEPS, BATCH = 4000, 3000, 64
+VISION_STEPS, STEPS, BATCH = 1000, 1000, 64
 _LOWEST_TEMPERATURE = 1 / 50
 
 
@@ -91,12 +91,10 @@ def _fit_retrieval(
     device: torch.device,
     steps: int,
 ) -> None:
+    model.vision_model.requires_grad_(False)  # frozen, as in the paper
     both = nn.ModuleDict({"model": model})
     log_scale = nn.Parameter(torch.tensor(np.log(10.0), dtype=torch.float32, device=device))
     both.register_parameter("log_scale", log_scale)
-    vision = list(model.vision_model.parameters())
-    known = {id(p) for p in vision}
-    rest = [p for p in both.parameters() if id(p) not in known]
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((22, step))
@@ -106,7 +104,8 @@ def _fit_retrieval(
         ids, mask = tokenize(tokenizer, [say(request, rng) for request in requests], device)
         true = torch.tensor([[request.holds(scenes[i]) for request in requests] for i in chosen], device=device)
         with torch.autocast(device.type, torch.bfloat16):
-            states = vision_states(model, pixels.flip(3) if step % 2 else pixels)
+            with torch.no_grad():
+                states = vision_states(model, pixels.flip(3) if step % 2 else pixels)
             seen, read = image_vectors(model, states), text_vectors(model, ids, mask)
         scale = log_scale.exp().clamp(max=1 / _LOWEST_TEMPERATURE)
         similarity = torch.einsum("iqd,td->iqt", seen, read).amax(1) * scale
@@ -118,7 +117,6 @@ def _fit_retrieval(
         part = slice(0, 1000)
         return str(score(model, tokenizer, held_out.images[part], held_out.scenes[part], device, groups=["kind"]))
 
-    groups = [{"params": rest, "scale": 1.0}, {"params": vision, "scale": 0.2}]
     fit(
         "retrieval",
         both,
@@ -126,7 +124,6 @@ def _fit_retrieval(
         steps=steps,
         lr=1e-3,
         work=work,
-        groups=groups,
         weight_decay=0.01,
         betas=(0.9, 0.98),
         watch=watch,
@@ -140,7 +137,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     tokenizer = write_tokenizer(folder)
     images, patches, scenes = _training_set(work)
     model = build().to(device)
-    pretrain_vision(model.vision_model, images, patches, work, device, min(steps or VISION_STEPS, VISION_STEPS))
+    pretrain_vision(model.vision_model, images, patches, scenes, work, device, min(steps or VISION_STEPS, VISION_STEPS))
     _fit_retrieval(model, images, scenes, tokenizer, work, device, steps or STEPS)
     model.half().save_pretrained(folder)
     processor(tokenizer).save_pretrained(folder)

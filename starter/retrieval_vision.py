@@ -1,4 +1,4 @@
-"""Pre-train the image half of the miniature BLIP-2 on dense truth: the kind and colour that each patch shows.
+"""Pre-train the image half of the miniature BLIP-2 on dense truth: kind and colour by patch, surface and style.
 
 Differs: the published model starts from EVA-CLIP; from scratch, contrast and matching alone learn nothing in an hour.
 The first weights are mimetic (https://arxiv.org/abs/2305.09828) behind a whitening patch embedding, since a small
@@ -6,6 +6,7 @@ transformer otherwise spends most of a short training on finding attention patte
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from transformers import Blip2VisionModel
 from tilth.starter.data import COLOR_NAMES, KIND_NAMES
 from tilth.starter.loop import fit
 from tilth.starter.pixels import CLIP, roughen, to_pixels
+from tilth.starter.surfaces import SURFACES
+from tilth.starter.world import STYLES, Scene
 
 PATCH = 8
 _KINDS = len(KIND_NAMES)
@@ -82,14 +85,19 @@ def pretrain_vision(
     vision: Blip2VisionModel,
     images: npt.NDArray[np.uint8],
     patches: npt.NDArray[np.int8],
+    scenes: Sequence[Scene],
     work: Path,
     device: torch.device,
     steps: int,
 ) -> None:
-    """Train the vision model in place under a throw-away linear head, on images with patch labels `(n, 2, 8, 8)`."""
+    """Train the vision model in place under throw-away linear heads, on images with patch labels `(n, 2, 8, 8)`."""
     initialise_vision(vision, to_pixels(images[:400], CLIP, device))
-    head = nn.Linear(vision.config.hidden_size, _KINDS + 1 + len(COLOR_NAMES)).to(device)
+    width = vision.config.hidden_size
+    head = nn.Linear(width, _KINDS + 1 + len(COLOR_NAMES)).to(device)
+    place = nn.Linear(width, len(SURFACES) + len(STYLES)).to(device)  # reads the class token
     labels = torch.from_numpy(patches).long()
+    surfaces = torch.tensor([list(SURFACES).index(scene.surface) for scene in scenes])
+    styles = torch.tensor([STYLES.index(scene.style) for scene in scenes])
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((21, step))
@@ -98,10 +106,13 @@ def pretrain_vision(
         if step % 2:
             pixels, wanted = pixels.flip(3), wanted.flip(3)
         with torch.autocast(device.type, torch.bfloat16):
-            answers = head(vision(pixel_values=pixels)[0][:, 1:]).float()
-        return _patch_loss(answers, wanted[:, 0].flatten(1), wanted[:, 1].flatten(1))
+            states = vision(pixel_values=pixels)[0]
+            things, whole = head(states[:, 1:]).float(), place(states[:, 0]).float()
+        surface = functional.cross_entropy(whole[:, : len(SURFACES)], surfaces[chosen].to(device))
+        style = functional.cross_entropy(whole[:, len(SURFACES) :], styles[chosen].to(device))
+        return _patch_loss(things, wanted[:, 0].flatten(1), wanted[:, 1].flatten(1)) + 0.3 * (surface + style)
 
-    both = nn.ModuleDict({"vision": vision, "head": head})
+    both = nn.ModuleDict({"vision": vision, "head": head, "place": place})
     fit(
         "retrieval-vision",
         both,
