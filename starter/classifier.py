@@ -20,7 +20,7 @@ from tilth.starter.loop import fit
 from tilth.starter.world import COLORS, KINDS, STYLES, SURFACES, UNSAFE_KINDS
 
 SIDE, PATCH = 96, 8
-STEPS = 1000
+STEPS = 700
 BATCH = 32
 HARMLESS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 

@@ -31,6 +31,8 @@ class About:
         std: Then divided by.
         calibration: `{label: {a, b}}`: a probability is `sigmoid(a · logit + b)`.
         thresholds: `{label: score}` that gave the best F1 on validation images.
+        detector_weight: Share of the detector's best box in a category's score, the rest being the classifier's probability;
+            the one with the best average precision on validation images.
         trained: Numbers of the training.
     """
 
@@ -42,6 +44,7 @@ class About:
     std: list[float]
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    detector_weight: float = 0.5
     trained: dict[str, Json] = field(default_factory=dict)
 
 

@@ -4,6 +4,7 @@ Paper: Platt, 1999, "Probabilistic outputs for support vector machines"; https:/
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from tilth.train.predict import Prediction, Predictor, Target, predict
 from tilth.work import Work
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def fit_platt(logits: np.ndarray[Any, Any], positive: np.ndarray[Any, Any]) -> tuple[float, float]:
@@ -84,6 +86,7 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
             a, b = fit_platt(logits[:, i], truth[:, i])
             about.calibration[label] = {"a": a, "b": b}
     after = probability(logits, about)
+    about.detector_weight = best_weight(predictions, truth, about)
     scores = category_scores(predictions, about.labels, about)
     for i, label in enumerate(about.labels):
         chosen = best_threshold(scores[:, i], truth[:, i])
@@ -98,5 +101,20 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
         name: round(float(np.mean([row[name] for row in told.values()])), 4)  # type: ignore[index, call-overload]
         for name in ("ece_before", "ece_after")
     } if len(truth) else {}  # fmt: skip
-    return {**means, "per_category": told}
+    return {**means, "detector_weight": about.detector_weight, "per_category": told}
+
+
+def best_weight(predictions: Sequence[Prediction], truth: np.ndarray[Any, Any], about: About) -> float:
+    """Return the weight of the detector with the best mean average precision; a half when too few positives can tell."""
+    from sklearn.metrics import average_precision_score
+
+    enough = [i for i in range(truth.shape[1]) if truth[:, i].sum() >= MIN_POSITIVES]
+    if not enough or not any(p.boxes for p in predictions):
+        return 0.5
+
+    def quality(weight: float) -> float:
+        scores = category_scores(predictions, about.labels, replace(about, detector_weight=weight))
+        return float(np.mean([average_precision_score(truth[:, i], scores[:, i]) for i in enough]))
+
+    return max(WEIGHTS, key=lambda weight: (quality(weight), -abs(weight - 0.5)))
 

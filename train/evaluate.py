@@ -1,8 +1,8 @@
 """Judge a classifier and a detector together on images with known truth.
 
-An image is unsafe when its truth names a picture category of the policy other than `text_area`. Its score for a category is
-the mean of the classifier's calibrated probability and the detector's best box; when only one of them is there, it alone
-counts. Its unsafe score is the largest over categories.
+An image is unsafe when its truth names a picture category of the policy other than `text_area`. Its score for a category is a
+weighted mean of the classifier's calibrated probability and the detector's best box, with the weight that was best on
+validation images; when only one of them is there, it alone counts. Its unsafe score is the largest over categories.
 """
 
 import json
@@ -84,7 +84,9 @@ def category_scores(predictions: Sequence[Prediction], categories: Sequence[str]
         return boxes
     raw = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(-1, len(about.labels))
     chances = probability(raw, about)[:, [about.labels.index(c) for c in categories]]
-    return np.asarray((chances + boxes) / 2 if any(p.boxes for p in predictions) else chances)
+    if not any(p.boxes for p in predictions):
+        return np.asarray(chances)
+    return np.asarray(about.detector_weight * boxes + (1 - about.detector_weight) * chances)
 
 
 @step
