@@ -69,7 +69,7 @@ class Studio:
         self._autocast = self.device == "cpu" and precision == "bfloat16"
         self._weights = {name: (weights or {}).get(name, 1.0) for name in loras}
         self._pipelines: dict[str, Any] = {}
-        with _quiet():
+        with quiet():
             self.pipeline: Any = self._load(AutoPipelineForText2Image, model).to(self.device)
             self._controlnet: Any = self._load_controlnet(controlnet) if controlnet else None
             for name, lora in loras.items():
@@ -91,11 +91,21 @@ class Studio:
         return self._load(ControlNetModel, name).to(self.device)
 
     def _load_lora(self, name: str, lora: str) -> None:
-        [file, *more] = sorted(models.locate(lora).glob("*.safetensors")) or [None]
-        if file is None or more:
-            raise ModelError(f"{lora}: a folder with exactly one .safetensors file is needed for an adapter")
+        from safetensors.torch import load_file
+
+        files = sorted(models.locate(lora).glob("*.safetensors"))
+        if len(files) != 1:
+            raise ModelError(f"{lora}: an adapter is a folder with exactly one .safetensors file, this has {len(files)}")
+        where: dict[str, Any] = {
+            "pretrained_model_name_or_path_or_dict": files[0].parent, "weight_name": files[0].name, "local_files_only": True,
+        }
+        weights = load_file(files[0])
+        if all(any(part in key for key in weights) for part in (".lora_A.", ".lora.down.")):
+            # diffusers' own writer can mix two spellings in one file, of which its reader silently takes only the first
+            spelt = {k.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): v for k, v in weights.items()}
+            where = {"pretrained_model_name_or_path_or_dict": spelt}
         try:
-            self.pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name, local_files_only=True)
+            self.pipeline.load_lora_weights(adapter_name=name, **where)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ModelError(f"{lora}: does not fit the model: {(str(error).splitlines() or [''])[0]}") from error
 
@@ -115,7 +125,7 @@ class Studio:
         from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image
 
         if verb not in self._pipelines:
-            with _quiet():
+            with quiet():
                 if verb == "edges":
                     made = AutoPipelineForText2Image.from_pipe(self.pipeline, controlnet=self._controlnet)
                 else:
@@ -130,7 +140,7 @@ class Studio:
         # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
-        with _quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+        with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
             images = self._pipeline(verb)(
                 list(prompts), num_inference_steps=drawing.steps, guidance_scale=drawing.guidance, generator=generators,
                 negative_prompt=negative, height=self.side, width=self.side, output_type="np", **extra,
@@ -229,7 +239,7 @@ def weights_of(model: str) -> dict[str, str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep diffusers from logging: it writes the cut-off parts of prompts, which do not belong into logs."""
     from diffusers.utils import logging
     from transformers.utils import logging as more_logging

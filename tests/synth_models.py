@@ -78,16 +78,20 @@ def save_controlnet(folder: Path) -> Path:
     return folder
 
 
-def save_lora(folder: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Save an adapter for the attention of `new_unet`."""
+def save_lora(
+    folder: Path, metadata: dict[str, str] | None = None, *, conv: bool = False, mixed: bool = True
+) -> Path:
+    """Save an adapter for `new_unet`; with `conv`, `mixed` spells its layers as diffusers' converter does."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig, get_peft_model_state_dict
     from safetensors.torch import load_file, save_file
 
     torch.manual_seed(2)
     unet = new_unet()
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v"]))
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
+    targets = ["to_q", "to_k", "to_v", *(["conv1", "conv_in"] if conv else [])]
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights=False, target_modules=targets))
+    layers = get_peft_model_state_dict(unet)
+    layers = convert_state_dict_to_diffusers(layers) if mixed else layers
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
     if metadata:
         path = folder / "pytorch_lora_weights.safetensors"

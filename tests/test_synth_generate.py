@@ -107,6 +107,16 @@ def test_an_adapter_changes_the_image_as_much_as_its_weight_says(model: Path, tm
     assert 0 < weak < strong
 
 
+def test_an_adapter_with_two_spellings_of_its_layers_is_loaded_whole(model: Path, tmp_path: Path) -> None:
+    whole = save_lora(tmp_path / "whole", conv=True, mixed=False)
+    mixed = save_lora(tmp_path / "mixed", conv=True, mixed=True)
+
+    def draw(lora: Path) -> np.ndarray:
+        return Studio(str(model), loras={"neon": str(lora)}, device="cpu").from_text(PROMPTS[:1], [5], Drawing(steps=2), "neon")[0]
+
+    assert np.array_equal(draw(whole), draw(mixed))
+
+
 def test_black_empty_and_broken_images_are_no_images() -> None:
     assert finished(np.zeros((4, 4, 3))) == "black image, as a safety checker leaves it"
     assert finished(np.full((4, 4, 3), 0.5)) == "image of one tone"
