@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -59,7 +58,8 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         return weighted_v_loss(predicted, signal * noise - spread * clean, alphas[t])
 
     fit("lora-neon", unet, loss_at, steps=steps or STEPS, lr=2e-3, work=work, warmup=20, save_every=150)
-    weights = {k: v.half() for k, v in convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)).items()}
+    # as peft spells them: diffusers' converter renames attention layers only, and then its loader skips those
+    weights = {k: v.half() for k, v in get_peft_model_state_dict(unet).items()}
     folder, partial = out / "lora-neon", out / "lora-neon.partial"
     shutil.rmtree(partial, ignore_errors=True)
     StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=weights)
