@@ -39,7 +39,8 @@ class Mine:
         corpus: Folder of images, at any depth.
         model: A BLIP-2 image-text retrieval model.
         per_category: Images wanted per category, look-alikes among them.
-        counter_weight: How much likeness to a counter-prompt counts against an image.
+        counter_weight: How much it counts against an image that it is more like a counter-prompt than like the prompts.
+        similarity_weight: How much similarity counts beside the matching head's log-odds.
         rerank: Candidates that the matching head looks at, per image wanted.
         hard_negatives: Share of `per_category` that goes to benign look-alikes near the boundary.
         explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
@@ -55,7 +56,8 @@ class Mine:
     corpus: Path
     model: str = "starter:retrieval"
     per_category: int = 40
-    counter_weight: float = 0.1
+    counter_weight: float = 0.5
+    similarity_weight: float = 10.0
     rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1
@@ -76,8 +78,9 @@ class Mine:
         for name in ("hard_negatives", "explore"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.counter_weight < 0:
-            raise ValueError(f"counter_weight must not be negative, got {self.counter_weight}")
+        for name in ("counter_weight", "similarity_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.index not in ("auto", "exact", "ivf"):
             raise ValueError(f"index must be auto, exact or ivf, got {self.index!r}")
 
@@ -134,7 +137,8 @@ class Mine:
         indexed = time.monotonic()
         searcher = Searcher(
             corpus, encoder, store, index, Sealed(self.never, self.never_distance, work.events),
-            work.dataset, counter_weight=self.counter_weight, batch_size=self.batch_size,
+            work.dataset, counter_weight=self.counter_weight, similarity_weight=self.similarity_weight,
+            batch_size=self.batch_size,
         )
         chosen = _Chooser(self, work, searcher).choose(asked)
         facts: dict[str, Json] = {
@@ -175,8 +179,8 @@ class _Chooser:
                 depths = (mine.rerank * (mine.per_category - quota), mine.rerank * quota)
                 likely, alike = self._searcher.propose(question, *depths)
                 hits.append(self._searcher.judge(question, likely, depths[0]))
-                judged = [c for c in self._searcher.judge(question, alike, depths[1]) if c.counter_match > c.match]
-                benign.append(sorted(judged, key=lambda c: (-c.match, -c.similarity, c.row)))
+                judged = [c for c in self._searcher.judge(question, alike, depths[1]) if c.lead > 0]
+                benign.append(sorted(judged, key=lambda c: (c.lead, c.row)))
                 advance()
         taken: set[str] = set()
         matches = share_out(hits, [mine.per_category - h for h in hard], taken)
@@ -221,7 +225,7 @@ def _pick(candidate: Candidate, rank: int, reason: str) -> Pick:
         "key": candidate.key, "id": candidate.id,
         "columns": {
             "mine.category": candidate.category, "mine.reason": reason, "mine.rank": rank,
-            "mine.score": round(candidate.score, 4), "mine.itm": round(candidate.itm, 4),
+            "mine.score": round(candidate.score, 4), "mine.itm": round(candidate.match, 4),
             "mine.explain": candidate.explain(),
         },
     }

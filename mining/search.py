@@ -1,9 +1,15 @@
 """Rank the images of a corpus for the categories of a policy: similarity finds, the matching head orders.
 
-For a category with prompts P and counter-prompts C (benign look-alikes), and a counter weight w:
+For a category with prompts P and counter-prompts C (benign look-alikes):
 
-    score = max over P of similarity  -  w * max over C of similarity         decides who becomes a candidate
-    itm   = max over P of probability -  w * max over C of probability        itm + score decides the order
+    score = less(max over P of similarity, max over C of similarity)     decides who becomes a candidate
+    order = less(max over P of log-odds, max over C of log-odds) + g * score
+    less(a, b) = a - w * max(0, b - a)
+
+The log-odds are the matching head's. A look-alike counts only by how much it outdoes the category: an image that shows
+both a knife and a spoon is a good find, and all that is long and thin is a little like a spoon. Matching and similarity
+are added, as in the authors' own evaluation (LAVIS, `blip2_qformer.compute_sim_matrix`), so that neither head's blind
+spot decides alone; g stands for the temperature, which published checkpoints do not hold.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +73,11 @@ def questions(policy: Policy) -> list[Question]:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """An image as one category sees it; similarities in [-1, 1], matches in [0, 1]; counters 0 where there is none."""
+    """An image as one category sees it: similarities in [-1, 1], matches in [0, 1], both 0 for an absent counter.
+
+    `lead` is how much the counter-prompts outdo the prompts, in log-odds plus g times similarity: above 0 the image is
+    rather a look-alike, and near 0 it lies at the boundary.
+    """
 
     row: int
     id: str
@@ -80,15 +90,27 @@ class Candidate:
     score: float
     match: float
     counter_match: float
-    itm: float
+    order: float
+    lead: float
 
     def explain(self) -> dict[str, Json]:
         """Say what scored what."""
         return {
             "prompt": self.prompt, "similarity": round(self.similarity, 4), "match": round(self.match, 4),
             "counter_prompt": self.counter, "counter_similarity": round(self.counter_similarity, 4),
-            "counter_match": round(self.counter_match, 4),
+            "counter_match": round(self.counter_match, 4), "order": round(self.order, 4),
         }
+
+
+def log_odds(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the log-odds of probabilities, at most 9.2 either way, so that no head is ever certain.
+
+    >>> log_odds(np.array([0.5, 1.0], np.float32)).round(1).tolist()
+    [0.0, 9.199999809265137]
+    """
+    safe = np.clip(probability, 1e-4, 1 - 1e-4)
+    found: npt.NDArray[np.float32] = np.log(safe / (1 - safe))
+    return found
 
 
 class Searcher:
@@ -102,17 +124,18 @@ class Searcher:
         sealed: Images that never come back.
         dataset: Whose images are not found again, however high they rank.
         counter_weight: w of the formulas above.
+        similarity_weight: g.
         batch_size: Images per forward pass.
     """
 
     def __init__(
         self, corpus: Corpus, encoder: Encoder, store: Store, index: Index, sealed: Sealed, dataset: Dataset, *,
-        counter_weight: float, batch_size: int,
+        counter_weight: float, similarity_weight: float, batch_size: int,
     ) -> None:
         self.corpus, self.store, self.index = corpus, store, index
         self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
         self._owned = sum(len(ids) for ids in dataset.ids())
-        self._weight, self._batch_size = counter_weight, batch_size
+        self._weight, self._similarity_weight, self._batch_size = counter_weight, similarity_weight, batch_size
         self.refused: dict[str, str] = {}  # key -> why an image cannot be taken
         self._ids: dict[str, str] = {}  # key -> id of those that can
 
@@ -138,9 +161,11 @@ class Searcher:
         return likely, alike[np.lexsort((alike, -scores[:, :asked].max(1)))]
 
     def _score(self, values: npt.NDArray[np.float32], asked: int) -> npt.NDArray[np.float32]:
-        """Return the best of the prompts minus the weighted best of the counter-prompts, of values `(n, t)`."""
+        """Return `less` of values `(n, t)`, prompts first."""
         best: npt.NDArray[np.float32] = values[:, :asked].max(1)
-        return best - self._weight * values[:, asked:].max(1) if values.shape[1] > asked else best
+        if values.shape[1] == asked:
+            return best
+        return best - self._weight * np.maximum(0, values[:, asked:].max(1) - best)
 
     def judge(self, question: Question, rows: Rows, depth: int) -> list[Candidate]:
         """Look at the first `depth` images that may be taken with the matching head; the best comes first."""
@@ -151,7 +176,11 @@ class Searcher:
             numbers = np.array([row for row, _, _, _ in batch])
             similar = self.index.similarity(numbers, texts)
             match = self._encoder.match([image for _, _, _, image in batch], question.texts)
-            score, itm = self._score(similar, asked), self._score(match, asked)
+            score = self._score(similar, asked)
+            odds = log_odds(match)
+            order = self._score(odds, asked) + self._similarity_weight * score
+            both = odds + self._similarity_weight * similar
+            lead = both[:, asked:].max(1, initial=-np.inf) - both[:, :asked].max(1)
             for i, (row, key, id_, _) in enumerate(batch):
                 counters = question.counters
                 found.append(Candidate(
@@ -161,10 +190,11 @@ class Searcher:
                     counter=counters[int(similar[i, asked:].argmax())] if counters else "",
                     counter_similarity=float(similar[i, asked:].max()) if counters else 0.0,
                     score=float(score[i]), match=float(match[i, :asked].max()),
-                    counter_match=float(match[i, asked:].max()) if counters else 0.0, itm=float(itm[i]),
+                    counter_match=float(match[i, asked:].max()) if counters else 0.0, order=float(order[i]),
+                    lead=float(lead[i]),
                 ))
         # Both heads together, as BLIP-2's own evaluation ranks: each is wrong about other images.
-        return sorted(found, key=lambda c: (-(c.itm + c.score), c.row))
+        return sorted(found, key=lambda c: (-c.order, c.row))
 
     def look(self, rows: Sequence[int]) -> Iterator[Look]:
         """Yield the rows that may be taken, with their images, and note of the others why not."""

@@ -88,8 +88,9 @@ def test_mined_images_are_unlabelled_and_say_where_they_come_from_and_why(mined:
         if sample.columns["mine.reason"] != "explore":
             explained = sample.columns["mine.explain"]
             assert 0 <= explained["match"] <= 1  # type: ignore[index, call-overload, operator]
-            expected = explained["match"] - 0.5 * explained["counter_match"]  # type: ignore[index, call-overload, operator]
-            assert sample.columns["mine.itm"] == pytest.approx(expected, abs=2e-4)
+            likeness, counter = explained["similarity"], explained["counter_similarity"]  # type: ignore[index, call-overload]
+            expected = likeness - 0.5 * max(0, counter - likeness)  # type: ignore[operator]
+            assert sample.columns["mine.score"] == pytest.approx(expected, abs=2e-4)
     reasons = Counter(s.columns["mine.reason"] for s in samples)
     assert reasons["explore"] == pytest.approx(len(samples) * 0.25, abs=1)
     assert max(Counter(s.columns["mine.category"] for s in samples if s.columns["mine.category"]).values()) <= 5
@@ -179,7 +180,7 @@ def test_precision_counts_the_first_ranks_and_recall_what_was_picked(tmp_path: P
 
 CANDIDATE = Candidate(
     row=0, id="", key="", category="", prompt="", similarity=0, counter="", counter_similarity=0, score=0, match=0,
-    counter_match=0, itm=0,
+    counter_match=0, order=0, lead=0,
 )
 
 
