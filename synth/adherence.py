@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tilth.claims import Claim
+from tilth.claims import Claim, Json
 from tilth.errors import InputError
 from tilth.geometry import Boxes, areas, intersections
 from tilth.samples import Result, Sample
@@ -22,6 +22,10 @@ class AdherenceMapper:
     min_inside: float = 0.5
     batch_size: int = 256
 
+    def models(self) -> tuple[str, ...]:
+        """None: the claims say which models they are of."""
+        return ()
+
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Nothing to load."""
         return lambda samples: [self._judge(sample) for sample in samples]
@@ -33,7 +37,7 @@ class AdherenceMapper:
         right = [c for c in seen if c.category == asked]
         score = max((c.score for c in said if c.category == asked), default=0.0)
         cover, inside = _cover(sample, right), _inside(sample, right)
-        columns = {
+        columns: dict[str, Json] = {
             "adherence.asked": asked, "adherence.score": round(score, 4), "adherence.cover": round(float(cover.min(initial=1)), 4),
             "adherence.inside": round(float(inside.max(initial=0)), 4),
         }
@@ -63,7 +67,7 @@ def _inside(sample: Sample, right: Sequence[Claim]) -> Boxes:
     found = _boxes(right)
     if not len(asked) or not len(found):
         return np.ones(len(found))
-    return intersections(found, asked).max(1) / np.maximum(areas(found), 1e-9)
+    return np.asarray(intersections(found, asked).max(1) / np.maximum(areas(found), 1e-9), np.float64)
 
 
 def _found_instead(sample: Sample, seen: Sequence[Claim]) -> str:

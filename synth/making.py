@@ -124,8 +124,8 @@ class Maker:
         self, studio: Studio, request: Request, image: Image, parent: Sample | None, box: Box | None
     ) -> NewSample:
         wish, adapter = self.wish, self._adapter(request)
-        control = {**self._weights[wish.controlnet], "scale": wish.control_scale} if request.method == "edges" else None
-        adapters = (
+        control: Json = {**self._weights[wish.controlnet], "scale": wish.control_scale} if request.method == "edges" else None
+        adapters: list[Json] = (
             [{**self._weights[wish.loras[adapter]], "weight": wish.lora_weights.get(adapter, 1.0)}] if adapter else []
         )
         licence = wish.licence or models.spec(wish.model).licence

@@ -76,8 +76,9 @@ def shares(wanted: int, have: Mapping[Cell, int], cells: Sequence[Cell]) -> Coun
     styles = {
         category: [(have.get(cell, 0), n, cell) for n, cell in enumerate(cells) if cell[0] == category] for category in order
     }
-    for heap in (categories, *styles.values()):
-        heapq.heapify(heap)  # type: ignore[type-var]  # each holds tuples of one shape
+    heapq.heapify(categories)
+    for heap in styles.values():
+        heapq.heapify(heap)
     given: Counter[Cell] = Counter()
     for _ in range(wanted if cells else 0):
         total, n, category = categories[0]
