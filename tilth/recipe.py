@@ -88,6 +88,7 @@ class _Reader:
     def steps(self) -> dict[str, Step]:
         """Build every step."""
         steps: dict[str, Step] = {}
+        named: set[str] = set()
         entries = self.document.get("steps")
         if not isinstance(entries, list) or not entries:
             self.wrong(("steps",), "needs a list with at least one step")
@@ -104,8 +105,9 @@ class _Reader:
             label = str(entry.get("as", name))
             if not re.fullmatch(r"[A-Za-z][\w.-]*", label):
                 self.wrong((*place, "as"), f"a name is letters, digits, '.', '-' and '_', got {label!r}")
-            if label in steps:
+            if label in named:
                 self.wrong(place, f"two steps are called {label!r}; give one another name with 'as: …'")
+            named.add(label)
             if (built := self._step((*place, name), name, entry[name])) is not None:
                 steps[label] = built
         return steps
