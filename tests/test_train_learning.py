@@ -71,6 +71,24 @@ def test_relatives_are_held_back_together(labelled: Work) -> None:
     assert {held_back(child) for child in children} == {held_back(one)}
 
 
+def test_what_was_made_from_a_held_back_image_is_not_trained_on(labelled: Work) -> None:
+    from tilth.claims import State
+
+    real = list(labelled.dataset.samples(lambda s: s.split != "test", images=False))
+    held, free = next(s for s in real if held_back(s)), next(s for s in real if not held_back(s))
+    origins = {
+        "held": {"source": "a", "parents": [held.id]}, "free": {"source": "b", "parents": [free.id]},
+        "words": {"source": "c", "prompt": "a knife"},
+    }  # fmt: skip
+    labelled.add("made", [replace(scene_sample(2000 + i, "knife"), origin=o) for i, o in enumerate(origins.values())])
+    labelled.add("given", [replace(scene_sample(3000, "knife", "val"), origin={"source": "d", "prompt": "a knife"})])
+    data = gather(labelled, ["knife"], 32, states=[State.REVIEWED, State.CONFIRMED_EMPTY], max_made_ratio=1, boxes_only=False)
+    kept = {row.id for row in data.rows if row.made}
+    by_source = {s.origin["source"]: s.id for s in labelled.dataset.samples(lambda s: s.made, images=False)}
+    assert kept == {by_source["b"], by_source["c"]}
+    assert not any(row.made and row.val for row in data.rows)
+
+
 def test_nothing_to_learn_from_is_told(work: Work) -> None:
     with pytest.raises(InputError, match="no labelled image to train on"):
         TrainClassifier(steps=1).run(work)

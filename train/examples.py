@@ -68,8 +68,10 @@ def held_back(sample: Sample) -> bool:
     if sample.split:
         return sample.split == "val"
     parents = sample.origin.get("parents")
-    family = parents[0] if isinstance(parents, list | tuple) and parents else sample.id
-    group = str(sample.columns.get("dedup.group") or family)
+    family = parents[0] if isinstance(parents, list | tuple) and parents else None
+    group = str(sample.columns.get("dedup.group") or family or ("" if sample.made else sample.id))
+    if not group:
+        return False  # generated from words alone: it has no relative that could be held back
     return int(sha256(group.encode()).hexdigest()[:8], 16) / 16**8 < VAL_SHARE
 
 
@@ -83,8 +85,8 @@ def gather(
 ) -> Examples:
     """Read the usable samples of the dataset into `work.folder`, or open what is there already.
 
-    Generated images beyond `max_made_ratio` times the real ones are left out, in the order of their ids; they are never
-    used for validation.
+    Generated images beyond `max_made_ratio` times the real ones are left out, in the order of their ids. They are never
+    used for validation, nor for training when what they were made from is held back.
 
     Raises:
         InputError: Nothing usable is there, or no example shows any of the labels.
@@ -92,7 +94,9 @@ def gather(
     folder = work.folder / f"examples-{work.dataset.at.number}-{side}"
     if not (folder / "rows.json").exists():
         real = work.dataset.count(lambda s: usable(s, states) and not s.made)
-        made_ids = sorted(s.id for s in work.dataset.samples(lambda s: usable(s, states) and s.made, images=False))
+        made_ids = sorted(
+            s.id for s in work.dataset.samples(lambda s: usable(s, states) and s.made and not held_back(s), images=False)
+        )
         chosen = set(made_ids[: int(real * max_made_ratio)])
         _write(work, folder, labels, side, states, chosen, real + len(chosen), boxes_only)
     rows = [_example(row) for row in json.loads((folder / "rows.json").read_text())]
