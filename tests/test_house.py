@@ -26,7 +26,7 @@ ALLOWED = {
     "annotate": {"tilth", "annotate"},
     "train": {"tilth", "train"},
     "runtime": {"tilth", "runtime"},
-    "starter": {"tilth", "starter", "runtime"},  # the miniature language model reads what the runtime's template writes
+    "starter": {"tilth", "starter", "train", "runtime"},  # it trains with the loop of users, on what the runtime writes
     "pipeline": {"tilth", "synth", "mining", "annotate", "train", "runtime", "pipeline", "starter"},
 }
 HEAVY = {"torch", "transformers", "diffusers", "faiss", "sklearn", "onnxruntime", "label_studio_sdk", "rapidocr", "matplotlib"}
