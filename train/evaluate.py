@@ -166,7 +166,8 @@ def measure(predictions: Sequence[Prediction], policy: Policy, about: About | No
             str(part): {**numbers(parts == part, 200, 50), "n_images": int((parts == part).sum())}
             for part in sorted(set(parts)) if part
         },
-        "n_images": len(predictions), "n_unsafe": int(truth.any(1).sum()), "thresholds": dict(zip(unsafe, thresholds.tolist(), strict=True)),
+        "n_images": len(predictions), "n_unsafe": int(truth.any(1).sum()),
+        "thresholds": dict(zip(unsafe, thresholds.tolist(), strict=True)),
     }  # fmt: skip
 
 
