@@ -83,7 +83,9 @@ def clean(
         size_wh: Of the image.
         rules: Which rules, and how strict.
     """
-    judge = _Judge(np.asarray(boxes_xyxy, np.float64).reshape(-1, 4), np.asarray(scores, np.float64), np.asarray(classes))
+    judge = _Judge(
+        np.asarray(boxes_xyxy, np.float64).reshape(-1, 4), np.asarray(scores, np.float64), np.asarray(classes)
+    )
     wh = judge.boxes[:, 2:] - judge.boxes[:, :2]
     short, long = wh.min(1, initial=np.inf), wh.max(1, initial=0)
     judge.drop(short < rules.min_side_px, "sliver")

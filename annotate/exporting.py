@@ -18,7 +18,13 @@ from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 SIGNATURES = {
-    b"\xff\xd8": ".jpg", b"\x89P": ".png", b"RI": ".webp", b"BM": ".bmp", b"GI": ".gif", b"II": ".tif", b"MM": ".tif",
+    b"\xff\xd8": ".jpg",
+    b"\x89P": ".png",
+    b"RI": ".webp",
+    b"BM": ".bmp",
+    b"GI": ".gif",
+    b"II": ".tif",
+    b"MM": ".tif",
 }
 
 
@@ -74,7 +80,12 @@ def _to_stderr(text: str) -> None:
 
 
 def export(
-    dataset: Dataset, out: Path, format_: str, *, where: Where | None = None, categories: tuple[str, ...] = (),
+    dataset: Dataset,
+    out: Path,
+    format_: str,
+    *,
+    where: Where | None = None,
+    categories: tuple[str, ...] = (),
     say: Callable[[str], None] = _to_stderr,
 ) -> Mapping[str, Json]:
     """Write the labelled samples of a dataset; what the format cannot hold goes to `samples.jsonl` beside it.
@@ -116,8 +127,13 @@ def export(
         out.rmdir()
     partial.rename(out)  # renamed last, so its existence means that the export is whole
     return {
-        "format": format_, "images": found.images, "boxes": found.boxes, "categories": list(names),
-        "splits": dict(found.splits), "left_out": dict(found.left_out), "cannot_hold": dict(found.lost),
+        "format": format_,
+        "images": found.images,
+        "boxes": found.boxes,
+        "categories": list(names),
+        "splits": dict(found.splits),
+        "left_out": dict(found.left_out),
+        "cannot_hold": dict(found.lost),
         "turned_upright": turned,
     }
 
@@ -144,12 +160,19 @@ def _line(sample: Sample, file: str) -> dict[str, Json]:
     truth = sample.truth
     labels = [
         {
-            "category": label.category, "box_xyxy": list(label.box_xyxy) if label.box_xyxy else None,
-            "score": label.score, "source": label.source,
+            "category": label.category,
+            "box_xyxy": list(label.box_xyxy) if label.box_xyxy else None,
+            "score": label.score,
+            "source": label.source,
         }
         for label in truth.labels
     ]
     return {
-        "id": sample.id, "file": file, "state": str(truth.state), "split": sample.split, "made": sample.made,
-        "origin": dict(sample.origin), "labels": labels,
+        "id": sample.id,
+        "file": file,
+        "state": str(truth.state),
+        "split": sample.split,
+        "made": sample.made,
+        "origin": dict(sample.origin),
+        "labels": labels,
     }

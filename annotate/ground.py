@@ -86,12 +86,17 @@ class Decide:
         scores = np.array([row[3] for row in enough])
         classes = [row[1] or f"not: {row[0]}" for row in enough]
         cleaned = clean(boxes, scores, classes, sample.size_wh, self.rules)
-        claims = [self._claim(row, round_) for row, why in zip(enough, cleaned.reasons, strict=True) if row[1] and not why]
+        claims = [
+            self._claim(row, round_) for row, why in zip(enough, cleaned.reasons, strict=True) if row[1] and not why
+        ]
         removed = [
             _removed(row, why, classes[by] if by >= 0 else "")
-            for row, why, by in zip(enough, cleaned.reasons, cleaned.by, strict=True) if why and row[1]
+            for row, why, by in zip(enough, cleaned.reasons, cleaned.by, strict=True)
+            if why and row[1]
         ]
-        removed += [_removed(row, "look-alike", "") for row, why in zip(enough, cleaned.reasons, strict=True) if not row[1]]
+        removed += [
+            _removed(row, "look-alike", "") for row, why in zip(enough, cleaned.reasons, strict=True) if not row[1]
+        ]
         if not claims:
             claims = [Claim(says="empty", source=self.source, evidence={"round": round_})]
         top: dict[str, float] = {}
@@ -99,7 +104,9 @@ class Decide:
             if row[1]:
                 top[row[1]] = max(top.get(row[1], 0.0), row[3])
         columns: dict[str, Json] = {
-            f"{self.name}.removed": removed, f"{self.name}.top": top, f"{self.name}.asked": self.asked,
+            f"{self.name}.removed": removed,
+            f"{self.name}.top": top,
+            f"{self.name}.asked": self.asked,
         }
         return Result(claims=tuple(claims), columns=columns)
 
@@ -110,7 +117,14 @@ class Decide:
 
 
 def _removed(row: list[Any], reason: str, by: str) -> dict[str, Json]:
-    return {"phrase": row[0], "category": row[1], "score": row[3], "box_xyxy": list(row[4:8]), "reason": reason, "by": by}
+    return {
+        "phrase": row[0],
+        "category": row[1],
+        "score": row[3],
+        "box_xyxy": list(row[4:8]),
+        "reason": reason,
+        "by": by,
+    }
 
 
 def restore(sample: Sample, name: str, reasons: Sequence[str] = ()) -> list[tuple[str, Box, float]]:
@@ -169,12 +183,18 @@ class Ground:
         """
         pictured = {category.name for category in work.policy.pictured}
         if wrong := sorted(set(self.thresholds) - pictured):
-            raise InputError(f"thresholds: no pictured category {', '.join(wrong)}; there are {', '.join(sorted(pictured))}")
+            raise InputError(
+                f"thresholds: no pictured category {', '.join(wrong)}; there are {', '.join(sorted(pictured))}"
+            )
         asked = questions(work.policy.pictured)
         if not self.counter_prompts:
             asked = tuple(Question(category=q.category, phrases=q.phrases) for q in asked)
         look = Look(
-            name=work.name, model=self.model, questions=asked, size_multiple=self.size_multiple, batch_size=self.batch_size,
+            name=work.name,
+            model=self.model,
+            questions=asked,
+            size_multiple=self.size_multiple,
+            batch_size=self.batch_size,
             device=work.device,
         )
         source = models.source(self.model)
@@ -187,13 +207,20 @@ class Ground:
         looked = work.map(look, wanted)
         seconds, new = time.monotonic() - began, self._looked(work, look) - before
         decide = Decide(
-            name=work.name, source=source, asked=key, threshold=self.threshold, thresholds=self.thresholds,
+            name=work.name,
+            source=source,
+            asked=key,
+            threshold=self.threshold,
+            thresholds=self.thresholds,
             rules=self.clean_up,
         )
         work.map(decide, lambda sample: wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
         return {
-            "images": looked.get("ok", 0), "failed": looked.get("failed", 0), "looked_at_now": new,
-            "seconds": round(seconds, 2), "images_per_s": round(new / seconds, 2) if new else None,
+            "images": looked.get("ok", 0),
+            "failed": looked.get("failed", 0),
+            "looked_at_now": new,
+            "seconds": round(seconds, 2),
+            "images_per_s": round(new / seconds, 2) if new else None,
             **_count(work, source, fingerprint(decide)),
         }
 
@@ -205,7 +232,9 @@ class Ground:
         if sample.split == "test" or (not self.relabel and any(c.kind in ("human", "import") for c in sample.claims)):
             return False
         # an earlier step that asked the same has the answer
-        others = (value for column, value in sample.columns.items() if column.endswith(".asked") and column != f"{name}.asked")
+        others = (
+            value for column, value in sample.columns.items() if column.endswith(".asked") and column != f"{name}.asked"
+        )
         return all(value != key for value in others)
 
 
@@ -226,6 +255,9 @@ def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:
             removed.update(str(row["reason"]) for row in rows)
     means = {category: round(float(np.mean(values)), 4) for category, values in scores.items()}
     return {
-        "boxes": sum(boxes.values()), "boxes_by_category": dict(boxes), "mean_score": means, "images_without_boxes": empty,
+        "boxes": sum(boxes.values()),
+        "boxes_by_category": dict(boxes),
+        "mean_score": means,
+        "images_without_boxes": empty,
         "removed_by_reason": dict(removed),
     }

@@ -63,7 +63,13 @@ class Finder:
     """
 
     def __init__(
-        self, model: str, asked: Sequence[Question], *, device: str = "auto", size_multiple: int = 32, floor: float = 0.1
+        self,
+        model: str,
+        asked: Sequence[Question],
+        *,
+        device: str = "auto",
+        size_multiple: int = 32,
+        floor: float = 0.1,
     ) -> None:
         with optional():
             import torch
@@ -77,7 +83,9 @@ class Finder:
         self.device = models.device(device)
         # fp32: half formats move boxes near a threshold over it, and the time goes into gathering, not multiplying
         with _quietly():
-            loaded = AutoModelForZeroShotObjectDetection.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            loaded = AutoModelForZeroShotObjectDetection.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True
+            )
         self.model = loaded.to(self.device).eval()
         self.floor, self.size_multiple = floor, size_multiple
         self._sizes, self._tokenizer = _Sizes.of(processor.image_processor), processor.tokenizer
@@ -135,7 +143,10 @@ class Finder:
         placed = clip(boxes.astype(np.float64) * [*size_wh, *size_wh], size_wh)
         return [
             Seen(
-                phrase=prompt.phrases[k], category=prompt.categories[k], prompt=prompt.digest, score=min(1.0, float(score)),
+                phrase=prompt.phrases[k],
+                category=prompt.categories[k],
+                prompt=prompt.digest,
+                score=min(1.0, float(score)),
                 box_xyxy=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
             )
             for k, score, box in zip(best, top, placed, strict=True)

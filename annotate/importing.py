@@ -226,23 +226,35 @@ class Import:
         format_, reader = open_reader(path, self.format, self.split, odd)
         key = fingerprint(self, inputs_digest(self.inputs()))
         taker = _Taker(
-            policy=work.policy, root=reader.root, categories=self.categories, empty_means=self.empty_means, key=key,
-            origin={"licence": self.licence, "step": work.name}, columns={"split": self.split} if self.split else {},
+            policy=work.policy,
+            root=reader.root,
+            categories=self.categories,
+            empty_means=self.empty_means,
+            key=key,
+            origin={"licence": self.licence, "step": work.name},
+            columns={"split": self.split} if self.split else {},
             odd=odd,
         )
         counts = work.add(key, map(taker.take, reader), total=len(reader))
         return {
-            "format": format_, "images": counts.get("ok", 0), "copies": counts.get("dropped", 0),
-            "failed": counts.get("failed", 0), **_facts(taker, work.policy),
+            "format": format_,
+            "images": counts.get("ok", 0),
+            "copies": counts.get("dropped", 0),
+            "failed": counts.get("failed", 0),
+            **_facts(taker, work.policy),
         }
 
 
 def _facts(taker: _Taker, policy: Policy) -> dict[str, Json]:
     near = {name: difflib.get_close_matches(name.lower(), policy.names, n=1) for name in taker.unknown}
     return {
-        "by_state": dict(taker.images), "boxes": sum(taker.boxes.values()), "boxes_by_category": dict(taker.boxes),
+        "by_state": dict(taker.images),
+        "boxes": sum(taker.boxes.values()),
+        "boxes_by_category": dict(taker.boxes),
         "unknown_categories": {
-            name: {"boxes": count, "did_you_mean": "".join(near[name])} for name, count in taker.unknown.most_common(100)
+            name: {"boxes": count, "did_you_mean": "".join(near[name])}
+            for name, count in taker.unknown.most_common(100)
         },
-        "odd": dict(taker.odd.counts), "odd_examples": taker.odd.examples,
+        "odd": dict(taker.odd.counts),
+        "odd_examples": taker.odd.examples,
     }

@@ -70,7 +70,9 @@ class Studio:
         try:
             yield
         except httpx.TransportError as error:
-            raise Unavailable(f"Label Studio at {self.url} does not answer ({type(error).__name__}); start it, run again") from error
+            raise Unavailable(
+                f"Label Studio at {self.url} does not answer ({type(error).__name__}); start it, run again"
+            ) from error
         except ApiError as error:
             if error.status_code in (401, 403):
                 raise InputError(f"Label Studio at {self.url} refuses the key; set LABEL_STUDIO_API_KEY") from error
@@ -96,12 +98,19 @@ class Studio:
 
     def _create(self, title: str) -> int:
         made = self._client.projects.create(
-            title=title, label_config=make_config(self.policy), show_skip_button=True, enable_empty_annotation=True,
-            show_collab_predictions=True, request_options=NO_RETRY,
+            title=title,
+            label_config=make_config(self.policy),
+            show_skip_button=True,
+            enable_empty_annotation=True,
+            show_collab_predictions=True,
+            request_options=NO_RETRY,
         )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._client.import_storage.local.create(
-            project=int(made.id or 0), path=str(self.folder.resolve()), title="tilth", use_blob_urls=True,
+            project=int(made.id or 0),
+            path=str(self.folder.resolve()),
+            title="tilth",
+            use_blob_urls=True,
             request_options=NO_RETRY,
         )
         return int(made.id or 0)

@@ -45,12 +45,14 @@ def make_task(sample: Sample, image_url: str, why: str = "") -> Row:
     width, height = sample.size_wh
     labels = [label for label in sample.truth.labels if label.box_xyxy is not None]
     task: Row = {
-        "data": {IMAGE: image_url, "sample": sample.id, "width": width, "height": height, "why": why}, "predictions": [],
+        "data": {IMAGE: image_url, "sample": sample.id, "width": width, "height": height, "why": why},
+        "predictions": [],
     }
     if labels:
         task["predictions"].append(
             {
-                "model_version": labels[0].source, "score": min(label.score for label in labels),
+                "model_version": labels[0].source,
+                "score": min(label.score for label in labels),
                 "result": [_region(sample, number, label) for number, label in enumerate(labels)],
             }
         )
@@ -62,12 +64,23 @@ def _region(sample: Sample, number: int, label: Claim) -> Row:
     x0, y0, x1, y1 = label.box_xyxy or (0, 0, 0, 0)
     name = hashlib.sha256(f"{sample.id} {number}".encode()).hexdigest()[:10]
     value = {
-        "x": 100 * x0 / width, "y": 100 * y0 / height, "width": 100 * (x1 - x0) / width, "height": 100 * (y1 - y0) / height,
-        "rotation": 0, "rectanglelabels": [label.category],
+        "x": 100 * x0 / width,
+        "y": 100 * y0 / height,
+        "width": 100 * (x1 - x0) / width,
+        "height": 100 * (y1 - y0) / height,
+        "rotation": 0,
+        "rectanglelabels": [label.category],
     }
     return {
-        "id": name, "type": "rectanglelabels", "from_name": BOXES, "to_name": IMAGE, "original_width": width,
-        "original_height": height, "image_rotation": 0, "score": label.score, "value": value,
+        "id": name,
+        "type": "rectanglelabels",
+        "from_name": BOXES,
+        "to_name": IMAGE,
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "score": label.score,
+        "value": value,
     }
 
 
@@ -128,7 +141,8 @@ def _check_region(region: object, size: tuple[object, object], categories: Seque
         ".score must lie in [0, 1]": _number(region.get("score")) and 0 <= region["score"] <= 1,
         ".value.rotation must be 0": value.get("rotation") == 0,
         ".value.rectanglelabels must be one category of the policy": isinstance(value.get("rectanglelabels"), list)
-        and len(value["rectanglelabels"]) == 1 and value["rectanglelabels"][0] in categories,
+        and len(value["rectanglelabels"]) == 1
+        and value["rectanglelabels"][0] in categories,
     }
     wrong = [rule for rule, holds in rules.items() if not holds]
     for start, extent in (("x", "width"), ("y", "height")):
@@ -187,7 +201,9 @@ def _who(annotation: Row) -> str:
     return str(who.get("id") if isinstance(who, dict) else who)
 
 
-def _answer(who: str, annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str], round_: int) -> Answer:
+def _answer(
+    who: str, annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str], round_: int
+) -> Answer:
     spent = float(annotation.get("lead_time") or 0.0)
     # a skipped task keeps the whole prediction as its result; nobody has agreed to it
     if annotation.get("was_cancelled"):
@@ -205,7 +221,10 @@ def _answer(who: str, annotation: Row, task: Row, size: tuple[int, int], categor
         return Answer(who=who, actions=tuple(actions), seconds=spent, note="says nothing", odd=tuple(reading.odd))
     source = f"human:labelstudio-{who}"
     whole: dict[str, Json] = {
-        "round": round_, "actions": list(actions), "seconds": spent, "annotation": int(annotation.get("id") or 0),
+        "round": round_,
+        "actions": list(actions),
+        "seconds": spent,
+        "annotation": int(annotation.get("id") or 0),
     }
     claims = [Claim(category=c, box_xyxy=b, source=source, evidence=whole) for c, b, _ in reading.boxes]
     if not claims:
@@ -233,7 +252,9 @@ def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str]) 
 
 def _box(value: Row, size: tuple[int, int]) -> Box | None:
     try:
-        x, y, w, h = (float(value[k]) / 100 * side for k, side in zip(("x", "y", "width", "height"), size * 2, strict=True))
+        x, y, w, h = (
+            float(value[k]) / 100 * side for k, side in zip(("x", "y", "width", "height"), size * 2, strict=True)
+        )
     except (KeyError, TypeError, ValueError):
         return None
     angle = math.radians(float(value.get("rotation") or 0))  # clockwise about the top left corner

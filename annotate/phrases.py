@@ -53,7 +53,11 @@ def questions(categories: Sequence[Category]) -> tuple[Question, ...]:
     owners: dict[str, str] = {}
     for question in asked:
         for phrase in question.phrases:
-            if not phrase or set(phrase) & set(".?") or owners.setdefault(phrase, question.category) != question.category:
+            if (
+                not phrase
+                or set(phrase) & set(".?")
+                or owners.setdefault(phrase, question.category) != question.category
+            ):
                 other = f" and of {owners[phrase]}" if phrase in owners and owners[phrase] != question.category else ""
                 raise InputError(
                     f"policy: prompt {phrase!r} of {question.category}{other} must be words without '.' and '?', "

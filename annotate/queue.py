@@ -55,9 +55,12 @@ def entry(sample: Sample, threshold: float, seed: int) -> Entry:
     contradicts = bool(expected) and expected not in found
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
-        priority=max(doubt, CONTRADICTION if contradicts else 0.0), tie=_tie(seed, sample.id), id=sample.id,
+        priority=max(doubt, CONTRADICTION if contradicts else 0.0),
+        tie=_tie(seed, sample.id),
+        id=sample.id,
         why="contradiction" if contradicts and doubt <= CONTRADICTION else "doubt",
-        category=expected or min(found, default=""), group=next((v for v in groups if isinstance(v, str)), ""),
+        category=expected or min(found, default=""),
+        group=next((v for v in groups if isinstance(v, str)), ""),
     )
 
 

@@ -50,7 +50,12 @@ class Simulate:
         if sample.id in truth:
             boxes = [(category, box) for category, box in truth[sample.id] if category in self.categories]
             return label_by_truth(
-                sample.id, boxes, shown, categories=self.categories, error_rate=self.error_rate, seed=self.seed,
+                sample.id,
+                boxes,
+                shown,
+                categories=self.categories,
+                error_rate=self.error_rate,
+                seed=self.seed,
                 round_=round_,
             )
         if sample.id in made:
@@ -61,7 +66,8 @@ class Simulate:
 
     def _result(self, sample: Sample, done: Reviewed) -> Result:
         columns: dict[str, Json] = {
-            f"{self.name}.actions": list(done.actions), f"{self.name}.seconds": done.seconds,
+            f"{self.name}.actions": list(done.actions),
+            f"{self.name}.seconds": done.seconds,
             f"{self.name}.why": self.why[sample.id],
             f"{self.name}.before": {"right": done.right, "shown": done.shown, "present": done.present},
         }
@@ -142,16 +148,24 @@ class Review:
         candidates = Counter(sample.id in known for sample in work.dataset.samples(self.wanted, images=False))
         why = self.queue(work, lambda sample: sample.id in known)
         mapper = Simulate(
-            name=work.name, why=why, truth=self.truth,
-            truth_digest=inputs_digest([p for p in (self.truth, made) if p]), made_truth=str(made or ""),
+            name=work.name,
+            why=why,
+            truth=self.truth,
+            truth_digest=inputs_digest([p for p in (self.truth, made) if p]),
+            made_truth=str(made or ""),
             categories=tuple(c.name for c in work.policy.pictured),
-            error_rate=self.error_rate, seed=work.seed,
+            error_rate=self.error_rate,
+            seed=work.seed,
         )
         counts = work.map(mapper, lambda sample: sample.id in why, on="claims")
         return {
-            "backend": "simulated", "candidates": sum(candidates.values()), "unknown_to_reviewer": candidates[False],
-            "failed": counts.get("failed", 0), "seconds_per_action": dict(SECONDS_PER_ACTION),
-            "seconds_source": SECONDS_SOURCE, **count_effort(work, set(why)),
+            "backend": "simulated",
+            "candidates": sum(candidates.values()),
+            "unknown_to_reviewer": candidates[False],
+            "failed": counts.get("failed", 0),
+            "seconds_per_action": dict(SECONDS_PER_ACTION),
+            "seconds_source": SECONDS_SOURCE,
+            **count_effort(work, set(why)),
         }
 
     def wanted(self, sample: Sample) -> bool:
@@ -190,9 +204,14 @@ def count_effort(work: Work, ids: set[str]) -> dict[str, Json]:
         for part in ("all", "audit") if why == "audit" else ("all",):
             before[part].update({**numbers, "images": 1})
     return {
-        "human_actions": len(actions), "actions": tally(actions), "estimated_seconds": round(spent, 1),
-        "hours": round(spent / 3600, 4), "seconds_if_published": seconds(actions),
-        "images_reviewed": sum(states.values()), "states": dict(states), "queued_for": dict(reasons),
+        "human_actions": len(actions),
+        "actions": tally(actions),
+        "estimated_seconds": round(spent, 1),
+        "hours": round(spent / 3600, 4),
+        "seconds_if_published": seconds(actions),
+        "images_reviewed": sum(states.values()),
+        "states": dict(states),
+        "queued_for": dict(reasons),
         "labels_before_review": {part: _quality(counts) for part, counts in before.items()},
     }
 
@@ -201,6 +220,10 @@ def _quality(counts: Counter[str]) -> dict[str, Json]:
     """Return precision and recall of the boxes that were shown."""
     right, shown, present = counts["right"], counts["shown"], counts["present"]
     return {
-        "images": counts["images"], "right": right, "shown": shown, "present": present,
-        "precision": round(right / shown, 4) if shown else None, "recall": round(right / present, 4) if present else None,
+        "images": counts["images"],
+        "right": right,
+        "shown": shown,
+        "present": present,
+        "precision": round(right / shown, 4) if shown else None,
+        "recall": round(right / present, 4) if present else None,
     }

@@ -83,7 +83,8 @@ def ask_people(review: "Review", work: Work) -> Facts:
         sent = studio.push(work.dataset.samples(lambda s: s.id in why), lambda id_: why[id_])
         answered = {
             str(task["data"]["sample"]): _slim(task)
-            for task in studio.tasks(whole=True) if task["data"].get("sample") in why and task.get("annotations")
+            for task in studio.tasks(whole=True)
+            if task["data"].get("sample") in why and task.get("annotations")
         }
         place = f"{studio.url}/projects/{studio.project}"
     work.events.emit("review", project=place, sent=sent, answered=len(answered), queue=len(why))
@@ -103,8 +104,14 @@ def ask_people(review: "Review", work: Work) -> Facts:
         for column in ("notes", "odd"):
             notes.update(map(str, _texts(sample.columns.get(f"{work.name}.{column}"))))
     return {
-        "backend": "labelstudio", "project": place, "sent": sent, "answered": len(answered), "queue": len(why),
-        "notes": dict(notes), "seconds_per_action": dict(SECONDS_PER_ACTION), "seconds_source": "measured by Label Studio",
+        "backend": "labelstudio",
+        "project": place,
+        "sent": sent,
+        "answered": len(answered),
+        "queue": len(why),
+        "notes": dict(notes),
+        "seconds_per_action": dict(SECONDS_PER_ACTION),
+        "seconds_source": "measured by Label Studio",
         **count_effort(work, set(answered)),
     }
 
@@ -115,8 +122,20 @@ def _texts(value: Json) -> Sequence[Any]:
 
 def _slim(task: Row) -> Row:
     """Keep what answers are read from."""
-    parts = ("id", "completed_by", "was_cancelled", "result", "lead_time", "updated_at", "parent_prediction", "model_version")
+    parts = (
+        "id",
+        "completed_by",
+        "was_cancelled",
+        "result",
+        "lead_time",
+        "updated_at",
+        "parent_prediction",
+        "model_version",
+    )
     return {
         "data": task["data"],
-        **{kind: [{k: row[k] for k in parts if k in row} for row in task.get(kind) or []] for kind in ("annotations", "predictions")},
+        **{
+            kind: [{k: row[k] for k in parts if k in row} for row in task.get(kind) or []]
+            for kind in ("annotations", "predictions")
+        },
     }

@@ -59,8 +59,15 @@ class _Slip:
 
 
 def label_by_truth(
-    sample_id: str, truth: Sequence[TruthBox], shown: Sequence[Claim] = (), *, categories: Sequence[str],
-    error_rate: float = 0.02, seed: int = 0, round_: int = 1, source: str = SOURCE,
+    sample_id: str,
+    truth: Sequence[TruthBox],
+    shown: Sequence[Claim] = (),
+    *,
+    categories: Sequence[str],
+    error_rate: float = 0.02,
+    seed: int = 0,
+    round_: int = 1,
+    source: str = SOURCE,
 ) -> Reviewed:
     """Label an image as a person would who sees the truth, given the boxes that are shown to begin with.
 
@@ -221,7 +228,13 @@ def _truth_box(label: Mapping[str, Any]) -> TruthBox:
 
 
 def label_made(
-    sample_id: str, category: str, shown: Sequence[Claim], *, error_rate: float = 0.02, seed: int = 0, round_: int = 1,
+    sample_id: str,
+    category: str,
+    shown: Sequence[Claim],
+    *,
+    error_rate: float = 0.02,
+    seed: int = 0,
+    round_: int = 1,
     source: str = SOURCE,
 ) -> Reviewed:
     """Review a made image of which only the category is known: keep its best box, reject the rest.
@@ -251,4 +264,6 @@ def label_made(
     elif says == "empty":
         claims = [Claim(says="empty", source=source, evidence=whole)]
     right = int(best is not None)
-    return Reviewed(claims=tuple(claims), actions=tuple(actions), right=right, shown=len(boxes), present=int(bool(category)))
+    return Reviewed(
+        claims=tuple(claims), actions=tuple(actions), right=right, shown=len(boxes), present=int(bool(category))
+    )

@@ -103,7 +103,10 @@ def main() -> None:
     for name, out in ABLATIONS.items():
         if name not in wanted:
             continue
-        summaries = [run(f"{name}-{s}", variant(document, s, (*out, *ALWAYS_OUT)), arguments.runs) for s in range(arguments.seeds)]
+        summaries = [
+            run(f"{name}-{s}", variant(document, s, (*out, *ALWAYS_OUT)), arguments.runs)
+            for s in range(arguments.seeds)
+        ]
         for part in ("baseline", "final"):
             told["variants"][f"{name}.{part}"] = {
                 metric: interval([s[part][metric]["mean"] for s in summaries]) for metric in METRICS

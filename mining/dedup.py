@@ -77,8 +77,11 @@ class Dedup:
                 results |= decide([samples[i] for i in group])
         Apply.to(work, results)
         return {
-            "images": len(ids) + plain + unhashed, "groups": len(found), "groups_by_hash": by_hash,
-            "dropped": sum(bool(r.dropped) for r in results.values()), "too_plain": plain,
+            "images": len(ids) + plain + unhashed,
+            "groups": len(found),
+            "groups_by_hash": by_hash,
+            "dropped": sum(bool(r.dropped) for r in results.values()),
+            "too_plain": plain,
             "largest_group": max((len(g) for g in found), default=1),
         }
 

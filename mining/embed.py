@@ -85,6 +85,9 @@ def embed(
                 )
     seconds = time.monotonic() - began
     return {
-        "images": len(store), "embedded": embedded, "embed_s": round(seconds, 2),
-        "embed_per_s": round(embedded / seconds, 1) if embedded else 0.0, "failed": failed,
+        "images": len(store),
+        "embedded": embedded,
+        "embed_s": round(seconds, 2),
+        "embed_per_s": round(embedded / seconds, 1) if embedded else 0.0,
+        "failed": failed,
     }

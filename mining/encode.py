@@ -152,9 +152,7 @@ class Encoder:
         return tokens["input_ids"], tokens["attention_mask"]
 
     def _autocast(self) -> Any:
-        return self._torch.autocast(
-            self._device.type, dtype=self._dtype, enabled=self._dtype != self._torch.float32
-        )
+        return self._torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != self._torch.float32)
 
 
 def _ones(states: "torch.Tensor") -> "torch.Tensor":

@@ -120,9 +120,7 @@ class Mine:
     def _choose(self, work: Work, corpus: Corpus) -> tuple[list[Pick], dict[str, Json]]:
         encoder = Encoder(self.model, work.device)
         folder = store_folder(self.embeddings or work.dataset.root.parent / "embeddings", corpus, encoder.digest)
-        store = Store(
-            folder, model=self.model, digest=encoder.digest, queries=encoder.queries, width=encoder.width
-        )
+        store = Store(folder, model=self.model, digest=encoder.digest, queries=encoder.queries, width=encoder.width)
         if work.retry_failed:
             store.forgive()
         embedded = embed(
@@ -136,19 +134,29 @@ class Mine:
         recall = index.recall(encoder.texts([q.prompts[0] for q in asked]), RECALL_AT)
         indexed = time.monotonic()
         searcher = Searcher(
-            corpus, encoder, store, index, Sealed(self.never, self.never_distance, work.events),
-            work.dataset, counter_weight=self.counter_weight, similarity_weight=self.similarity_weight,
+            corpus,
+            encoder,
+            store,
+            index,
+            Sealed(self.never, self.never_distance, work.events),
+            work.dataset,
+            counter_weight=self.counter_weight,
+            similarity_weight=self.similarity_weight,
             batch_size=self.batch_size,
         )
         chosen = _Chooser(self, work, searcher).choose(asked)
         facts: dict[str, Json] = {
             **embedded,
             "index": {
-                "kind": index.kind, "vectors": len(index), f"recall_at_{RECALL_AT}": round(recall, 4),
+                "kind": index.kind,
+                "vectors": len(index),
+                f"recall_at_{RECALL_AT}": round(recall, 4),
                 "build_s": round(indexed - began, 2),
             },
             "search_s": round(time.monotonic() - indexed, 2),
-            "categories": chosen.categories, "explored": chosen.explored, "refused": _tally(searcher.refused),
+            "categories": chosen.categories,
+            "explored": chosen.explored,
+            "refused": _tally(searcher.refused),
         }
         if self.truth is not None:
             facts["precision"] = precision_report(self.truth, chosen.ranked, chosen.picks)
@@ -193,7 +201,8 @@ class _Chooser:
         ]
         explored = self._explore(round(len(picks) * mine.explore / (1 - mine.explore)), taken)
         return _Chosen(
-            picks=picks + explored, explored=len(explored),
+            picks=picks + explored,
+            explored=len(explored),
             ranked={q.category: [c.id for c in found] for q, found in zip(asked, hits, strict=True)},
             categories={
                 q.category: {"candidates": len(h), "matches": len(m), "look_alikes": len(a)}
@@ -211,10 +220,13 @@ class _Chooser:
             for _, key, id_, _ in self._searcher.look(list(drawn)):
                 if len(found) < wanted and id_ not in taken:
                     taken.add(id_)
-                    found.append({
-                        "key": key, "id": id_,
-                        "columns": {"mine.category": "", "mine.reason": "explore", "mine.rank": len(found) + 1},
-                    })
+                    found.append(
+                        {
+                            "key": key,
+                            "id": id_,
+                            "columns": {"mine.category": "", "mine.reason": "explore", "mine.rank": len(found) + 1},
+                        }
+                    )
             if len(found) >= wanted:
                 break
         return found
@@ -222,10 +234,14 @@ class _Chooser:
 
 def _pick(candidate: Candidate, rank: int, reason: str) -> Pick:
     return {
-        "key": candidate.key, "id": candidate.id,
+        "key": candidate.key,
+        "id": candidate.id,
         "columns": {
-            "mine.category": candidate.category, "mine.reason": reason, "mine.rank": rank,
-            "mine.score": round(candidate.score, 4), "mine.itm": round(candidate.match, 4),
+            "mine.category": candidate.category,
+            "mine.reason": reason,
+            "mine.rank": rank,
+            "mine.score": round(candidate.score, 4),
+            "mine.itm": round(candidate.match, 4),
             "mine.explain": candidate.explain(),
         },
     }

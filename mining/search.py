@@ -96,9 +96,13 @@ class Candidate:
     def explain(self) -> dict[str, Json]:
         """Say what scored what."""
         return {
-            "prompt": self.prompt, "similarity": round(self.similarity, 4), "match": round(self.match, 4),
-            "counter_prompt": self.counter, "counter_similarity": round(self.counter_similarity, 4),
-            "counter_match": round(self.counter_match, 4), "order": round(self.order, 4),
+            "prompt": self.prompt,
+            "similarity": round(self.similarity, 4),
+            "match": round(self.match, 4),
+            "counter_prompt": self.counter,
+            "counter_similarity": round(self.counter_similarity, 4),
+            "counter_match": round(self.counter_match, 4),
+            "order": round(self.order, 4),
         }
 
 
@@ -129,8 +133,17 @@ class Searcher:
     """
 
     def __init__(
-        self, corpus: Corpus, encoder: Encoder, store: Store, index: Index, sealed: Sealed, dataset: Dataset, *,
-        counter_weight: float, similarity_weight: float, batch_size: int,
+        self,
+        corpus: Corpus,
+        encoder: Encoder,
+        store: Store,
+        index: Index,
+        sealed: Sealed,
+        dataset: Dataset,
+        *,
+        counter_weight: float,
+        similarity_weight: float,
+        batch_size: int,
     ) -> None:
         self.corpus, self.store, self.index = corpus, store, index
         self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
@@ -183,16 +196,23 @@ class Searcher:
             lead = both[:, asked:].max(1, initial=-np.inf) - both[:, :asked].max(1)
             for i, (row, key, id_, _) in enumerate(batch):
                 counters = question.counters
-                found.append(Candidate(
-                    row=row, id=id_, key=key, category=question.category,
-                    prompt=question.prompts[int(similar[i, :asked].argmax())],
-                    similarity=float(similar[i, :asked].max()),
-                    counter=counters[int(similar[i, asked:].argmax())] if counters else "",
-                    counter_similarity=float(similar[i, asked:].max()) if counters else 0.0,
-                    score=float(score[i]), match=float(match[i, :asked].max()),
-                    counter_match=float(match[i, asked:].max()) if counters else 0.0, order=float(order[i]),
-                    lead=float(lead[i]),
-                ))
+                found.append(
+                    Candidate(
+                        row=row,
+                        id=id_,
+                        key=key,
+                        category=question.category,
+                        prompt=question.prompts[int(similar[i, :asked].argmax())],
+                        similarity=float(similar[i, :asked].max()),
+                        counter=counters[int(similar[i, asked:].argmax())] if counters else "",
+                        counter_similarity=float(similar[i, asked:].max()) if counters else 0.0,
+                        score=float(score[i]),
+                        match=float(match[i, :asked].max()),
+                        counter_match=float(match[i, asked:].max()) if counters else 0.0,
+                        order=float(order[i]),
+                        lead=float(lead[i]),
+                    )
+                )
         # Both heads together, as BLIP-2's own evaluation ranks: each is wrong about other images.
         return sorted(found, key=lambda c: (-c.order, c.row))
 

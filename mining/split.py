@@ -31,7 +31,10 @@ def member(sample: Sample) -> Member:
     """Read a sample's relatives."""
     parents = sample.origin.get("parents") or ()
     return Member(
-        id=sample.id, group=str(sample.columns.get("dedup.group") or sample.id), given=sample.split, made=sample.made,
+        id=sample.id,
+        group=str(sample.columns.get("dedup.group") or sample.id),
+        given=sample.split,
+        made=sample.made,
         parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
         dropped=bool(sample.drops),
     )

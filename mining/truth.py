@@ -38,7 +38,9 @@ def precision_report(
         found = len(positives & chosen)
         report[category] = {
             **{f"p{k}": round(sum(hits[:k]) / len(hits[:k]), 4) for k in RANKS if hits},
-            "prevalence": round(len(positives) / max(1, len(shown)), 4), "positives": len(positives), "found": found,
+            "prevalence": round(len(positives) / max(1, len(shown)), 4),
+            "positives": len(positives),
+            "found": found,
             "recall": round(found / len(positives), 4) if positives else None,
         }
     return report

@@ -48,8 +48,11 @@ class Package:
             policy = yaml.safe_dump(work.policy.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             (partial / "policy.yaml").write_text(policy, encoding="utf-8")
             facts = {
-                "made": work.now(), "dataset_version": work.dataset.at.number, "language_model": models.source(self.language_model),
-                "classifier": work.artifact(self.classifier).name, "detector": work.artifact(self.detector).name,
+                "made": work.now(),
+                "dataset_version": work.dataset.at.number,
+                "language_model": models.source(self.language_model),
+                "classifier": work.artifact(self.classifier).name,
+                "detector": work.artifact(self.detector).name,
             }
             seal(partial, clear_below=self.clear_below, facts=facts)
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,14 +11,20 @@ import typer
 from tilth.errors import InputError, TilthError
 
 app = typer.Typer(
-    name="tilth", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    name="tilth",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     help="Turn a policy, a few labelled images and many unlabelled ones into a better moderation model.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
     "75 try again, 130 stopped by Ctrl-C.",
 )
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/recipes/starter.yaml.")]
-Setting = Annotated[list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
@@ -62,9 +68,11 @@ def check(recipe: RecipePath, settings: Setting = None, as_json: AsJson = False)
 
 
 @app.command(epilog="Example: tilth plan configs/recipes/hub.yaml")
-def plan(recipe: RecipePath, settings: Setting = None, runs: Runs = Path("runs"), name: Name = "", as_json: AsJson = False) -> None:
+def plan(
+    recipe: RecipePath, settings: Setting = None, runs: Runs = Path("runs"), name: Name = "", as_json: AsJson = False
+) -> None:
     """Show what a run would do: steps, models with licence and size, and what is done already. Nothing is downloaded."""
-    from tilth.pipeline.plan import plan_text, plan_tables
+    from tilth.pipeline.plan import plan_tables, plan_text
 
     tables = plan_tables(_recipe(recipe, settings), runs)
     say(json.dumps(tables, indent=1) if as_json else plan_text(tables))
@@ -77,8 +85,12 @@ def run(
     runs: Runs = Path("runs"),
     name: Name = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    review: Annotated[str, typer.Option(help="Who reviews: simulated or labelstudio; what the recipe says when empty.")] = "",
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")] = False,
+    review: Annotated[
+        str, typer.Option(help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
+    ] = "",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
+    ] = False,
     until: Annotated[str, typer.Option(help="Stop after this step.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -103,7 +115,9 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
     if not (folder / "recipe.yaml").exists():
         raise InputError(f"{folder}: no run here; start one with: tilth run <recipe>")
     records = {path.stem: read_record(path) for path in sorted((folder / "steps").glob("*.json"))}
-    lines = {n: {"seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "finished": r.finished} for n, r in records.items() if r}
+    lines = {
+        n: {"seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "finished": r.finished} for n, r in records.items() if r
+    }
     if as_json:
         say(json.dumps(lines))
         return
@@ -158,7 +172,7 @@ def moderate(
 @app.command(epilog="Example: tilth doctor")
 def doctor(as_json: AsJson = False) -> None:
     """Say what this installation can do and what is missing."""
-    from tilth.pipeline.plan import doctor_text, doctor_tables
+    from tilth.pipeline.plan import doctor_tables, doctor_text
 
     tables = doctor_tables()
     say(json.dumps(tables, indent=1) if as_json else doctor_text(tables))

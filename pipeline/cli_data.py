@@ -13,8 +13,17 @@ from tilth.errors import InputError
 
 # command -> the step that it runs on a dataset
 ONE_STEP = {
-    "import": "import", "mine": "mine", "ground": "ground", "synth": "generate", "hash": "hash", "quality": "quality",
-    "clean": "dedup", "split": "split", "gate": "gate", "package": "package", "eval": "evaluate",
+    "import": "import",
+    "mine": "mine",
+    "ground": "ground",
+    "synth": "generate",
+    "hash": "hash",
+    "quality": "quality",
+    "clean": "dedup",
+    "split": "split",
+    "gate": "gate",
+    "package": "package",
+    "eval": "evaluate",
 }
 
 DatasetPath = Annotated[Path, typer.Argument(help="Dataset folder.")]
@@ -45,15 +54,21 @@ def run_one(dataset: Path, policy: Path, name: str, settings: dict[str, Any], de
     try:
         step = TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
-        wrong = [f"--set {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        wrong = [
+            f"--set {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
+        ]
         raise InputError("\n".join([*wrong, f"settings of {name}: {', '.join(describe_fields(cls))}"])) from error
     with only_run(dataset):
         key = fingerprint(step, inputs_digest(step.inputs()))
         folder = dataset / "files" / f"{name}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
         work = Work(
-            name=name, dataset=Dataset(dataset), policy=load_policy(policy), folder=folder,
-            events=Events(dataset / "events.jsonl"), device=device,
+            name=name,
+            dataset=Dataset(dataset),
+            policy=load_policy(policy),
+            folder=folder,
+            events=Events(dataset / "events.jsonl"),
+            device=device,
         )
         return dict(step.run(work))
 
@@ -62,7 +77,11 @@ def describe_fields(cls: type) -> list[str]:
     """List the settings of a step with their defaults."""
     described = []
     for item in fields(cls):
-        default = item.default if item.default is not MISSING else (item.default_factory() if item.default_factory is not MISSING else "required")
+        default = (
+            item.default
+            if item.default is not MISSING
+            else (item.default_factory() if item.default_factory is not MISSING else "required")
+        )
         described.append(f"{item.name}={default}")
     return described
 
@@ -77,13 +96,17 @@ def _one_step_command(app: typer.Typer, command: str, name: str) -> None:
     def act(
         dataset: DatasetPath,
         policy: Annotated[Path, typer.Option(help="Policy file.")],
-        settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step: --set path=/data.")] = None,
+        settings: Annotated[
+            list[str] | None, typer.Option("--set", help="A setting of the step: --set path=/data.")
+        ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
     ) -> None:
         typer.echo(json.dumps(run_one(dataset, policy, name, _settings(settings), device), indent=1))
 
     example = f"Example: tilth {command} data/mine --policy configs/policies/starter.yaml --set name=value"
-    app.command(command, help=f"Run the step `{name}` on a dataset. Without --set it says what is missing.", epilog=example)(act)
+    app.command(
+        command, help=f"Run the step `{name}` on a dataset. Without --set it says what is missing.", epilog=example
+    )(act)
 
 
 def history(dataset: DatasetPath) -> None:
@@ -96,8 +119,11 @@ def history(dataset: DatasetPath) -> None:
         typer.echo(f"{version.number:>4}  {version.time}  {version.message}  {tags.get(version.number, '')}".rstrip())
 
 
-def diff(dataset: DatasetPath, before: Annotated[str, typer.Argument(help="Version or tag.")],
-         after: Annotated[str, typer.Argument(help="Version or tag; the newest when left out.")] = "") -> None:
+def diff(
+    dataset: DatasetPath,
+    before: Annotated[str, typer.Argument(help="Version or tag.")],
+    after: Annotated[str, typer.Argument(help="Version or tag; the newest when left out.")] = "",
+) -> None:
     """Say which samples came, went or changed their labels between two versions."""
     from tilth.pipeline.versions import diff_versions
 
@@ -105,13 +131,19 @@ def diff(dataset: DatasetPath, before: Annotated[str, typer.Argument(help="Versi
         typer.echo(json.dumps(line))
 
 
-def tag(dataset: DatasetPath, name: str, version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "") -> None:
+def tag(
+    dataset: DatasetPath,
+    name: str,
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+) -> None:
     """Name a version."""
     opened = _open(dataset)
     (opened.checkout(version) if version else opened).tag(name)
 
 
-def rollback(dataset: DatasetPath, version: Annotated[str, typer.Argument(help="Version or tag to go back to.")]) -> None:
+def rollback(
+    dataset: DatasetPath, version: Annotated[str, typer.Argument(help="Version or tag to go back to.")]
+) -> None:
     """Make a new version that equals an earlier one; nothing is lost."""
     from tilth.work import utc_now
 
@@ -120,7 +152,8 @@ def rollback(dataset: DatasetPath, version: Annotated[str, typer.Argument(help="
 
 
 def export(
-    dataset: DatasetPath, out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
     format_: Annotated[str, typer.Option("--format", help="coco, yolo or voc.")] = "coco",
     version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
 ) -> None:

@@ -51,8 +51,11 @@ def moderate_files(bundle: Path, paths: Sequence[Path]) -> Iterator[dict[str, An
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """Write a verdict as plain values."""
     return {
-        "action": verdict.action.value, "stage": verdict.stage, "reason": verdict.reason,
-        "scores": {k: round(v, 4) for k, v in verdict.scores.items()}, "text": verdict.text,
+        "action": verdict.action.value,
+        "stage": verdict.stage,
+        "reason": verdict.reason,
+        "scores": {k: round(v, 4) for k, v in verdict.scores.items()},
+        "text": verdict.text,
         "ms": {k: round(v, 1) for k, v in verdict.timings_ms.items()},
     }
 
@@ -111,7 +114,11 @@ class Moderate:
         work.publish("verdicts", out)
         seconds = time.monotonic() - began
         verdicts = list(_done(out).values())
-        return {**compare(rows, verdicts), "seconds_moderating": round(seconds, 1), "images_per_s": round((len(rows) - len(done)) / max(seconds, 1e-6), 1)}
+        return {
+            **compare(rows, verdicts),
+            "seconds_moderating": round(seconds, 1),
+            "images_per_s": round((len(rows) - len(done)) / max(seconds, 1e-6), 1),
+        }
 
 
 def _done(path: Path) -> dict[str, dict[str, Any]]:
@@ -148,16 +155,19 @@ def compare(truth: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]])
         if verdict["stage"] == 2:
             latencies["total_stage2"].append(verdict["ms"]["total"])
     return {
-        "images": len(verdicts), **{k: counts[k] for k in ("decided_by_stage1", "decided_by_stage2", "corrected", "harmed")},
+        "images": len(verdicts),
+        **{k: counts[k] for k in ("decided_by_stage1", "decided_by_stage2", "corrected", "harmed")},
         **{f"accuracy_{name}": round(float(np.mean(right)), 4) for name, right in rights.items()},
         **_flags(verdicts, by_file),
         "harm_only_in_text": {
-            "images": len(words), "recall_both_stages": round(float(np.mean([a for a, _ in words])), 4) if words else None,
+            "images": len(words),
+            "recall_both_stages": round(float(np.mean([a for a, _ in words])), 4) if words else None,
             "recall_stage1_alone": round(float(np.mean([b for _, b in words])), 4) if words else None,
         },
         "latency_ms": {
             part: {"median": round(float(np.median(ms)), 1), "p95": round(float(np.percentile(ms, 95)), 1)}
-            for part, ms in latencies.items() if ms
+            for part, ms in latencies.items()
+            if ms
         },
     }
 
@@ -171,7 +181,8 @@ def _flags(verdicts: Sequence[dict[str, Any]], by_file: dict[str, dict[str, Any]
         hits = int((said & truth).sum())
         precision, recall = hits / max(1, int(said.sum())), hits / max(1, int(truth.sum()))
         told[name] = {
-            "precision": round(precision, 4), "recall": round(recall, 4),
+            "precision": round(precision, 4),
+            "recall": round(recall, 4),
             "f1": round(2 * precision * recall / max(1e-9, precision + recall), 4),
         }
     return told

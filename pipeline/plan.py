@@ -28,19 +28,27 @@ def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
     for number, (name, step) in enumerate(recipe.steps.items(), 1):
         record = read_record(folder / "steps" / f"{number:02d}-{name}.json")
         names |= dict.fromkeys(step.models())
-        steps.append({
-            "step": name, "kind": type(step).__name__, "models": list(step.models()),
-            "inputs": [{"path": str(p), "there": p.exists()} for p in step.inputs()],
-            "last_seconds": record.seconds if record else None,
-        })
+        steps.append(
+            {
+                "step": name,
+                "kind": type(step).__name__,
+                "models": list(step.models()),
+                "inputs": [{"path": str(p), "there": p.exists()} for p in step.inputs()],
+                "last_seconds": record.seconds if record else None,
+            }
+        )
     return {"recipe": recipe.name, "folder": str(folder), "steps": steps, "models": [_model_row(n) for n in names]}
 
 
 def _model_row(name: str) -> dict[str, Any]:
     spec = models.spec(name)
     row: dict[str, Any] = {
-        "model": name, "family": spec.family, "licence": spec.licence or "unknown", "paper": spec.paper,
-        "download_mb": spec.download_mb, "memory_mb": spec.memory_mb,
+        "model": name,
+        "family": spec.family,
+        "licence": spec.licence or "unknown",
+        "paper": spec.paper,
+        "download_mb": spec.download_mb,
+        "memory_mb": spec.memory_mb,
     }
     if spec.place == "hub":
         row["there"] = _cached(name)
@@ -58,7 +66,10 @@ def _cached(name: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = name.partition("@")
-    found = (try_to_load_from_cache(repository, file, revision=revision or None) for file in ("config.json", "model_index.json"))
+    found = (
+        try_to_load_from_cache(repository, file, revision=revision or None)
+        for file in ("config.json", "model_index.json")
+    )
     return any(isinstance(path, str) for path in found)
 
 
@@ -73,7 +84,11 @@ def plan_text(tables: dict[str, Any]) -> str:
     lines += ["", "models"]
     total = 0.0
     for model in tables["models"]:
-        where = "here" if model["there"] else (f"to download, {model['download_mb'] or '?'} MB" if "problem" not in model else model["problem"])
+        where = (
+            "here"
+            if model["there"]
+            else (f"to download, {model['download_mb'] or '?'} MB" if "problem" not in model else model["problem"])
+        )
         memory = f"{model['memory_mb']:.0f} MB in memory" if model["memory_mb"] else "memory unknown"
         total += 0 if model["there"] else float(model["download_mb"])
         lines.append(f"  {model['model']:60} {model['licence']:22} {memory:20} {where}")
@@ -90,8 +105,12 @@ def doctor_tables() -> dict[str, Any]:
         there = importlib.util.find_spec(module) is not None
         installed[module] = {"extra": extra, "there": there, "version": _version(module) if there else None}
     return {
-        "python": sys.version.split()[0], "cores": os.cpu_count(), "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "disk_free_gb": round(shutil.disk_usage(".").free / 2**30, 1), "packages": installed, "accelerator": _accelerator(),
+        "python": sys.version.split()[0],
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "disk_free_gb": round(shutil.disk_usage(".").free / 2**30, 1),
+        "packages": installed,
+        "accelerator": _accelerator(),
     }
 
 
@@ -109,8 +128,10 @@ def _accelerator() -> str:
 
 def doctor_text(tables: dict[str, Any]) -> str:
     """Write the check-up for a person."""
-    lines = [f"python {tables['python']}, {tables['cores']} cores, {tables['memory_gb']} GB memory, "
-             f"{tables['disk_free_gb']} GB disk free, runs on {tables['accelerator']}"]
+    lines = [
+        f"python {tables['python']}, {tables['cores']} cores, {tables['memory_gb']} GB memory, "
+        f"{tables['disk_free_gb']} GB disk free, runs on {tables['accelerator']}"
+    ]
     for module, row in tables["packages"].items():
         cure = "" if row["there"] else f"missing; pip install 'tilth[{row['extra']}]'"
         lines.append(f"  {module:20} {row['version'] or '':14} {cure}".rstrip())

@@ -68,7 +68,9 @@ class RandomEffort:
         """
         wanted = self.actions or int(str(work.facts.get(self.effort_of, {}).get("human_actions", 0)))
         if wanted < 1:
-            raise InputError(f"{work.name}: step {self.effort_of!r} counted no human actions; name another in effort_of")
+            raise InputError(
+                f"{work.name}: step {self.effort_of!r} counted no human actions; name another in effort_of"
+            )
         used = _Used()
         own = replace(work, dataset=Dataset(work.folder / "dataset"), artifacts={}, facts={})
         import_ = Import(path=self.labelled, format="coco", empty_means="confirmed_empty")
@@ -86,7 +88,12 @@ class RandomEffort:
             work.publish(name, own.artifacts[name])
         calibration = Calibrate(classifier="random.classifier", detector="random.detector")
         told["calibration"] = dict(self._do("random.calibrate", calibration, own))
-        return {"human_actions": used.actions, "images_labelled": used.images, "hours": round(used.seconds / 3600, 4), **told}
+        return {
+            "human_actions": used.actions,
+            "images_labelled": used.images,
+            "hours": round(used.seconds / 3600, 4),
+            **told,
+        }
 
     @staticmethod
     def _do(name: str, each: Step, own: Work) -> Facts:
@@ -115,7 +122,9 @@ class RandomEffort:
             if used.actions + len(done.actions) > wanted:
                 return
             used.add(len(done.actions), done.seconds)
-            yield NewSample(data=data, origin={"source": f"{self.corpus.name}/{path.name}", "step": work.name}, claims=done.claims)
+            yield NewSample(
+                data=data, origin={"source": f"{self.corpus.name}/{path.name}", "step": work.name}, claims=done.claims
+            )
 
 
 class _Used:

@@ -122,7 +122,9 @@ class Run:
         events: Where to report; `events.jsonl` and standard error when None.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, choices: Choices | None = None, events: Events | None = None) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, choices: Choices | None = None, events: Events | None = None
+    ) -> None:
         self.recipe, self.folder, self.choices = recipe, folder, choices or Choices()
         folder.mkdir(parents=True, exist_ok=True)
         self.events = events or Events(folder / "events.jsonl")
@@ -175,8 +177,13 @@ class Run:
             write_beside(path, json.dumps(vars(record), indent=1))
             brief = brief_facts(record.facts)
             self.events.emit(
-                "finished", step=name, seconds=record.seconds, peak_rss_mb=record.peak_rss_mb, facts=brief,
-                message=f"  {record.seconds:.0f} s, {record.peak_rss_mb:.0f} MB" + "".join(f", {k} {v}" for k, v in brief.items()),
+                "finished",
+                step=name,
+                seconds=record.seconds,
+                peak_rss_mb=record.peak_rss_mb,
+                facts=brief,
+                message=f"  {record.seconds:.0f} s, {record.peak_rss_mb:.0f} MB"
+                + "".join(f", {k} {v}" for k, v in brief.items()),
             )
         self.records[name] = record
         self._artifacts |= {k: self.folder / v for k, v in record.artifacts.items()}
@@ -186,10 +193,18 @@ class Run:
         files = self.folder / "files" / f"{name}-{key}"
         files.mkdir(parents=True, exist_ok=True)
         work = Work(
-            name=name, dataset=Dataset(self.folder / "dataset", self._version), policy=self.recipe.policy, folder=files,
-            events=self.events, artifacts=dict(self._artifacts),
-            facts={n: dict(r.facts) for n, r in self.records.items()}, seed=self.recipe.seed, device=self.choices.device,
-            retry_failed=self.choices.retry_failed, max_fail_rate=self.recipe.max_fail_rate, options=dict(self.choices.options),
+            name=name,
+            dataset=Dataset(self.folder / "dataset", self._version),
+            policy=self.recipe.policy,
+            folder=files,
+            events=self.events,
+            artifacts=dict(self._artifacts),
+            facts={n: dict(r.facts) for n, r in self.records.items()},
+            seed=self.recipe.seed,
+            device=self.choices.device,
+            retry_failed=self.choices.retry_failed,
+            max_fail_rate=self.recipe.max_fail_rate,
+            options=dict(self.choices.options),
         )
         started, began = utc_now(), time.monotonic()
         with PeakMemory() as memory:
@@ -198,12 +213,21 @@ class Run:
             except OSError as error:
                 if isinstance(error, TilthError) or not _disk_full(error):
                     raise
-                raise Unavailable(f"{name}: the disk is full; free some space and run the same command again") from error
+                raise Unavailable(
+                    f"{name}: the disk is full; free some space and run the same command again"
+                ) from error
         new = {k: str(p.relative_to(self.folder)) for k, p in work.artifacts.items() if self._artifacts.get(k) != p}
         return Record(
-            key=key, kind=type(step).__name__, version=work.dataset.at.number, seconds=round(time.monotonic() - began, 2),
-            peak_rss_mb=round(memory.peak_mb, 1), facts=dict(facts), artifacts=new,
-            models={m: models.digest(m) for m in step.models()}, started=started, finished=utc_now(),
+            key=key,
+            kind=type(step).__name__,
+            version=work.dataset.at.number,
+            seconds=round(time.monotonic() - began, 2),
+            peak_rss_mb=round(memory.peak_mb, 1),
+            facts=dict(facts),
+            artifacts=new,
+            models={m: models.digest(m) for m in step.models()},
+            started=started,
+            finished=utc_now(),
         )
 
     def _conclude(self, started: str) -> None:
@@ -211,21 +235,32 @@ class Run:
         self._report()
 
     def _summary(self, started: str) -> dict[str, Any]:
-        evaluations = {n.removeprefix("evaluate."): r.facts for n, r in self.records.items() if n.startswith("evaluate.")}
+        evaluations = {
+            n.removeprefix("evaluate."): r.facts for n, r in self.records.items() if n.startswith("evaluate.")
+        }
         effort = [r.facts for n, r in self.records.items() if "human_actions" in r.facts and not n.startswith("random")]
         return {
-            "recipe": self.recipe.name, "run": self.folder.name, "seed": self.recipe.seed,
+            "recipe": self.recipe.name,
+            "run": self.folder.name,
+            "seed": self.recipe.seed,
             "policy": {"name": self.recipe.policy.policy, "version": self.recipe.policy.version},
             "started": min([started, *(r.started for r in self.records.values())]),
-            "finished": max([r.finished for r in self.records.values()], default=started), "version": self._version,
+            "finished": max([r.finished for r in self.records.values()], default=started),
+            "version": self._version,
             **evaluations,
             "human_actions": sum(int(f["human_actions"]) for f in effort),  # type: ignore[arg-type]
             "seconds": {n: r.seconds for n, r in self.records.items()},
             "peak_rss_mb": {n: r.peak_rss_mb for n, r in self.records.items()}
             | {"run": max((r.peak_rss_mb for r in self.records.values()), default=0.0)},
             "steps": {
-                n: {"kind": r.kind, "seconds": r.seconds, "facts": r.facts, "models": r.models, "version": r.version,
-                    "artifacts": r.artifacts}
+                n: {
+                    "kind": r.kind,
+                    "seconds": r.seconds,
+                    "facts": r.facts,
+                    "models": r.models,
+                    "version": r.version,
+                    "artifacts": r.artifacts,
+                }
                 for n, r in self.records.items()
             },
         }
@@ -246,7 +281,9 @@ def read_record(path: Path) -> Record | None:
 
 def brief_facts(facts: Mapping[str, Json], limit: int = 4) -> dict[str, Json]:
     """Pick the first few single numbers and words of a step's facts, for one line on a terminal."""
-    plain = {k: round(v, 3) if isinstance(v, float) else v for k, v in facts.items() if isinstance(v, int | float | str)}
+    plain = {
+        k: round(v, 3) if isinstance(v, float) else v for k, v in facts.items() if isinstance(v, int | float | str)
+    }
     return dict(list(plain.items())[:limit])
 
 

@@ -184,7 +184,11 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
     )
     digest = _digest(folder / MANIFEST)[:12]
     return Moderator(
-        policy=policy, stage1=stage1, stage2=stage2, reader=Reader(threads=threads), clear_below=manifest.clear_below,
+        policy=policy,
+        stage1=stage1,
+        stage2=stage2,
+        reader=Reader(threads=threads),
+        clear_below=manifest.clear_below,
         name=f"{policy.policy}-v{policy.version}@{digest}",
     )
 

@@ -37,7 +37,9 @@ class ModerationRequest(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     input: Annotated[
-        list[ImageInput], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v), Field(min_length=1, max_length=MAX_IMAGES)
+        list[ImageInput],
+        BeforeValidator(lambda v: [v] if isinstance(v, dict) else v),
+        Field(min_length=1, max_length=MAX_IMAGES),
     ]
     model: str | None = None
 

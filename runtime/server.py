@@ -150,8 +150,13 @@ def make_app(
     async def models() -> dict[str, object]:
         policy = moderator.policy
         one = {
-            "id": moderator.name, "object": "model", "created": started, "owned_by": "tilth",
-            "policy": policy.policy, "policy_version": policy.version, "categories": list(policy.names),
+            "id": moderator.name,
+            "object": "model",
+            "created": started,
+            "owned_by": "tilth",
+            "policy": policy.policy,
+            "policy_version": policy.version,
+            "categories": list(policy.names),
         }
         return {"object": "list", "data": [one]}
 

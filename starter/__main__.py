@@ -38,7 +38,9 @@ def write_files(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m tilth.starter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tilth.starter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train one miniature, or go on where a killed job stopped")
     train.add_argument("name", choices=sorted(TRAINERS))
@@ -46,7 +48,9 @@ def main() -> None:
     train.add_argument("--work", type=Path, default=Path("work"), help="rendered scenes and unfinished training")
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     train.add_argument("--steps", type=int, help="optimiser steps, instead of the default of the model")
-    world = commands.add_parser("world", help="write the labelled images, the corpus, the sealed test set and the truth")
+    world = commands.add_parser(
+        "world", help="write the labelled images, the corpus, the sealed test set and the truth"
+    )
     world.add_argument("--out", type=Path, required=True, help="folder to make")
     for name, count in (("labelled", 60), ("corpus", 6000), ("test", 1000)):
         world.add_argument(f"--{name}", type=int, default=count, help="number of images (default: %(default)s)")

@@ -26,8 +26,11 @@ def to_signed(images: npt.NDArray[np.uint8]) -> torch.Tensor:
 def new_autoencoder() -> AutoencoderTiny:
     """Return an untrained autoencoder of 0.3 million parameters."""
     return AutoencoderTiny(
-        encoder_block_out_channels=(40, 40, 40), decoder_block_out_channels=(40, 40, 40),
-        num_encoder_blocks=(1, 2, 2), num_decoder_blocks=(2, 2, 1), latent_channels=4,
+        encoder_block_out_channels=(40, 40, 40),
+        decoder_block_out_channels=(40, 40, 40),
+        num_encoder_blocks=(1, 2, 2),
+        num_decoder_blocks=(2, 2, 1),
+        latent_channels=4,
     )
 
 

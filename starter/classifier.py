@@ -68,7 +68,9 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         kind, color = dense[:, 0].flatten(), dense[:, 1].flatten()
         thing = kind >= 0
         weight = torch.where(thing, 1.0 / thing.sum().clamp(min=1), 0.5 / (~thing).sum().clamp(min=1))
-        by_patch = F.cross_entropy(local[..., : none + 1].flatten(0, 1), torch.where(thing, kind, none), reduction="none")
+        by_patch = F.cross_entropy(
+            local[..., : none + 1].flatten(0, 1), torch.where(thing, kind, none), reduction="none"
+        )
         loss = (by_patch * weight).sum() + F.cross_entropy(local[..., none + 1 :].flatten(0, 1)[thing], color[thing])
         truth = grounds[chosen].to(device)
         loss = loss + 0.3 * F.cross_entropy(whole[:, : len(SURFACES)], truth[:, 0])

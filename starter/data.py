@@ -42,7 +42,9 @@ def _patch_labels(scene: Scene) -> npt.NDArray[np.int8]:
 
 def _made_up_words(rng: np.random.Generator) -> str:
     """Draw one to four words of random letters."""
-    return " ".join("".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWY"), rng.integers(2, 8))) for _ in range(rng.integers(1, 5)))
+    return " ".join(
+        "".join(rng.choice(list("ABCDEFGHIKLMNOPRSTUVWY"), rng.integers(2, 8))) for _ in range(rng.integers(1, 5))
+    )
 
 
 def scene_rng(purpose: str, index: int) -> np.random.Generator:
@@ -101,7 +103,10 @@ def scene_set(
         Scene(
             image=images[i],
             things=tuple(Thing(**{**t, "box_xyxy": tuple(t["box_xyxy"])}) for t in things),
-            surface=surface, style=style, caption=text, masks=no_masks,
+            surface=surface,
+            style=style,
+            caption=text,
+            masks=no_masks,
         )
         for i, (things, surface, style, text) in enumerate(json.loads((folder / "scenes.json").read_text()))
     ]

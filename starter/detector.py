@@ -52,10 +52,12 @@ def _labels(data: SceneSet, chosen: np.ndarray[Any, Any], flip: bool) -> list[di
         centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         if flip:
             centres[:, 0] = 1 - centres[:, 0]
-        told.append({
-            "class_labels": torch.tensor([HARMLESS.index(t.kind) for t in things], dtype=torch.long),
-            "boxes": torch.from_numpy(np.concatenate([centres, sizes], axis=1)),
-        })
+        told.append(
+            {
+                "class_labels": torch.tensor([HARMLESS.index(t.kind) for t in things], dtype=torch.long),
+                "boxes": torch.from_numpy(np.concatenate([centres, sizes], axis=1)),
+            }
+        )
     return told
 
 

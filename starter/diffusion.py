@@ -39,9 +39,16 @@ SCENES = 8000
 def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Return an untrained text encoder that starts as a bag of distinct words."""
     config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, projection_dim=128,
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        projection_dim=128,
     )
     model = CLIPTextModel(config)
     for name, parameter in model.named_parameters():
@@ -57,11 +64,19 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def new_unet() -> UNet2DConditionModel:
     """Return an untrained U-Net for 16 x 16 x 4 latents."""
     return UNet2DConditionModel(
-        sample_size=SIDE // 4, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(48, 96, 160),
+        sample_size=SIDE // 4,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(48, 96, 160),
         down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=128, attention_head_dim=4, norm_num_groups=8,
-        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=8,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+        resnet_time_scale_shift="scale_shift",
     )
 
 
@@ -80,8 +95,14 @@ def assemble(
         noise_schedule().config, algorithm_type="dpmsolver++", lower_order_final=True
     )
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, requires_safety_checker=False,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -106,7 +127,12 @@ def held_out_prompts(n: int, styles: tuple[str, ...] = STYLES) -> list[Asked]:
     """Draw prompts for scoring: every kind equally often."""
     rng = np.random.default_rng(77)
     return [
-        Asked(KINDS[i % len(KINDS)], str(rng.choice(list(COLORS))), str(rng.choice(list(SURFACES))), str(rng.choice(styles)))
+        Asked(
+            KINDS[i % len(KINDS)],
+            str(rng.choice(list(COLORS))),
+            str(rng.choice(list(SURFACES))),
+            str(rng.choice(styles)),
+        )
         for i in range(n)
     ]
 
@@ -117,15 +143,25 @@ def prompt(asked: Asked) -> str:
 
 
 def sample(
-    pipeline: StableDiffusionPipeline, asked: Sequence[Asked], *, steps: int = 20, guidance: float = 3.0, batch: int = 40
+    pipeline: StableDiffusionPipeline,
+    asked: Sequence[Asked],
+    *,
+    steps: int = 20,
+    guidance: float = 3.0,
+    batch: int = 40,
 ) -> npt.NDArray[np.uint8]:
     """Generate `(n, 64, 64, 3)` images."""
     images = []
     for start in range(0, len(asked), batch):
         with torch.autocast(pipeline.device.type, torch.bfloat16):
             made = pipeline(
-                [prompt(a) for a in asked[start : start + batch]], height=SIDE, width=SIDE, num_inference_steps=steps,
-                guidance_scale=guidance, generator=torch.Generator().manual_seed(start), output_type="np",
+                [prompt(a) for a in asked[start : start + batch]],
+                height=SIDE,
+                width=SIDE,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=torch.Generator().manual_seed(start),
+                output_type="np",
             )
         images.append(made.images)
     return (np.concatenate(images) * 255).round().astype(np.uint8)
@@ -164,7 +200,9 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         rng = np.random.default_rng((20, step))
         chosen = rng.integers(0, len(latents), BATCH)
         texts = [short_caption(data.scenes[i], rng) for i in chosen]
-        ids = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
+        ids = tokenizer(
+            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+        ).input_ids
         clean = latents[chosen, rng.integers(0, 2, BATCH)].float().to(device)
         noise = torch.randn_like(clean)
         t = ((torch.rand(BATCH) + torch.arange(BATCH)) / BATCH * 1000).long().to(device)
@@ -188,8 +226,17 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         return str(agreement(out, sample(save(model), held_out_prompts(48)), held_out_prompts(48)))
 
     fit(
-        "diffusion", parts, loss_at, steps=steps or STEPS, lr=1e-3, work=work, warmup=150, ema=0.998, save_every=500,
-        watch=watch, flat=0.6,
+        "diffusion",
+        parts,
+        loss_at,
+        steps=steps or STEPS,
+        lr=1e-3,
+        work=work,
+        warmup=150,
+        ema=0.998,
+        save_every=500,
+        watch=watch,
+        flat=0.6,
     )
     asked = held_out_prompts(240)
     return agreement(out, sample(save(parts), asked), asked)

@@ -1,9 +1,9 @@
 """The starter's story on disk: a few labelled images, a large unlabelled corpus, a sealed test set, and the truth apart.
 
-    labelled/images/*.png, labelled/annotations.json   60 photo-like images with boxes
-    corpus/*.png, *.jpg                                6,000 images of all styles; some damaged, some near-duplicates
-    test/images/*.png, test/annotations.json           1,000 images, never to be trained on
-    truth.jsonl                                        what every corpus and test image shows
+labelled/images/*.png, labelled/annotations.json   60 photo-like images with boxes
+corpus/*.png, *.jpg                                6,000 images of all styles; some damaged, some near-duplicates
+test/images/*.png, test/annotations.json           1,000 images, never to be trained on
+truth.jsonl                                        what every corpus and test image shows
 """
 
 import io
@@ -64,8 +64,13 @@ def draw(purpose: str, index: int) -> tuple[bytes, Row]:
     ]
     shown = {t.text for t in scene.things if t.visible > 0.2} - {""}
     row: Row = {
-        "id": image_id(scene.image), "style": scene.style, "caption": scene.caption, "side": side,
-        "labels": labels, "text": " ".join(shown), "text_category": text_category if shown else "",
+        "id": image_id(scene.image),
+        "style": scene.style,
+        "caption": scene.caption,
+        "side": side,
+        "labels": labels,
+        "text": " ".join(shown),
+        "text_category": text_category if shown else "",
     }
     return encode_png(scene.image), row
 
@@ -123,17 +128,31 @@ def _coco(rows: list[Row]) -> dict[str, object]:
     for number, row in enumerate(rows):
         for label in row["labels"]:  # type: ignore[attr-defined]
             x0, y0, x1, y1 = label["box_xyxy"]
-            annotations.append({
-                "id": len(annotations) + 1, "image_id": number + 1, "category_id": CATEGORIES.index(label["category"]) + 1,
-                "bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": 0,
-            })
-    images = [{"id": n + 1, "file_name": row["file"], "width": row["side"], "height": row["side"]} for n, row in enumerate(rows)]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number + 1,
+                    "category_id": CATEGORIES.index(label["category"]) + 1,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": (x1 - x0) * (y1 - y0),
+                    "iscrowd": 0,
+                }
+            )
+    images = [
+        {"id": n + 1, "file_name": row["file"], "width": row["side"], "height": row["side"]}
+        for n, row in enumerate(rows)
+    ]
     categories = [{"id": n + 1, "name": name} for n, name in enumerate(CATEGORIES)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def write_world(
-    out: Path, *, labelled: int = 60, corpus: int = 6000, test: int = 1000, workers: int | None = None,
+    out: Path,
+    *,
+    labelled: int = 60,
+    corpus: int = 6000,
+    test: int = 1000,
+    workers: int | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> bool:
     """Write the world, unless it is there already.
@@ -155,7 +174,11 @@ def write_world(
         return False
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    folders = {"labelled": partial / "labelled" / "images", "corpus": partial / "corpus", "test": partial / "test" / "images"}
+    folders = {
+        "labelled": partial / "labelled" / "images",
+        "corpus": partial / "corpus",
+        "test": partial / "test" / "images",
+    }
     truth: dict[str, list[Row]] = {}
     # Lance's threads do not survive a fork.
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:

@@ -40,8 +40,15 @@ def new_judge() -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
 
     return nn.Sequential(
-        block(3, 24, 2), block(24, 48, 2), block(48, 64, 1), block(64, 96, 2), block(96, 96, 1), block(96, 128, 2),
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(2048, sum(HEADS)),
+        block(3, 24, 2),
+        block(24, 48, 2),
+        block(48, 64, 1),
+        block(64, 96, 2),
+        block(96, 96, 1),
+        block(96, 128, 2),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(2048, sum(HEADS)),
     )
 
 
@@ -52,7 +59,12 @@ def _pixels(images: npt.NDArray[np.uint8]) -> torch.Tensor:
 def load_judge(out: Path) -> nn.Sequential:
     """Load the judge that lies in `out/judge`."""
     model = new_judge()
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(out / "judge" / "model.safetensors").items()})
+    model.load_state_dict(
+        {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(out / "judge" / "model.safetensors").items()
+        }
+    )
     return model.eval()
 
 
@@ -78,9 +90,12 @@ def agreement(out: Path, images: npt.NDArray[np.uint8], asked: Sequence[Asked]) 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train the judge, save it as `out/judge` and score it on held-out scenes."""
     data = scene_set(work / "sets", "judge", 6000, side=SIDE, single=True)
-    truth = torch.tensor([
-        (KINDS.index(s.things[0].kind), tuple(COLORS).index(s.things[0].color), STYLES.index(s.style)) for s in data.scenes
-    ])
+    truth = torch.tensor(
+        [
+            (KINDS.index(s.things[0].kind), tuple(COLORS).index(s.things[0].color), STYLES.index(s.style))
+            for s in data.scenes
+        ]
+    )
     torch.manual_seed(1)
     model = new_judge().to(device)
 
@@ -100,7 +115,9 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.cpu().state_dict().items()}
     save_file(weights, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"kinds": KINDS, "colors": list(COLORS), "styles": STYLES, "side": SIDE}))
+    (folder / "config.json").write_text(
+        json.dumps({"kinds": KINDS, "colors": list(COLORS), "styles": STYLES, "side": SIDE})
+    )
     held_out = scene_set(work / "sets", "judge_held_out", 600, side=SIDE, single=True)
     asked = [Asked(s.things[0].kind, s.things[0].color, s.surface, s.style) for s in held_out.scenes]
     return agreement(out, np.asarray(held_out.images), asked)

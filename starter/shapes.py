@@ -61,8 +61,22 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
     "bottle": [
         (
             _polygon(
-                -0.12, -0.95, 0.12, -0.95, 0.12, -0.5, 0.34, -0.25, 0.34, 0.92,
-                -0.34, 0.92, -0.34, -0.25, -0.12, -0.5,
+                -0.12,
+                -0.95,
+                0.12,
+                -0.95,
+                0.12,
+                -0.5,
+                0.34,
+                -0.25,
+                0.34,
+                0.92,
+                -0.34,
+                0.92,
+                -0.34,
+                -0.25,
+                -0.12,
+                -0.5,
             ),
             MAIN,
         ),
@@ -77,8 +91,10 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
     ],
     "dice": [
         (_round_box(-0.72, -0.72, 0.72, 0.72, 0.18), MAIN),
-        *[(_ellipse(x, y, 0.14, 0.14, n=14), WHITE)
-          for x, y in ((-0.38, -0.38), (0.38, -0.38), (0, 0), (-0.38, 0.38), (0.38, 0.38))],
+        *[
+            (_ellipse(x, y, 0.14, 0.14, n=14), WHITE)
+            for x, y in ((-0.38, -0.38), (0.38, -0.38), (0, 0), (-0.38, 0.38), (0.38, 0.38))
+        ],
     ],
     # Harmless look-alikes: spoon against knife, pen against cigarette, cup against bottle, candy against pill,
     # gift against dice.

@@ -27,9 +27,18 @@ def build(tokens: int, pad: int, start: int) -> LlamaForCausalLM:
     """Make the untrained model, 1.4 million parameters."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=tokens, hidden_size=160, intermediate_size=432, num_hidden_layers=4, num_attention_heads=5,
-            num_key_value_heads=5, max_position_embeddings=256, tie_word_embeddings=True, pad_token_id=pad,
-            bos_token_id=start, eos_token_id=None, attn_implementation="sdpa",
+            vocab_size=tokens,
+            hidden_size=160,
+            intermediate_size=432,
+            num_hidden_layers=4,
+            num_attention_heads=5,
+            num_key_value_heads=5,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            pad_token_id=pad,
+            bos_token_id=start,
+            eos_token_id=None,
+            attn_implementation="sdpa",
         )
     )
 
@@ -96,8 +105,18 @@ def train(out: Path, work: Path, device: str, steps: int | None) -> dict[str, fl
         return json.dumps(score(shown, tokenizer, letters, 500))
 
     fit(
-        "verdict", model, loss_at, steps=steps or STEPS, lr=2e-3, work=work, warmup=100, flat=0.4, weight_decay=0.01,
-        ema=0.995, save_every=250, watch=watch,
+        "verdict",
+        model,
+        loss_at,
+        steps=steps or STEPS,
+        lr=2e-3,
+        work=work,
+        warmup=100,
+        flat=0.4,
+        weight_decay=0.01,
+        ema=0.995,
+        save_every=250,
+        watch=watch,
     )
     model.half().save_pretrained(made)
     described = {

@@ -155,7 +155,11 @@ def _write(layer: Image.Image, text: str, centre: npt.NDArray[np.float64], half_
 
 
 def _draw_thing(
-    canvas: Image.Image, thing: tuple[str, str, str], centre: npt.NDArray[np.float64], radius: float, style: str,
+    canvas: Image.Image,
+    thing: tuple[str, str, str],
+    centre: npt.NDArray[np.float64],
+    radius: float,
+    style: str,
     rng: np.random.Generator,
 ) -> tuple[Image.Image, Image.Image]:
     """Draw one thing onto the canvas; return its mask and, for neon, its glow."""
@@ -178,13 +182,17 @@ def _draw_thing(
             continue
         brush.polygon(points, fill=_mix(paint_, base, style))
         if (edge := _edge(paint_, base, style)) is not None:
-            brush.line([*points, points[0]], fill=edge, width=width if style == "cartoon" else max(1, round(width * 0.7)))
+            brush.line(
+                [*points, points[0]], fill=edge, width=width if style == "cartoon" else max(1, round(width * 0.7))
+            )
     if text:
         _write(layer, text, centre * side, radius * side, style)
 
     if style == "photo":
         shadow = Image.new("L", canvas.size)
-        shadow.paste(mask.filter(ImageFilter.GaussianBlur(side / 40)).point(lambda v: v * 0.5), (side // 36, side // 29))
+        shadow.paste(
+            mask.filter(ImageFilter.GaussianBlur(side / 40)).point(lambda v: v * 0.5), (side // 36, side // 29)
+        )
         canvas.paste((20, 15, 15), (0, 0), shadow)
         x, y = grid(side)
         light = 1.18 - 0.5 * ((x - centre[0] + radius * 0.4) * 0.7 + (y - centre[1] + radius * 0.4)) / (2 * radius)

@@ -38,7 +38,9 @@ class AdherenceMapper:
         score = max((c.score for c in said if c.category == asked), default=0.0)
         cover, inside = _cover(sample, right), _inside(sample, right)
         columns: dict[str, Json] = {
-            "adherence.asked": asked, "adherence.score": round(score, 4), "adherence.cover": round(float(cover.min(initial=1)), 4),
+            "adherence.asked": asked,
+            "adherence.score": round(score, 4),
+            "adherence.cover": round(float(cover.min(initial=1)), 4),
             "adherence.inside": round(float(inside.max(initial=0)), 4),
         }
         if not said:
@@ -75,7 +77,9 @@ def _found_instead(sample: Sample, seen: Sequence[Claim]) -> str:
     others = {str(claim.category) for claim in seen}
     for name, rows in sample.columns.items():
         if name.endswith(".removed") and isinstance(rows, Sequence):
-            others |= {str(row.get("phrase")) for row in rows if isinstance(row, dict) and row.get("reason") == "look-alike"}
+            others |= {
+                str(row.get("phrase")) for row in rows if isinstance(row, dict) and row.get("reason") == "look-alike"
+            }
     return f"found {', '.join(sorted(others))}" if others else "nothing found"
 
 
@@ -109,7 +113,8 @@ class Adherence:
             InputError: There are generated images, and no model has looked at any.
         """
         looked = Counter(
-            any(claim.kind == "model" for claim in sample.claims) for sample in work.dataset.samples(_wanted, images=False)
+            any(claim.kind == "model" for claim in sample.claims)
+            for sample in work.dataset.samples(_wanted, images=False)
         )
         if looked[False] and not looked[True]:
             raise InputError(f"{work.name}: no model has looked at the generated images; put 'ground' before this step")
@@ -128,7 +133,8 @@ class Adherence:
             kept[category] += not own
         total = sum(counts.values())
         return {
-            "kept": counts.get("ok", 0), "dropped": counts.get("dropped", 0),
+            "kept": counts.get("ok", 0),
+            "dropped": counts.get("dropped", 0),
             "acceptance": round(counts.get("ok", 0) / total, 4) if total else None,
             "kept_by_category": {c: kept[c] for c in sorted(asked)},
             "acceptance_by_category": {c: round(kept[c] / n, 4) for c, n in sorted(asked.items())},

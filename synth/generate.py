@@ -94,7 +94,9 @@ class Generate:
                 raise ValueError(f"{name} must lie in [0, {most:g}], got {getattr(self, name)}")
         for words in self.words().values():
             if missing := words.missing():
-                raise ValueError(f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings")
+                raise ValueError(
+                    f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings"
+                )
         if not self.styles:
             raise ValueError("styles needs at least one style")
         if strays := sorted((set(self.loras) - set(self.styles)) | (set(self.lora_weights) - set(self.loras))):
@@ -103,15 +105,20 @@ class Generate:
             refuse(self._told())
             for category, prompts in self.prompts.items():
                 for prompt in prompts:
-                    refuse({f"prompts of {category}": f"{category} ; {prompt}", "negative prompt": self.negative_prompt})
+                    refuse(
+                        {f"prompts of {category}": f"{category} ; {prompt}", "negative prompt": self.negative_prompt}
+                    )
         except InputError as error:
             raise ValueError(str(error)) from error
 
     def _told(self) -> dict[str, str]:
         choices = " ; ".join(word for words in self.fillings.values() for word in words)
         return {
-            "template": f"{self.template} ; {self.inpaint_template}", "fillings": choices, "styles": " ; ".join(self.styles),
-            "negative prompt": self.negative_prompt, "adapters": " ; ".join(f"{style} {name}" for style, name in self.loras.items()),
+            "template": f"{self.template} ; {self.inpaint_template}",
+            "fillings": choices,
+            "styles": " ; ".join(self.styles),
+            "negative prompt": self.negative_prompt,
+            "adapters": " ; ".join(f"{style} {name}" for style, name in self.loras.items()),
             "controlnet": self.controlnet,
         }
 
@@ -119,7 +126,9 @@ class Generate:
         """Return how the prompts of each method are made."""
         return {
             method: Words(
-                template=self.inpaint_template if method == "inpaint" else self.template, fillings=self.fillings, own=self.prompts
+                template=self.inpaint_template if method == "inpaint" else self.template,
+                fillings=self.fillings,
+                own=self.prompts,
             )
             for method in METHODS
         }
@@ -148,10 +157,18 @@ class Generate:
             made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
         failures = work.dataset.table(f"{work.name}-{key}").failures()
         return {
-            "made": counts.get("ok", 0), "failed": counts.get("failed", 0), "planned": len(plan.requests), "wanted": plan.wanted,
-            **{f"by_{what}": {v: n for (w, v), n in sorted(made.items()) if w == what} for what in ("category", "style", "method")},
+            "made": counts.get("ok", 0),
+            "failed": counts.get("failed", 0),
+            "planned": len(plan.requests),
+            "wanted": plan.wanted,
+            **{
+                f"by_{what}": {v: n for (w, v), n in sorted(made.items()) if w == what}
+                for what in ("category", "style", "method")
+            },
             "failures": dict(Counter(reason.partition(": ")[2] for _, reason in failures)),
-            "real_images": plan.real, "generated_before": plan.made, "parents_refused": plan.refused,
+            "real_images": plan.real,
+            "generated_before": plan.made,
+            "parents_refused": plan.refused,
             "from_words_for_want_of_parents": plan.orphans,
             "seconds_per_image": round(seconds / drawn, 3) if drawn else None,
         }
@@ -165,7 +182,10 @@ class Generate:
         plan = self._plan(work)
         if len(plan.requests) < plan.wanted:
             work.events.emit(
-                "capped", step=work.name, wanted=plan.wanted, planned=len(plan.requests),
+                "capped",
+                step=work.name,
+                wanted=plan.wanted,
+                planned=len(plan.requests),
                 message=f"  {len(plan.requests)} of {plan.wanted} images: max_ratio {self.max_ratio:g} of {plan.real} real ones",
             )
         work.folder.mkdir(parents=True, exist_ok=True)
@@ -194,7 +214,12 @@ class Generate:
         # Neighbours share method and adapter, so that they can be drawn in one batch.
         requests.sort(key=lambda r: (METHODS.index(r.method), r.style if r.style in self.loras else "", r.number))
         return Plan(
-            requests=requests, wanted=wanted, real=stock.real, made=stock.made, refused=planner.refused, orphans=planner.orphans
+            requests=requests,
+            wanted=wanted,
+            real=stock.real,
+            made=stock.made,
+            refused=planner.refused,
+            orphans=planner.orphans,
         )
 
 
@@ -236,7 +261,14 @@ class _Planner:
         prompt = self._words[method].write(self._categories[category], style, rng)
         refuse({"prompt": prompt, "negative prompt": self._step.negative_prompt, "category": category})
         return Request(
-            number=number, category=category, style=style, method=method, prompt=prompt, seed=seed, parent=parent, hole=hole
+            number=number,
+            category=category,
+            style=style,
+            method=method,
+            prompt=prompt,
+            seed=seed,
+            parent=parent,
+            hole=hole,
         )
 
     def _parent(self, method: str, category: str, style: str, rng: np.random.Generator) -> str:

@@ -84,12 +84,16 @@ def train_lora(
     for part in (pipeline.vae, pipeline.text_encoder, unet):
         part.requires_grad_(False)
     unet.add_adapter(
-        LoraConfig(r=lesson.rank, lora_alpha=lesson.rank, init_lora_weights="gaussian", target_modules=list(lesson.targets))
+        LoraConfig(
+            r=lesson.rank, lora_alpha=lesson.rank, init_lora_weights="gaussian", target_modules=list(lesson.targets)
+        )
     )
     losses = list(_train(pipeline, samples, captions, lesson, on))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=get_peft_model_state_dict(unet), safe_serialization=True)
+    StableDiffusionPipeline.save_lora_weights(
+        partial, unet_lora_layers=get_peft_model_state_dict(unet), safe_serialization=True
+    )
     partial.rename(out)
     return losses
 
@@ -99,11 +103,15 @@ def _check(samples: Sequence[Sample], captions: Sequence[str]) -> None:
         raise InputError(f"an adapter needs samples and a caption for each, got {len(samples)} and {len(captions)}")
     for sample, caption in zip(samples, captions, strict=True):
         if sample.split not in ("", "train") or sample.made:
-            raise InputError(f"sample {sample.id[:12]} is generated or not of the training split; adapters learn from real ones")
+            raise InputError(
+                f"sample {sample.id[:12]} is generated or not of the training split; adapters learn from real ones"
+            )
         refuse({"caption": caption, "reference": said_of(sample)})
 
 
-def _train(pipeline: Any, samples: Sequence[Sample], captions: Sequence[str], lesson: Lesson, on: str) -> Iterator[float]:
+def _train(
+    pipeline: Any, samples: Sequence[Sample], captions: Sequence[str], lesson: Lesson, on: str
+) -> Iterator[float]:
     import torch
     from diffusers import DDPMScheduler
 
@@ -159,7 +167,11 @@ def _states(pipeline: Any, texts: Sequence[str], on: str) -> Any:
     import torch
 
     ids = pipeline.tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=pipeline.tokenizer.model_max_length, return_tensors="pt"
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=pipeline.tokenizer.model_max_length,
+        return_tensors="pt",
     ).input_ids
     with torch.no_grad():
         return pipeline.text_encoder(ids.to(on))[0]

@@ -62,7 +62,10 @@ class Maker:
     def __init__(self, wish: Wish, work: Work, plan: Sequence[Request], key: str) -> None:
         self.wish, self.work, self.plan, self.key = wish, work, plan, key
         self.drawing = Drawing(
-            steps=wish.steps, guidance=wish.guidance, negative_prompt=wish.negative_prompt, control_scale=wish.control_scale
+            steps=wish.steps,
+            guidance=wish.guidance,
+            negative_prompt=wish.negative_prompt,
+            control_scale=wish.control_scale,
         )
         self._weights = {name: weights_of(name) for name in (wish.model, wish.controlnet, *wish.loras.values()) if name}
 
@@ -80,8 +83,12 @@ class Maker:
             if skip >= len(batch):
                 continue
             studio = studio or Studio(
-                self.wish.model, controlnet=self.wish.controlnet, loras=self.wish.loras, weights=self.wish.lora_weights,
-                side=self.wish.side, device=self.work.device,
+                self.wish.model,
+                controlnet=self.wish.controlnet,
+                loras=self.wish.loras,
+                weights=self.wish.lora_weights,
+                side=self.wish.side,
+                device=self.work.device,
             )
             yield from self._draw(studio, batch)[skip:]
 
@@ -97,7 +104,11 @@ class Maker:
         prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
         parents = self.work.dataset.read([r.parent for r in batch]) if method != "text" else [None] * len(batch)
         for request, parent in zip(batch, parents, strict=True):
-            told = {"prompt": request.prompt, "negative prompt": self.wish.negative_prompt, "category": request.category}
+            told = {
+                "prompt": request.prompt,
+                "negative prompt": self.wish.negative_prompt,
+                "category": request.category,
+            }
             refuse(told | ({"reference": said_of(parent)} if parent else {}))
         drawn: list[Drawn]
         boxes: list[Box | None] = [None] * len(batch)
@@ -115,7 +126,8 @@ class Maker:
                 masks = [_mask(hole, studio.side) for hole in holes]
                 drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter)
         return [
-            Failed(name=f"request {request.number}", error=image) if isinstance(image, str)
+            Failed(name=f"request {request.number}", error=image)
+            if isinstance(image, str)
             else self._sample(studio, request, image, parent, box)
             for request, image, parent, box in zip(batch, drawn, parents, boxes, strict=True)
         ]
@@ -124,32 +136,52 @@ class Maker:
         self, studio: Studio, request: Request, image: Image, parent: Sample | None, box: Box | None
     ) -> NewSample:
         wish, adapter = self.wish, self._adapter(request)
-        control: Json = {**self._weights[wish.controlnet], "scale": wish.control_scale} if request.method == "edges" else None
+        control: Json = (
+            {**self._weights[wish.controlnet], "scale": wish.control_scale} if request.method == "edges" else None
+        )
         adapters: list[Json] = (
             [{**self._weights[wish.loras[adapter]], "weight": wish.lora_weights.get(adapter, 1.0)}] if adapter else []
         )
         licence = wish.licence or models.spec(wish.model).licence
         origin: dict[str, Json] = {
-            "source": f"{self.work.name}/{request.number:06d}", "step": self.work.name, "key": self.key,
-            "licence": licence, "model": wish.model, "model_digest": self._weights[wish.model]["digest"],
-            "method": request.method, "category": request.category, "style": request.style,
-            "prompt": request.prompt, "negative_prompt": wish.negative_prompt, "seed": request.seed,
-            "steps": wish.steps, "guidance": wish.guidance, "scheduler": studio.scheduler, "side": studio.side,
-            "adapters": adapters, "controlnet": control, "parents": [parent.id] if parent else [],
+            "source": f"{self.work.name}/{request.number:06d}",
+            "step": self.work.name,
+            "key": self.key,
+            "licence": licence,
+            "model": wish.model,
+            "model_digest": self._weights[wish.model]["digest"],
+            "method": request.method,
+            "category": request.category,
+            "style": request.style,
+            "prompt": request.prompt,
+            "negative_prompt": wish.negative_prompt,
+            "seed": request.seed,
+            "steps": wish.steps,
+            "guidance": wish.guidance,
+            "scheduler": studio.scheduler,
+            "side": studio.side,
+            "adapters": adapters,
+            "controlnet": control,
+            "parents": [parent.id] if parent else [],
             "hole_xyxy": list(box) if box and request.method == "inpaint" else None,
             "digital_source_type": COMPOSITE if request.method == "inpaint" else MADE,
         }
         if parent:
             origin["licence_of_parent"] = parent.origin.get("licence", "")
         claim = Claim(
-            category=request.category, box_xyxy=box, score=BELIEF, source=f"synth:{self.work.name}",
+            category=request.category,
+            box_xyxy=box,
+            score=BELIEF,
+            source=f"synth:{self.work.name}",
             evidence={"method": request.method},
         )
         # A child shares the split of its parent; a child of nobody is only ever trained on. Where the dataset has no
         # splits yet, the step that makes them keeps families together.
         split = {"split": parent.split if parent else "train"}
         return NewSample(
-            data=png_with_provenance(image, origin), origin=origin, claims=(claim,),
+            data=png_with_provenance(image, origin),
+            origin=origin,
+            claims=(claim,),
             columns={"style": request.style} | (split if split["split"] else {}),
         )
 

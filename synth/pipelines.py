@@ -53,8 +53,14 @@ class Studio:
     """
 
     def __init__(
-        self, model: str, *, controlnet: str = "", loras: Mapping[str, str] | None = None,
-        weights: Mapping[str, float] | None = None, side: int = 0, device: str = "auto",
+        self,
+        model: str,
+        *,
+        controlnet: str = "",
+        loras: Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        side: int = 0,
+        device: str = "auto",
     ) -> None:
         import torch
 
@@ -95,14 +101,20 @@ class Studio:
 
         files = sorted(models.locate(lora).glob("*.safetensors"))
         if len(files) != 1:
-            raise ModelError(f"{lora}: an adapter is a folder with exactly one .safetensors file, this has {len(files)}")
+            raise ModelError(
+                f"{lora}: an adapter is a folder with exactly one .safetensors file, this has {len(files)}"
+            )
         where: dict[str, Any] = {
-            "pretrained_model_name_or_path_or_dict": files[0].parent, "weight_name": files[0].name, "local_files_only": True,
+            "pretrained_model_name_or_path_or_dict": files[0].parent,
+            "weight_name": files[0].name,
+            "local_files_only": True,
         }
         weights = load_file(files[0])
         if all(any(part in key for key in weights) for part in (".lora_A.", ".lora.down.")):
             # diffusers' own writer can mix two spellings in one file, of which its reader silently takes only the first
-            spelt = {k.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): v for k, v in weights.items()}
+            spelt = {
+                k.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): v for k, v in weights.items()
+            }
             where = {"pretrained_model_name_or_path_or_dict": spelt}
         try:
             self.pipeline.load_lora_weights(adapter_name=name, **where)
@@ -134,7 +146,9 @@ class Studio:
             self._pipelines[verb] = made
         return self._pipelines[verb]
 
-    def _run(self, verb: str, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, **extra: Any) -> list[Drawn]:
+    def _run(
+        self, verb: str, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, **extra: Any
+    ) -> list[Drawn]:
         import torch
 
         # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
@@ -142,18 +156,31 @@ class Studio:
         negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
         with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
             images = self._pipeline(verb)(
-                list(prompts), num_inference_steps=drawing.steps, guidance_scale=drawing.guidance, generator=generators,
-                negative_prompt=negative, height=self.side, width=self.side, output_type="np", **extra,
+                list(prompts),
+                num_inference_steps=drawing.steps,
+                guidance_scale=drawing.guidance,
+                generator=generators,
+                negative_prompt=negative,
+                height=self.side,
+                width=self.side,
+                output_type="np",
+                **extra,
             ).images
         return [finished(image) for image in images]
 
-    def from_text(self, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, adapter: str = "") -> list[Drawn]:
+    def from_text(
+        self, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, adapter: str = ""
+    ) -> list[Drawn]:
         """Draw one square image a prompt."""
         self._use(adapter)
         return self._run("text", prompts, seeds, drawing)
 
     def along_edges(
-        self, prompts: Sequence[str], seeds: Sequence[int], references: Sequence[Image], drawing: Drawing,
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        references: Sequence[Image],
+        drawing: Drawing,
         adapter: str = "",
     ) -> list[Drawn]:
         """Draw images that follow the edges of square references."""
@@ -163,11 +190,18 @@ class Studio:
             raise ModelError("drawing along edges needs a controlnet; name one in the step's settings")
         self._use(adapter)
         edges = [PilImage.fromarray(edges_of(reference, self.side)) for reference in references]
-        return self._run("edges", prompts, seeds, drawing, image=edges, controlnet_conditioning_scale=drawing.control_scale)
+        return self._run(
+            "edges", prompts, seeds, drawing, image=edges, controlnet_conditioning_scale=drawing.control_scale
+        )
 
     def into_holes(
-        self, prompts: Sequence[str], seeds: Sequence[int], references: Sequence[Image], holes: Sequence[Image],
-        drawing: Drawing, adapter: str = "",
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        references: Sequence[Image],
+        holes: Sequence[Image],
+        drawing: Drawing,
+        adapter: str = "",
     ) -> list[Drawn]:
         """Draw into the white part of each mask `(side, side)` of a square reference, whose rest stays as it is."""
         from PIL import Image as PilImage
@@ -177,10 +211,18 @@ class Studio:
         squares = [resize(reference, (self.side, self.side)) for reference in references]
         masks = [PilImage.fromarray(hole) for hole in holes]
         drawn = self._run(
-            "inpaint", prompts, seeds, drawing, image=[PilImage.fromarray(s) for s in squares], mask_image=masks, strength=1.0
+            "inpaint",
+            prompts,
+            seeds,
+            drawing,
+            image=[PilImage.fromarray(s) for s in squares],
+            mask_image=masks,
+            strength=1.0,
         )
         # The rest comes back from the autoencoder a little changed: it is put back, softly, so that no seam gives it away.
-        soft = [np.asarray(m.filter(ImageFilter.GaussianBlur(self.side / 48)), np.float32)[..., None] / 255 for m in masks]
+        soft = [
+            np.asarray(m.filter(ImageFilter.GaussianBlur(self.side / 48)), np.float32)[..., None] / 255 for m in masks
+        ]
         return [
             d if isinstance(d, str) else (d * m + s * (1 - m)).round().astype(np.uint8)
             for d, m, s in zip(drawn, soft, squares, strict=True)
@@ -204,8 +246,12 @@ def edges_of(reference: Image, side: int) -> Image:
         from controlnet_aux import CannyDetector
     looked_at = max(64, round(side / 64) * 64)  # the detector only knows multiples of 64
     found = CannyDetector()(
-        resize(reference, (looked_at, looked_at)), low_threshold=100, high_threshold=200, detect_resolution=looked_at,
-        image_resolution=looked_at, output_type="np",
+        resize(reference, (looked_at, looked_at)),
+        low_threshold=100,
+        high_threshold=200,
+        detect_resolution=looked_at,
+        image_resolution=looked_at,
+        output_type="np",
     )
     return resize(np.asarray(found, np.uint8), (side, side))
 
@@ -216,7 +262,9 @@ def refuse_parts(*, controlnet: str, loras: Mapping[str, str]) -> None:
     Raises:
         InputError: They do.
     """
-    told = {f"adapter {number}": f"{name} {lora} {metadata(lora)}" for number, (name, lora) in enumerate(loras.items(), 1)}
+    told = {
+        f"adapter {number}": f"{name} {lora} {metadata(lora)}" for number, (name, lora) in enumerate(loras.items(), 1)
+    }
     if controlnet:
         told["controlnet"] = f"{controlnet} {metadata(controlnet)}"
     refuse(told)

@@ -74,7 +74,8 @@ def shares(wanted: int, have: Mapping[Cell, int], cells: Sequence[Cell]) -> Coun
     order = {category: n for n, category in enumerate(dict.fromkeys(category for category, _ in cells))}
     categories = [(totals[category], n, category) for category, n in order.items()]
     styles = {
-        category: [(have.get(cell, 0), n, cell) for n, cell in enumerate(cells) if cell[0] == category] for category in order
+        category: [(have.get(cell, 0), n, cell) for n, cell in enumerate(cells) if cell[0] == category]
+        for category in order
     }
     heapq.heapify(categories)
     for heap in styles.values():

@@ -184,7 +184,8 @@ def examine(fields: Mapping[str, str]) -> Finding | None:
         if not young:
             continue
         worse = tuple(
-            name for name, text in group.items()
+            name
+            for name, text in group.items()
             if any(_has(words, _words(text, pieces=True)) for words in (_HARM, _DANGER, _UNDRESS))
         )
         if worse:

@@ -34,5 +34,7 @@ def noise_samples(n: int, side: int = 16) -> list[NewSample]:
 def work(tmp_path: Path, policy: Policy) -> Iterator[Work]:
     """An empty dataset to work on."""
     events = Events(tmp_path / "events.jsonl")
-    yield Work(name="test", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "files", events=events)
+    yield Work(
+        name="test", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "files", events=events
+    )
     events.close()

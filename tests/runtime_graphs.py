@@ -35,7 +35,9 @@ def _colour_weights(red: int, green: int, blue: int | None) -> np.ndarray:
     return weights
 
 
-def _graph(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: dict[str, list[int | str]], path: Path) -> None:
+def _graph(
+    nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], outputs: dict[str, list[int | str]], path: Path
+) -> None:
     graph = helper.make_graph(
         nodes,
         "colours",
@@ -72,8 +74,13 @@ def write_detector(folder: Path) -> None:
         helper.make_node("Add", ["nothing", "places"], ["boxes"]),
     ]
     constants = {
-        "axes": np.array([2, 3]), "weights": _colour_weights(0, 5, None), "bias": np.full(6, -4, np.float32),
-        "one": np.array([1]), "last": np.array([2]), "zero": np.zeros(1, np.float32), "places": boxes,
+        "axes": np.array([2, 3]),
+        "weights": _colour_weights(0, 5, None),
+        "bias": np.full(6, -4, np.float32),
+        "one": np.array([1]),
+        "last": np.array([2]),
+        "zero": np.zeros(1, np.float32),
+        "places": boxes,
         "offsets": np.array([[[0], [-0.2], [-20]]], np.float32),
     }
     _graph(nodes, constants, {"logits": ["n", 3, 6], "boxes": ["n", 3, 4]}, folder / "detector.onnx")

@@ -33,14 +33,24 @@ def save_diffusion(folder: Path) -> Path:
     tokenizer = make_tokenizer(folder.with_name(f"{folder.name}-tokenizer"))
     text = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS, bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, projection_dim=32,
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            projection_dim=32,
         )
     )
     vae = AutoencoderTiny(
-        encoder_block_out_channels=(16, 16, 16), decoder_block_out_channels=(16, 16, 16), num_encoder_blocks=(1, 1, 1),
-        num_decoder_blocks=(1, 1, 1), latent_channels=4,
+        encoder_block_out_channels=(16, 16, 16),
+        decoder_block_out_channels=(16, 16, 16),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=4,
     )
     last = vae.decoder.layers[-1]  # untrained, it answers with black
     torch.nn.init.normal_(last.weight, std=0.5)
@@ -49,9 +59,14 @@ def save_diffusion(folder: Path) -> Path:
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False, steps_offset=1
     )
     pipeline = StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=new_unet(),
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=new_unet(),
         scheduler=DPMSolverMultistepScheduler.from_config(schedule.config, lower_order_final=True),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     for part in (vae, text, pipeline.unet):
         part.half()
@@ -61,9 +76,16 @@ def save_diffusion(folder: Path) -> Path:
 
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=32, attention_head_dim=2, norm_num_groups=8,
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        norm_num_groups=8,
     )
 
 
@@ -78,9 +100,7 @@ def save_controlnet(folder: Path) -> Path:
     return folder
 
 
-def save_lora(
-    folder: Path, metadata: dict[str, str] | None = None, *, conv: bool = False, mixed: bool = True
-) -> Path:
+def save_lora(folder: Path, metadata: dict[str, str] | None = None, *, conv: bool = False, mixed: bool = True) -> Path:
     """Save an adapter for `new_unet`; with `conv`, `mixed` spells its layers as diffusers' converter does."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig, get_peft_model_state_dict
@@ -109,11 +129,14 @@ def real_image(number: int, size_wh: tuple[int, int] = (48, 40)) -> bytes:
 
 def real_sample(number: int, category: str = "", split: str = "train", **origin: str) -> NewSample:
     claim = (
-        Claim(category=category, box_xyxy=(10, 10, 30, 30), source="human:ann") if category
+        Claim(category=category, box_xyxy=(10, 10, 30, 30), source="human:ann")
+        if category
         else Claim(says="empty", source="human:ann")
     )
     return NewSample(
-        data=real_image(number), origin={"source": f"{number}.png", "licence": "CC0-1.0", **origin}, claims=(claim,),
+        data=real_image(number),
+        origin={"source": f"{number}.png", "licence": "CC0-1.0", **origin},
+        claims=(claim,),
         columns={"split": split} if split else {},
     )
 
@@ -122,8 +145,13 @@ def new_work(root: Path, seed: int = 0) -> Work:
     folder = root / "files"
     folder.mkdir(parents=True, exist_ok=True)
     return Work(
-        name="generate", dataset=Dataset(root / "dataset"), policy=load_policy(POLICY), folder=folder,
-        events=Events(), seed=seed, device="cpu",
+        name="generate",
+        dataset=Dataset(root / "dataset"),
+        policy=load_policy(POLICY),
+        folder=folder,
+        events=Events(),
+        seed=seed,
+        device="cpu",
     )
 
 

@@ -27,7 +27,9 @@ def scored(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @settings(deadline=None)
 @given(case=scored(), limit=st.sampled_from([0.3, 0.5, 0.7]))
-def test_suppression_keeps_what_torchvision_keeps(case: tuple[np.ndarray, np.ndarray, np.ndarray], limit: float) -> None:
+def test_suppression_keeps_what_torchvision_keeps(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], limit: float
+) -> None:
     import torch
     from torchvision.ops import batched_nms, nms
 
@@ -42,7 +44,9 @@ def test_suppression_keeps_what_torchvision_keeps(case: tuple[np.ndarray, np.nda
 
 @settings(deadline=None)
 @given(case=scored())
-def test_every_box_is_kept_or_has_a_reason_and_order_does_not_matter(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_every_box_is_kept_or_has_a_reason_and_order_does_not_matter(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     boxes, scores, classes = case
     cleaned = clean(boxes, scores, classes, SIZE, CleanUp())
     assert len(cleaned.reasons) == len(cleaned.by) == len(boxes)
@@ -53,19 +57,27 @@ def test_every_box_is_kept_or_has_a_reason_and_order_does_not_matter(case: tuple
     assert len(again.kept) == len(cleaned.kept), "cleaning what is clean changes nothing"
 
 
-@pytest.mark.parametrize(("boxes", "scores", "classes", "reasons"), [
-    ([(0, 0, 1, 50), (0, 0, 3, 90), (0, 0, 10, 90)], [0.9, 0.9, 0.9], "abc", ["sliver", "sliver", ""]),
-    ([(0, 0, 100, 99), (10, 10, 40, 40)], [0.9, 0.5], "aa", ["whole image", ""]),
-    ([(10, 10, 40, 40), (11, 10, 41, 40)], [0.5, 0.9], "aa", ["same thing twice", ""]),
-    ([(10, 10, 40, 40), (11, 10, 41, 40)], [0.5, 0.9], "ab", ["another class fits better", ""]),
-    ([(10, 10, 80, 40), (11, 11, 40, 39), (45, 11, 79, 39)], [0.6, 0.5, 0.5], "aaa", ["group of others", "", ""]),
-    ([(10, 10, 80, 40), (11, 11, 40, 39), (45, 11, 79, 39)], [0.9, 0.2, 0.2], "aaa", ["", "part of another", "part of another"]),
-    ([(10, 10, 80, 40), (11, 11, 40, 39), (45, 11, 79, 39)], [0.6, 0.5, 0.5], "abb", ["", "", ""]),
-    ([(10, 10, 80, 80), (20, 20, 30, 30)], [0.6, 0.5], "aa", ["", "part of another"]),
-    ([(10, 10, 80, 80), (20, 20, 30, 30)], [0.4, 0.5], "aa", ["part of another", ""]),
-    ([(10, 10, 80, 80), (20, 20, 30, 30)], [0.4, 0.5], "ab", ["", ""]),
-    ([], [], "", []),
-])
+@pytest.mark.parametrize(
+    ("boxes", "scores", "classes", "reasons"),
+    [
+        ([(0, 0, 1, 50), (0, 0, 3, 90), (0, 0, 10, 90)], [0.9, 0.9, 0.9], "abc", ["sliver", "sliver", ""]),
+        ([(0, 0, 100, 99), (10, 10, 40, 40)], [0.9, 0.5], "aa", ["whole image", ""]),
+        ([(10, 10, 40, 40), (11, 10, 41, 40)], [0.5, 0.9], "aa", ["same thing twice", ""]),
+        ([(10, 10, 40, 40), (11, 10, 41, 40)], [0.5, 0.9], "ab", ["another class fits better", ""]),
+        ([(10, 10, 80, 40), (11, 11, 40, 39), (45, 11, 79, 39)], [0.6, 0.5, 0.5], "aaa", ["group of others", "", ""]),
+        (
+            [(10, 10, 80, 40), (11, 11, 40, 39), (45, 11, 79, 39)],
+            [0.9, 0.2, 0.2],
+            "aaa",
+            ["", "part of another", "part of another"],
+        ),
+        ([(10, 10, 80, 40), (11, 11, 40, 39), (45, 11, 79, 39)], [0.6, 0.5, 0.5], "abb", ["", "", ""]),
+        ([(10, 10, 80, 80), (20, 20, 30, 30)], [0.6, 0.5], "aa", ["", "part of another"]),
+        ([(10, 10, 80, 80), (20, 20, 30, 30)], [0.4, 0.5], "aa", ["part of another", ""]),
+        ([(10, 10, 80, 80), (20, 20, 30, 30)], [0.4, 0.5], "ab", ["", ""]),
+        ([], [], "", []),
+    ],
+)
 def test_each_habit_of_detectors_has_its_rule(boxes: list, scores: list, classes: str, reasons: list[str]) -> None:  # type: ignore[type-arg]
     cleaned = clean(np.array(boxes, float).reshape(-1, 4), np.array(scores), list(classes), SIZE, CleanUp())
     assert list(cleaned.reasons) == reasons

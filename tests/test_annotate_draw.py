@@ -20,7 +20,10 @@ def test_a_box_is_drawn_on_its_own_edge_pixels_and_the_image_is_left_as_it_is() 
 
 
 def test_an_enlarged_overlay_keeps_the_place_and_names_stay_inside() -> None:
-    labels = [Claim(category="knife", box_xyxy=(70, 0, 80, 60), score=0.5, source="model:m@1"), Claim(category="pill", source="human:a")]
+    labels = [
+        Claim(category="knife", box_xyxy=(70, 0, 80, 60), score=0.5, source="model:m@1"),
+        Claim(category="pill", source="human:a"),
+    ]
     drawn = overlay(GREY, labels, side=320)
     assert drawn.shape == (240, 320, 3)
     assert (drawn[120, 280:] != 128).any()
@@ -28,7 +31,10 @@ def test_an_enlarged_overlay_keeps_the_place_and_names_stay_inside() -> None:
 
 
 def test_a_sheet_holds_every_image_whatever_its_shape() -> None:
-    images = [np.full((h, w, 3), 10 * n, np.uint8) for n, (h, w) in enumerate([(10, 200), (200, 10), (64, 64), (500, 400), (1, 1)])]
+    images = [
+        np.full((h, w, 3), 10 * n, np.uint8)
+        for n, (h, w) in enumerate([(10, 200), (200, 10), (64, 64), (500, 400), (1, 1)])
+    ]
     sheet = contact_sheet(images, columns=3, side=64, gap=2)
     assert sheet.shape == (2 * 66 + 2, 3 * 66 + 2, 3)
     assert {0, 10, 20, 30, 40} <= set(np.unique(sheet).tolist())

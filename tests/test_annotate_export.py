@@ -56,7 +56,11 @@ def fill(work: Work, images: list[Labels], splits: list[str] | None = None) -> N
         claims = tuple(Claim(category=c, box_xyxy=b, source="human:ann") for c, b in labels)
         columns = {"split": splits[number]} if splits else {}
         empty = (Claim(says="empty", source="human:ann"),)
-        samples.append(NewSample(data=noise_image(number, SIDE), origin={"licence": "CC0-1.0"}, claims=claims or empty, columns=columns))
+        samples.append(
+            NewSample(
+                data=noise_image(number, SIDE), origin={"licence": "CC0-1.0"}, claims=claims or empty, columns=columns
+            )
+        )
     work.add("images", samples)
 
 
@@ -94,7 +98,9 @@ def test_boxes_come_back_from_a_round_trip(policy: Policy, format_: str, off_by:
 
 
 SCENES: list[Labels] = [
-    [("knife", (1.0, 2.0, 11.0, 12.0)), ("pill", (0.0, 0.0, 32.0, 32.0))], [], [("dice", (5.0, 6.0, 7.0, 9.0))],
+    [("knife", (1.0, 2.0, 11.0, 12.0)), ("pill", (0.0, 0.0, 32.0, 32.0))],
+    [],
+    [("dice", (5.0, 6.0, 7.0, 9.0))],
 ]
 
 
@@ -112,7 +118,10 @@ def test_pycocotools_reads_what_we_write(policy: Policy, tmp_path: Path) -> None
             assert (tmp_path / "out" / "images" / image["file_name"]).is_file()
             rows = read.loadAnns(read.getAnnIds(imgIds=image["id"]))
             found[image["sample"]] = [
-                (names[r["category_id"]], (r["bbox"][0], r["bbox"][1], r["bbox"][0] + r["bbox"][2], r["bbox"][1] + r["bbox"][3]))
+                (
+                    names[r["category_id"]],
+                    (r["bbox"][0], r["bbox"][1], r["bbox"][0] + r["bbox"][2], r["bbox"][1] + r["bbox"][3]),
+                )
                 for r in rows
             ]
         assert found == labels_of(work.dataset)
@@ -129,12 +138,17 @@ def test_supervision_reads_what_we_write(policy: Policy, tmp_path: Path, format_
         if format_ == "coco":
             read = sv.DetectionDataset.from_coco(str(out / "images"), str(out / "annotations.json"))
         elif format_ == "yolo":
-            read = sv.DetectionDataset.from_yolo(str(out / "images/unsplit"), str(out / "labels/unsplit"), str(out / "data.yaml"))
+            read = sv.DetectionDataset.from_yolo(
+                str(out / "images/unsplit"), str(out / "labels/unsplit"), str(out / "data.yaml")
+            )
         else:
             read = sv.DetectionDataset.from_pascal_voc(str(out / "JPEGImages"), str(out / "Annotations"))
         found = {}
         for path, _, detections in read:
-            rows = [(read.classes[int(k)], np.round(b, 3).tolist()) for k, b in zip(detections.class_id, detections.xyxy, strict=True)]
+            rows = [
+                (read.classes[int(k)], np.round(b, 3).tolist())
+                for k, b in zip(detections.class_id, detections.xyxy, strict=True)
+            ]
             found[Path(path).stem] = sorted(rows)
         expected = {i: sorted((str(c), list(b or ())) for c, b in rows) for i, rows in labels_of(work.dataset).items()}
         assert found == expected
@@ -144,17 +158,30 @@ def test_what_a_format_cannot_hold_is_said_before_anything_is_written(policy: Po
     with opened(tmp_path, policy) as work:
         model = "model:starter:grounding@abc"
         claims: list[tuple[Claim, ...]] = [
-            (Claim(category="knife", box_xyxy=(1, 1, 9.5, 9), score=0.5, source=model), Claim(category="pill", source=model)),
-            (Claim(category="pill", source=model),), (Claim(says="empty", source=model),), (), (Claim(says="reject", source="human:a"),),
+            (
+                Claim(category="knife", box_xyxy=(1, 1, 9.5, 9), score=0.5, source=model),
+                Claim(category="pill", source=model),
+            ),
+            (Claim(category="pill", source=model),),
+            (Claim(says="empty", source=model),),
+            (),
+            (Claim(says="reject", source="human:a"),),
         ]
         work.add("images", [NewSample(data=noise_image(n, SIDE), origin={}, claims=c) for n, c in enumerate(claims)])
         told: list[tuple[str, bool]] = []
-        facts = export(work.dataset, tmp_path / "out", "voc", say=lambda text: told.append((text, (tmp_path / "out.partial").exists())))
+        facts = export(
+            work.dataset,
+            tmp_path / "out",
+            "voc",
+            say=lambda text: told.append((text, (tmp_path / "out.partial").exists())),
+        )
         assert told
         assert not any(begun for _, begun in told)
         assert facts["left_out"] == {"labels without boxes only": 1, "unlabelled": 1, "rejected": 1}
         assert facts["cannot_hold"] == {
-            "labels of whole images": 1, "scores below 1": 1, "fractions of pixels, rounded": 1,
+            "labels of whole images": 1,
+            "scores below 1": 1,
+            "fractions of pixels, rounded": 1,
             "whether an empty image was confirmed by a person": 1,
         }
         lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]

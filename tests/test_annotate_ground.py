@@ -18,7 +18,9 @@ from tilth.policy import Category, Policy
 from tilth.samples import NewSample, Sample
 from tilth.work import Work
 
-WORDS = st.lists(st.sampled_from(["knife", "gun", "red", "playing", "card", "pill"]), min_size=1, max_size=3).map(" ".join)
+WORDS = st.lists(st.sampled_from(["knife", "gun", "red", "playing", "card", "pill"]), min_size=1, max_size=3).map(
+    " ".join
+)
 
 
 @pytest.fixture(scope="session")
@@ -78,20 +80,32 @@ def test_categories_are_cut_into_prompts_that_the_model_can_read(policy: Policy)
 
 @pytest.mark.parametrize(("first", "second"), [("kni.fe", "pill"), ("", "pill"), ("what?", "pill"), ("pill", "Pill ")])
 def test_prompts_that_would_break_the_text_are_refused(first: str, second: str) -> None:
-    categories = [Category(name="a", definition="", prompts=(first,)), Category(name="b", definition="", prompts=(second,))]
+    categories = [
+        Category(name="a", definition="", prompts=(first,)),
+        Category(name="b", definition="", prompts=(second,)),
+    ]
     with pytest.raises(InputError, match="must be words without"):
         questions(categories)
 
 
 def test_a_phrase_of_one_category_competes_as_such_when_another_counters_it() -> None:
-    asked = (Question(category="bottle", phrases=("bottle",), counters=("cup", "knife")), Question(category="knife", phrases=("knife",)))
+    asked = (
+        Question(category="bottle", phrases=("bottle",), counters=("cup", "knife")),
+        Question(category="knife", phrases=("knife",)),
+    )
     (prompt,) = make_prompts(asked, len, 1000)
-    assert dict(zip(prompt.phrases, prompt.categories, strict=True)) == {"bottle": "bottle", "cup": "", "knife": "knife"}
+    assert dict(zip(prompt.phrases, prompt.categories, strict=True)) == {
+        "bottle": "bottle",
+        "cup": "",
+        "knife": "knife",
+    }
 
 
 @settings(deadline=None)
 @given(phrases=st.lists(WORDS, min_size=1, max_size=6, unique=True))
-def test_every_token_belongs_to_one_phrase_and_no_phrase_reaches_into_the_next(random_model: str, phrases: list[str]) -> None:
+def test_every_token_belongs_to_one_phrase_and_no_phrase_reaches_into_the_next(
+    random_model: str, phrases: list[str]
+) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(random_model)
@@ -125,7 +139,9 @@ def test_labels_are_phrases_of_the_policy_and_never_joined_words(random_model: s
     assert all(one.category == meaning.get(one.phrase, "") for one in seen)
 
 
-def test_scores_are_means_over_a_phrases_own_tokens_as_the_library_counts_them(random_model: str, policy: Policy) -> None:
+def test_scores_are_means_over_a_phrases_own_tokens_as_the_library_counts_them(
+    random_model: str, policy: Policy
+) -> None:
     import torch
     from transformers import AutoProcessor, GroundingDinoForObjectDetection
     from transformers.models.grounding_dino.modeling_grounding_dino import build_label_maps
@@ -140,7 +156,9 @@ def test_scores_are_means_over_a_phrases_own_tokens_as_the_library_counts_them(r
     tokens = output.logits.sigmoid()[0].nan_to_num(0)
     scores = (tokens @ spans.T) / spans.sum(1)
     best = scores.max(1)
-    expected = sorted(zip(best.values.tolist(), [finder.prompts[0].phrases[k] for k in best.indices], strict=True), reverse=True)
+    expected = sorted(
+        zip(best.values.tolist(), [finder.prompts[0].phrases[k] for k in best.indices], strict=True), reverse=True
+    )
     seen = finder.find([image])[0]
     np.testing.assert_allclose([one.score for one in seen], [score for score, _ in expected], atol=1e-4)
     assert [one.phrase for one in seen] == [phrase for _, phrase in expected]
@@ -159,14 +177,18 @@ def decide(sample: Sample, **settings: object) -> tuple[tuple[Claim, ...], Sampl
 
 def test_a_box_that_looks_more_like_something_harmless_is_not_claimed() -> None:
     here, there = (10.0, 10.0, 40.0, 40.0), (50.0, 50.0, 90.0, 90.0)
-    sample = seen_sample(("spoon", "", 0.8, here), ("knife", "knife", 0.5, (11.0, 10.0, 40.0, 40.0)), ("blade", "knife", 0.6, there))
+    sample = seen_sample(
+        ("spoon", "", 0.8, here), ("knife", "knife", 0.5, (11.0, 10.0, 40.0, 40.0)), ("blade", "knife", 0.6, there)
+    )
     claims, after = decide(sample)
     assert [(c.box_xyxy, c.evidence["phrase"], c.evidence["raw_score"]) for c in claims] == [(there, "blade", 0.6)]
     assert restore(after, "ground") == [("knife", (11.0, 10.0, 40.0, 40.0), 0.5)]
 
 
 def test_each_category_has_its_threshold_and_nothing_found_is_said() -> None:
-    sample = seen_sample(("knife", "knife", 0.5, (10.0, 10.0, 40.0, 40.0)), ("pill", "pill", 0.35, (50.0, 50.0, 90.0, 90.0)))
+    sample = seen_sample(
+        ("knife", "knife", 0.5, (10.0, 10.0, 40.0, 40.0)), ("pill", "pill", 0.35, (50.0, 50.0, 90.0, 90.0))
+    )
     assert [c.category for c in decide(sample)[0]] == ["knife", "pill"]
     assert [c.category for c in decide(sample, thresholds={"knife": 0.6})[0]] == ["pill"]
     (claim,), after = decide(sample, threshold=0.9)
@@ -188,7 +210,9 @@ def test_a_model_that_is_no_grounding_model_is_refused(tmp_path: Path, policy: P
         Finder(str(tmp_path), questions(policy.pictured))
 
 
-def test_changing_a_threshold_does_not_ask_the_model_again(work: Work, random_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changing_a_threshold_does_not_ask_the_model_again(
+    work: Work, random_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work.device = "cpu"
     work.add("images", [NewSample(data=noise_image(n, 64), origin={}) for n in range(4)])
     version = work.dataset.at.number
@@ -205,11 +229,14 @@ def test_changing_a_threshold_does_not_ask_the_model_again(work: Work, random_mo
 def test_labelled_images_and_the_test_split_are_left_alone(work: Work, random_model: str) -> None:
     work.device = "cpu"
     human = (Claim(says="empty", source="human:ann"),)
-    work.add("images", [
-        NewSample(data=noise_image(1, 64), origin={}, claims=human),
-        NewSample(data=noise_image(2, 64), origin={}, columns={"split": "test"}),
-        NewSample(data=noise_image(3, 64), origin={}),
-    ])
+    work.add(
+        "images",
+        [
+            NewSample(data=noise_image(1, 64), origin={}, claims=human),
+            NewSample(data=noise_image(2, 64), origin={}, columns={"split": "test"}),
+            NewSample(data=noise_image(3, 64), origin={}),
+        ],
+    )
     assert Ground(model=random_model).run(work)["images"] == 1
     work.name = "again"
     assert Ground(model=random_model, relabel=True).run(work)["images"] == 2
@@ -246,7 +273,8 @@ def test_the_starter_model_finds_what_is_drawn(work: Work, trained: str) -> None
         kind, box = truth[int(str(sample.origin["n"]))]
         claimed += len(sample.truth.labels)
         hits += any(
-            c.category == kind and iou(np.array([c.box_xyxy]), np.array([box]))[0, 0] >= 0.5 for c in sample.truth.labels
+            c.category == kind and iou(np.array([c.box_xyxy]), np.array([box]))[0, 0] >= 0.5
+            for c in sample.truth.labels
         )
     assert facts["failed"] == 0
     assert hits >= 24, f"{hits} of 40 found"

@@ -33,7 +33,8 @@ def coco(folder: Path, rows: list[tuple[str, list[tuple[str, list[float]]]]], si
         "categories": [{"id": n, "name": name} for n, name in enumerate(names)],
         "annotations": [
             {"id": 1, "image_id": n, "category_id": names.index(category), "bbox": box}
-            for n, (_, boxes) in enumerate(rows) for category, box in boxes
+            for n, (_, boxes) in enumerate(rows)
+            for category, box in boxes
         ],
     }
     path = folder / "annotations.json"
@@ -41,7 +42,9 @@ def coco(folder: Path, rows: list[tuple[str, list[tuple[str, list[float]]]]], si
     return path
 
 
-def voc(path: Path, filename: str, *objects: tuple[str, float, float, float, float], size_wh: tuple[int, int] = (16, 16)) -> None:
+def voc(
+    path: Path, filename: str, *objects: tuple[str, float, float, float, float], size_wh: tuple[int, int] = (16, 16)
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     things = "".join(
         f"<object><name>{n}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
@@ -68,7 +71,9 @@ def test_coco_boxes_become_claims_with_their_source(work: Work, root: Path) -> N
     coco(root, [("a.png", [("knife", [1, 2, 3, 4])]), ("b.png", [])])
     facts = Import(path=root, split="train", licence="CC0-1.0").run(work)
     a, b = named(work)["images/a.png"], named(work)["images/b.png"]
-    assert [(c.category, c.box_xyxy, c.source) for c in a.claims] == [("knife", (1, 2, 4, 6), "import:set/annotations.json")]
+    assert [(c.category, c.box_xyxy, c.source) for c in a.claims] == [
+        ("knife", (1, 2, 4, 6), "import:set/annotations.json")
+    ]
     assert (a.state, b.state) == (State.REVIEWED, State.UNLABELLED)
     assert a.split == "train"
     assert a.origin["licence"] == "CC0-1.0"
@@ -95,7 +100,9 @@ def test_foreign_names_are_mapped_ignored_or_taken_as_they_are(work: Work, root:
     assert named(work)["b.png"].state == State.CONFIRMED_EMPTY
     work.name = "again"
     facts = Import(path=root, categories="as_is").run(work)
-    assert named(work)["a.png"].truth.categories == {"Knives", "cat"}, "the later import of a file replaces the earlier one"
+    assert named(work)["a.png"].truth.categories == {"Knives", "cat"}, (
+        "the later import of a file replaces the earlier one"
+    )
     assert facts["unknown_categories"] == {}
 
 
@@ -111,15 +118,20 @@ def test_odd_boxes_are_clipped_or_skipped_and_counted(work: Work, root: Path) ->
     path = coco(root, [("a.png", [("knife", box) for box in boxes])])
     document = json.loads(path.read_text())
     document["annotations"] += [
-        {"image_id": 99, "category_id": 0, "bbox": [1, 1, 2, 2]}, {"image_id": 0, "category_id": 0, "bbox": [1, 2]},
+        {"image_id": 99, "category_id": 0, "bbox": [1, 1, 2, 2]},
+        {"image_id": 0, "category_id": 0, "bbox": [1, 2]},
         {"image_id": 0, "category_id": 0, "bbox": [1, 1, 2, 2], "iscrowd": 1},
     ]
     path.write_text(json.dumps(document))
     facts = Import(path=root).run(work)
     assert [c.box_xyxy for c in named(work)["a.png"].claims] == [(10, 10, 16, 12), (2, 2, 6, 6)]
     assert facts["odd"] == {
-        "label of an image that is not listed": 1, "crowd region, skipped": 1, "box over the edge, clipped": 1,
-        "inverted or empty box, skipped": 2, "box outside the image, skipped": 1, "box that is no box, skipped": 2,
+        "label of an image that is not listed": 1,
+        "crowd region, skipped": 1,
+        "box over the edge, clipped": 1,
+        "inverted or empty box, skipped": 2,
+        "box outside the image, skipped": 1,
+        "box that is no box, skipped": 2,
     }
 
 
@@ -166,12 +178,16 @@ def test_yolo_reads_boxes_scores_and_polygons(work: Work, root: Path) -> None:
     images(root, "train/images/a.JPG", "train/images/b.png", "train/images/c.png", "valid/images/d.png")
     (root / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [knife, pill]\n")
     (root / "train/labels").mkdir()
-    (root / "train/labels/a.txt").write_text("0 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.5 0.5 0.75\n\n1 0 0 0.5 0 0.5 0.25\n0 x\n7 .5 .5 .1 .1\n")
+    (root / "train/labels/a.txt").write_text(
+        "0 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.5 0.5 0.75\n\n1 0 0 0.5 0 0.5 0.25\n0 x\n7 .5 .5 .1 .1\n"
+    )
     (root / "train/labels/b.txt").write_text("")
     facts = Import(path=root, split="train", empty_means="confirmed_empty").run(work)
     a = named(work)["train/images/a.JPG"]
     assert [(c.category, c.box_xyxy, c.score) for c in a.claims] == [
-        ("knife", (6, 4, 10, 12), 1), ("pill", (4, 4, 12, 12), 0.75), ("pill", (0, 0, 8, 4), 1)
+        ("knife", (6, 4, 10, 12), 1),
+        ("pill", (4, 4, 12, 12), 0.75),
+        ("pill", (0, 0, 8, 4), 1),
     ]
     assert named(work)["train/images/b.png"].state == State.CONFIRMED_EMPTY
     assert named(work)["train/images/c.png"].state == State.UNLABELLED, "without a label file nobody has looked"
@@ -225,9 +241,11 @@ def test_boxes_turn_as_the_image_does(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("labels_are", ["stored", "shown"])
-def test_labels_of_a_turned_photo_land_on_the_thing_whichever_way_the_tool_saw_it(work: Work, root: Path, labels_are: str) -> None:
+def test_labels_of_a_turned_photo_land_on_the_thing_whichever_way_the_tool_saw_it(
+    work: Work, root: Path, labels_are: str
+) -> None:
     (root / "a.png").write_bytes(jpeg(6))
-    box, size = (((4, 6, 14, 20), (40, 24)) if labels_are == "stored" else ((4, 4, 18, 14), (24, 40)))
+    box, size = ((4, 6, 14, 20), (40, 24)) if labels_are == "stored" else ((4, 4, 18, 14), (24, 40))
     voc(root / "a.xml", "a.png", ("knife", box[0] + 1, box[1] + 1, box[2], box[3]), size_wh=size)
     Import(path=root).run(work)
     sample = named(work)["a.png"]

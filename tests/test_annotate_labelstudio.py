@@ -46,13 +46,22 @@ def auto(category: str, box: tuple[float, float, float, float], score: float = 0
 
 
 def task() -> Row:
-    return make_task(sample(auto("knife", (20, 10, 60, 50)), auto("pill", (100, 50, 200, 100))), "/data/local-files/?d=a.png")
+    return make_task(
+        sample(auto("knife", (20, 10, 60, 50)), auto("pill", (100, 50, 200, 100))), "/data/local-files/?d=a.png"
+    )
 
 
 def answer(regions: list[Row], **fields: Any) -> Row:
     made = task()
     made["predictions"][0]["id"] = 7
-    annotation = {"id": 1, "completed_by": 3, "lead_time": 12.5, "was_cancelled": False, "parent_prediction": 7, "result": regions}
+    annotation = {
+        "id": 1,
+        "completed_by": 3,
+        "lead_time": 12.5,
+        "was_cancelled": False,
+        "parent_prediction": 7,
+        "result": regions,
+    }
     return {**made, "annotations": [{**annotation, **fields}]}
 
 
@@ -67,12 +76,18 @@ def choice(value: str) -> Row:
 def test_a_task_that_we_make_is_right() -> None:
     assert check_task(task(), NAMES) == []
     assert task()["predictions"][0]["result"][0]["value"] == {
-        "x": 10, "y": 10, "width": 20, "height": 40, "rotation": 0, "rectanglelabels": ["knife"],
+        "x": 10,
+        "y": 10,
+        "width": 20,
+        "height": 40,
+        "rotation": 0,
+        "rectanglelabels": ["knife"],
     }
 
 
 def at(path: str, value: object) -> Callable[[Row], None]:
     """Set one field of a task; the path is dotted, below the first prediction."""
+
     def change(whole: Row) -> None:
         *steps, last = path.split(".")
         place: Any = whole["predictions"][0]
@@ -84,13 +99,29 @@ def at(path: str, value: object) -> Callable[[Row], None]:
 
 
 MALFORMED = [
-    ("result.0.value.x", -5), ("result.0.value.x", 95), ("result.0.value.width", 0), ("result.0.value.height", -1),
-    ("result.0.value.y", 200), ("result.0.value.x", math.nan), ("result.0.value.width", math.inf), ("result.0.value.x", "10"),
-    ("result.0.value.x", True), ("result.0.value.rotation", 30), ("result.0.value.rectanglelabels", ["unicorn"]),
-    ("result.0.value.rectanglelabels", []), ("result.0.value.rectanglelabels", "knife"),
-    ("result.0.value.rectanglelabels", ["knife", "pill"]), ("result.0.type", "polygonlabels"), ("result.0.from_name", "label"),
-    ("result.0.to_name", "img"), ("result.0.original_width", 100), ("result.1.id", None), ("result.0.value", None),
-    ("result", {}), ("score", 1.7), ("model_version", ""),
+    ("result.0.value.x", -5),
+    ("result.0.value.x", 95),
+    ("result.0.value.width", 0),
+    ("result.0.value.height", -1),
+    ("result.0.value.y", 200),
+    ("result.0.value.x", math.nan),
+    ("result.0.value.width", math.inf),
+    ("result.0.value.x", "10"),
+    ("result.0.value.x", True),
+    ("result.0.value.rotation", 30),
+    ("result.0.value.rectanglelabels", ["unicorn"]),
+    ("result.0.value.rectanglelabels", []),
+    ("result.0.value.rectanglelabels", "knife"),
+    ("result.0.value.rectanglelabels", ["knife", "pill"]),
+    ("result.0.type", "polygonlabels"),
+    ("result.0.from_name", "label"),
+    ("result.0.to_name", "img"),
+    ("result.0.original_width", 100),
+    ("result.1.id", None),
+    ("result.0.value", None),
+    ("result", {}),
+    ("score", 1.7),
+    ("model_version", ""),
 ]
 
 
@@ -173,9 +204,14 @@ def test_a_turned_box_becomes_the_upright_box_around_it() -> None:
 def test_the_interface_asks_for_the_pictured_categories_whatever_their_definition() -> None:
     from label_studio_sdk.label_interface import LabelInterface
 
-    policy = Policy(policy="p", version=1, categories=(
-        Category(name="knife", definition='Blades "<&>"', prompts=("knife",)), Category(name="threat", definition="", evidence="text"),
-    ))
+    policy = Policy(
+        policy="p",
+        version=1,
+        categories=(
+            Category(name="knife", definition='Blades "<&>"', prompts=("knife",)),
+            Category(name="threat", definition="", evidence="text"),
+        ),
+    )
     interface = LabelInterface(make_config(policy))
     interface.validate()
     assert list(interface.get_control("boxes").labels) == ["knife"]
@@ -184,15 +220,22 @@ def test_the_interface_asks_for_the_pictured_categories_whatever_their_definitio
 def annotate(server: label_studio.Server, task_id: int, result: list[Row], **fields: object) -> None:
     """Do what the browser does when a person submits."""
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"}) as client:
-        client.post(f"/api/tasks/{task_id}/annotations/", json={"result": result, "lead_time": 9.5, **fields}).raise_for_status()
+        client.post(
+            f"/api/tasks/{task_id}/annotations/", json={"result": result, "lead_time": 9.5, **fields}
+        ).raise_for_status()
 
 
 @pytest.fixture
-def studio_work(work: Work, server: label_studio.Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Work:
+def studio_work(
+    work: Work, server: label_studio.Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Work:
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", server.token)
     work.name = request.node.name[:30]
     work.options["review"] = "labelstudio"
-    work.add("images", [NewSample(data=noise_image(k, 40), origin={}, claims=(auto("knife", (4, 4, 20, 20)),)) for k in range(5)])
+    work.add(
+        "images",
+        [NewSample(data=noise_image(k, 40), origin={}, claims=(auto("knife", (4, 4, 20, 20)),)) for k in range(5)],
+    )
     return work
 
 
@@ -222,7 +265,13 @@ def test_people_review_in_a_real_label_studio(studio_work: Work, server: label_s
     assert facts["estimated_seconds"] == 5 * 9.5
     assert facts["notes"] == {"skipped": 1}
     after = [studio_work.dataset.read([t["data"]["sample"]])[0] for t in tasks]
-    assert [s.state for s in after] == [State.REVIEWED, State.REVIEWED, State.CONFIRMED_EMPTY, State.REVIEWED, State.AUTO]
+    assert [s.state for s in after] == [
+        State.REVIEWED,
+        State.REVIEWED,
+        State.CONFIRMED_EMPTY,
+        State.REVIEWED,
+        State.AUTO,
+    ]
     assert after[1].truth.labels[0].box_xyxy == pytest.approx((4, 4, 12, 20))
     assert after[3].truth.categories == {"knife", "pill"}
 
@@ -241,7 +290,9 @@ def test_a_push_goes_on_where_it_stopped_and_a_bad_task_stops_its_batch(
         assert len(list(studio.tasks())) == 5
 
 
-def test_a_wrong_key_and_a_silent_server_say_what_to_do(studio_work: Work, server: label_studio.Server, policy: Policy) -> None:
+def test_a_wrong_key_and_a_silent_server_say_what_to_do(
+    studio_work: Work, server: label_studio.Server, policy: Policy
+) -> None:
     with pytest.raises(InputError, match="refuses the key; set LABEL_STUDIO_API_KEY"):
         Studio(server.url, "0" * 40, server.files, "x", policy)
     with pytest.raises(Unavailable, match="does not answer"):

@@ -40,17 +40,26 @@ def perfect(truth: Sequence[TruthBox], shown: Sequence[Claim] = ()) -> tuple[lis
 KNIFE: TruthBox = ("knife", (10.0, 10.0, 50.0, 50.0))
 
 
-@pytest.mark.parametrize(("shown", "expected", "actions"), [
-    ([], [KNIFE], ("draw",)),
-    ([auto("knife", (10, 10, 50, 48))], [("knife", (10, 10, 50, 48))], ("accept",)),
-    ([auto("knife", (10, 10, 50, 35))], [KNIFE], ("edit",)),
-    ([auto("knife", (10, 10, 50, 15))], [KNIFE], ("draw", "reject")),
-    ([auto("pill", (10, 10, 50, 48))], [("knife", (10, 10, 50, 48))], ("relabel",)),
-    ([auto("pill", (10, 10, 50, 35))], [KNIFE], ("relabel", "edit")),
-    ([auto("dice", (60, 60, 90, 90))], [KNIFE], ("draw", "reject")),
-    ([auto("knife", (10, 10, 50, 48)), auto("knife", (12, 10, 50, 50))], [("knife", (10, 10, 50, 48))], ("accept", "reject")),
-])
-def test_each_box_costs_the_action_that_mends_it(shown: list[Claim], expected: list[TruthBox], actions: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shown", "expected", "actions"),
+    [
+        ([], [KNIFE], ("draw",)),
+        ([auto("knife", (10, 10, 50, 48))], [("knife", (10, 10, 50, 48))], ("accept",)),
+        ([auto("knife", (10, 10, 50, 35))], [KNIFE], ("edit",)),
+        ([auto("knife", (10, 10, 50, 15))], [KNIFE], ("draw", "reject")),
+        ([auto("pill", (10, 10, 50, 48))], [("knife", (10, 10, 50, 48))], ("relabel",)),
+        ([auto("pill", (10, 10, 50, 35))], [KNIFE], ("relabel", "edit")),
+        ([auto("dice", (60, 60, 90, 90))], [KNIFE], ("draw", "reject")),
+        (
+            [auto("knife", (10, 10, 50, 48)), auto("knife", (12, 10, 50, 50))],
+            [("knife", (10, 10, 50, 48))],
+            ("accept", "reject"),
+        ),
+    ],
+)
+def test_each_box_costs_the_action_that_mends_it(
+    shown: list[Claim], expected: list[TruthBox], actions: tuple[str, ...]
+) -> None:
     assert perfect([KNIFE], shown) == (expected, actions)
 
 
@@ -89,7 +98,12 @@ def test_errors_strike_at_their_rate_and_do_not_depend_on_what_is_shown() -> Non
         results = []
         for n in range(3000):
             claims = label_by_truth(
-                f"{n}", [KNIFE], [auto("knife", (10, 10, 50, 35))] if shown else [], categories=NAMES, error_rate=0.1, seed=3
+                f"{n}",
+                [KNIFE],
+                [auto("knife", (10, 10, 50, 35))] if shown else [],
+                categories=NAMES,
+                error_rate=0.1,
+                seed=3,
             ).claims
             results.append(labels(claims) != [KNIFE])
         return results
@@ -101,7 +115,8 @@ def test_errors_strike_at_their_rate_and_do_not_depend_on_what_is_shown() -> Non
 
 def test_the_reviewer_is_the_same_every_time_and_another_seed_is_another_reviewer() -> None:
     first, second, third = (
-        [label_by_truth(f"{n}", [KNIFE], categories=NAMES, error_rate=0.5, seed=seed).claims for n in range(50)] for seed in (1, 1, 2)
+        [label_by_truth(f"{n}", [KNIFE], categories=NAMES, error_rate=0.5, seed=seed).claims for n in range(50)]
+        for seed in (1, 1, 2)
     )
     assert first == second != third
 
@@ -120,7 +135,12 @@ def candidate(n: int, score: float, category: str = "knife", **columns: str) -> 
 
 
 def test_the_queue_prefers_doubt_and_contradiction() -> None:
-    samples = [candidate(1, 0.95), candidate(2, 0.31), candidate(3, 0.9, **{"mine.category": "pill"}), candidate(4, 0.99)]
+    samples = [
+        candidate(1, 0.95),
+        candidate(2, 0.31),
+        candidate(3, 0.9, **{"mine.category": "pill"}),
+        candidate(4, 0.99),
+    ]
     assert choose(samples, 2, audit_share=0) == {"0002": "doubt", "0003": "contradiction"}
 
 
@@ -148,7 +168,9 @@ def prepare(work: Work, tmp_path: Path, n: int = 30) -> Path:
     """Ground `n` images by hand: every third has a right box, every third a wrong one, every third none."""
     new = []
     for k in range(n):
-        claims = [(auto("knife", (2, 2, 9, 9)),), (auto("pill", (2, 2, 9, 9)),), (Claim(says="empty", source=MODEL),)][k % 3]
+        claims = [(auto("knife", (2, 2, 9, 9)),), (auto("pill", (2, 2, 9, 9)),), (Claim(says="empty", source=MODEL),)][
+            k % 3
+        ]
         new.append(NewSample(data=noise_image(k), origin={"k": k}, claims=claims))
     work.add("images", new)
     rows = []
@@ -168,9 +190,16 @@ def test_a_review_counts_every_action_and_makes_claims_that_stand(work: Work, tm
     assert facts["human_actions"] == 40
     assert facts["images_reviewed"] == 30
     assert facts["states"] == {"reviewed": 10, "confirmed_empty": 20}
-    assert facts["estimated_seconds"] == pytest.approx(20 * SECONDS_PER_ACTION["accept"] + 20 * SECONDS_PER_ACTION["confirm_empty"])
+    assert facts["estimated_seconds"] == pytest.approx(
+        20 * SECONDS_PER_ACTION["accept"] + 20 * SECONDS_PER_ACTION["confirm_empty"]
+    )
     assert facts["labels_before_review"]["all"] == {  # type: ignore[index, call-overload]
-        "images": 30, "right": 10, "shown": 20, "present": 10, "precision": 0.5, "recall": 1.0,
+        "images": 30,
+        "right": 10,
+        "shown": 20,
+        "present": 10,
+        "precision": 0.5,
+        "recall": 1.0,
     }
     for sample in work.dataset.samples(images=False):
         human = [c for c in sample.claims if c.source == "human:simulated"]
@@ -205,7 +234,9 @@ def test_made_images_are_judged_by_their_own_file_and_the_unknown_are_left_out(w
     work.add("made", made)
     ids = [s.id for s in work.dataset.samples(images=False) if s.made]
     path = tmp_path / "made.jsonl"
-    path.write_text("".join(json.dumps({"id": i, "category": c}) + "\n" for i, c in zip(ids, ["knife", None], strict=False)))
+    path.write_text(
+        "".join(json.dumps({"id": i, "category": c}) + "\n" for i, c in zip(ids, ["knife", None], strict=False))
+    )
     work.publish("made_truth", path)
     facts = Review(truth=truth, only="made", error_rate=0).run(work)
     assert (facts["images_reviewed"], facts["unknown_to_reviewer"]) == (2, 1)

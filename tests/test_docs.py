@@ -23,7 +23,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_files_that_are_named_exist(page: Path) -> None:
-    for name in re.findall(r"`((?:configs|docs|tests|starter|pipeline|tilth|annotate)/[\w./-]+\.(?:py|yaml|md))`", page.read_text()):
+    for name in re.findall(
+        r"`((?:configs|docs|tests|starter|pipeline|tilth|annotate)/[\w./-]+\.(?:py|yaml|md))`", page.read_text()
+    ):
         assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 

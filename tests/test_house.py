@@ -29,7 +29,17 @@ ALLOWED = {
     "starter": {"tilth", "starter", "train", "runtime"},  # it trains with the loop of users, on what the runtime writes
     "pipeline": {"tilth", "synth", "mining", "annotate", "train", "runtime", "pipeline", "starter"},
 }
-HEAVY = {"torch", "transformers", "diffusers", "faiss", "sklearn", "onnxruntime", "label_studio_sdk", "rapidocr", "matplotlib"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "diffusers",
+    "faiss",
+    "sklearn",
+    "onnxruntime",
+    "label_studio_sdk",
+    "rapidocr",
+    "matplotlib",
+}
 
 
 def imported_folders(path: Path) -> set[str]:
@@ -44,7 +54,9 @@ def imported_folders(path: Path) -> set[str]:
     return {part[1] if len(part) > 1 and part[1] in ALLOWED else "tilth" for part in parts}
 
 
-@pytest.mark.parametrize("path", sorted(p for f in ALLOWED for p in (ROOT / f).rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted(p for f in ALLOWED for p in (ROOT / f).rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_folders_import_only_what_they_may(path: Path) -> None:
     assert imported_folders(path) <= ALLOWED[path.relative_to(ROOT).parts[0]]
 
@@ -56,7 +68,9 @@ def test_every_package_is_shipped() -> None:
     assert shipped - data_only == found
 
 
-@pytest.mark.parametrize("modules", ["tilth.pipeline.cli, tilth.pipeline.cli_data, tilth.pipeline.run", "tilth.recipe, tilth.engine"])
+@pytest.mark.parametrize(
+    "modules", ["tilth.pipeline.cli, tilth.pipeline.cli_data, tilth.pipeline.run", "tilth.recipe, tilth.engine"]
+)
 def test_importing_the_command_line_or_the_kernel_loads_no_model_library(modules: str) -> None:
     code = f"import sys, {modules}; from tilth.pipeline.steps import step_table; step_table(); print({HEAVY!r} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
@@ -87,7 +101,9 @@ MODULES = [
     f"{package}.{module.name}"
     for package in PACKAGES
     if package not in ("tilth.configs", "tilth.pipeline.templates")
-    for module in pkgutil.iter_modules([str(ROOT / Path(*package.split(".")[1:]) if "." in package else ROOT / "tilth")])
+    for module in pkgutil.iter_modules(
+        [str(ROOT / Path(*package.split(".")[1:]) if "." in package else ROOT / "tilth")]
+    )
     if not module.ispkg and module.name != "__main__"
 ]
 
@@ -98,7 +114,9 @@ def test_the_examples_in_the_docstrings_are_true(name: str) -> None:
 
 
 def test_no_file_names_a_private_path() -> None:
-    listed = subprocess.check_output(["git", "ls-files", "*.py", "*.md", "*.yaml", "*.toml", "Makefile"], text=True, cwd=ROOT)
+    listed = subprocess.check_output(
+        ["git", "ls-files", "*.py", "*.md", "*.yaml", "*.toml", "Makefile"], text=True, cwd=ROOT
+    )
     for name in listed.split():
         if name != "tests/test_house.py":
             text = (ROOT / name).read_text()

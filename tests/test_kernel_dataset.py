@@ -59,4 +59,7 @@ def test_people_who_disagree_make_a_dispute_and_a_later_round_replaces_an_earlie
     ann = Claim(category="knife", box_xyxy=(1, 1, 8, 8), source="human:ann", evidence={"round": 1})
     bob = Claim(says="empty", source="human:bob")
     assert resolve([ann, bob]).state is State.DISPUTED
-    assert resolve([ann, bob, Claim(says="empty", source="human:ann", evidence={"round": 2})]).state is State.CONFIRMED_EMPTY
+    assert (
+        resolve([ann, bob, Claim(says="empty", source="human:ann", evidence={"round": 2})]).state
+        is State.CONFIRMED_EMPTY
+    )

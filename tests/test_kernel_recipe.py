@@ -27,7 +27,9 @@ def mistakes(folder: Path, text: str) -> list[str]:
 
 
 def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
-    told = mistakes(tmp_path, "recipe: x\npolicy: POLICY\nsteps:\n- tagg: {name: a}\n- tag: {nme: a}\n- tag: {}\nstps: 1\n")
+    told = mistakes(
+        tmp_path, "recipe: x\npolicy: POLICY\nsteps:\n- tagg: {name: a}\n- tag: {nme: a}\n- tag: {}\nstps: 1\n"
+    )
     text = "\n".join(told)
     assert "recipe.yaml:4: steps[0].tagg: no such step; did you mean 'tag'?" in text
     assert "recipe.yaml:5: steps[1].tag.nme" in text
@@ -57,7 +59,9 @@ def test_a_given_variable_fills_the_recipe(tmp_path: Path) -> None:
         ("policy: POLICY\nseed: many\nsteps:\n- tag: {name: a}\n", "must be a number"),
     ],
 )
-def test_the_command_line_ends_a_bad_recipe_in_one_line_and_exit_code_2(tmp_path: Path, text: str, expected: str) -> None:
+def test_the_command_line_ends_a_bad_recipe_in_one_line_and_exit_code_2(
+    tmp_path: Path, text: str, expected: str
+) -> None:
     path = write(tmp_path, text)
     done = subprocess.run(
         [sys.executable, "-m", "tilth.pipeline.cli", "check", str(path)], capture_output=True, text=True, check=False

@@ -48,7 +48,9 @@ COPIES: dict[str, Callable[[Image], bytes]] = {
 
 
 def add(work: Work, key: str, files: list[bytes], columns: Mapping[str, Json] | None = None, **origin: Json) -> None:
-    new = (NewSample(data=d, origin={"source": f"{key}-{i}", **origin}, columns=columns or {}) for i, d in enumerate(files))
+    new = (
+        NewSample(data=d, origin={"source": f"{key}-{i}", **origin}, columns=columns or {}) for i, d in enumerate(files)
+    )
     work.add(key, new)
 
 
@@ -215,14 +217,24 @@ def test_a_sample_that_was_never_measured_stays_and_is_counted(work: Work) -> No
 
 def test_a_column_that_nobody_measured_is_a_mistake_not_a_pass(work: Work) -> None:
     add(work, "a", [encode_png(scenes(1)[0])], {"quality.sharpness": 1.0})
-    with pytest.raises(InputError, match=r"no sample has a number in a column 'quality.sharpnes'; did you mean 'quality.sha"):
+    with pytest.raises(
+        InputError, match=r"no sample has a number in a column 'quality.sharpnes'; did you mean 'quality.sha"
+    ):
         Filter(rules=("quality.sharpnes >= 2",)).run(work)
 
 
 @pytest.mark.parametrize(
     "rule",
-    ["", "quality.sharpness", "quality.sharpness => 2", "quality.sharpness >= high", "sharpness > 1",
-     "__import__('os').system('true') > 1", "quality.sharpness >= 1 or True", "quality.a > 1; quality.b > 1"],
+    [
+        "",
+        "quality.sharpness",
+        "quality.sharpness => 2",
+        "quality.sharpness >= high",
+        "sharpness > 1",
+        "__import__('os').system('true') > 1",
+        "quality.sharpness >= 1 or True",
+        "quality.a > 1; quality.b > 1",
+    ],
 )
 def test_a_bad_rule_is_refused_with_an_example(rule: str) -> None:
     with pytest.raises(ValueError, match=r"a rule is a column, one of .* as in 'quality.sharpness >= 20'"):
@@ -247,11 +259,16 @@ def families(draw: st.DrawFn) -> list[Member]:
     for i in range(draw(st.integers(1, 25))):
         made = draw(st.booleans())
         parents = draw(st.lists(st.sampled_from(members), max_size=2)) if made and members else []
-        members.append(Member(
-            id=f"id{i}", group=draw(st.one_of(st.just(f"id{i}"), st.sampled_from(["g1", "g2", "g3"]))), made=made,
-            given=draw(st.sampled_from(["", "", "", "train", "val", "test"])), parents=tuple(p.id for p in parents),
-            dropped=draw(st.integers(0, 9)) == 0,
-        ))
+        members.append(
+            Member(
+                id=f"id{i}",
+                group=draw(st.one_of(st.just(f"id{i}"), st.sampled_from(["g1", "g2", "g3"]))),
+                made=made,
+                given=draw(st.sampled_from(["", "", "", "train", "val", "test"])),
+                parents=tuple(p.id for p in parents),
+                dropped=draw(st.integers(0, 9)) == 0,
+            )
+        )
     return draw(st.permutations(members))
 
 

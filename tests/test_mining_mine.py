@@ -61,8 +61,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def new_work(folder: Path, policy: Policy, seed: int = 0) -> Work:
     return Work(
-        name="mine", dataset=Dataset(folder / "dataset"), policy=policy, folder=folder / "files",
-        events=Events(), seed=seed,
+        name="mine",
+        dataset=Dataset(folder / "dataset"),
+        policy=policy,
+        folder=folder / "files",
+        events=Events(),
+        seed=seed,
     )
 
 
@@ -76,7 +80,9 @@ def mined(world: Path, model: str, tmp_path: Path, policy: Policy) -> tuple[Work
     return work, dict(settings(world, model, explore=0.25, licence="CC0-1.0").run(work))
 
 
-def test_mined_images_are_unlabelled_and_say_where_they_come_from_and_why(mined: tuple[Work, dict[str, object]]) -> None:
+def test_mined_images_are_unlabelled_and_say_where_they_come_from_and_why(
+    mined: tuple[Work, dict[str, object]],
+) -> None:
     work, facts = mined
     samples = list(work.dataset.samples())
     assert len(samples) == facts["mined"] > 20
@@ -121,7 +127,9 @@ def test_two_runs_mine_the_same_and_the_second_embeds_nothing(
     assert facts["embedded"] == 0
 
 
-def test_a_resumed_run_adds_what_was_chosen_before_the_kill(world: Path, model: str, tmp_path: Path, policy: Policy) -> None:
+def test_a_resumed_run_adds_what_was_chosen_before_the_kill(
+    world: Path, model: str, tmp_path: Path, policy: Policy
+) -> None:
     class Killed(Exception):
         pass
 
@@ -138,7 +146,9 @@ def test_a_resumed_run_adds_what_was_chosen_before_the_kill(world: Path, model: 
     assert {s.id for s in again.dataset.samples(images=False)} == {pick["id"] for pick in chosen}
 
 
-def test_images_that_the_dataset_has_are_not_mined_again(world: Path, model: str, tmp_path: Path, policy: Policy) -> None:
+def test_images_that_the_dataset_has_are_not_mined_again(
+    world: Path, model: str, tmp_path: Path, policy: Policy
+) -> None:
     work = new_work(tmp_path, policy)
     work.name = "import"
     ours = [image_id(image) for image in scenes(CORPUS)[:60]]
@@ -174,19 +184,37 @@ def test_precision_counts_the_first_ranks_and_recall_what_was_picked(tmp_path: P
     ranked = {"knife": ["0", "9", "1", *(str(i) for i in range(10, 27))]}
     report = precision_report(tmp_path / "truth.jsonl", ranked, [{"id": "0"}, {"id": "30"}, {"id": "99"}])
     assert report["knife"] == {
-        "p10": 0.2, "p50": 0.1, "p100": 0.1, "prevalence": 0.1, "positives": 4, "found": 1, "recall": 0.25,
+        "p10": 0.2,
+        "p50": 0.1,
+        "p100": 0.1,
+        "prevalence": 0.1,
+        "positives": 4,
+        "found": 1,
+        "recall": 0.25,
     }
 
 
 CANDIDATE = Candidate(
-    row=0, id="", key="", category="", prompt="", similarity=0, counter="", counter_similarity=0, score=0, match=0,
-    counter_match=0, order=0, lead=0,
+    row=0,
+    id="",
+    key="",
+    category="",
+    prompt="",
+    similarity=0,
+    counter="",
+    counter_similarity=0,
+    score=0,
+    match=0,
+    counter_match=0,
+    order=0,
+    lead=0,
 )
 
 
 @given(
     st.lists(st.lists(st.integers(0, 15), unique=True), min_size=1, max_size=4),
-    st.lists(st.integers(0, 6), min_size=4, max_size=4), st.sets(st.integers(0, 15)),
+    st.lists(st.integers(0, 6), min_size=4, max_size=4),
+    st.sets(st.integers(0, 15)),
 )
 def test_quotas_are_filled_as_far_as_they_can_be_and_nobody_is_taken_twice(
     lists: list[list[int]], quotas: list[int], owned: set[int]

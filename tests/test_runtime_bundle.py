@@ -40,7 +40,9 @@ def test_everything_wrong_is_said_at_once(bundle: Path) -> None:
     (bundle / "extra.onnx").write_bytes(b"")
     (bundle / "classifier.json").unlink()
     (bundle / "classifier.json").symlink_to("/etc/hostname")
-    with pytest.raises(ModelError, match=r"detector\.onnx is missing; extra\.onnx was added; classifier\.json is a link"):
+    with pytest.raises(
+        ModelError, match=r"detector\.onnx is missing; extra\.onnx was added; classifier\.json is a link"
+    ):
         verify(bundle)
 
 
@@ -73,12 +75,18 @@ def test_facts_are_kept_and_cannot_replace_the_digests(bundle: Path) -> None:
         ("verdict.json", {"template_version": 99}, "template 99, this runtime writes 1"),
         ("verdict.json", {"label_token_ids": [1]}, "9 labels but 1 label_token_ids"),
         ("verdict.json", {"padding": "middle"}, "padding: Input should be 'left' or 'right'"),
-        ("classifier.json", {"labels": ["knife", "cigarette", "bottle", "pill", "dice", "pistol"]}, "policy starter: pistol"),
+        (
+            "classifier.json",
+            {"labels": ["knife", "cigarette", "bottle", "pill", "dice", "pistol"]},
+            "policy starter: pistol",
+        ),
         ("classifier.json", {"std": [0, 1, 1]}, r"std\.0: Input should be greater than 0"),
         ("detector.json", {"score_threshold": 2}, "score_threshold: Input should be less than or equal to 1"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(bundle: Path, name: str, settings: dict[str, object], message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    bundle: Path, name: str, settings: dict[str, object], message: str
+) -> None:
     change(bundle / name, **settings)
     seal(bundle)
     with pytest.raises(InputError, match=message):
@@ -88,7 +96,9 @@ def test_settings_that_contradict_each_other_are_refused(bundle: Path, name: str
 def test_a_graph_of_another_shape_is_refused(bundle: Path) -> None:
     shutil.copy(bundle / "verdict.onnx", bundle / "classifier.onnx")
     seal(bundle)
-    with pytest.raises(ModelError, match=r"classifier\.onnx: expected inputs or outputs \['pixels'\], the graph has \['ids', 'mask'\]"):
+    with pytest.raises(
+        ModelError, match=r"classifier\.onnx: expected inputs or outputs \['pixels'\], the graph has \['ids', 'mask'\]"
+    ):
         load_bundle(bundle)
     (bundle / "classifier.onnx").write_bytes(b"not a graph")
     seal(bundle)

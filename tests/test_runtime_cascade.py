@@ -48,7 +48,9 @@ from tilth.runtime.bundle import load_bundle
 [verdict] = load_bundle(sys.argv[1], threads=1).moderate([np.full((48, 64, 3), (20, 250, 20), np.uint8)])
 print(sorted(before), verdict.stage, sys.modules["torch"])
 """
-    done = subprocess.run([sys.executable, "-c", code, str(shared_bundle())], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(shared_bundle())], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "[] 2 None", done.stderr
 
 
@@ -79,7 +81,12 @@ def test_a_batch_gives_what_its_images_give_one_by_one() -> None:
     together = shared_moderator().moderate(images)
     for image, verdict in zip(images, together, strict=True):
         [alone] = shared_moderator().moderate([image])
-        assert (alone.action, alone.stage, alone.reason, alone.text) == (verdict.action, verdict.stage, verdict.reason, verdict.text)
+        assert (alone.action, alone.stage, alone.reason, alone.text) == (
+            verdict.action,
+            verdict.stage,
+            verdict.reason,
+            verdict.text,
+        )
         assert alone.scores == pytest.approx(verdict.scores, abs=1e-4)
         assert [b.category for b in alone.boxes] == [b.category for b in verdict.boxes]
 
@@ -101,7 +108,9 @@ def test_the_words_on_a_sign_are_read_and_judged(text: str, style: str, category
     [verdict] = suspicious().moderate([sign(text, style)])
     assert verdict.text.replace(" ", "").upper() == text.replace(" ", "")
     assert verdict.stage == 2
-    assert {name for name, action in verdict.actions.items() if action is not Action.ALLOW} == ({category} if category else set())
+    assert {name for name, action in verdict.actions.items() if action is not Action.ALLOW} == (
+        {category} if category else set()
+    )
 
 
 def test_boxes_lie_in_the_full_image_and_repeat_nothing() -> None:

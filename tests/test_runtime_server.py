@@ -147,7 +147,9 @@ def test_a_full_house_is_told_to_come_back() -> None:
 
     answers: list[httpx.Response] = []
     with running(replace(shared_moderator(), reader=slow), concurrency=1, waiting=0) as client:
-        busy = threading.Thread(target=lambda: answers.append(client.post("/v1/moderations", json={"input": asked(GREEN)})))
+        busy = threading.Thread(
+            target=lambda: answers.append(client.post("/v1/moderations", json={"input": asked(GREEN)}))
+        )
         busy.start()
         assert entered.wait(60)
         second = client.post("/v1/moderations", json={"input": asked(GREY)})

@@ -15,7 +15,9 @@ from tilth.starter.texts import MAX_CHARACTERS, draw_text, signs
 from tilth.starter.verdict_cases import LABELS, draw_case
 
 WRITING = Screen(
-    scores={"text_area": 0.96}, boxes=(Found(category="text_area", box_xyxy=(40, 40, 280, 280), score=0.95),), size_wh=(320, 320)
+    scores={"text_area": 0.96},
+    boxes=(Found(category="text_area", box_xyxy=(40, 40, 280, 280), score=0.95),),
+    size_wh=(320, 320),
 )
 
 
@@ -25,7 +27,9 @@ def verdict_on(text: str, screen: Screen = WRITING) -> str:
 
 
 def test_signs_held_out_are_never_seen_in_training() -> None:
-    seen, unseen = ({t for halves in signs().values() for texts in halves[half] for t in texts} for half in (False, True))
+    seen, unseen = (
+        {t for halves in signs().values() for texts in halves[half] for t in texts} for half in (False, True)
+    )
     assert not seen & unseen
     assert len(seen) > 3000
     assert all(len(text) <= MAX_CHARACTERS and text == text.upper() for text in seen | unseen)
@@ -47,9 +51,7 @@ def test_words_cannot_leave_their_quotes() -> None:
 
 
 def test_a_box_is_told_by_its_size_and_place() -> None:
-    screen = Screen(
-        scores={}, boxes=(Found(category="knife", box_xyxy=(0, 0, 30, 30), score=0.4),), size_wh=(300, 100)
-    )
+    screen = Screen(scores={}, boxes=(Found(category="knife", box_xyxy=(0, 0, 30, 30), score=0.4),), size_wh=(300, 100))
     assert "Detector: knife doubtful 40% small top left." in render(screen, "", ["safe", "knife"])
 
 
@@ -102,7 +104,9 @@ def test_words_decide(text: str, verdict: str) -> None:
     assert verdict_on(text) == verdict
 
 
-@pytest.mark.parametrize(("classifier", "detector", "verdict"), [(0.55, 0.7, "knife"), (0.35, 0.0, "safe"), (0.8, 0.85, "knife")])
+@pytest.mark.parametrize(
+    ("classifier", "detector", "verdict"), [(0.55, 0.7, "knife"), (0.35, 0.0, "safe"), (0.8, 0.85, "knife")]
+)
 def test_doubtful_scores_are_weighed(classifier: float, detector: float, verdict: str) -> None:
     boxes = (Found(category="knife", box_xyxy=(20, 20, 80, 60), score=detector),) if detector else ()
     assert verdict_on("", Screen(scores={"knife": classifier}, boxes=boxes, size_wh=(96, 96))) == verdict

@@ -112,7 +112,9 @@ def test_an_adapter_with_two_spellings_of_its_layers_is_loaded_whole(model: Path
     mixed = save_lora(tmp_path / "mixed", conv=True, mixed=True)
 
     def draw(lora: Path) -> np.ndarray:
-        return Studio(str(model), loras={"neon": str(lora)}, device="cpu").from_text(PROMPTS[:1], [5], Drawing(steps=2), "neon")[0]
+        return Studio(str(model), loras={"neon": str(lora)}, device="cpu").from_text(
+            PROMPTS[:1], [5], Drawing(steps=2), "neon"
+        )[0]
 
     assert np.array_equal(draw(whole), draw(mixed))
 
@@ -150,8 +152,15 @@ def test_generated_images_never_outnumber_real_ones_more_than_allowed(filled: Wo
 def test_every_image_says_where_it_comes_from(filled: Work, model: Path, controlnet: Path, tmp_path: Path) -> None:
     lora = str(save_lora(tmp_path / "neon"))
     step = fast(
-        model, controlnet=str(controlnet), loras={"neon": lora}, lora_weights={"neon": 0.5}, styles=("photo", "neon"),
-        methods={"text": 1, "edges": 1, "inpaint": 1}, count=18, categories=("knife", "bottle"), negative_prompt="blurry",
+        model,
+        controlnet=str(controlnet),
+        loras={"neon": lora},
+        lora_weights={"neon": 0.5},
+        styles=("photo", "neon"),
+        methods={"text": 1, "edges": 1, "inpaint": 1},
+        count=18,
+        categories=("knife", "bottle"),
+        negative_prompt="blurry",
         licence="CC-BY-4.0",
     )
     facts = step.run(filled)
@@ -161,7 +170,16 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
     splits = {s.id: s.split for s in filled.dataset.samples(images=False)}
     for sample in samples:
         origin = sample.origin
-        assert {"step", "model", "model_digest", "prompt", "negative_prompt", "seed", "category", "method"} <= origin.keys()
+        assert {
+            "step",
+            "model",
+            "model_digest",
+            "prompt",
+            "negative_prompt",
+            "seed",
+            "category",
+            "method",
+        } <= origin.keys()
         assert len(str(origin["model_digest"])) == 12
         assert origin["licence"] == "CC-BY-4.0"
         assert bool(origin["adapters"]) == (origin["style"] == "neon")
@@ -207,12 +225,18 @@ def test_an_image_whose_own_words_are_refused_is_no_parent(tmp_path: Path, model
 @pytest.mark.parametrize(
     "settings",
     [
-        {"template": "a nude {thing}"}, {"styles": ("erotic",)}, {"negative_prompt": "clothes"},
-        {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}}, {"prompts": {"knife": ("a child, a knife",)}},
-        {"loras": {"photo": "some/nude-adapter@1"}}, {"controlnet": "some/porn-edges@1"},
+        {"template": "a nude {thing}"},
+        {"styles": ("erotic",)},
+        {"negative_prompt": "clothes"},
+        {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}},
+        {"prompts": {"knife": ("a child, a knife",)}},
+        {"loras": {"photo": "some/nude-adapter@1"}},
+        {"controlnet": "some/porn-edges@1"},
     ],
 )
-def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_loads(settings: dict[str, object]) -> None:
+def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_loads(
+    settings: dict[str, object],
+) -> None:
     with pytest.raises(ValidationError, match=r"refused: .*no setting allows it"):
         TypeAdapter(Generate).validate_python(settings)
 
@@ -228,8 +252,10 @@ def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path:
     ("settings", "says"),
     [
         ({"methods": {"magic": 1}}, "methods must be among text, edges, inpaint, got magic"),
-        ({"methods": {"edges": 1}}, "needs a controlnet"), ({"fillings": {}}, "nothing fills {color}, {surface}"),
-        ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"), ({"loras": {"neon": "x"}}, "no style or adapter neon"),
+        ({"methods": {"edges": 1}}, "needs a controlnet"),
+        ({"fillings": {}}, "nothing fills {color}, {surface}"),
+        ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"),
+        ({"loras": {"neon": "x"}}, "no style or adapter neon"),
         ({"count": 0}, "count must be at least 1, got 0"),
     ],
 )
@@ -270,14 +296,18 @@ fast(Path({model!r}), count=22).run(work)
 
 
 @pytest.mark.timeout(600)  # a busy machine takes minutes to import diffusers
-def test_a_killed_run_goes_on_without_drawing_again(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_without_drawing_again(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for root in ("killed", "whole"):
         work = new_work(tmp_path / root)
         fill(work)
     code = JOB.format(tests=str(Path(__file__).parent), model=str(model))
     job = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "killed")], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-c", code, str(tmp_path / "killed")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     results = tmp_path / "killed" / "dataset" / "results"
 

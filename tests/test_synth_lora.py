@@ -26,7 +26,9 @@ def samples_of(root: Path, split: str) -> list[Sample]:
 def test_an_adapter_learns_its_samples_and_loads_again(model: Path, tmp_path: Path) -> None:
     samples = samples_of(tmp_path, "train")
     out = tmp_path / "adapter"
-    lesson = Lesson(steps=80, lr=2e-2, rank=4, targets=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_out"))
+    lesson = Lesson(
+        steps=80, lr=2e-2, rank=4, targets=("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_out")
+    )
     losses = train_lora(str(model), samples, ["a knife"] * len(samples), out, lesson, device="cpu")
     assert len(losses) == 80
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])

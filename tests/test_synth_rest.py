@@ -33,7 +33,9 @@ def generated(
 ) -> NewSample:
     asked = Claim(category="knife", box_xyxy=asked_at, score=0.5, source="synth:generate")
     return NewSample(
-        data=noise_image(number), origin={"prompt": "a knife", "category": "knife"}, claims=(asked, *claims),
+        data=noise_image(number),
+        origin={"prompt": "a knife", "category": "knife"},
+        claims=(asked, *claims),
         columns=columns,  # type: ignore[arg-type]
     )
 
@@ -109,8 +111,20 @@ RECORD = ConsentRecord(subject="form-17", adult=True, scope=("bottle", "knife"),
     ("record", "category", "today", "told", "says"),
     [
         (None, "bottle", TODAY, "", "needs a consent record"),
-        (ConsentRecord(subject="", adult=True, scope=("bottle",), expires=date.max), "bottle", TODAY, "", "named subject"),
-        (ConsentRecord(subject="x", adult=False, scope=("bottle",), expires=date.max), "bottle", TODAY, "", "be an adult"),
+        (
+            ConsentRecord(subject="", adult=True, scope=("bottle",), expires=date.max),
+            "bottle",
+            TODAY,
+            "",
+            "named subject",
+        ),
+        (
+            ConsentRecord(subject="x", adult=False, scope=("bottle",), expires=date.max),
+            "bottle",
+            TODAY,
+            "",
+            "be an adult",
+        ),
         (RECORD, "bottle", date(2027, 1, 2), "", "ended on 2027-01-01"),
         (RECORD, "pill", TODAY, "", "does not cover 'pill'"),
         (RECORD, "knife", TODAY, "", "never used for sexual or violent"),
@@ -131,7 +145,9 @@ def test_consent_that_covers_the_use_lets_it_pass() -> None:
 
 def test_prompts_come_from_the_template_or_from_the_user() -> None:
     knife = Category(name="knife", definition="", prompts=("knife", "blade"))
-    words = Words(template="a {color} {thing}, {style} style", fillings={"color": ("orange",)}, own={"pill": ("two pills",)})
+    words = Words(
+        template="a {color} {thing}, {style} style", fillings={"color": ("orange",)}, own={"pill": ("two pills",)}
+    )
     rng = np.random.default_rng(0)
     assert words.write(knife, "photo", rng) == "an orange knife, photo style"
     assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == "two pills"
@@ -143,7 +159,9 @@ def test_shares_even_out_what_is_there() -> None:
     have = {("knife", "photo"): 9, ("knife", "neon"): 1, ("pill", "neon"): 2}
     given = shares(14, have, cells)
     total = {cell: have.get(cell, 0) + given[cell] for cell in cells}
-    assert total[("knife", "photo")] + total[("knife", "neon")] == total[("pill", "photo")] + total[("pill", "neon")] == 13
+    assert (
+        total[("knife", "photo")] + total[("knife", "neon")] == total[("pill", "photo")] + total[("pill", "neon")] == 13
+    )
     assert given[("knife", "photo")] == 0
     assert abs(total[("pill", "photo")] - total[("pill", "neon")]) <= 1
     assert sum(given.values()) == len(list(in_turn(given))) == 14

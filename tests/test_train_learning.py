@@ -57,7 +57,12 @@ def test_sealed_images_are_never_trained_on(labelled: Work) -> None:
     from tilth.claims import State
 
     data = gather(
-        labelled, ["knife", "dice"], 32, states=[State.REVIEWED, State.CONFIRMED_EMPTY], max_made_ratio=1, boxes_only=False
+        labelled,
+        ["knife", "dice"],
+        32,
+        states=[State.REVIEWED, State.CONFIRMED_EMPTY],
+        max_made_ratio=1,
+        boxes_only=False,
     )
     assert len(sealed) == 10
     assert not sealed & {row.id for row in data.rows}
@@ -82,7 +87,9 @@ def test_what_was_made_from_a_held_back_image_is_not_trained_on(labelled: Work) 
     }  # fmt: skip
     labelled.add("made", [replace(scene_sample(2000 + i, "knife"), origin=o) for i, o in enumerate(origins.values())])
     labelled.add("given", [replace(scene_sample(3000, "knife", "val"), origin={"source": "d", "prompt": "a knife"})])
-    data = gather(labelled, ["knife"], 32, states=[State.REVIEWED, State.CONFIRMED_EMPTY], max_made_ratio=1, boxes_only=False)
+    data = gather(
+        labelled, ["knife"], 32, states=[State.REVIEWED, State.CONFIRMED_EMPTY], max_made_ratio=1, boxes_only=False
+    )
     kept = {row.id for row in data.rows if row.made}
     by_source = {s.origin["source"]: s.id for s in labelled.dataset.samples(lambda s: s.made, images=False)}
     assert kept == {by_source["b"], by_source["c"]}
@@ -100,7 +107,9 @@ def test_nothing_to_learn_from_is_told(work: Work) -> None:
 def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> None:
     def train(folder: Path, die_at: int | None = None) -> torch.Tensor:
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1))
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1)
+        )
 
         def loss_at(step: int) -> torch.Tensor:
             if step == die_at:
@@ -108,7 +117,18 @@ def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> No
             x = torch.randn(16, 4)
             return ((model(x)[:, 0] - x.sum(1)) ** 2).mean()
 
-        fit("m", model, loss_at, steps=40, lr=1e-2, work=folder, ema=0.9, save_every=10, warmup=5, advance=lambda n: None)
+        fit(
+            "m",
+            model,
+            loss_at,
+            steps=40,
+            lr=1e-2,
+            work=folder,
+            ema=0.9,
+            save_every=10,
+            warmup=5,
+            advance=lambda n: None,
+        )
         return torch.cat([p.flatten() for p in model.parameters()])
 
     whole = train(tmp_path / "whole")
@@ -147,7 +167,9 @@ def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: P
         for (logits, _), kind in zip(said, kinds, strict=True) if kind != "book"
     ]  # fmt: skip
     assert np.mean(right) > 0.8
-    found = [bool(boxes) and boxes[0][5] == kind for (_, boxes), kind in zip(said, kinds, strict=True) if kind != "book"]
+    found = [
+        bool(boxes) and boxes[0][5] == kind for (_, boxes), kind in zip(said, kinds, strict=True) if kind != "book"
+    ]
     assert np.mean(found) > 0.6
 
 
@@ -174,7 +196,9 @@ def test_the_graphs_say_the_same_as_torch(tmp_path: Path) -> None:
     [got] = onnxruntime.InferenceSession(str(tmp_path / "classifier.onnx")).run(None, {"pixels": x.numpy()})
     with torch.no_grad():
         assert np.abs(model(pixel_values=x).logits.numpy() - got).max() < 1e-3
-    save_trained(load_for_training("detector", "starter:detector", labels), replace(about, kind="detector"), tmp_path / "d")
+    save_trained(
+        load_for_training("detector", "starter:detector", labels), replace(about, kind="detector"), tmp_path / "d"
+    )
     export_detector(tmp_path / "d", tmp_path)
     logits, boxes = onnxruntime.InferenceSession(str(tmp_path / "detector.onnx")).run(None, {"pixels": x.numpy()})
     assert logits.shape[::2] == (5, 2)
@@ -188,5 +212,3 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         models.locate(str(tmp_path))
     with pytest.raises(ModelError, match="not a trained model of ours"):
         read_about(tmp_path)
-
-

@@ -82,7 +82,9 @@ def test_average_precision_is_that_of_pycocotools(seed: int) -> None:
     predictions = random_predictions(seed)
     for category in ("knife", "dice"):
         scores, right, _, truths = match_boxes(predictions, category)
-        assert average_precision(scores, right, int(truths.sum())) == pytest.approx(coco_ap50(predictions, category), abs=1e-6)
+        assert average_precision(scores, right, int(truths.sum())) == pytest.approx(
+            coco_ap50(predictions, category), abs=1e-6
+        )
 
 
 def test_a_bootstrap_sample_counts_an_image_as_often_as_it_was_drawn() -> None:
@@ -92,7 +94,9 @@ def test_a_bootstrap_sample_counts_an_image_as_often_as_it_was_drawn() -> None:
     often[0], often[1] = 3, 0
     copies = [predictions[0]] * 2 + [p for i, p in enumerate(predictions) if i != 1]
     expected = coco_ap50(copies, "knife")
-    assert average_precision(scores, right, int((truths * often).sum()), often[owner]) == pytest.approx(expected, abs=0.02)
+    assert average_precision(scores, right, int((truths * often).sum()), often[owner]) == pytest.approx(
+        expected, abs=0.02
+    )
 
 
 def test_recall_at_a_false_positive_rate_lets_no_more_negatives_through() -> None:

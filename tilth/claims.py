@@ -10,7 +10,7 @@ import numpy as np
 from tilth.errors import InputError
 from tilth.geometry import Box, iou
 
-Json: TypeAlias = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 SOURCES = ("human", "model", "import", "synth")
 SAME_BOX_IOU = 0.5  # from here on two boxes of a category are the same statement
@@ -45,7 +45,9 @@ class Claim:
             InputError: A field is out of its range.
         """
         if (self.says == "label") != (self.category is not None):
-            raise InputError(f"a claim needs a category exactly when it says 'label', got {self.says!r}, {self.category!r}")
+            raise InputError(
+                f"a claim needs a category exactly when it says 'label', got {self.says!r}, {self.category!r}"
+            )
         if not 0 <= self.score <= 1:
             raise InputError(f"score must lie in [0, 1], got {self.score}")
         if self.source.partition(":")[0] not in SOURCES or not self.source.partition(":")[2]:

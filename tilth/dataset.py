@@ -24,16 +24,33 @@ from tilth.errors import DatasetError, InputError
 from tilth.samples import NewSample, Result, Sample, origin_text
 
 POOL = pa.schema(
-    [("id", pa.string()), ("data", pa.large_binary()), ("width", pa.int32()), ("height", pa.int32()), ("origin", pa.string())]
+    [
+        ("id", pa.string()),
+        ("data", pa.large_binary()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("origin", pa.string()),
+    ]
 )
 CLAIM = pa.struct(
     [
-        ("says", pa.string()), ("category", pa.string()), ("box", pa.list_(pa.float32())), ("score", pa.float32()),
-        ("source", pa.string()), ("time", pa.string()), ("evidence", pa.string()),
+        ("says", pa.string()),
+        ("category", pa.string()),
+        ("box", pa.list_(pa.float32())),
+        ("score", pa.float32()),
+        ("source", pa.string()),
+        ("time", pa.string()),
+        ("evidence", pa.string()),
     ]
 )
 RESULT = pa.schema(
-    [("id", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("claims", pa.list_(CLAIM)), ("columns", pa.string())]
+    [
+        ("id", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("claims", pa.list_(CLAIM)),
+        ("columns", pa.string()),
+    ]
 )
 INDEX_FROM_ROWS = 50_000  # below, scanning the ids is as fast as an index
 COMPACT_EVERY = 128  # appends
@@ -65,8 +82,12 @@ class Version:
 
 def _claim_row(claim: Claim) -> dict[str, object]:
     return {
-        "says": claim.says, "category": claim.category, "box": list(claim.box_xyxy) if claim.box_xyxy else None,
-        "score": claim.score, "source": claim.source, "time": claim.time,
+        "says": claim.says,
+        "category": claim.category,
+        "box": list(claim.box_xyxy) if claim.box_xyxy else None,
+        "score": claim.score,
+        "source": claim.source,
+        "time": claim.time,
         "evidence": json.dumps(claim.evidence, sort_keys=True) if claim.evidence else "",
     }
 
@@ -78,7 +99,8 @@ def _claim(row: Mapping[str, object]) -> Claim:
         category=row["category"],  # type: ignore[arg-type]
         box_xyxy=tuple(box) if box else None,  # type: ignore[arg-type]
         score=min(1.0, float(row["score"])),  # type: ignore[arg-type]
-        source=str(row["source"]), time=str(row["time"]),
+        source=str(row["source"]),
+        time=str(row["time"]),
         evidence=json.loads(str(row["evidence"])) if row["evidence"] else {},
     )
 
@@ -175,7 +197,9 @@ class Table:
 def result_row(id_: str, result: Result, time: str) -> dict[str, object]:
     """Write the outcome of one sample as a row of a results table."""
     return {
-        "id": id_, "status": "dropped" if result.dropped else "ok", "reason": result.dropped,
+        "id": id_,
+        "status": "dropped" if result.dropped else "ok",
+        "reason": result.dropped,
         "claims": [_claim_row(replace(claim, time=claim.time or time)) for claim in result.claims],
         "columns": json.dumps(result.columns, sort_keys=True) if result.columns else "",
     }
@@ -266,7 +290,9 @@ class Dataset:
         """
         if not name or name.isdigit():
             raise InputError(f"a tag needs a name that is not a number, got {name!r}")
-        write_beside(self.root / "tags.json", json.dumps(self.tags() | {name: self.at.number}, indent=1, sort_keys=True))
+        write_beside(
+            self.root / "tags.json", json.dumps(self.tags() | {name: self.at.number}, indent=1, sort_keys=True)
+        )
 
     # tables
 
@@ -299,7 +325,11 @@ class Dataset:
                 continue
             known.append(id_)
             rows[id_] = {
-                "id": id_, "data": sample.data, "width": width, "height": height, "origin": origin_text(sample.origin),
+                "id": id_,
+                "data": sample.data,
+                "width": width,
+                "height": height,
+                "origin": origin_text(sample.origin),
             }
         present = self.pool.get(list(rows), [])
         self.pool.append([row for id_, row in rows.items() if id_ not in present])
@@ -346,7 +376,9 @@ class Dataset:
         measured: dict[str, dict[str, Json]] = {i: {} for i in ids}
         drops: dict[str, list[tuple[str, str]]] = {i: [] for i in ids}
         for ref in self.at.tables:
-            for id_, row in self.table(ref.name, ref.lance_version).get(ids, ["status", "reason", "claims", "columns"]).items():
+            for id_, row in (
+                self.table(ref.name, ref.lance_version).get(ids, ["status", "reason", "claims", "columns"]).items()
+            ):
                 claims[id_] += [_claim(c) for c in row["claims"]]  # type: ignore[attr-defined]
                 if row["columns"]:
                     measured[id_] |= json.loads(str(row["columns"]))
@@ -354,10 +386,13 @@ class Dataset:
                     drops[id_].append((ref.step, str(row["reason"])))
         return [
             Sample(
-                id=i, size_wh=(pool[i]["width"], pool[i]["height"]),  # type: ignore[arg-type]
+                id=i,
+                size_wh=(pool[i]["width"], pool[i]["height"]),  # type: ignore[arg-type]
                 data=pool[i]["data"] if images else b"",  # type: ignore[arg-type]
                 origin=json.loads(str(pool[i]["origin"])),
-                claims=tuple(claims[i]), columns=measured[i], drops=tuple(drops[i]),
+                claims=tuple(claims[i]),
+                columns=measured[i],
+                drops=tuple(drops[i]),
             )
             for i in ids
         ]

@@ -136,8 +136,12 @@ class _Copies:
             if id_ in self._earlier:
                 self._changed[id_] = first
         return {
-            **row, "id": "copy:" + hashlib.sha256(f"{id_} {place}".encode()).hexdigest()[:24], "status": "dropped",
-            "reason": f"the same picture as {id_[:12]}", "claims": [], "columns": "",
+            **row,
+            "id": "copy:" + hashlib.sha256(f"{id_} {place}".encode()).hexdigest()[:24],
+            "status": "dropped",
+            "reason": f"the same picture as {id_[:12]}",
+            "claims": [],
+            "columns": "",
         }
 
     def write(self) -> None:
@@ -147,7 +151,11 @@ class _Copies:
 
 
 def add_samples(
-    work: "Work", key: str, samples: Iterable["NewSample | Failed"], total: int | None, starts_at: int = 0,
+    work: "Work",
+    key: str,
+    samples: Iterable["NewSample | Failed"],
+    total: int | None,
+    starts_at: int = 0,
     commit_rows: int = COMMIT_ROWS,
 ) -> dict[str, int]:
     """Take in images; see `Work.add`."""

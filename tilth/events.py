@@ -60,8 +60,14 @@ class Events:
         """Show how far a piece of work is, with its rate and the time left."""
         if self.live:
             columns = (
-                TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-                _RateColumn(""), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+                TextColumn("  {task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                _RateColumn(""),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
             )
             with Progress(*columns, console=self._console, transient=False) as bar:
                 task = bar.add_task(label, total=total)

@@ -52,14 +52,16 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise
     except PilImage.UnidentifiedImageError as error:
         raise InputError("not an image of a known format") from error
-    except Exception as error:  # noqa: BLE001 - decoders raise anything, SyntaxError and struct.error among them
+    except Exception as error:
         raise InputError(f"damaged image: {str(error)[:120] or type(error).__name__}") from error
 
 
 def _rgb(image: PilImage.Image) -> PilImage.Image:
     if image.mode.startswith(("I;16", "I", "F")) and image.mode != "RGB":
         wide = np.asarray(image, np.float64)
-        return PilImage.fromarray((wide / (257 if wide.max(initial=0) > 255 else 1)).clip(0, 255).astype(np.uint8)).convert("RGB")
+        return PilImage.fromarray(
+            (wide / (257 if wide.max(initial=0) > 255 else 1)).clip(0, 255).astype(np.uint8)
+        ).convert("RGB")
     if "A" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
         return PilImage.alpha_composite(PilImage.new("RGBA", layer.size, "white"), layer).convert("RGB")

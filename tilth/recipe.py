@@ -162,6 +162,12 @@ def load_recipe(path: Path, table: Table, variables: Mapping[str, str] | None = 
     if reader.mistakes or policy is None:
         raise RecipeError("\n".join(reader.mistakes))
     return Recipe(
-        name=str(document.get("recipe", path.stem)), path=path, policy=policy, policy_path=policy_path,
-        seed=int(numbers["seed"]), max_fail_rate=float(numbers["max_fail_rate"]), steps=steps, document=document,
+        name=str(document.get("recipe", path.stem)),
+        path=path,
+        policy=policy,
+        policy_path=policy_path,
+        seed=int(numbers["seed"]),
+        max_fail_rate=float(numbers["max_fail_rate"]),
+        steps=steps,
+        document=document,
     )

@@ -93,5 +93,3 @@ def inputs_digest(paths: Sequence[Path]) -> str:
                 stat = item.stat()
                 whole.update(f"{item} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return whole.hexdigest()[:12]
-
-

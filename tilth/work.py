@@ -64,7 +64,9 @@ class Work:
     options: dict[str, str] = field(default_factory=dict)
     now: Callable[[], str] = utc_now
 
-    def map(self, mapper: "Mapper", where: Where | None = None, *, on: str = "pixels", label: str = "") -> dict[str, int]:
+    def map(
+        self, mapper: "Mapper", where: Where | None = None, *, on: str = "pixels", label: str = ""
+    ) -> dict[str, int]:
         """Run a mapper over the samples of the dataset and attach its results.
 
         Args:
@@ -88,7 +90,12 @@ class Work:
         return len(self.dataset.table(f"{self.name}-{key}"))
 
     def add(
-        self, key: str, samples: Iterable[NewSample | Failed], total: int | None = None, *, starts_at: int = 0,
+        self,
+        key: str,
+        samples: Iterable[NewSample | Failed],
+        total: int | None = None,
+        *,
+        starts_at: int = 0,
         commit_rows: int = 64,
     ) -> dict[str, int]:
         """Add images to the dataset; those already there are recognised by their pixels.
@@ -119,5 +126,7 @@ class Work:
             InputError: Nobody did.
         """
         if name not in self.artifacts:
-            raise InputError(f"step {self.name}: no artifact {name!r}; there are: {', '.join(sorted(self.artifacts)) or 'none'}")
+            raise InputError(
+                f"step {self.name}: no artifact {name!r}; there are: {', '.join(sorted(self.artifacts)) or 'none'}"
+            )
         return self.artifacts[name]

@@ -75,5 +75,7 @@ def describe(error: ValidationError, path: Path, lines: Mapping[Place, int], pre
         message = item["msg"].removeprefix("Value error, ")
         got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         where = spell(place)
-        told.append(f"{path}:{line_of(place, lines)}: {where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{got}")
+        told.append(
+            f"{path}:{line_of(place, lines)}: {where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{got}"
+        )
     return told

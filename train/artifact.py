@@ -78,7 +78,11 @@ def preprocessing(base: str) -> tuple[int, list[float], list[float]]:
     side = size.get("height") or size.get("shortest_edge") or config.get("image_size") or 224
     if told.get("do_normalize") is False:
         return int(side), [0.0] * 3, [1.0] * 3
-    return int(side), list(told.get("image_mean", [0.485, 0.456, 0.406])), list(told.get("image_std", [0.229, 0.224, 0.225]))
+    return (
+        int(side),
+        list(told.get("image_mean", [0.485, 0.456, 0.406])),
+        list(told.get("image_std", [0.229, 0.224, 0.225])),
+    )
 
 
 def load_for_training(kind: str, base: str, labels: Sequence[str]) -> "torch.nn.Module":

@@ -16,7 +16,11 @@ def to_unit(images: npt.NDArray[np.uint8], device: str) -> torch.Tensor:
 
 
 def views(
-    x: torch.Tensor, boxes: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator, *, zoom: tuple[float, float] = (0.8, 1.2)
+    x: torch.Tensor,
+    boxes: Sequence[npt.NDArray[np.float32]],
+    rng: np.random.Generator,
+    *,
+    zoom: tuple[float, float] = (0.8, 1.2),
 ) -> tuple[torch.Tensor, list[npt.NDArray[np.float32]], list[npt.NDArray[np.bool_]]]:
     """Draw one view of each image.
 

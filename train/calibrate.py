@@ -117,4 +117,3 @@ def best_weight(predictions: Sequence[Prediction], truth: np.ndarray[Any, Any], 
         return float(np.mean([average_precision_score(truth[:, i], scores[:, i]) for i in enough]))
 
     return max(WEIGHTS, key=lambda weight: (quality(weight), -abs(weight - 0.5)))
-

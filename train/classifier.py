@@ -111,8 +111,18 @@ class TrainClassifier:
 
         with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
             fit(
-                "classifier", model, loss_at, steps=self.steps, lr=self.lr, work=work.folder / "checkpoint", ema=0.98,
-                warmup=min(30, max(1, self.steps // 10)), weight_decay=0.05, seed=work.seed, save_every=100, advance=advance,
+                "classifier",
+                model,
+                loss_at,
+                steps=self.steps,
+                lr=self.lr,
+                work=work.folder / "checkpoint",
+                ema=0.98,
+                warmup=min(30, max(1, self.steps // 10)),
+                weight_decay=0.05,
+                seed=work.seed,
+                save_every=100,
+                advance=advance,
             )
         about.trained = counts(data, labels, self.steps)
         work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))

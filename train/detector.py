@@ -94,8 +94,18 @@ class TrainDetector:
 
         with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
             fit(
-                "detector", model, loss_at, steps=self.steps, lr=self.lr, work=work.folder / "checkpoint", ema=0.98,
-                warmup=min(30, max(1, self.steps // 10)), weight_decay=1e-4, clip=0.5, seed=work.seed, save_every=100,
+                "detector",
+                model,
+                loss_at,
+                steps=self.steps,
+                lr=self.lr,
+                work=work.folder / "checkpoint",
+                ema=0.98,
+                warmup=min(30, max(1, self.steps // 10)),
+                weight_decay=1e-4,
+                clip=0.5,
+                seed=work.seed,
+                save_every=100,
                 advance=advance,
             )
         about.trained = counts(data, labels, self.steps)

@@ -77,7 +77,9 @@ def dataset_targets(work: Work, split: str) -> Iterator[Target]:
         )  # fmt: skip
 
 
-def category_scores(predictions: Sequence[Prediction], categories: Sequence[str], about: About | None) -> np.ndarray[Any, Any]:
+def category_scores(
+    predictions: Sequence[Prediction], categories: Sequence[str], about: About | None
+) -> np.ndarray[Any, Any]:
     """Return the score of every category for every image, `(n, k)`."""
     boxes = np.array([[p.box_score(c) for c in categories] for p in predictions], float).reshape(-1, len(categories))
     if about is None:
@@ -128,9 +130,13 @@ class Evaluate:
         with work.events.progress(work.name, None) as advance:
             predictions = predict(Predictor(classifier, detector, work.device), targets, path, advance)
         if not predictions:
-            raise InputError(f"{work.name}: no reviewed image in split {self.split!r}; add a split step or give a test folder")
+            raise InputError(
+                f"{work.name}: no reviewed image in split {self.split!r}; add a split step or give a test folder"
+            )
         work.publish(f"{work.name}.predictions", path)
-        return measure(predictions, work.policy, read_about(classifier) if classifier else None, has_boxes=detector is not None)
+        return measure(
+            predictions, work.policy, read_about(classifier) if classifier else None, has_boxes=detector is not None
+        )
 
     def _parts(self) -> dict[str, str]:
         if self.truth is None:
@@ -139,7 +145,9 @@ class Evaluate:
         return {row["file"]: str(row.get(self.slice_by, "")) for row in rows if row.get("split") == self.split}
 
 
-def measure(predictions: Sequence[Prediction], policy: Policy, about: About | None, *, has_boxes: bool) -> dict[str, Json]:
+def measure(
+    predictions: Sequence[Prediction], policy: Policy, about: About | None, *, has_boxes: bool
+) -> dict[str, Json]:
     """Return all numbers of an evaluation."""
     unsafe = [c.name for c in policy.pictured if c.name != TEXT_AREA]
     scores = category_scores(predictions, unsafe, about)
@@ -148,7 +156,9 @@ def measure(predictions: Sequence[Prediction], policy: Policy, about: About | No
     parts = np.array([p.part for p in predictions])
     matches = {c: match_boxes(predictions, c) for c in unsafe} if has_boxes else {}
 
-    def numbers(inside: np.ndarray[Any, Any], resamples: int = RESAMPLES, resamples_ap: int = RESAMPLES_AP) -> dict[str, Json]:
+    def numbers(
+        inside: np.ndarray[Any, Any], resamples: int = RESAMPLES, resamples_ap: int = RESAMPLES_AP
+    ) -> dict[str, Json]:
         return _numbers(scores, truth, thresholds, matches, inside.astype(int), resamples, resamples_ap)
 
     everything = np.ones(len(predictions), bool)

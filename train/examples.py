@@ -95,7 +95,8 @@ def gather(
     if not (folder / "rows.json").exists():
         real = work.dataset.count(lambda s: usable(s, states) and not s.made)
         made_ids = sorted(
-            s.id for s in work.dataset.samples(lambda s: usable(s, states) and s.made and not held_back(s), images=False)
+            s.id
+            for s in work.dataset.samples(lambda s: usable(s, states) and s.made and not held_back(s), images=False)
         )
         chosen = set(made_ids[: int(real * max_made_ratio)])
         _write(work, folder, labels, side, states, chosen, real + len(chosen), boxes_only)
@@ -112,7 +113,14 @@ def _example(row: dict[str, object]) -> Example:
 
 
 def _write(
-    work: Work, folder: Path, labels: Sequence[str], side: int, states: Sequence[State], made: set[str], n: int, boxes_only: bool
+    work: Work,
+    folder: Path,
+    labels: Sequence[str],
+    side: int,
+    states: Sequence[State],
+    made: set[str],
+    n: int,
+    boxes_only: bool,
 ) -> None:
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)

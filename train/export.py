@@ -102,7 +102,9 @@ def export_language_model(folder: Path, out: Path) -> Path:
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             places = (mask.cumsum(1) - 1).clamp(min=0)
-            states = self.body(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False).last_hidden_state
+            states = self.body(
+                input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False
+            ).last_hidden_state
             last = (mask * torch.arange(mask.shape[1])).argmax(1)
             chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
             return self.head(chosen)[:, labels]

@@ -111,7 +111,10 @@ def fit(
             advance(1)
         elif (step + 1) % 50 == 0:
             rate = (step + 1 - first) / (time.monotonic() - began)
-            print(f"{name}: step {step + 1}/{steps} loss {smooth:.4f} ETA {(steps - step - 1) / rate / 60:.0f} min", flush=True)
+            print(
+                f"{name}: step {step + 1}/{steps} loss {smooth:.4f} ETA {(steps - step - 1) / rate / 60:.0f} min",
+                flush=True,
+            )
         if (step + 1) % save_every == 0 or step + 1 == steps:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             if average is not None:

@@ -50,7 +50,9 @@ def best_threshold(scores: Array, positive: Array) -> float | None:
     return float((scores[order[best]] + after) / 2)
 
 
-def match_boxes(predictions: Sequence[Prediction], category: str, min_iou: float = 0.5) -> tuple[Array, Array, Array, Array]:
+def match_boxes(
+    predictions: Sequence[Prediction], category: str, min_iou: float = 0.5
+) -> tuple[Array, Array, Array, Array]:
     """Match boxes of a category to the truth, image by image, best score first, as COCO does.
 
     Returns:

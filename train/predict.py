@@ -82,7 +82,9 @@ class Predictor:
 
         model, about = pair
         square = np.stack([resize(image, (about.side, about.side)) for image in images])
-        extra = {"interpolate_pos_encoding": True} if getattr(model.config, "image_size", about.side) != about.side else {}
+        extra = (
+            {"interpolate_pos_encoding": True} if getattr(model.config, "image_size", about.side) != about.side else {}
+        )
         with torch.inference_mode():
             return model(pixel_values=normalise(to_unit(square, self.device), about), **extra)
 
@@ -106,7 +108,9 @@ def predict(predictor: Predictor, targets: Iterable[Target], path: Path, advance
         for batch in batched(targets, BATCH):
             todo = [t for t in batch if t.id not in done]
             for target, (logits, boxes) in zip(todo, predictor([t.image for t in todo]) if todo else [], strict=True):
-                truth_boxes = [[*map(float, b), c] for b, c in zip(target.boxes_xyxy, target.box_categories, strict=True)]
+                truth_boxes = [
+                    [*map(float, b), c] for b, c in zip(target.boxes_xyxy, target.box_categories, strict=True)
+                ]
                 row = Prediction(
                     id=target.id, file=target.file, part=target.part, truth=target.categories, truth_boxes=truth_boxes,
                     logits=logits, boxes=boxes,

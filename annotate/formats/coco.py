@@ -88,8 +88,12 @@ class Coco:
                 self.odd.note("image listed twice", name)
             seen.add(path)
             yield Found(
-                name=path, path=self.root / path, label_file=label_file, size_wh=_size(image),
-                labels=tuple(self._boxes(image.get("id"), name)), state=str(image.get("state", "")),
+                name=path,
+                path=self.root / path,
+                label_file=label_file,
+                size_wh=_size(image),
+                labels=tuple(self._boxes(image.get("id"), name)),
+                state=str(image.get("state", "")),
             )
         for path in self.images:
             if path not in seen:

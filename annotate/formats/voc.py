@@ -77,7 +77,11 @@ class Voc:
                 self.odd.note("image with two label files", path)
             seen.add(path)
             yield Found(
-                name=path, path=self.root / path, label_file=file, size_wh=_size(tree), labels=tuple(_boxes(tree)),
+                name=path,
+                path=self.root / path,
+                label_file=file,
+                size_wh=_size(tree),
+                labels=tuple(_boxes(tree)),
             )
         for path in self.images if self._whole else ():
             if path not in seen:

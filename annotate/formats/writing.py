@@ -43,17 +43,27 @@ class _CocoFolder:
         self.images += 1
         width, height = sample.size_wh
         row = {
-            "id": self.images, "file_name": file, "width": width, "height": height, "sample": sample.id,
-            "state": str(sample.state), "license_text": sample.origin.get("licence", ""),
+            "id": self.images,
+            "file_name": file,
+            "width": width,
+            "height": height,
+            "sample": sample.id,
+            "state": str(sample.state),
+            "license_text": sample.origin.get("licence", ""),
         }
         self._put("images", self.images == 1, row)
         labels = _boxed(sample)
         for label, box in zip(labels, xyxy_to_xywh(_array(labels)).tolist(), strict=True):
             self.labels += 1
             row = {
-                "id": self.labels, "image_id": self.images, "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
+                "id": self.labels,
+                "image_id": self.images,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
                 "category_id": self.categories.index(str(label.category)) + 1,
-                "score": label.score, "source": label.source,
+                "score": label.score,
+                "source": label.source,
             }
             self._put("annotations", self.labels == 1, row)
 
@@ -184,5 +194,7 @@ class Writer(Protocol):
 
 
 WRITERS: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Writer]] = {
-    "coco": CocoWriter, "yolo": YoloWriter, "voc": VocWriter,
+    "coco": CocoWriter,
+    "yolo": YoloWriter,
+    "voc": VocWriter,
 }
