@@ -1,5 +1,7 @@
-"""Write the starter world (`python -m tilth.starter world --out runs/starter-world`) or rebuild its miniatures
-(`python -m tilth.starter train diffusion`).
+"""Write the starter world, or rebuild its miniatures.
+
+python -m tilth.starter world --out runs/starter-world
+python -m tilth.starter train diffusion
 """
 
 import argparse
