@@ -9,7 +9,10 @@ import yaml
 from tilth import models
 from tilth.errors import InputError
 from tilth.runtime.bundle import CLEAR_BELOW, load_bundle, seal
+from tilth.runtime.stage1 import TEXT_AREA
+from tilth.runtime.template import SAFE, VERSION
 from tilth.steps import Facts, step
+from tilth.train.artifact import read_about
 from tilth.work import Work
 
 
@@ -21,13 +24,14 @@ class Package:
         classifier: Name of the classifier artifact.
         detector: Name of the detector artifact.
         language_model: The model of Stage 2.
-        clear_below: An image whose scores all lie below it, without boxes, is allowed by Stage 1 alone.
+        clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
+            calibration found on validation images, at most the policy's lowest `review_above`.
     """
 
     classifier: str = "final.classifier"
     detector: str = "final.detector"
     language_model: str = "starter:verdict"
-    clear_below: float = CLEAR_BELOW
+    clear_below: float | None = None
 
     def models(self) -> tuple[str, ...]:
         """Name the language model."""
@@ -35,7 +39,7 @@ class Package:
 
     def run(self, work: Work) -> Facts:
         """Export, seal, open once to prove that it loads, and link `bundle` beside the run's report to it."""
-        from tilth.train.export import export_classifier, export_detector, export_language_model
+        from tilth.train.export import export_classifier, export_detector, export_language_model, verdict_settings
 
         folder = work.folder / "bundle"
         if not (folder / "bundle.json").exists():
@@ -44,7 +48,9 @@ class Package:
             partial.mkdir(parents=True)
             export_classifier(work.artifact(self.classifier), partial)
             export_detector(work.artifact(self.detector), partial)
-            export_language_model(models.locate(self.language_model), partial)
+            language_model = models.locate(self.language_model)
+            labels = (SAFE, *(c.name for c in work.policy.categories if c.name != TEXT_AREA))
+            export_language_model(language_model, partial, verdict_settings(language_model, labels, VERSION))
             policy = yaml.safe_dump(work.policy.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             (partial / "policy.yaml").write_text(policy, encoding="utf-8")
             facts = {
@@ -54,14 +60,26 @@ class Package:
                 "classifier": work.artifact(self.classifier).name,
                 "detector": work.artifact(self.detector).name,
             }
-            seal(partial, clear_below=self.clear_below, facts=facts)
+            seal(partial, clear_below=self._clear_below(work), facts=facts)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
         moderator = load_bundle(folder)
         work.publish("bundle", folder)
         link_beside(folder, work.folder.parents[1] / "bundle")
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        return {"bundle": moderator.name, "size_mb": round(size / 2**20, 2), "files": len(list(folder.iterdir()))}
+        return {
+            "bundle": moderator.name,
+            "size_mb": round(size / 2**20, 2),
+            "files": len(list(folder.iterdir())),
+            "clear_below": moderator.clear_below,
+        }
+
+    def _clear_below(self, work: Work) -> float:
+        if self.clear_below is not None:
+            return self.clear_below
+        about = read_about(work.artifact(self.classifier))
+        found = CLEAR_BELOW if about.clear_below is None else about.clear_below
+        return min([found, *(c.review_above for c in work.policy.categories if c.name in about.labels)])
 
 
 def link_beside(target: Path, link: Path) -> None:

@@ -24,7 +24,9 @@ ONE_STEP = {
     "gate": "gate",
     "package": "package",
     "eval": "evaluate",
+    "calibrate": "calibrate",
 }
+TRAINED = ("classifier", "detector")  # `tilth train classifier` runs the step `train.classifier`
 
 DatasetPath = Annotated[Path, typer.Argument(help="Dataset folder.")]
 
@@ -35,13 +37,25 @@ def _settings(texts: list[str] | None) -> dict[str, Any]:
     return {name: yaml.safe_load(value) for name, value in pairs(texts).items()}
 
 
-def run_one(dataset: Path, policy: Path, name: str, settings: dict[str, Any], device: str) -> dict[str, Any]:
+def run_one(
+    dataset: Path, policy: Path, name: str, settings: dict[str, Any], device: str, label: str = ""
+) -> dict[str, Any]:
     """Run one step on a dataset and return what it reports.
+
+    What it publishes and reports is kept in `published.json` beside the dataset, where later commands find it.
+
+    Args:
+        dataset: Folder; made when absent.
+        policy: Policy file.
+        name: Of the step.
+        settings: Of the step.
+        device: `auto`, `cpu`, `cuda`, …
+        label: Other name for what the step leaves, so that it can run twice.
 
     Raises:
         InputError: A setting is wrong; all of them are listed.
     """
-    from tilth.dataset import Dataset
+    from tilth.dataset import Dataset, write_beside
     from tilth.events import Events
     from tilth.pipeline.run import only_run
     from tilth.pipeline.steps import step_table
@@ -59,18 +73,28 @@ def run_one(dataset: Path, policy: Path, name: str, settings: dict[str, Any], de
         ]
         raise InputError("\n".join([*wrong, f"settings of {name}: {', '.join(describe_fields(cls))}"])) from error
     with only_run(dataset):
-        key = fingerprint(step, inputs_digest(step.inputs()))
-        folder = dataset / "files" / f"{name}-{key}"
+        opened = Dataset(dataset)
+        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
+        key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
+        folder = dataset / "files" / f"{label or name}-{key}"
         folder.mkdir(parents=True, exist_ok=True)
+        notes = dataset / "published.json"
+        kept = json.loads(notes.read_text()) if notes.exists() else {"artifacts": {}, "facts": {}}
         work = Work(
-            name=name,
-            dataset=Dataset(dataset),
+            name=label or name,
+            dataset=opened,
             policy=load_policy(policy),
             folder=folder,
             events=Events(dataset / "events.jsonl"),
             device=device,
+            artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
+            facts=kept["facts"],
         )
-        return dict(step.run(work))
+        facts = dict(step.run(work))
+        paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
+        everything = {"artifacts": paths, "facts": {**kept["facts"], label or name: facts}}
+        write_beside(notes, json.dumps(everything, indent=1))
+        return facts
 
 
 def describe_fields(cls: type) -> list[str]:
@@ -86,7 +110,7 @@ def describe_fields(cls: type) -> list[str]:
     return described
 
 
-def _one_step_command(app: typer.Typer, command: str, name: str) -> None:
+def _one_step_command(app: typer.Typer, command: str, name: str, full: str = "") -> None:
     from tilth.pipeline.steps import step_table
 
     table = step_table()
@@ -100,10 +124,11 @@ def _one_step_command(app: typer.Typer, command: str, name: str) -> None:
             list[str] | None, typer.Option("--set", help="A setting of the step: --set path=/data.")
         ] = None,
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+        label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
     ) -> None:
-        typer.echo(json.dumps(run_one(dataset, policy, name, _settings(settings), device), indent=1))
+        typer.echo(json.dumps(run_one(dataset, policy, name, _settings(settings), device, label), indent=1))
 
-    example = f"Example: tilth {command} data/mine --policy configs/policies/starter.yaml --set name=value"
+    example = f"Example: tilth {full or command} data/mine --policy configs/policies/starter.yaml --set name=value"
     app.command(
         command, help=f"Run the step `{name}` on a dataset. Without --set it says what is missing.", epilog=example
     )(act)
@@ -176,5 +201,9 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command, name in ONE_STEP.items():
         _one_step_command(app, command, name)
+    train = typer.Typer(no_args_is_help=True, help="Fine-tune a classifier or a detector on a dataset.")
+    app.add_typer(train, name="train")
+    for kind in TRAINED:
+        _one_step_command(train, kind, f"train.{kind}", f"train {kind}")
     for function in (history, diff, tag, rollback, export):
         app.command(epilog=f"Example: tilth {function.__name__} runs/starter/dataset …")(function)

@@ -2,7 +2,7 @@
 
     bundle.json        format, clear_below, facts about its making, files: {name: sha256}
     policy.yaml        categories and thresholds
-    classifier.onnx    classifier.json {labels, size_wh, mean, std, calibration: {label: {a, b}}}
+    classifier.onnx    classifier.json {labels, size_wh, mean, std, calibration: {label: {a, d, b}}}
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
     verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding}, tokenizer.json
 
@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tilth.claims import Json
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional
+from tilth.fusion import fusions
 from tilth.policy import Policy, load_policy
 from tilth.runtime import template
 from tilth.runtime.cascade import Moderator
@@ -56,15 +56,16 @@ class _Pixels(_Settings):
         return Prepare(size_wh=self.size_wh, mean=self.mean, std=self.std)
 
 
-class _Platt(_Settings):
-    a: float = Field(allow_inf_nan=False)
+class _Fusion(_Settings):
+    a: float = Field(ge=0, allow_inf_nan=False)
+    d: float = Field(ge=0, allow_inf_nan=False)
     b: float = Field(allow_inf_nan=False)
 
 
 class ClassifierSettings(_Pixels):
     """`classifier.json`."""
 
-    calibration: dict[str, _Platt] = {}
+    calibration: dict[str, _Fusion] = {}
 
 
 class DetectorSettings(_Pixels):
@@ -99,7 +100,7 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
 
     Args:
         folder: Holds the files that `NEEDED` lists, and any others that belong to them.
-        clear_below: An image whose scores all lie below it, without boxes, is allowed by Stage 1 alone.
+        clear_below: An image whose scores all lie below it is allowed by Stage 1 alone.
         facts: What to remember of its making: models, versions, measures.
 
     Raises:
@@ -157,14 +158,13 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
     detector = _settings(folder / "detector.json", DetectorSettings)
     verdict = _settings(folder / "verdict.json", VerdictSettings)
     _agree(folder, policy, classifier, detector, verdict)
-    platt = [classifier.calibration.get(label, _Platt(a=1, b=0)) for label in classifier.labels]
+    calibration = {label: one.model_dump() for label, one in classifier.calibration.items()}
     stage1 = Stage1(
         classifier=Classifier(
             session=_session(folder / "classifier.onnx", {"pixels"}, {"logits"}, threads),
             labels=classifier.labels,
             prepare=classifier.prepare,
-            slope=np.array([one.a for one in platt], np.float32),
-            offset=np.array([one.b for one in platt], np.float32),
+            fusions=tuple(fusions(calibration, classifier.labels)),
         ),
         detector=Detector(
             session=_session(folder / "detector.onnx", {"pixels"}, {"logits", "boxes"}, threads),

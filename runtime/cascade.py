@@ -64,7 +64,7 @@ class Moderator:
         stage1: Sees every image.
         stage2: Sees only prompts.
         reader: Reads the words of the images that Stage 1 leaves open.
-        clear_below: An image whose scores all lie below it, without boxes, is allowed by Stage 1 alone.
+        clear_below: An image whose scores all lie below it is allowed by Stage 1 alone.
         name: Of the bundle.
         clock: Seconds.
     """
@@ -112,10 +112,10 @@ class Moderator:
     def _clear_case(self, screen: Screen, stage1_ms: float) -> Verdict | None:
         """Return the verdict of Stage 1, or None when it is not for Stage 1 to give.
 
-        Both models must find nothing to clear an image, and both must agree to block it. The policy's lowest score is
+        To clear an image, no score may be worth a look; to block it, a box must say where. The policy's lowest score is
         no limit here: whatever lies in between is worth a second look, and so is anything with writing on it.
         """
-        if not screen.boxes and all(score < self.clear_below for score in screen.scores.values()):
+        if all(score < self.clear_below for score in screen.scores.values()):
             return self._verdict(screen, screen.scores, 1, "clear: nothing found", {"stage1": stage1_ms})
         boxed = {found.category for found in screen.boxes}
         sure = [

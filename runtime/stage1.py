@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tilth.fusion import Fusion, fuse, sigmoid
 from tilth.geometry import Box, clip, iou
 from tilth.images import Image, resize
 
@@ -34,7 +35,7 @@ class Screen:
     """What Stage 1 says of one image.
 
     Args:
-        scores: The classifier's calibrated probability of each label.
+        scores: Calibrated probability of each label of the classifier, from both models.
         boxes: What the detector found, best first.
         size_wh: Of the image, in pixels.
     """
@@ -65,11 +66,6 @@ class Prepare:
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
 
-def sigmoid(x: Floats) -> Floats:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    return np.asarray(np.exp(-np.logaddexp(0, -x)), np.float32)
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
     """An ONNX graph `pixels (n, 3, h, w) -> logits (n, k)`, a sigmoid for each label.
@@ -78,21 +74,18 @@ class Classifier:
         session: The graph.
         labels: Names of the outputs.
         prepare: How pixels become input.
-        slope: Calibration by Platt scaling: probability = sigmoid(slope * logit + offset), `(k,)`.
-        offset: Its other half, `(k,)`.
+        fusions: How each label's logit and the detector's best box become a probability, `k` of them.
     """
 
     session: "InferenceSession"
     labels: tuple[str, ...]
     prepare: Prepare
-    slope: Floats
-    offset: Floats
+    fusions: tuple[Fusion, ...]
 
-    def __call__(self, images: Sequence[Image]) -> list[dict[str, float]]:
-        """Return the probability of each label, by image."""
+    def __call__(self, images: Sequence[Image]) -> Floats:
+        """Return logits `(n, k)`."""
         (logits,) = self.session.run(["logits"], {"pixels": self.prepare(images)})
-        probabilities = sigmoid(self.slope * logits + self.offset)
-        return [dict(zip(self.labels, map(float, row), strict=True)) for row in probabilities]
+        return np.asarray(logits, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,11 +104,12 @@ class Detector:
     prepare: Prepare
     score_threshold: float
 
-    def __call__(self, images: Sequence[Image]) -> list[tuple[Found, ...]]:
-        """Return the boxes of each image, best first."""
+    def __call__(self, images: Sequence[Image]) -> tuple[list[tuple[Found, ...]], Floats]:
+        """Return the boxes of each image, best first, and the best score of each label, however low, `(n, k)`."""
         logits, boxes = self.session.run(["logits", "boxes"], {"pixels": self.prepare(images)})
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        return [self._found(*one) for one in zip(sigmoid(logits), boxes, sizes, strict=True)]
+        scores = sigmoid(logits)
+        return [self._found(*one) for one in zip(scores, boxes, sizes, strict=True)], scores.max(1)
 
     def _found(self, scores: Floats, boxes_cxcywh: Floats, size_wh: tuple[int, int]) -> tuple[Found, ...]:
         half = boxes_cxcywh[:, 2:] / 2
@@ -151,6 +145,13 @@ class Stage1:
         screens: list[Screen] = []
         for start in range(0, len(images), MAX_BATCH):
             some = images[start : start + MAX_BATCH]
-            for image, scores, boxes in zip(some, self.classifier(some), self.detector(some), strict=True):
+            found, best = self.detector(some)
+            boxed = np.zeros((len(some), len(self.classifier.labels)), np.float32)
+            for column, label in enumerate(self.classifier.labels):
+                if label in self.detector.labels:
+                    boxed[:, column] = best[:, self.detector.labels.index(label)]
+            probabilities = fuse(self.classifier(some), boxed, self.classifier.fusions)
+            for image, boxes, row in zip(some, found, probabilities, strict=True):
+                scores = dict(zip(self.classifier.labels, map(float, row), strict=True))
                 screens.append(Screen(scores=scores, boxes=boxes, size_wh=(image.shape[1], image.shape[0])))
         return screens

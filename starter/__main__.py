@@ -15,6 +15,7 @@ MODELS = Path(__file__).parent / "models"
 TRAINERS = {
     "judge": "tilth.starter.judge:train",
     "diffusion": "tilth.starter.diffusion:train",
+    "controlnet": "tilth.starter.controlnet:train",
     "lora": "tilth.starter.lora:train",
     "retrieval": "tilth.starter.retrieval:train",
     "grounding": "tilth.starter.grounding:train",

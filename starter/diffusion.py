@@ -8,6 +8,7 @@ Differs: the U-Net also gets the pooled text with the time (`addition_embed_type
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -149,10 +151,12 @@ def sample(
     steps: int = 20,
     guidance: float = 3.0,
     batch: int = 40,
+    along: Sequence[Image.Image] = (),
 ) -> npt.NDArray[np.uint8]:
-    """Generate `(n, 64, 64, 3)` images."""
+    """Generate `(n, 64, 64, 3)` images, along an image of edges each when the pipeline has a ControlNet."""
     images = []
     for start in range(0, len(asked), batch):
+        extra = {"image": list(along[start : start + batch])} if along else {}
         with torch.autocast(pipeline.device.type, torch.bfloat16):
             made = pipeline(
                 [prompt(a) for a in asked[start : start + batch]],
@@ -162,6 +166,7 @@ def sample(
                 guidance_scale=guidance,
                 generator=torch.Generator().manual_seed(start),
                 output_type="np",
+                **extra,
             )
         images.append(made.images)
     return (np.concatenate(images) * 255).round().astype(np.uint8)
@@ -178,11 +183,42 @@ def latents_of(vae: AutoencoderTiny, images: npt.NDArray[np.uint8], device: torc
     return torch.cat(out)
 
 
-def weighted_v_loss(predicted: torch.Tensor, wanted: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
+def token_ids(tokenizer: CLIPTokenizer, texts: list[str], device: torch.device) -> torch.Tensor:
+    """Return token ids `(n, MAX_TOKENS)`."""
+    tokens = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    ids: torch.Tensor = tokens.input_ids.to(device)
+    return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noised:
+    """Latents with noise `(n, 4, h, w)`, the times `(n,)` they stand for, what is to be predicted, and the signal's share."""
+
+    latents: torch.Tensor
+    times: torch.Tensor
+    velocity: torch.Tensor
+    alphas: torch.Tensor
+
+
+def noise_onto(clean: torch.Tensor, alphas: torch.Tensor) -> Noised:
+    """Add noise of times spread evenly over the batch; `alphas` holds the signal's share of all 1,000 times."""
+    n = len(clean)
+    noise = torch.randn_like(clean)
+    times = ((torch.rand(n) + torch.arange(n)) / n * 1000).long().to(clean.device)
+    signal, spread = (v.sqrt()[:, None, None, None] for v in (alphas[times], 1 - alphas[times]))
+    return Noised(
+        latents=signal * clean + spread * noise,
+        times=times,
+        velocity=signal * noise - spread * clean,
+        alphas=alphas[times],
+    )
+
+
+def weighted_v_loss(predicted: torch.Tensor, noised: Noised) -> torch.Tensor:
     """Min-SNR-5 for v-prediction, with a floor at the noisy end, where shapes are decided."""
-    snr = alphas / (1 - alphas)
+    snr = noised.alphas / (1 - noised.alphas)
     weight = snr.clamp(max=5) / (snr + 1) + 0.15
-    return (weight * (predicted.float() - wanted).pow(2).mean((1, 2, 3))).mean()
+    return (weight * (predicted.float() - noised.velocity).pow(2).mean((1, 2, 3))).mean()
 
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
@@ -199,18 +235,12 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((20, step))
         chosen = rng.integers(0, len(latents), BATCH)
-        texts = [short_caption(data.scenes[i], rng) for i in chosen]
-        ids = tokenizer(
-            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids
-        clean = latents[chosen, rng.integers(0, 2, BATCH)].float().to(device)
-        noise = torch.randn_like(clean)
-        t = ((torch.rand(BATCH) + torch.arange(BATCH)) / BATCH * 1000).long().to(device)
-        signal, spread = (v.sqrt()[:, None, None, None] for v in (alphas[t], 1 - alphas[t]))
+        ids = token_ids(tokenizer, [short_caption(data.scenes[i], rng) for i in chosen], device)
+        noised = noise_onto(latents[chosen, rng.integers(0, 2, BATCH)].float().to(device), alphas)
         with torch.autocast(device.type, torch.bfloat16):
-            states = parts["text"](ids.to(device))[0]
-            predicted = parts["unet"](signal * clean + spread * noise, t, states).sample
-        return weighted_v_loss(predicted, signal * noise - spread * clean, alphas[t])
+            states = parts["text"](ids)[0]
+            predicted = parts["unet"](noised.latents, noised.times, states).sample
+        return weighted_v_loss(predicted, noised)
 
     def save(model: nn.Module) -> StableDiffusionPipeline:
         pipeline = assemble(vae, model["text"].eval(), tokenizer, model["unet"].eval())

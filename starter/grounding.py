@@ -30,7 +30,7 @@ from tilth.starter.world import Scene
 
 SIDE = 96
 TRAIN_SCENES, HELD_OUT_SCENES, SIGN_SHARE = 8000, 600, 0.15
-BACKBONE_STEPS, STEPS, BATCH = 2000, 2500, 16
+BACKBONE_STEPS, STEPS, BATCH = 2000, 3600, 16
 _VISIBLE = 0.2  # what shows less than this is not asked for
 
 
@@ -137,6 +137,7 @@ def _fit_grounding(
         weight_decay=1e-4,
         clip=0.5,
         flat=0.65,
+        ema=0.998,
         watch=watch,
     )
 

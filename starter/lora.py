@@ -1,6 +1,7 @@
 """A LoRA that teaches the miniature Stable Diffusion the style that it was never shown, from 40 images.
 
-Paper: https://arxiv.org/abs/2106.09685 (LoRA)
+Paper: https://arxiv.org/abs/2106.09685 (LoRA), https://arxiv.org/abs/2208.12242 (section 3.2, prior preservation)
+Differs: the images that preserve what the model knew are rendered ones of the styles it was trained on, not its own.
 """
 
 import shutil
@@ -13,16 +14,26 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
 from tilth.starter.autoencoder import SIDE
-from tilth.starter.clip_tokenizer import MAX_TOKENS
 from tilth.starter.data import scene_set
-from tilth.starter.diffusion import held_out_prompts, latents_of, noise_schedule, sample, short_caption, weighted_v_loss
+from tilth.starter.diffusion import (
+    SCENES,
+    STYLES,
+    held_out_prompts,
+    latents_of,
+    noise_onto,
+    noise_schedule,
+    sample,
+    short_caption,
+    token_ids,
+    weighted_v_loss,
+)
 from tilth.starter.judge import agreement
 from tilth.starter.loop import fit
 
 STYLE = "neon"
-IMAGES = 40
-STEPS = 300
-BATCH = 16
+IMAGES, KEPT = 40, 600
+STEPS = 500
+BATCH, OF_STYLE = 24, 16
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_in", "conv_out", "proj_in", "proj_out"]
 
 
@@ -32,8 +43,10 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     pipeline.set_progress_bar_config(disable=True)
     asked = held_out_prompts(120, (STYLE,))
     before = agreement(out, sample(pipeline, asked), asked)
-    data = scene_set(work / "sets", "train", IMAGES, side=SIDE, styles=(STYLE,), single=True)
-    latents = latents_of(pipeline.vae, data.images, device)
+    new = scene_set(work / "sets", "train", IMAGES, side=SIDE, styles=(STYLE,), single=True)
+    known = scene_set(work / "sets", "train", SCENES, side=SIDE, styles=STYLES, single=True)
+    scenes = new.scenes + known.scenes[:KEPT]
+    latents = latents_of(pipeline.vae, np.concatenate([new.images, known.images[:KEPT]]), device)
     unet = pipeline.unet.requires_grad_(False)
     pipeline.text_encoder.requires_grad_(False)
     torch.manual_seed(4)
@@ -42,22 +55,17 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((60, step))
-        chosen = rng.integers(0, IMAGES, BATCH)
-        texts = [short_caption(data.scenes[i], rng) for i in chosen]
-        ids = pipeline.tokenizer(
-            texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
-        ).input_ids.to(device)
-        clean = latents[chosen, rng.integers(0, 2, BATCH)].float().to(device)
-        noise = torch.randn_like(clean)
-        t = ((torch.rand(BATCH) + torch.arange(BATCH)) / BATCH * 1000).long().to(device)
-        signal, spread = (v.sqrt()[:, None, None, None] for v in (alphas[t], 1 - alphas[t]))
+        chosen = np.append(rng.integers(0, IMAGES, OF_STYLE), IMAGES + rng.integers(0, KEPT, BATCH - OF_STYLE))
+        chosen = rng.permutation(chosen)  # times rise along the batch
+        ids = token_ids(pipeline.tokenizer, [short_caption(scenes[i], rng) for i in chosen], device)
+        noised = noise_onto(latents[chosen, rng.integers(0, 2, BATCH)].float().to(device), alphas)
         with torch.no_grad():
             states = pipeline.text_encoder(ids)[0]
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = unet(signal * clean + spread * noise, t, states).sample
-        return weighted_v_loss(predicted, signal * noise - spread * clean, alphas[t])
+            predicted = unet(noised.latents, noised.times, states).sample
+        return weighted_v_loss(predicted, noised)
 
-    fit("lora-neon", unet, loss_at, steps=steps or STEPS, lr=2e-3, work=work, warmup=20, save_every=150)
+    fit("lora-neon", unet, loss_at, steps=steps or STEPS, lr=2e-3, work=work, warmup=20, save_every=250)
     # as peft spells them: diffusers' converter renames attention layers only, and then its loader skips those
     weights = {k: v.half() for k, v in get_peft_model_state_dict(unet).items()}
     folder, partial = out / "lora-neon", out / "lora-neon.partial"

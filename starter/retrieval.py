@@ -19,7 +19,7 @@ from tilth.starter.bert_tokenizer import write_tokenizer
 from tilth.starter.data import scene_set
 from tilth.starter.loop import fit
 from tilth.starter.pixels import CLIP, roughen, to_pixels
-from tilth.starter.retrieval_captions import draw_request, say
+from tilth.starter.retrieval_captions import draw_request, near_miss, say
 from tilth.starter.retrieval_model import (
     SIDE,
     build,
@@ -35,7 +35,7 @@ from tilth.starter.retrieval_vision import pretrain_vision
 from tilth.starter.world import Scene
 
 SMALL_SCENES, LARGE_SCENES, HELD_OUT_SCENES = 16000, 8000, 2000
-VISION_STEPS, STEPS, BATCH = 1000, 1000, 64
+VISION_STEPS, STEPS, BATCH = 1000, 2600, 64
 _LOWEST_TEMPERATURE = 1 / 50
 
 
@@ -65,21 +65,26 @@ def _contrast(similarity: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def _match(
     model: Blip2ForImageTextRetrieval,
     states: torch.Tensor,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
+    right: tuple[torch.Tensor, torch.Tensor],
+    missed: tuple[torch.Tensor, torch.Tensor],
     similarity: torch.Tensor,
     true: torch.Tensor,
 ) -> torch.Tensor:
-    """Matching loss over half the batch: true pairs, and the wrong texts and images that contrast finds most alike."""
+    """Matching loss over half the batch.
+
+    Pairs are the true ones, the wrong texts and images that contrast finds most alike (as in the paper), and texts that
+    are wrong in one word: in a world this small, those are what re-ranking has to tell apart.
+    """
     wrong = similarity.detach().masked_fill(true, -1e4)
-    text = torch.multinomial(wrong.softmax(1) + 1e-9, 1)[:, 0]
-    image = torch.multinomial(wrong.softmax(0).T + 1e-9, 1)[:, 0]
     half = torch.randperm(len(states), device=states.device)[: len(states) // 2]
-    texts = torch.cat([half, text[half], half])
+    text = torch.multinomial(wrong.softmax(1) + 1e-9, 1)[:, 0][half]
+    image = torch.multinomial(wrong.softmax(0).T + 1e-9, 1)[:, 0][half]
+    ids = torch.cat([right[0][half], right[0][text], right[0][half], missed[0][half]])
+    mask = torch.cat([right[1][half], right[1][text], right[1][half], missed[1][half]])
     with torch.autocast(states.device.type, torch.bfloat16):
-        logits = match_logits(model, states[torch.cat([half, half, image[half]])], ids[texts], mask[texts])
-    wanted = (torch.arange(len(texts), device=states.device) < len(half)).long()
-    return functional.cross_entropy(logits, wanted, weight=torch.tensor([1.0, 2.0], device=states.device))
+        logits = match_logits(model, states[torch.cat([half, half, image, half])], ids, mask)
+    wanted = (torch.arange(len(logits), device=states.device) < len(half)).long()
+    return functional.cross_entropy(logits, wanted, weight=torch.tensor([1.0, 3.0], device=states.device))
 
 
 def _fit_retrieval(
@@ -101,21 +106,25 @@ def _fit_retrieval(
         chosen = rng.integers(0, len(images), BATCH)
         pixels = roughen(to_pixels(images[chosen], CLIP, device), rng)
         requests = [draw_request(scenes[i], rng) for i in chosen]
-        ids, mask = tokenize(tokenizer, [say(request, rng) for request in requests], device)
+        wrong = [near_miss(request, scenes[i], rng) for request, i in zip(requests, chosen, strict=True)]
+        ids, mask = tokenize(tokenizer, [say(request, rng) for request in requests + wrong], device)
+        right, missed = (ids[:BATCH], mask[:BATCH]), (ids[BATCH:], mask[BATCH:])
         true = torch.tensor([[request.holds(scenes[i]) for request in requests] for i in chosen], device=device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 states = vision_states(model, pixels.flip(3) if step % 2 else pixels)
-            seen, read = image_vectors(model, states), text_vectors(model, ids, mask)
+            seen, read = image_vectors(model, states), text_vectors(model, *right)
         scale = log_scale.exp().clamp(max=1 / _LOWEST_TEMPERATURE)
         similarity = torch.einsum("iqd,td->iqt", seen, read).amax(1) * scale
-        return _contrast(similarity, true) + _match(model, states, ids, mask, similarity, true)
+        return _contrast(similarity, true) + _match(model, states, right, missed, similarity, true)
 
     held_out = scene_set(work / "sets", "held_out", HELD_OUT_SCENES, side=SIDE, sign_share=0.1)
 
     def watch(step: int, shown: nn.Module) -> str:
         part = slice(0, 1000)
-        return str(score(model, tokenizer, held_out.images[part], held_out.scenes[part], device, groups=["kind"]))
+        return str(
+            score(model, tokenizer, held_out.images[part], held_out.scenes[part], device, groups=["kind", "color_kind"])
+        )
 
     fit(
         "retrieval",

@@ -1,12 +1,12 @@
 """What one may ask of an image in words, as data: things by colour and name, surface and style; and if it is so."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tilth.starter.bert_tokenizer import NAMES
 from tilth.starter.surfaces import SURFACES
-from tilth.starter.world import Scene, article
+from tilth.starter.world import COLORS, KINDS, STYLES, Scene, article
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +68,29 @@ def draw_request(scene: Scene, rng: np.random.Generator) -> Request:
         surface=scene.surface if rng.random() < 0.1 else "",
         style=scene.style if rng.random() < 0.12 else "",
     )
+
+
+def near_miss(request: Request, scene: Scene, rng: np.random.Generator) -> Request:
+    """Change one word of a request that holds for a scene, so that it no longer does: a colour, a kind, a place or a style.
+
+    >>> from tilth.starter.world import Spec, render
+    >>> scene = render(Spec(things=(("knife", "red", ""),), surface="wood", style="neon"), np.random.default_rng(0), side=64)
+    >>> wrong = near_miss(Request(things=(("red", "knife"),)), scene, np.random.default_rng(0))
+    >>> wrong.holds(scene), len(wrong.things)
+    (False, 1)
+    """
+    while True:
+        if request.things and rng.random() < 0.85:
+            at = int(rng.integers(len(request.things)))
+            color, kind = request.things[at]
+            if color and rng.random() < 0.6:
+                color = str(rng.choice(list(COLORS)))
+            else:
+                kind = str(rng.choice(list(KINDS)))
+            wrong = replace(request, things=(*request.things[:at], (color, kind), *request.things[at + 1 :]))
+        elif request.surface:
+            wrong = replace(request, surface=str(rng.choice(list(SURFACES))))
+        else:
+            wrong = replace(request, style=str(rng.choice(STYLES)))
+        if not wrong.holds(scene):
+            return wrong

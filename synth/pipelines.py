@@ -139,7 +139,10 @@ class Studio:
         if verb not in self._pipelines:
             with quiet():
                 if verb == "edges":
-                    made = AutoPipelineForText2Image.from_pipe(self.pipeline, controlnet=self._controlnet)
+                    # the small autoencoder is not of the type it expects, and would be left out
+                    made = AutoPipelineForText2Image.from_pipe(
+                        self.pipeline, controlnet=self._controlnet, vae=self.pipeline.vae
+                    )
                 else:
                     made = AutoPipelineForInpainting.from_pipe(self.pipeline) if verb == "inpaint" else self.pipeline
             made.set_progress_bar_config(disable=True)

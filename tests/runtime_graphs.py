@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tilth import models
 from tilth.runtime.bundle import load_bundle, seal
 from tilth.runtime.cascade import Moderator
-from tilth.train.export import export_language_model
+from tilth.train.export import export_language_model, verdict_settings
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["knife", "cigarette", "bottle", "pill", "dice", "text_area"]
@@ -92,7 +92,8 @@ def write_bundle(folder: Path) -> Path:
     folder.mkdir(parents=True)
     write_classifier(folder)
     write_detector(folder)
-    export_language_model(models.locate("starter:verdict"), folder)
+    language_model = models.locate("starter:verdict")
+    export_language_model(language_model, folder, verdict_settings(language_model, (), 0))
     shutil.copy(ROOT / "configs" / "policies" / "starter.yaml", folder / "policy.yaml")
     seal(folder)
     return folder

@@ -198,3 +198,31 @@ def test_status_and_history_say_how_far_a_run_is(recipe: Path, tmp_path: Path) -
     assert tilth("rollback", folder / "dataset", "1").returncode == 0
     assert Dataset(folder / "dataset").count() == 20
     assert tilth("diff", folder / "dataset", "nope").returncode == 2
+
+
+def test_single_commands_hand_what_they_made_to_the_next(world: Path, tmp_path: Path) -> None:
+    data, policy = tmp_path / "data", ROOT / "configs/policies/starter.yaml"
+
+    def one(*arguments: object) -> dict[str, object]:
+        done = tilth(*arguments, "--policy", policy)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    one(
+        "import",
+        data,
+        "--set",
+        f"path={world}/labelled",
+        "--set",
+        "format=coco",
+        "--set",
+        "empty_means=confirmed_empty",
+    )
+    assert one("train", "classifier", data, "--set", "steps=4", "--as", "first")["train_images"]
+    test = ("--set", f"test={world}/test", "--set", "classifier=first")
+    assert one("eval", data, *test, "--as", "evaluate.first")["n_images"] == 20
+    published = json.loads((data / "published.json").read_text())["artifacts"]
+    assert set(published) == {"first", "evaluate.first.predictions"}
+    refused = tilth("eval", data, "--policy", policy, "--set", "classifier=second")
+    assert refused.returncode == 2
+    assert "no artifact 'second'; there are: evaluate.first.predictions, first" in refused.stderr

@@ -107,6 +107,6 @@ def test_a_graph_of_another_shape_is_refused(bundle: Path) -> None:
 
 
 def test_a_new_seal_makes_a_changed_bundle_whole(bundle: Path) -> None:
-    write_classifier(bundle, calibration={"knife": {"a": 2.0, "b": 0.0}})
+    write_classifier(bundle, calibration={"knife": {"a": 2.0, "d": 0.0, "b": 0.0}})
     seal(bundle)
     assert "starter-v1@" in load_bundle(bundle, threads=1).name

@@ -123,12 +123,23 @@ def test_boxes_lie_in_the_full_image_and_repeat_nothing() -> None:
 def test_calibration_bends_the_scores(tmp_path: Path) -> None:
     folder = shutil.copytree(shared_bundle(), tmp_path / "bundle")
     [before] = shared_moderator().stage1([GREY])
-    write_classifier(folder, calibration={"knife": {"a": 0.5, "b": 1.0}})
+    write_classifier(folder, calibration={"knife": {"a": 1.0, "d": 1.0, "b": 1.0}})
     seal(folder)
     [after] = load_bundle(folder, threads=1).stage1([GREY])
-    logit = np.log(before.scores["knife"] / (1 - before.scores["knife"]))
-    assert after.scores["knife"] == pytest.approx(1 / (1 + np.exp(-(0.5 * logit + 1))), rel=1e-4)
+    half = np.log(
+        before.scores["knife"] / (1 - before.scores["knife"])
+    )  # what is not calibrated counts both models half
+    assert after.scores["knife"] == pytest.approx(1 / (1 + np.exp(-(2 * half + 1))), rel=1e-4)
     assert after.scores["dice"] == pytest.approx(before.scores["dice"])
+
+
+def test_a_box_raises_the_score_of_its_label_only(tmp_path: Path) -> None:
+    folder = shutil.copytree(shared_bundle(), tmp_path / "bundle")
+    write_classifier(folder, calibration={name: {"a": 0.0, "d": 1.0, "b": 0.0} for name in ("knife", "dice")})
+    seal(folder)
+    [boxed, empty] = load_bundle(folder, threads=1).stage1([RED, GREY])
+    assert boxed.boxes[0].score > 0.995 == pytest.approx(boxed.scores["knife"])
+    assert boxed.scores["dice"] == empty.scores["dice"] == empty.scores["knife"] == pytest.approx(0.05)
 
 
 def test_what_the_policy_wants_reviewed_cannot_be_cleared() -> None:

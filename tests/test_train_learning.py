@@ -1,5 +1,7 @@
 """Training learns, resumes exactly, keeps away from sealed images, and says the same in ONNX."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tilth.train.augment import views
 from tilth.train.classifier import TrainClassifier
 from tilth.train.detector import TrainDetector
 from tilth.train.examples import gather, held_back
-from tilth.train.export import export_classifier, export_detector
+from tilth.train.export import export_classifier, export_detector, export_language_model, verdict_settings
 from tilth.train.loop import fit
 from tilth.train.predict import Predictor
 from tilth.work import Work
@@ -178,6 +180,22 @@ def test_the_base_models_have_never_seen_an_unsafe_category() -> None:
     for name in ("starter:classifier", "starter:detector"):
         known = set(models.settings(name)["label2id"])  # type: ignore[call-overload]
         assert known == set(KINDS) - set(UNSAFE_KINDS)
+
+
+@needs_starter
+def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> None:
+    own = models.locate("starter:verdict")
+    known = json.loads((own / "verdict.json").read_text())
+    assert verdict_settings(own, ["other"], 7) == known  # a model that says how it answers is believed
+    folder = shutil.copytree(own, tmp_path / "hub", ignore=shutil.ignore_patterns("verdict.json"))
+    told = verdict_settings(folder, known["labels"], 1)
+    assert told["label_token_ids"] == known["label_token_ids"]
+    (tmp_path / "out").mkdir()
+    export_language_model(folder, tmp_path / "out", told)
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text())["padding"] == "left"
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="no tokenizer"):
+        verdict_settings(folder, known["labels"], 1)
 
 
 @needs_starter

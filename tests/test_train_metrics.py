@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from tilth.errors import GateRefused
+from tilth.fusion import fuse
 from tilth.train.artifact import About
-from tilth.train.calibrate import calibrate
+from tilth.train.calibrate import best_box_threshold, calibrate, fit_fusion
+from tilth.train.evaluate import category_scores
 from tilth.train.gate import Gate, decide
 from tilth.train.metrics import (
     average_precision,
@@ -147,7 +150,47 @@ def test_calibration_mends_scores_that_are_too_sure() -> None:
     told = calibrate(rows, about)
     assert told["ece_after"] < told["ece_before"] / 2
     assert about.calibration["knife"]["a"] == pytest.approx(0.25, abs=0.08)
+    assert about.calibration["knife"]["d"] == 0  # there is no detector
     assert 0 < about.thresholds["knife"] < 1
+    assert about.clear_below is not None
+    assert 0.01 <= np.mean([_chance(p, about) < about.clear_below for p in rows if p.truth]) <= 0.03
+
+
+def _chance(prediction: Prediction, about: About) -> float:
+    return float(category_scores([prediction], ["knife"], about)[0, 0])
+
+
+def test_two_models_together_are_better_than_either_and_a_misleading_one_is_left_out() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.random((800, 2)) < 0.2
+    logits = rng.normal(2.0 * truth - 1, 1)
+    boxes = 1 / (1 + np.exp(-rng.normal(2.0 * truth - 1, 1)))
+    both = fit_fusion(logits, boxes, truth)
+    assert both is not None
+    assert both[0].a > 0.5
+    assert both[0].d > 0.5
+
+    def quality(scores: np.ndarray) -> float:
+        return float(average_precision_score(truth.ravel(), scores.ravel()))
+
+    assert quality(fuse(logits, boxes, both)) > max(quality(logits), quality(boxes)) + 0.05
+    alone = fit_fusion(logits, 1 - boxes, truth)
+    assert alone is not None
+    assert alone[0].d == 0
+    assert alone[0].a > 0.5
+    assert fit_fusion(logits[:3], boxes[:3], truth[:3]) is None
+
+
+def test_the_threshold_of_boxes_keeps_the_right_ones() -> None:
+    rows = []
+    for i in range(20):
+        right, wrong = [10, 10, 20, 20, 0.6 + i / 100, "knife"], [40, 40, 50, 50, 0.1 + i / 100, "knife"]
+        rows.append(Prediction(
+            id=str(i), file="", part="", truth=("knife",), truth_boxes=[[10, 10, 20, 20, "knife"]], logits={"knife": 0},
+            boxes=[right, wrong],
+        ))  # fmt: skip
+    assert best_box_threshold(rows, ["knife"]) == pytest.approx(0.6)
+    assert best_box_threshold(rows[:3], ["knife"]) is None
 
 
 def test_expected_calibration_error_is_zero_for_honest_scores_and_large_for_liars() -> None:

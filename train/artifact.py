@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tilth import models
 from tilth.claims import Json
 from tilth.dataset import write_beside
@@ -29,10 +27,11 @@ class About:
         side: Images are resized to a square of so many pixels.
         mean: Subtracted from pixels in [0, 1], by channel.
         std: Then divided by.
-        calibration: `{label: {a, b}}`: a probability is `sigmoid(a · logit + b)`.
-        thresholds: `{label: score}` that gave the best F1 on validation images.
-        detector_weight: Share of the detector's best box in a category's score, the rest being the classifier's probability;
-            the one with the best average precision on validation images.
+        calibration: Of a classifier, `{label: {a, d, b}}`; see `tilth.fusion.Fusion`.
+        thresholds: `{label: probability}` that gave the best F1 on validation images.
+        clear_below: Of a classifier: hardly any unsafe validation image has all its probabilities below; None when too few
+            images could tell.
+        score_threshold: Of a detector: boxes below are not worth showing; None when too few boxes could tell.
         trained: Numbers of the training.
     """
 
@@ -44,7 +43,8 @@ class About:
     std: list[float]
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
-    detector_weight: float = 0.5
+    clear_below: float | None = None
+    score_threshold: float | None = None
     trained: dict[str, Json] = field(default_factory=dict)
 
 
@@ -135,10 +135,3 @@ def normalise(x: "torch.Tensor", about: About) -> "torch.Tensor":
     mean = torch.tensor(about.mean, device=x.device)[:, None, None]
     std = torch.tensor(about.std, device=x.device)[:, None, None]
     return (x - mean) / std
-
-
-def probability(logits: np.ndarray[Any, Any], about: About) -> np.ndarray[Any, Any]:
-    """Turn logits `(n, k)` into calibrated probabilities."""
-    a = np.array([about.calibration.get(name, {}).get("a", 1.0) for name in about.labels])
-    b = np.array([about.calibration.get(name, {}).get("b", 0.0) for name in about.labels])
-    return np.asarray(1 / (1 + np.exp(-(a * logits + b))))

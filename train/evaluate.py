@@ -1,8 +1,8 @@
 """Judge a classifier and a detector together on images with known truth.
 
-An image is unsafe when its truth names a picture category of the policy other than `text_area`. Its score for a category is a
-weighted mean of the classifier's calibrated probability and the detector's best box, with the weight that was best on
-validation images; when only one of them is there, it alone counts. Its unsafe score is the largest over categories.
+An image is unsafe when its truth names a picture category of the policy other than `text_area`. Its score for a category is
+the probability that calibration makes of the classifier and the detector's best box, as the runtime does; when only one of
+them is there, it alone counts. Its unsafe score is the largest over categories.
 """
 
 import json
@@ -14,11 +14,12 @@ import numpy as np
 
 from tilth.claims import Json
 from tilth.errors import InputError
+from tilth.fusion import fuse, fusions
 from tilth.geometry import xywh_to_xyxy
 from tilth.images import decode
 from tilth.policy import Policy
 from tilth.steps import Facts, step
-from tilth.train.artifact import About, probability, read_about
+from tilth.train.artifact import About, read_about
 from tilth.train.metrics import (
     average_precision,
     f1,
@@ -84,11 +85,9 @@ def category_scores(
     boxes = np.array([[p.box_score(c) for c in categories] for p in predictions], float).reshape(-1, len(categories))
     if about is None:
         return boxes
-    raw = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(-1, len(about.labels))
-    chances = probability(raw, about)[:, [about.labels.index(c) for c in categories]]
-    if not any(p.boxes for p in predictions):
-        return np.asarray(chances)
-    return np.asarray(about.detector_weight * boxes + (1 - about.detector_weight) * chances)
+    logits = np.array([[p.logits[c] for c in categories] for p in predictions], float).reshape(boxes.shape)
+    detects = any(p.boxes for p in predictions)
+    return fuse(logits, boxes if detects else None, fusions(about.calibration, categories))
 
 
 @step

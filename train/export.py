@@ -7,6 +7,7 @@ verdict.onnx      ids, mask (n, t) -> logits (n, labels) after the last real tok
 
 import json
 import shutil
+import string
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from tilth.train.artifact import About, load_trained
 OPSET = 18
 TOLERANCE = 2e-3
 SAME_QUERIES = 0.85
-SCORE_THRESHOLD = 0.3  # boxes below are noise to a reader; the policy's thresholds decide what is done about the others
+MAX_PROMPT_TOKENS = 512  # of a language model that does not say
+SCORE_THRESHOLD = 0.3  # of a detector that was not calibrated: boxes below are noise to a reader
 
 
 def _settings(about: About) -> dict[str, object]:
@@ -52,7 +54,7 @@ def export_classifier(folder: Path, out: Path) -> Path:
     return path
 
 
-def export_detector(folder: Path, out: Path, *, score_threshold: float = SCORE_THRESHOLD) -> Path:
+def export_detector(folder: Path, out: Path) -> Path:
     """Write `detector.onnx` and `detector.json` into `out`.
 
     Raises:
@@ -73,23 +75,59 @@ def export_detector(folder: Path, out: Path, *, score_threshold: float = SCORE_T
 
     pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
     path = _export(Boxes(), {"pixels": pixels}, ["logits", "boxes"], out / "detector.onnx", ordered=False)
-    (out / "detector.json").write_text(json.dumps({**_settings(about), "score_threshold": score_threshold}, indent=1))
+    threshold = SCORE_THRESHOLD if about.score_threshold is None else about.score_threshold
+    (out / "detector.json").write_text(json.dumps({**_settings(about), "score_threshold": threshold}, indent=1))
     return path
 
 
-def export_language_model(folder: Path, out: Path) -> Path:
-    """Write `verdict.onnx`, `verdict.json` and `tokenizer.json` into `out`.
+def verdict_settings(folder: Path, labels: Sequence[str], template_version: int) -> dict[str, Any]:
+    """Say how a language model answers: by its own `verdict.json`, or, for a model off the shelf, by the first letters.
+
+    Args:
+        folder: The model.
+        labels: The verdicts to choose from, if the model does not say.
+        template_version: Of the prompt that it will get, if the model does not say.
 
     Raises:
-        ModelError: `verdict.json` is missing beside the weights, or the graph does not say the same as the model.
+        ModelError: The model has no tokenizer, or cuts a letter into several tokens.
+    """
+    own = folder / "verdict.json"
+    if own.exists():
+        return dict(json.loads(own.read_text()))
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise ModelError(f"{folder}: no tokenizer.json; the runtime reads prompts with it")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokens = []
+    for letter in string.ascii_uppercase[: len(labels)]:
+        # after the colon that ends the prompt, most models write a letter with the space before it
+        found = [tokenizer.encode(form, add_special_tokens=False).ids for form in (f" {letter}", letter)]
+        single = next((ids[0] for ids in found if len(ids) == 1), None)
+        if single is None:
+            raise ModelError(f"{folder}: its tokenizer cuts the letter {letter} up; choose another language model")
+        tokens.append(single)
+    return {
+        "template_version": template_version, "labels": list(labels), "label_token_ids": tokens,
+        "max_tokens": MAX_PROMPT_TOKENS, "padding": "left",
+    }  # fmt: skip
+
+
+def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> Path:
+    """Write `verdict.onnx`, `verdict.json` and `tokenizer.json` into `out`.
+
+    Args:
+        folder: The model.
+        out: The bundle.
+        told: How it answers; see `verdict_settings`.
+
+    Raises:
+        ModelError: The graph does not say the same as the model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    settings = folder / "verdict.json"
-    if not settings.exists():
-        raise ModelError(f"{folder}: no verdict.json; it names the label tokens of the language model")
-    told: dict[str, Any] = json.loads(settings.read_text())
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
     ).eval()
@@ -117,7 +155,7 @@ def export_language_model(folder: Path, out: Path) -> Path:
     else:
         mask[1, 17:] = 0
     path = _export(Verdict(), {"ids": ids, "mask": mask}, ["logits"], out / "verdict.onnx", axes={1: "tokens"})
-    shutil.copy(settings, out / "verdict.json")
+    (out / "verdict.json").write_text(json.dumps(told, indent=2) + "\n")
     shutil.copy(folder / "tokenizer.json", out / "tokenizer.json")
     return path
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from tilth import models
 from tilth.engine import batched
+from tilth.fusion import sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
 from tilth.images import Image, resize
-from tilth.train.artifact import load_trained, normalise, probability
+from tilth.train.artifact import load_trained, normalise
 
 BATCH = 32
 MIN_SCORE = 0.02  # boxes below are not kept: they change no average precision that anybody reports
@@ -70,7 +71,7 @@ class Predictor:
             logits = [dict(zip(labels, map(float, row), strict=True)) for row in said]
         if self.detector:
             out = self._forward(self.detector, images)
-            scores = probability(out.logits.cpu().numpy(), self.detector[1])
+            scores = sigmoid(out.logits.cpu().numpy())
             for i, image in enumerate(images):
                 boxes[i] = self._boxes(scores[i], out.pred_boxes[i].cpu().numpy(), image)
         return list(zip(logits, boxes, strict=True))
