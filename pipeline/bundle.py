@@ -23,7 +23,7 @@ class Package:
     Args:
         classifier: Name of the classifier artifact.
         detector: Name of the detector artifact.
-        language_model: The model of Stage 2.
+        language_model: The model of Stage 2; when empty, Stage 1 decides alone, for a policy without text categories.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
             calibration found on validation images, at most the policy's lowest `review_above`.
     """
@@ -35,7 +35,7 @@ class Package:
 
     def models(self) -> tuple[str, ...]:
         """Name the language model."""
-        return (self.language_model,)
+        return (self.language_model,) if self.language_model else ()
 
     def run(self, work: Work) -> Facts:
         """Export, seal, open once to prove that it loads, and link `bundle` beside the run's report to it."""
@@ -48,15 +48,16 @@ class Package:
             partial.mkdir(parents=True)
             export_classifier(work.artifact(self.classifier), partial)
             export_detector(work.artifact(self.detector), partial)
-            language_model = models.locate(self.language_model)
-            labels = (SAFE, *(c.name for c in work.policy.categories if c.name != TEXT_AREA))
-            export_language_model(language_model, partial, verdict_settings(language_model, labels, VERSION))
+            if self.language_model:
+                language_model = models.locate(self.language_model)
+                labels = (SAFE, *(c.name for c in work.policy.categories if c.name != TEXT_AREA))
+                export_language_model(language_model, partial, verdict_settings(language_model, labels, VERSION))
             policy = yaml.safe_dump(work.policy.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             (partial / "policy.yaml").write_text(policy, encoding="utf-8")
             facts = {
                 "made": work.now(),
                 "dataset_version": work.dataset.at.number,
-                "language_model": models.source(self.language_model),
+                "language_model": models.source(self.language_model) if self.language_model else None,
                 "classifier": work.artifact(self.classifier).name,
                 "detector": work.artifact(self.detector).name,
             }

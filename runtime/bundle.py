@@ -6,7 +6,8 @@
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
     verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding}, tokenizer.json
 
-Nothing is loaded before every digest fits.
+The three files of the last line are missing where a policy has nothing to read: then Stage 1 decides alone. Nothing is
+loaded before every digest fits.
 """
 
 import hashlib
@@ -35,9 +36,13 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST = "bundle.json"
 NEEDED = (
-    "policy.yaml", "classifier.onnx", "classifier.json", "detector.onnx", "detector.json",
-    "verdict.onnx", "verdict.json", "tokenizer.json",
-)  # fmt: skip
+    "policy.yaml",
+    "classifier.onnx",
+    "classifier.json",
+    "detector.onnx",
+    "detector.json",
+)
+STAGE2 = ("verdict.onnx", "verdict.json", "tokenizer.json")  # all or none
 CLEAR_BELOW = 0.1
 
 
@@ -106,7 +111,7 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
     Raises:
         InputError: A file is missing.
     """
-    if missing := [name for name in NEEDED if not (folder / name).is_file()]:
+    if missing := _missing({name for name in (*NEEDED, *STAGE2) if (folder / name).is_file()}):
         raise InputError(f"{folder}: a bundle also needs {', '.join(missing)}")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     digests = {name: _digest(folder / name) for name in names}
@@ -115,6 +120,12 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
     partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, folder / MANIFEST)
     return folder / MANIFEST
+
+
+def _missing(there: set[str]) -> list[str]:
+    """List the files that a bundle which has these files also needs."""
+    needed = (*NEEDED, *STAGE2) if there & set(STAGE2) else NEEDED
+    return [name for name in needed if name not in there]
 
 
 def verify(folder: Path) -> Manifest:
@@ -128,7 +139,7 @@ def verify(folder: Path) -> Manifest:
         raise InputError(f"{folder} is not a bundle: it has no {MANIFEST}; make one with: tilth package")
     manifest = _settings(folder / MANIFEST, Manifest)
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() or p.is_symlink()} - {MANIFEST}
-    wrong = [f"{name} is missing" for name in sorted({*NEEDED, *manifest.files} - found)]
+    wrong = [f"{name} is missing" for name in sorted({*_missing(found), *manifest.files} - found)]
     wrong += [f"{name} was added" for name in sorted(found - set(manifest.files))]
     for name in sorted(found & set(manifest.files)):
         if (folder / name).is_symlink():
@@ -156,7 +167,8 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
     policy = load_policy(folder / "policy.yaml")
     classifier = _settings(folder / "classifier.json", ClassifierSettings)
     detector = _settings(folder / "detector.json", DetectorSettings)
-    verdict = _settings(folder / "verdict.json", VerdictSettings)
+    reads = (folder / "verdict.json").is_file()
+    verdict = _settings(folder / "verdict.json", VerdictSettings) if reads else None
     _agree(folder, policy, classifier, detector, verdict)
     calibration = {label: one.model_dump() for label, one in classifier.calibration.items()}
     stage1 = Stage1(
@@ -173,41 +185,49 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
             score_threshold=detector.score_threshold,
         ),
     )
+    digest = _digest(folder / MANIFEST)[:12]
+    return Moderator(
+        policy=policy,
+        stage1=stage1,
+        stage2=_stage2(folder, verdict, threads) if verdict else None,
+        reader=Reader(threads=threads) if verdict else None,
+        clear_below=manifest.clear_below,
+        name=f"{policy.policy}-v{policy.version}@{digest}",
+    )
+
+
+def _stage2(folder: Path, verdict: VerdictSettings, threads: int) -> Stage2:
     with optional():
         from tokenizers import Tokenizer
-    stage2 = Stage2(
+    return Stage2(
         session=_session(folder / "verdict.onnx", {"ids", "mask"}, {"logits"}, threads),
         tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
         labels=verdict.labels,
         max_tokens=verdict.max_tokens,
         padding=verdict.padding,
     )
-    digest = _digest(folder / MANIFEST)[:12]
-    return Moderator(
-        policy=policy,
-        stage1=stage1,
-        stage2=stage2,
-        reader=Reader(threads=threads),
-        clear_below=manifest.clear_below,
-        name=f"{policy.policy}-v{policy.version}@{digest}",
-    )
 
 
 def _agree(
-    folder: Path, policy: Policy, classifier: ClassifierSettings, detector: DetectorSettings, verdict: VerdictSettings
+    folder: Path,
+    policy: Policy,
+    classifier: ClassifierSettings,
+    detector: DetectorSettings,
+    verdict: VerdictSettings | None,
 ) -> None:
     """Report everything in which the files of a bundle contradict each other."""
     wrong = []
-    if verdict.template_version != template.VERSION:
+    verdicts = verdict.labels if verdict else ()
+    if verdict and verdict.template_version != template.VERSION:
         wrong.append(f"verdict.json: template {verdict.template_version}, this runtime writes {template.VERSION}")
-    if len(verdict.labels) != len(verdict.label_token_ids):
+    if verdict and len(verdict.labels) != len(verdict.label_token_ids):
         wrong.append(f"verdict.json: {len(verdict.labels)} labels but {len(verdict.label_token_ids)} label_token_ids")
-    if template.SAFE not in verdict.labels:
+    if verdict and template.SAFE not in verdict.labels:
         wrong.append(f"verdict.json: labels lack {template.SAFE!r}")
-    for name, labels in (("classifier", classifier.labels), ("detector", detector.labels), ("verdict", verdict.labels)):
+    for name, labels in (("classifier", classifier.labels), ("detector", detector.labels), ("verdict", verdicts)):
         if strangers := sorted(set(labels) - set(policy.names) - {template.SAFE}):
             wrong.append(f"{name}.json: no category of policy {policy.policy}: {', '.join(strangers)}")
-    decided = {*classifier.labels, *verdict.labels}
+    decided = {*classifier.labels, *verdicts}
     if orphans := [name for name in policy.names if name not in decided]:
         wrong.append(f"policy.yaml: no model scores {', '.join(orphans)}; classifier.json or verdict.json must list it")
     if wrong:

@@ -62,8 +62,8 @@ class Moderator:
     Args:
         policy: Categories and thresholds.
         stage1: Sees every image.
-        stage2: Sees only prompts.
-        reader: Reads the words of the images that Stage 1 leaves open.
+        stage2: Sees only prompts; None where Stage 1 decides alone.
+        reader: Reads the words of the images that Stage 1 leaves open; None without Stage 2.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone.
         name: Of the bundle.
         clock: Seconds.
@@ -71,8 +71,8 @@ class Moderator:
 
     policy: Policy
     stage1: Stage1
-    stage2: Stage2
-    reader: Reader
+    stage2: Stage2 | None
+    reader: Reader | None
     clear_below: float
     name: str = ""
     clock: Callable[[], float] = time.perf_counter
@@ -94,6 +94,8 @@ class Moderator:
         began = self.clock()
         screens = self.stage1(images)
         stage1_ms = 1000 * (self.clock() - began) / len(images)
+        if self.stage2 is None or self.reader is None:
+            return [self._verdict(s, s.scores, 1, "no second stage", {"stage1": stage1_ms}) for s in screens]
         verdicts: list[Verdict | None] = [self._clear_case(screen, stage1_ms) for screen in screens]
         open_cases = [i for i, verdict in enumerate(verdicts) if verdict is None]
         texts, ocr_ms = [], []

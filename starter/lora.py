@@ -1,4 +1,4 @@
-"""A LoRA that teaches the miniature Stable Diffusion the style that it was never shown, from 40 images.
+"""A LoRA that teaches the miniature Stable Diffusion the style that it was never shown, from 120 images.
 
 Paper: https://arxiv.org/abs/2106.09685 (LoRA), https://arxiv.org/abs/2208.12242 (section 3.2, prior preservation)
 Differs: the images that preserve what the model knew are rendered ones of the styles it was trained on, not its own.
@@ -31,9 +31,9 @@ from tilth.starter.judge import agreement
 from tilth.starter.loop import fit
 
 STYLE = "neon"
-IMAGES, KEPT = 40, 600
-STEPS = 500
-BATCH, OF_STYLE = 24, 16
+IMAGES, KEPT = 120, 600
+STEPS = 700
+BATCH, OF_STYLE = 24, 20
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "conv_in", "conv_out", "proj_in", "proj_out"]
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from runtime_graphs import BLUE, GREEN, GREY, RED, plain, shared_bundle, shared_moderator, write_classifier
 
 from tilth.errors import InputError
-from tilth.runtime.bundle import load_bundle, seal
+from tilth.runtime.bundle import STAGE2, load_bundle, seal
 from tilth.runtime.cascade import Action, Moderator
 from tilth.starter.world import Spec, render
 
@@ -156,3 +157,23 @@ def test_the_policy_and_not_the_code_decides_the_action(tmp_path: Path) -> None:
     [verdict] = load_bundle(folder, threads=1).moderate([RED])
     assert verdict.stage == 2
     assert verdict.actions["knife"] is Action.REVIEW
+
+
+def test_without_a_second_stage_the_first_decides_alone(tmp_path: Path) -> None:
+    folder = shutil.copytree(shared_bundle(), tmp_path / "bundle")
+    for name in STAGE2:
+        (folder / name).unlink()
+    seal(folder)
+    with pytest.raises(InputError, match="no model scores gambling_ad"):
+        load_bundle(folder)
+    policy = yaml.safe_load((folder / "policy.yaml").read_text())
+    policy["categories"] = [c for c in policy["categories"] if c.get("evidence") != "text"]
+    (folder / "policy.yaml").write_text(yaml.safe_dump(policy))
+    seal(folder)
+    [knife, doubtful, nothing] = load_bundle(folder, threads=1).moderate([RED, BLUE, GREY])
+    assert {v.stage for v in (knife, doubtful, nothing)} == {1}
+    assert [v.action for v in (knife, nothing)] == [Action.BLOCK, Action.ALLOW]
+    assert doubtful.flagged
+    shutil.copy(shared_bundle() / "verdict.json", folder)
+    with pytest.raises(InputError, match=r"also needs verdict\.onnx, tokenizer\.json"):
+        seal(folder)
