@@ -7,6 +7,7 @@ from typing import Any
 
 from tilth.dataset import Dataset, write_beside
 from tilth.errors import InputError
+from tilth.pipeline.report_benchmark import benchmark
 from tilth.pipeline.report_cases import Cases, read_cases
 from tilth.pipeline.report_dataset import census
 from tilth.pipeline.report_loop import effort, generation, labelling, left_out, mining, seeds
@@ -67,6 +68,7 @@ def sections(run_folder: Path, numbers: Numbers, draw: Draw, album: Album, cases
     every = [
         results(numbers),
         pictures_of_change(numbers, cases, album),
+        benchmark(numbers),
         by_category(numbers),
         by_slice(numbers),
         effort(numbers),

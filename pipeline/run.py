@@ -248,6 +248,7 @@ class Run:
             "finished": max([r.finished for r in self.records.values()], default=started),
             "version": self._version,
             **evaluations,
+            "benchmark": self._benchmark(),
             "human_actions": sum(int(f["human_actions"]) for f in effort),  # type: ignore[arg-type]
             "seconds": {n: r.seconds for n, r in self.records.items()},
             "peak_rss_mb": {n: r.peak_rss_mb for n, r in self.records.items()}
@@ -264,6 +265,11 @@ class Run:
                 for n, r in self.records.items()
             },
         }
+
+    def _benchmark(self) -> Json:
+        """Read what a benchmark of this recipe found earlier, `<recipe>.benchmark.json` beside it."""
+        path = self.recipe.path.with_suffix(".benchmark.json")
+        return dict(json.loads(path.read_text())) if path.exists() else None
 
     def _report(self) -> None:
         from tilth.pipeline.report import write_report

@@ -132,6 +132,14 @@ def test_the_headline_says_what_was_gained_and_what_it_cost(html: str) -> None:
     )
 
 
+def test_what_several_seeds_found_is_quoted_with_its_command(html: str, page: Page) -> None:
+    assert "benchmark" in page.ids
+    text = re.sub(r"<[^>]+>", "", html[html.index('id="benchmark"') :])[:3000]
+    assert "python benchmarks/loop.py --seeds 3" in text
+    assert "random labelling needs 1,500 1,380 to 1,620: the loop saves 75.0" in text
+    assert "without review" in text
+
+
 def test_the_page_needs_nothing_from_outside(html: str, page: Page) -> None:
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed")
