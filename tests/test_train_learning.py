@@ -12,7 +12,7 @@ import torch
 from tilth import models
 from tilth.claims import Claim
 from tilth.errors import InputError, ModelError
-from tilth.images import encode_png
+from tilth.images import encode_png, resize
 from tilth.policy import Policy
 from tilth.samples import NewSample
 from tilth.starter.world import KINDS, UNSAFE_KINDS, Spec, render
@@ -196,6 +196,31 @@ def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> No
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="no tokenizer"):
         verdict_settings(folder, known["labels"], 1)
+
+
+@needs_starter
+@pytest.mark.parametrize("base", ["starter:classifier", "dinov2"])
+def test_a_graph_takes_images_of_another_size_than_its_base_model(tmp_path: Path, base: str) -> None:
+    import onnxruntime
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    from tilth.train.artifact import load_for_training
+
+    if base == "dinov2":  # one of those that take any size without being asked to
+        config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+        Dinov2ForImageClassification(config).save_pretrained(tmp_path / "dinov2")
+        base, side = str(tmp_path / "dinov2"), 70
+    else:
+        side = 128
+    about = About(kind="classifier", base=base, labels=["knife"], side=side, mean=[0.5] * 3, std=[0.5] * 3)
+    save_trained(load_for_training("classifier", base, ["knife"]), about, tmp_path / "c")
+    export_classifier(tmp_path / "c", tmp_path)  # holds the graph to the model
+    image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    [(logits, _)] = Predictor(tmp_path / "c", None, "cpu")([image])
+    session = onnxruntime.InferenceSession(str(tmp_path / "classifier.onnx"))
+    square = np.asarray(resize(image, (side, side)), np.float32).transpose(2, 0, 1)[None] / 255
+    [got] = session.run(None, {"pixels": (square - 0.5) / 0.5})
+    assert got[0, 0] == pytest.approx(logits["knife"], abs=1e-3)
 
 
 @needs_starter

@@ -1,5 +1,6 @@
 """A trained model on disk: weights in the layout of `save_pretrained`, and `tilth.json` with what the weights do not say."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Sequence
@@ -126,6 +127,13 @@ def save_trained(model: "torch.nn.Module", about: About, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder
+
+
+def any_size(model: Any, side: int) -> dict[str, bool]:
+    """Let a ViT take images of a size that it was not trained with; some do so by themselves."""
+    fits = getattr(model.config, "image_size", side) == side
+    asks = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    return {"interpolate_pos_encoding": True} if asks and not fits else {}
 
 
 def normalise(x: "torch.Tensor", about: About) -> "torch.Tensor":

@@ -12,7 +12,7 @@ import numpy as np
 from tilth import models
 from tilth.claims import State
 from tilth.steps import Facts, step
-from tilth.train.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
+from tilth.train.artifact import About, any_size, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.examples import Example, Examples, gather
 from tilth.work import Work
 
@@ -104,7 +104,7 @@ class TrainClassifier:
             chosen = train[rng.choice(len(train), self.batch_size, p=chance)]
             x, _, _ = views(to_unit(data.images[chosen], device), none, rng)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                logits = model(pixel_values=normalise(x, about), **_any_size(model, side)).logits
+                logits = model(pixel_values=normalise(x, about), **any_size(model, side)).logits
             truth = torch.from_numpy(present[chosen]).to(device)
             each = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none").mean(1)
             return (each * torch.from_numpy(weights[chosen]).to(device)).mean()
@@ -128,12 +128,6 @@ class TrainClassifier:
         work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
         return dict(about.trained)
-
-
-def _any_size(model: Any, side: int) -> dict[str, bool]:
-    """Let a ViT take images of a size that it was not trained with."""
-    own = getattr(model.config, "image_size", side)
-    return {"interpolate_pos_encoding": True} if own != side else {}
 
 
 def check_training(steps: int, batch_size: int, lr: float, states: Sequence[str]) -> None:

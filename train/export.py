@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilth.errors import ModelError
-from tilth.train.artifact import About, load_trained
+from tilth.train.artifact import About, any_size, load_trained
 
 OPSET = 18
 TOLERANCE = 2e-3
@@ -45,7 +45,7 @@ def export_classifier(folder: Path, out: Path) -> Path:
             self.model = model
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.model(pixel_values=pixels).logits
+            logits: torch.Tensor = self.model(pixel_values=pixels, **any_size(self.model, about.side)).logits
             return logits
 
     pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))

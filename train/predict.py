@@ -14,7 +14,7 @@ from tilth.engine import batched
 from tilth.fusion import sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
 from tilth.images import Image, resize
-from tilth.train.artifact import load_trained, normalise
+from tilth.train.artifact import any_size, load_trained, normalise
 
 BATCH = 32
 MIN_SCORE = 0.02  # boxes below are not kept: they change no average precision that anybody reports
@@ -83,11 +83,8 @@ class Predictor:
 
         model, about = pair
         square = np.stack([resize(image, (about.side, about.side)) for image in images])
-        extra = (
-            {"interpolate_pos_encoding": True} if getattr(model.config, "image_size", about.side) != about.side else {}
-        )
         with torch.inference_mode():
-            return model(pixel_values=normalise(to_unit(square, self.device), about), **extra)
+            return model(pixel_values=normalise(to_unit(square, self.device), about), **any_size(model, about.side))
 
     def _boxes(self, scores: npt.NDArray[Any], boxes_cxcywh: npt.NDArray[Any], image: Image) -> list[list[Any]]:
         assert self.detector is not None
