@@ -28,12 +28,12 @@ def _quietly() -> Iterator[None]:
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class Finder:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         if config.model_type not in FAMILIES:
             raise ModelError(f"{model}: a {config.model_type!r}; grounding needs one of {', '.join(FAMILIES)}")
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
         self.device = models.device(device)
         # fp32: half formats move boxes near a threshold over it, and the time goes into gathering, not multiplying
         with _quietly():

@@ -42,9 +42,7 @@ class Studio:
         self.url, self.files, self.policy = url.rstrip("/"), files, policy
         self.folder = files / "tilth" / "".join(c if c.isalnum() else "-" for c in title)
         self._http = httpx.Client(timeout=120, follow_redirects=True)  # ours, as the SDK never closes its own
-        self._client: Any = LabelStudio(  # type: ignore[no-untyped-call]
-            base_url=self.url, api_key=key, httpx_client=self._http
-        )
+        self._client: Any = LabelStudio(base_url=self.url, api_key=key, httpx_client=self._http)
         self.categories = tuple(category.name for category in policy.pictured)
         try:
             with self._trouble():

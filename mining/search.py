@@ -178,7 +178,7 @@ class Searcher:
         best: npt.NDArray[np.float32] = values[:, :asked].max(1)
         if values.shape[1] == asked:
             return best
-        return best - self._weight * np.maximum(0, values[:, asked:].max(1) - best)
+        return np.asarray(best - self._weight * np.maximum(0, values[:, asked:].max(1) - best))
 
     def judge(self, question: Question, rows: Rows, depth: int) -> list[Candidate]:
         """Look at the first `depth` images that may be taken with the matching head; the best comes first."""

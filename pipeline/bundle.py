@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from tilth import models
+from tilth.claims import Json
 from tilth.errors import InputError
 from tilth.runtime.bundle import CLEAR_BELOW, load_bundle, seal
 from tilth.runtime.stage1 import TEXT_AREA
@@ -54,7 +55,7 @@ class Package:
                 export_language_model(language_model, partial, verdict_settings(language_model, labels, VERSION))
             policy = yaml.safe_dump(work.policy.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             (partial / "policy.yaml").write_text(policy, encoding="utf-8")
-            facts = {
+            facts: dict[str, Json] = {
                 "made": work.now(),
                 "dataset_version": work.dataset.at.number,
                 "language_model": models.source(self.language_model) if self.language_model else None,

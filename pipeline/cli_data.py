@@ -66,7 +66,7 @@ def run_one(
 
     cls = load_class(step_table(), name)
     try:
-        step = TypeAdapter(cls).validate_python(settings)
+        step: Any = TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
         wrong = [
             f"--set {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()

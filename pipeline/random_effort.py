@@ -18,7 +18,7 @@ from tilth.errors import InputError
 from tilth.images import SUFFIXES, decode, image_id
 from tilth.mining.split import Split
 from tilth.samples import NewSample
-from tilth.steps import Facts, Step, step
+from tilth.steps import Facts, step
 from tilth.train.calibrate import Calibrate
 from tilth.train.classifier import TrainClassifier
 from tilth.train.detector import TrainDetector
@@ -96,12 +96,12 @@ class RandomEffort:
         }
 
     @staticmethod
-    def _do(name: str, each: Step, own: Work) -> Facts:
+    def _do(name: str, each: Any, own: Work) -> Facts:
         """Run a step on the dataset of this baseline."""
         folder = own.dataset.root.parent / name
         folder.mkdir(parents=True, exist_ok=True)
         # `dataset` and `artifacts` are shared, so what a step attaches or publishes is there for the next
-        return each.run(replace(own, name=name, folder=folder))
+        return dict(each.run(replace(own, name=name, folder=folder)))
 
     def _labelled(self, work: Work, wanted: int, used: "_Used") -> Iterator[NewSample | Failed]:
         truth = read_truth(self.truth)

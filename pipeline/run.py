@@ -249,7 +249,7 @@ class Run:
             "version": self._version,
             **evaluations,
             "benchmark": self._benchmark(),
-            "human_actions": sum(int(f["human_actions"]) for f in effort),  # type: ignore[arg-type]
+            "human_actions": sum(int(str(f["human_actions"])) for f in effort),
             "seconds": {n: r.seconds for n, r in self.records.items()},
             "peak_rss_mb": {n: r.peak_rss_mb for n, r in self.records.items()}
             | {"run": max((r.peak_rss_mb for r in self.records.values()), default=0.0)},

@@ -39,4 +39,6 @@ def diff_versions(dataset: Dataset, before: int | str, after: int | str | None =
                 yield {"id": id_, "change": "labelled", "before": before_, "now": told}
     for ids in old.ids(BATCH_ROWS):
         still = new.contains(ids)
-        yield from ({"id": i, "change": "removed"} for i in ids if i not in still)
+        for id_ in ids:
+            if id_ not in still:
+                yield {"id": id_, "change": "removed"}

@@ -54,7 +54,8 @@ def train_autoencoder(work: Path, device: torch.device, steps: int | None = None
             y = model.decode(latents + 0.05 * torch.randn_like(latents)).sample
         y = y.float()
         sharp = sum((a - b).abs().mean() for a, b in zip(_gradients(y), _gradients(x), strict=True))
-        return (y - x).abs().mean() + 0.3 * sharp + 1e-3 * latents.float().pow(2).mean()
+        loss: torch.Tensor = (y - x).abs().mean() + 0.3 * sharp + 1e-3 * latents.float().pow(2).mean()
+        return loss
 
     fit("autoencoder", model, loss_at, steps=steps or STEPS, lr=1.5e-3, work=work, warmup=30, weight_decay=1e-4)
     with torch.no_grad():

@@ -8,6 +8,7 @@ Differs: trained on a label a patch as well as on labels of the image; from noth
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tilth.starter.data import KIND_NAMES, scene_set
 from tilth.starter.loop import fit
-from tilth.starter.world import COLORS, KINDS, STYLES, SURFACES, UNSAFE_KINDS
+from tilth.starter.surfaces import SURFACES
+from tilth.starter.world import COLORS, KINDS, STYLES, UNSAFE_KINDS
 
 SIDE, PATCH = 96, 8
 STEPS = 700
@@ -47,7 +49,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     grounds = torch.tensor([[tuple(SURFACES).index(s.surface), STYLES.index(s.style)] for s in data.scenes])
     torch.manual_seed(3)
     model = new_classifier(HARMLESS)
-    parts = nn.ModuleDict({
+    parts: Any = nn.ModuleDict({
         "vit": model, "dense": nn.Linear(128, len(KIND_NAMES) + 1 + len(COLORS)), "ground": nn.Linear(128, len(SURFACES) + len(STYLES)),
     }).to(device)  # fmt: skip
     none = len(KIND_NAMES)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from tilth.starter.world import COLORS, KINDS, STYLES, SURFACES
+from tilth.starter.surfaces import SURFACES
+from tilth.starter.world import COLORS, KINDS, STYLES
 
 MAX_TOKENS = 20
 

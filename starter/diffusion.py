@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ from tilth.starter.clip_tokenizer import MAX_TOKENS, make_tokenizer
 from tilth.starter.data import scene_set
 from tilth.starter.judge import Asked, agreement
 from tilth.starter.loop import fit
-from tilth.starter.world import COLORS, KINDS, SURFACES, Scene, Spec, article, caption
+from tilth.starter.surfaces import SURFACES
+from tilth.starter.world import COLORS, KINDS, Scene, Spec, article, caption
 
 STYLES = ("photo", "cartoon", "sketch")  # neon is left for a LoRA
 STEPS = 5000
@@ -169,7 +171,7 @@ def sample(
                 **extra,
             )
         images.append(made.images)
-    return (np.concatenate(images) * 255).round().astype(np.uint8)
+    return np.asarray((np.concatenate(images) * 255).round(), np.uint8)
 
 
 @torch.no_grad()
@@ -242,7 +244,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
             predicted = parts["unet"](noised.latents, noised.times, states).sample
         return weighted_v_loss(predicted, noised)
 
-    def save(model: nn.Module) -> StableDiffusionPipeline:
+    def save(model: Any) -> StableDiffusionPipeline:
         pipeline = assemble(vae, model["text"].eval(), tokenizer, model["unet"].eval())
         partial = out / "diffusion.partial"
         shutil.rmtree(partial, ignore_errors=True)

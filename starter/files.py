@@ -20,8 +20,9 @@ from PIL import Image
 
 from tilth.images import decode, encode_png, image_id
 from tilth.starter.data import scene_rng
+from tilth.starter.surfaces import SURFACES
 from tilth.starter.texts import draw_text
-from tilth.starter.world import COLORS, KINDS, STYLES, SURFACES, UNSAFE_KINDS, Spec, render
+from tilth.starter.world import COLORS, KINDS, STYLES, UNSAFE_KINDS, Spec, render
 
 SAFE_KINDS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 TEXT_CATEGORIES = ("gambling_ad", "illicit_sale", "threat")
@@ -124,7 +125,7 @@ def _chunk(job: tuple[str, Path, range]) -> list[Row]:
 
 def _coco(rows: list[Row]) -> dict[str, object]:
     """Write truth as COCO, with `(x, y, width, height)` boxes."""
-    annotations = []
+    annotations: list[dict[str, object]] = []
     for number, row in enumerate(rows):
         for label in row["labels"]:  # type: ignore[attr-defined]
             x0, y0, x1, y1 = label["box_xyxy"]

@@ -1,12 +1,13 @@
 """The grounds that the things of the starter world lie on, painted from noise and arithmetic."""
 
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Canvas = npt.NDArray[np.float32]
+Canvas: TypeAlias = npt.NDArray[np.floating[Any]]
 
 SURFACES = {
     "wood": "on a wooden table",
@@ -38,12 +39,12 @@ def _wood(rng: np.random.Generator, side: int) -> Canvas:
     grain = 0.5 + 0.5 * np.sin(40 * y + 6 * _noise(rng, 6, side) + phase)
     shade = 0.85 + 0.2 * grain + 0.12 * (np.floor(y * planks + phase) % 2)
     shade *= np.where((y * planks + phase) % 1 < 0.04, 0.6, 1)
-    return shade[..., None] * np.array([165, 110, 62], np.float32)
+    return np.asarray(shade[..., None] * np.array([165, 110, 62], np.float32))
 
 
 def _grass(rng: np.random.Generator, side: int) -> Canvas:
     shade = 0.65 + 0.3 * _noise(rng, 6, side) + 0.5 * (_noise(rng, 70, side) - 0.3)
-    return shade[..., None] * np.array([95, 150, 55], np.float32)
+    return np.asarray(shade[..., None] * np.array([95, 150, 55], np.float32))
 
 
 def _sky(rng: np.random.Generator, side: int) -> Canvas:
@@ -51,7 +52,7 @@ def _sky(rng: np.random.Generator, side: int) -> Canvas:
     y = y[..., None]
     blue = np.array([110, 170, 235], np.float32) * (1 - y) + np.array([200, 225, 245], np.float32) * y
     cloud = np.clip((_noise(rng, 5, side) - 0.55) * 5, 0, 1)[..., None]
-    return blue * (1 - cloud) + 250 * cloud
+    return np.asarray(blue * (1 - cloud) + 250 * cloud)
 
 
 def _brick(rng: np.random.Generator, side: int) -> Canvas:
@@ -62,7 +63,7 @@ def _brick(rng: np.random.Generator, side: int) -> Canvas:
     tint = ((np.floor(along) * 7 + row * 13) % 5) / 5
     wall = (0.8 + 0.3 * tint)[..., None] * np.array([168, 82, 62], np.float32)
     wall[((y * 8 + shift) % 1 < 0.12) | (along % 1 < 0.06)] = (200, 190, 180)
-    return wall
+    return np.asarray(wall)
 
 
 def _sand(rng: np.random.Generator, side: int) -> Canvas:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def encode(tokenizer: Tokenizer, cases: list[Case]) -> tuple[torch.Tensor, torch
     return ids, torch.tensor([len(row) - 1 for row in rows])
 
 
-def label_logits(model: nn.Module, ids: torch.Tensor, last: torch.Tensor, letters: list[int]) -> torch.Tensor:
+def label_logits(model: Any, ids: torch.Tensor, last: torch.Tensor, letters: list[int]) -> torch.Tensor:
     """Return the logits of the label tokens after each prompt, `(n, labels)`.
 
     All prompts begin with the same rules, which are read once for the batch. Padding lies to the right, where causal
@@ -61,7 +62,8 @@ def label_logits(model: nn.Module, ids: torch.Tensor, last: torch.Tensor, letter
     cache = model.model(input_ids=ids[:1, :shared], use_cache=True).past_key_values
     cache.batch_repeat_interleave(len(ids))
     hidden = model.model(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state
-    return (hidden[torch.arange(len(ids)), last - shared] @ model.lm_head.weight[letters].T).float()
+    logits: torch.Tensor = hidden[torch.arange(len(ids)), last - shared] @ model.lm_head.weight[letters].T
+    return logits.float()
 
 
 def score(model: nn.Module, tokenizer: Tokenizer, letters: list[int], n: int) -> dict[str, float]:
@@ -91,7 +93,8 @@ def train(out: Path, work: Path, device: str, steps: int | None) -> dict[str, fl
     tokenizer = write_tokenizer(made, LABELS)
     letters = [tokenizer.encode(letter, add_special_tokens=False).ids[0] for letter in LETTERS[: len(LABELS)]]
     torch.manual_seed(0)
-    model = build(tokenizer.get_vocab_size(), tokenizer.token_to_id(PAD), tokenizer.token_to_id(START)).to(device)
+    pad, start = (int(tokenizer.token_to_id(token) or 0) for token in (PAD, START))
+    model = build(tokenizer.get_vocab_size(), pad, start).to(device)
 
     def loss_at(step: int) -> torch.Tensor:
         cases = [draw_case(np.random.default_rng((70, step, i))) for i in range(BATCH)]

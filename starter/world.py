@@ -235,9 +235,10 @@ def render(spec: Spec, rng: np.random.Generator, *, side: int = 96) -> Scene:
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         if len(rows) == 0:
             continue
-        box = (columns[0] / factor, rows[0] / factor, (columns[-1] + 1) / factor, (rows[-1] + 1) / factor)
+        ends = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        x0, y0, x1, y1 = (float(end / factor) for end in ends)
         share = float(seen.sum() / whole.sum())
-        things.append(Thing(kind=kind, color=color, box_xyxy=tuple(map(float, box)), visible=share, text=text))
+        things.append(Thing(kind=kind, color=color, box_xyxy=(x0, y0, x1, y1), visible=share, text=text))
         masks.append(seen[::factor, ::factor])
     return Scene(
         image=np.clip(pixels, 0, 255).astype(np.uint8),

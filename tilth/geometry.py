@@ -23,7 +23,7 @@ def intersections(a_xyxy: Boxes, b_xyxy: Boxes) -> Boxes:
     low = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
     high = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
     wh = np.clip(high - low, 0, None)
-    return wh[..., 0] * wh[..., 1]
+    return np.asarray(wh[..., 0] * wh[..., 1])
 
 
 def iou(a_xyxy: Boxes, b_xyxy: Boxes) -> Boxes:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PilImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from tilth.errors import InputError
 
@@ -50,7 +50,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
                 return np.asarray(_rgb(turned))
     except InputError:
         raise
-    except PilImage.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise InputError("not an image of a known format") from error
     except Exception as error:
         raise InputError(f"damaged image: {str(error)[:120] or type(error).__name__}") from error
@@ -83,7 +83,7 @@ def image_id(image: Image) -> str:
     False
     """
     digest = hashlib.sha256(struct.pack("<II", image.shape[1], image.shape[0]))
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 

@@ -110,7 +110,7 @@ def target(sample: Sample, labels: Sequence[str]) -> Target:
 
 def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json]:
     """Fit calibration and thresholds into `about`, and report the error before and after."""
-    per_category: dict[str, Json] = {}
+    per_category: dict[str, dict[str, Any]] = {}
     shape = (len(predictions), len(about.labels))
     truth = np.array([[c in p.truth for c in about.labels] for p in predictions], bool).reshape(shape)
     logits = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(shape)
@@ -130,7 +130,7 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
             "ece_after": round(expected_calibration_error(scores[:, i], truth[:, i]), 4) if len(truth) else None,
         }  # fmt: skip
     means = {
-        name: round(float(np.mean([row[name] for row in per_category.values()])), 4)  # type: ignore[index, call-overload]
+        name: round(float(np.mean([row[name] for row in per_category.values()])), 4)
         for name in ("ece_before", "ece_after")
     } if len(truth) else {}  # fmt: skip
     unsafe = [i for i, label in enumerate(about.labels) if label != TEXT_AREA]

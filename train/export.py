@@ -145,7 +145,8 @@ def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> P
             ).last_hidden_state
             last = (mask * torch.arange(mask.shape[1])).argmax(1)
             chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-            return self.head(chosen)[:, labels]
+            logits: torch.Tensor = self.head(chosen)[:, labels]
+            return logits
 
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(3, model.config.vocab_size, (3, 24)))

@@ -28,7 +28,7 @@ class Target:
     file: str
     image: Image
     categories: tuple[str, ...]
-    boxes_xyxy: npt.NDArray[np.float64]
+    boxes_xyxy: npt.NDArray[np.floating[Any]]
     box_categories: tuple[str, ...]
     part: str = ""
 
