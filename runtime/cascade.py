@@ -103,12 +103,14 @@ class Moderator:
             began = self.clock()
             texts.append(self.reader(images[i]))
             ocr_ms.append(1000 * (self.clock() - began))
+        written = [(i, text) for i, text in zip(open_cases, texts, strict=True) if text]
         began = self.clock()
-        judged = self.stage2([screens[i] for i in open_cases], texts)
-        language_ms = 1000 * (self.clock() - began) / max(1, len(open_cases))
-        for i, text, chances, read_ms in zip(open_cases, texts, judged, ocr_ms, strict=True):
-            timings = {"stage1": stage1_ms, "ocr": read_ms, "language": language_ms}
-            verdicts[i] = self._judged_case(screens[i], text, chances, timings)
+        judged = self.stage2([screens[i] for i, _ in written], [text for _, text in written])
+        language_ms = 1000 * (self.clock() - began) / max(1, len(written))
+        chances = {i: one for (i, _), one in zip(written, judged, strict=True)}
+        for i, text, read_ms in zip(open_cases, texts, ocr_ms, strict=True):
+            timings = {"stage1": stage1_ms, "ocr": read_ms, "language": language_ms if text else 0.0}
+            verdicts[i] = self._judged_case(screens[i], text, chances.get(i, {}), timings)
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _clear_case(self, screen: Screen, stage1_ms: float) -> Verdict | None:
@@ -132,21 +134,12 @@ class Moderator:
     def _judged_case(
         self, screen: Screen, text: str, chances: Mapping[str, float], timings_ms: Mapping[str, float]
     ) -> Verdict:
-        """Combine the two stages.
+        """Combine the two stages: what is written is Stage 2's to judge, what is pictured stays with Stage 1.
 
-        The language model gives one verdict, and words come first. So a chance that the words decided leaves the
-        question open what else is in the picture: for that share Stage 1's score stands.
+        A calibrated score of models that saw the pixels ranks images better than a model that only reads about it.
         """
-        in_words = sum(chances.get(category.name, 0.0) for category in self.policy.written)
-        scores = {}
-        for category in self.policy.categories:
-            name = category.name
-            if name not in chances:
-                scores[name] = screen.scores.get(name, 0.0)
-            elif category.evidence == "text":
-                scores[name] = chances[name]
-            else:
-                scores[name] = chances[name] + in_words * screen.scores.get(name, 0.0)
+        written = {category.name for category in self.policy.written}
+        scores = {**screen.scores, **{name: chance for name, chance in chances.items() if name in written}}
         reason = "writing" if _has_writing(screen, self.clear_below) else "doubtful"
         return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=text)
 
