@@ -240,6 +240,7 @@ class Import:
             "format": format_,
             "images": counts.get("ok", 0),
             "copies": counts.get("dropped", 0),
+            **({"quarantined": counts["quarantined"]} if "quarantined" in counts else {}),
             "failed": counts.get("failed", 0),
             **_facts(taker, work.policy),
         }

@@ -53,7 +53,9 @@ class Package:
                 language_model = models.locate(self.language_model)
                 labels = (SAFE, *(c.name for c in work.policy.categories if c.name != TEXT_AREA))
                 export_language_model(language_model, partial, verdict_settings(language_model, labels, VERSION))
-            policy = yaml.safe_dump(work.policy.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            policy = yaml.safe_dump(
+                work.policy.model_dump(mode="json", exclude={"hash_lists"}), sort_keys=False, allow_unicode=True
+            )
             (partial / "policy.yaml").write_text(policy, encoding="utf-8")
             facts: dict[str, Json] = {
                 "made": work.now(),

@@ -132,6 +132,7 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
 def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
     """Write a run's report again, from its summary and dataset."""
     from tilth.dataset import Dataset
+    from tilth.mining.listed import guard_of
     from tilth.pipeline.report import write_report
     from tilth.policy import load_policy
 
@@ -142,7 +143,8 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
     document = yaml.safe_load((folder / "recipe.yaml").read_text())
     version = json.loads(summary.read_text())["version"]
-    say(str(write_report(folder, Dataset(folder / "dataset", version), load_policy(Path(document["policy"])))))
+    policy = load_policy(Path(document["policy"]))
+    say(str(write_report(folder, Dataset(folder / "dataset", version, guard_of(policy)), policy)))
 
 
 @app.command(epilog="Example: tilth serve runs/starter/bundle --port 8080")

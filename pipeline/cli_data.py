@@ -57,12 +57,13 @@ def run_one(
     """
     from tilth.dataset import Dataset, write_beside
     from tilth.events import Events
+    from tilth.mining.listed import guard_of, sweep
     from tilth.pipeline.run import only_run
     from tilth.pipeline.steps import step_table
     from tilth.policy import load_policy
     from tilth.recipe import load_class
     from tilth.steps import fingerprint, inputs_digest
-    from tilth.work import Work
+    from tilth.work import Work, utc_now
 
     cls = load_class(step_table(), name)
     try:
@@ -73,7 +74,10 @@ def run_one(
         ]
         raise InputError("\n".join([*wrong, f"settings of {name}: {', '.join(describe_fields(cls))}"])) from error
     with only_run(dataset):
-        opened = Dataset(dataset)
+        rules = load_policy(policy)
+        guard = guard_of(rules)
+        opened = Dataset(dataset, guard=guard)
+        sweep(opened, guard, utc_now())
         # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
         key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
         folder = dataset / "files" / f"{label or name}-{key}"
@@ -83,7 +87,7 @@ def run_one(
         work = Work(
             name=label or name,
             dataset=opened,
-            policy=load_policy(policy),
+            policy=rules,
             folder=folder,
             events=Events(dataset / "events.jsonl"),
             device=device,

@@ -72,7 +72,7 @@ class RandomEffort:
                 f"{work.name}: step {self.effort_of!r} counted no human actions; name another in effort_of"
             )
         used = _Used()
-        own = replace(work, dataset=Dataset(work.folder / "dataset"), artifacts={}, facts={})
+        own = replace(work, dataset=Dataset(work.folder / "dataset", guard=work.dataset.guard), artifacts={}, facts={})
         import_ = Import(path=self.labelled, format="coco", empty_means="confirmed_empty")
         self._do("random.import", import_, own)
         inner = replace(own, name="random.label", folder=work.folder / "random.label")

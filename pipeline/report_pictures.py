@@ -150,6 +150,8 @@ class Album:
                 image = decode((folder / want.file).read_bytes())
             except (InputError, OSError):
                 continue
+            if self._dataset.guard and self._dataset.guard(image):
+                continue
             uri = thumbnail(image)
             if len(uri) > self._left:
                 break

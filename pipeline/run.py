@@ -32,6 +32,7 @@ from tilth.claims import Json
 from tilth.dataset import Dataset, write_beside
 from tilth.errors import GateRefused, TilthError, Unavailable
 from tilth.events import Events
+from tilth.mining.listed import guard_of, sweep
 from tilth.recipe import Recipe
 from tilth.steps import Step, fingerprint, inputs_digest
 from tilth.work import Work, utc_now
@@ -131,6 +132,7 @@ class Run:
         self.records: dict[str, Record] = {}
         self._artifacts: dict[str, Path] = {}
         self._version = 0
+        self._guard = guard_of(recipe.policy)
 
     def execute(self) -> Path:
         """Run what is not done yet and return the run's folder.
@@ -142,7 +144,8 @@ class Run:
         with only_run(self.folder):
             write_beside(self.folder / "recipe.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
             self.events.emit("run", message=f"{self.recipe.name}: {len(self.recipe.steps)} steps in {self.folder}")
-            key = hashlib.sha256(f"{self.recipe.seed} {self.recipe.policy.model_dump_json()}".encode()).hexdigest()[:12]
+            policy = self.recipe.policy.model_dump_json(exclude={"hash_lists"})
+            key = hashlib.sha256(f"{self.recipe.seed} {policy}{self._sweep()}".encode()).hexdigest()[:12]
             try:
                 for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
                     key = self._key(step, key)
@@ -189,12 +192,26 @@ class Run:
         self._artifacts |= {k: self.folder / v for k, v in record.artifacts.items()}
         self._version = record.version
 
+    def _dataset(self) -> Dataset:
+        return Dataset(self.folder / "dataset", self._version, self._guard)
+
+    def _sweep(self) -> str:
+        """Take out what has come onto a hash list since the last run; return a key of all that was ever taken out."""
+        dataset = self._dataset()
+        for id_ in sweep(dataset, self._guard, utc_now()):
+            self.events.emit("quarantined", id=id_)
+        log = dataset.root / "quarantine.jsonl"
+        swept = (
+            [row["id"] for row in map(json.loads, log.read_text().splitlines()) if "id" in row] if log.exists() else []
+        )
+        return " ".join(sorted(swept))
+
     def _do(self, name: str, step: Step, key: str) -> Record:
         files = self.folder / "files" / f"{name}-{key}"
         files.mkdir(parents=True, exist_ok=True)
         work = Work(
             name=name,
-            dataset=Dataset(self.folder / "dataset", self._version),
+            dataset=self._dataset(),
             policy=self.recipe.policy,
             folder=files,
             events=self.events,
@@ -274,7 +291,7 @@ class Run:
     def _report(self) -> None:
         from tilth.pipeline.report import write_report
 
-        write_report(self.folder, Dataset(self.folder / "dataset", self._version), self.recipe.policy)
+        write_report(self.folder, self._dataset(), self.recipe.policy)
 
 
 def read_record(path: Path) -> Record | None:

@@ -4,6 +4,7 @@
     results/<name>.lance one row a sample that a step has finished: its claims, columns, drop reason or error
     versions/000007.json which tables, at which Lance version, make up version 7 of the dataset
     tags.json            names of versions
+    quarantine.jsonl     what a hash list kept out: when, from where, on which list; never the image
 
 A row of a table is appended whole, so its existence means that the work is done: the tables are the journal that a killed
 run resumes from. A version is a short list of tables, so a commit is one renamed file, `rollback` forgets nothing, and two
@@ -14,13 +15,15 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import lance
 import pyarrow as pa
 
 from tilth.claims import Claim, Json
-from tilth.errors import DatasetError, InputError
+from tilth.errors import DatasetError, InputError, Quarantined
+from tilth.images import Image, decode
 from tilth.samples import NewSample, Result, Sample, origin_text
 
 POOL = pa.schema(
@@ -57,6 +60,10 @@ COMPACT_EVERY = 128  # appends
 BATCH_ROWS = 256
 
 Where = Callable[[Sample], bool]
+Guard = Callable[[Image], str | None]
+"""Says why an image may not be kept or shown, or None."""
+QUARANTINED = "quarantined"  # in the origin of an image whose bytes were taken out
+HASH_GATE = "hash gate"  # the step that its drop names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +171,13 @@ class Table:
         self._data.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
         self._data = lance.dataset(str(self.path))
 
+    def forget(self) -> None:
+        """Delete what earlier versions of this table still hold."""
+        if self._data is not None:
+            self._data.optimize.compact_files()
+            self._data = lance.dataset(str(self.path))
+            self._data.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
     def get(self, ids: Sequence[str], columns: list[str]) -> dict[str, dict[str, object]]:
         """Return the rows of these ids, by id."""
         if self._data is None or not ids:
@@ -183,7 +197,7 @@ class Table:
         """Count the rows by status."""
         if self._data is None:
             return {}
-        values = ("ok", "dropped", "failed")
+        values = ("ok", "dropped", "failed", "quarantined")
         return {value: n for value in values if (n := self._data.count_rows(filter=f"status = '{value}'"))}
 
     def failures(self, limit: int = 10_000) -> list[tuple[str, str]]:
@@ -216,13 +230,14 @@ class Dataset:
     Args:
         root: The folder; made when absent.
         version: Number or tag of the version to open; the newest when None.
+        guard: Looks at every image before it is kept, and before a file from elsewhere is shown beside this dataset.
 
     Raises:
         InputError: There is no such version or tag.
     """
 
-    def __init__(self, root: Path, version: int | str | None = None) -> None:
-        self.root = root
+    def __init__(self, root: Path, version: int | str | None = None, guard: Guard | None = None) -> None:
+        self.root, self.guard = root, guard
         (root / "versions").mkdir(parents=True, exist_ok=True)
         self.pool = Table(root / "pool.lance", POOL)
         self._tables: dict[tuple[str, int], Table] = {}
@@ -261,7 +276,7 @@ class Dataset:
 
     def checkout(self, version: int | str) -> "Dataset":
         """Return the dataset at another version, for reading or to go on from there."""
-        return Dataset(self.root, version)
+        return Dataset(self.root, version, self.guard)
 
     def commit(self, message: str, time: str, tables: Iterable[TableRef]) -> Version:
         """Make a new version of these tables and move to it."""
@@ -320,6 +335,8 @@ class Dataset:
         for sample in samples:
             try:
                 id_, (width, height) = sample.identify()
+                if self.guard and (why := self.guard(decode(sample.data))):
+                    raise Quarantined(why)
             except InputError as error:
                 known.append(error)
                 continue
@@ -334,6 +351,32 @@ class Dataset:
         present = self.pool.get(list(rows), [])
         self.pool.append([row for id_, row in rows.items() if id_ not in present])
         return known
+
+    def quarantine(self, why: str, time: str, **where: Json) -> None:
+        """Write into the audit log that an image was kept out or taken out."""
+        with (self.root / "quarantine.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"time": time, "why": why, **where}) + "\n")
+
+    def sweep(self, time: str) -> list[str]:
+        """Show every kept image to the guard, take the bytes of those it refuses out of the pool, and return their ids.
+
+        They stay as dropped samples of every version, without image and without origin.
+        """
+        refused: list[str] = []
+        for ids in self.pool.ids():
+            rows = self.pool.get(ids, ["data", "width", "height"])
+            gone = []
+            for id_, row in rows.items():
+                why = self.guard(decode(bytes(row["data"]))) if self.guard and row["data"] else None  # type: ignore[call-overload]
+                if why:
+                    self.quarantine(why, time, id=id_)
+                    gone.append({**row, "data": b"", "origin": origin_text({QUARANTINED: why})})
+            refused += [str(row["id"]) for row in gone]
+            if gone:
+                self.pool.replace(gone)
+        if refused:
+            self.pool.forget()
+        return refused
 
     # reading
 
@@ -384,12 +427,16 @@ class Dataset:
                     measured[id_] |= json.loads(str(row["columns"]))
                 if row["status"] == "dropped":
                     drops[id_].append((ref.step, str(row["reason"])))
+        origins = {i: json.loads(str(pool[i]["origin"])) for i in ids}
+        for i, origin in origins.items():
+            if QUARANTINED in origin:
+                drops[i].append((HASH_GATE, str(origin[QUARANTINED])))
         return [
             Sample(
                 id=i,
                 size_wh=(pool[i]["width"], pool[i]["height"]),  # type: ignore[arg-type]
                 data=pool[i]["data"] if images else b"",  # type: ignore[arg-type]
-                origin=json.loads(str(pool[i]["origin"])),
+                origin=origins[i],
                 claims=tuple(claims[i]),
                 columns=measured[i],
                 drops=tuple(drops[i]),

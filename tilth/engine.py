@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from tilth.dataset import Table, Where, failure_row, result_row
-from tilth.errors import InputError, MissingExtra, ModelError, TooManyFailures, Unavailable
+from tilth.errors import InputError, MissingExtra, ModelError, Quarantined, TooManyFailures, Unavailable
 from tilth.samples import NewSample, Result, Sample
 from tilth.steps import Mapper, fingerprint
 
@@ -116,6 +116,12 @@ def _too_many(work: "Work", failed: int, seen: int, table: Table) -> str:
     )
 
 
+def quarantine_row(name: str, why: str) -> dict[str, object]:
+    """Write that an image was kept out as a row that holds nothing of it."""
+    row = failure_row("quarantined:" + hashlib.sha256(name.encode()).hexdigest()[:24], why)
+    return {**row, "status": "quarantined"}
+
+
 class _Copies:
     """Keeps one row a picture in a table that is being added to; the first copy with labels speaks for all."""
 
@@ -182,6 +188,11 @@ def add_samples(
                     name, error = str(sample.origin.get("source", "")), str(id_)
                 else:
                     name, error = item.name, item.error
+                if isinstance(item, NewSample) and isinstance(id_, Quarantined):
+                    dataset.quarantine(error, work.now(), step=work.name, source=name)
+                    work.events.emit("quarantined", step=work.name, source=name)
+                    rows.append(quarantine_row(name, error))
+                    continue
                 failed += 1
                 work.events.emit("failed", step=work.name, source=name, error=error)
                 rows.append(failure_row("failed:" + hashlib.sha256(name.encode()).hexdigest()[:24], f"{name}: {error}"))

@@ -3,6 +3,7 @@
 TilthError
 ├── InputError          2   a file, an option or a value is wrong
 │   ├── RecipeError     2   a recipe names something that does not exist, or gives it a bad value
+│   ├── Quarantined     2   an image is on a hash list: it is neither kept nor shown
 │   └── MissingExtra    2   an optional library is not installed (also an ImportError)
 ├── ModelError          2   weights are absent, not allowed, or not the ones that were pinned
 ├── DatasetError        1   the dataset on disk contradicts itself
@@ -26,6 +27,10 @@ class InputError(TilthError):
 
 class RecipeError(InputError):
     """A recipe names something that does not exist, or gives it a bad value."""
+
+
+class Quarantined(InputError):
+    """An image is on a hash list: it is neither kept nor shown."""
 
 
 class MissingExtra(InputError, ImportError):

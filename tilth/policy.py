@@ -38,13 +38,17 @@ class Category(BaseModel):
 
 
 class Policy(BaseModel):
-    """A versioned list of categories."""
+    """A versioned list of categories.
+
+    `hash_lists` names files of perceptual hashes; an image on one of them is never kept, shown or sent anywhere.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     policy: str
     version: int
     categories: tuple[Category, ...] = Field(min_length=1)
+    hash_lists: tuple[Path, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "Policy":
@@ -88,6 +92,8 @@ def load_policy(path: Path) -> Policy:
     """
     document, lines = load_yaml(path)
     try:
-        return Policy.model_validate(document)
+        policy = Policy.model_validate(document)
     except ValidationError as error:
         raise InputError("\n".join(describe(error, path, lines))) from error
+    # their paths are relative to the policy file
+    return policy.model_copy(update={"hash_lists": tuple(path.parent / each for each in policy.hash_lists)})
