@@ -134,21 +134,21 @@ def of_random(summaries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def effort(whole: list[dict[str, Any]], random: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tell how many actions the loop took and what its F1 would cost by random labelling, seed by seed.
+    """Tell how many actions the loop took and what each of its scores would cost by random labelling, seed by seed.
 
-    Where not even the most actions that were tried reach it, those count, and the text says "more than".
+    Where not even the most actions that were tried reach a score, those count, and `beyond_the_curve` counts the seeds.
     """
     told: dict[str, Any] = {"loop": interval([s["human_actions"] for s in whole])}
-    needed, beyond = [], 0
-    for loop, other in zip(whole, random, strict=False):
-        scores = {actions: other[f"random_{actions}"]["f1"]["mean"] for actions in CURVE}
-        equal = actions_for(scores, loop["final"]["f1"]["mean"])
-        beyond += equal is None
-        needed.append((loop["human_actions"], equal or CURVE[-1]))
-    if needed:
-        told["random_at_equal_f1"] = interval([equal for _, equal in needed])
-        told["saved_share"] = interval([1 - own / equal for own, equal in needed])
-        told["seeds_beyond_the_curve"] = beyond
+    for metric in METRICS if random else ():
+        needed, beyond = [], 0
+        for loop, other in zip(whole, random, strict=False):
+            scores = {actions: other[f"random_{actions}"][metric]["mean"] for actions in CURVE}
+            equal = actions_for(scores, loop["final"][metric]["mean"])
+            beyond += equal is None
+            needed.append((loop["human_actions"], equal or CURVE[-1]))
+        told[f"random_at_equal_{metric}"] = interval([equal for _, equal in needed])
+        told[f"saved_at_equal_{metric}"] = interval([1 - own / equal for own, equal in needed])
+        told[f"beyond_the_curve_{metric}"] = beyond
     return told
 
 

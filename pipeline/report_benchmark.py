@@ -2,8 +2,8 @@
 
 from markupsafe import Markup
 
-from tilth.pipeline.report_numbers import Numbers, plain
-from tilth.pipeline.report_parts import METRICS, Block, Fold, Note, Section, Table, bars_table, some
+from tilth.pipeline.report_numbers import Numbers, capital, plain
+from tilth.pipeline.report_parts import METRICS, Block, Fold, Section, Table, bars_table, some
 
 
 def benchmark(numbers: Numbers) -> Section:
@@ -13,19 +13,8 @@ def benchmark(numbers: Numbers) -> Section:
     if not found:
         return section
     blocks: list[Block] = []
-    if numbers.point("benchmark.human_actions.random_at_equal_f1"):
-        beyond = numbers.get("benchmark.human_actions.seeds_beyond_the_curve")
-        more = " at least" if beyond else ""
-        text = Markup(
-            "The loop took {} human actions. For the same F1, random labelling needs{} {}: the loop saves{} {}."
-        ).format(
-            numbers.estimate("benchmark.human_actions.loop", "count"),
-            more,
-            numbers.estimate("benchmark.human_actions.random_at_equal_f1", "count"),
-            more,
-            numbers.estimate("benchmark.human_actions.saved_share", "percent"),
-        )
-        blocks.append(Note(text=text, tone="good"))
+    if table := actions(numbers):
+        blocks.append(table)
     rows = [(m, [f"benchmark.baseline.{m}", f"benchmark.variants.whole.{m}"]) for m in METRICS]
     blocks += some(
         bars_table(
@@ -43,6 +32,28 @@ def benchmark(numbers: Numbers) -> Section:
         "The numbers above are one draw. Printed by <code>{}</code>, with 95\u202f% intervals over {} seeds:"
     ).format(numbers.show("benchmark.command"), numbers.show("benchmark.seeds", "count"))
     return Section(id=section.id, title=section.title, short=section.short, lead=lead, blocks=blocks)
+
+
+def actions(numbers: Numbers) -> Table | None:
+    """Say what random labelling needs for the scores of the loop."""
+    base = "benchmark.human_actions"
+    rows: list[list[str | Markup]] = []
+    for metric in METRICS:
+        if numbers.point(f"{base}.random_at_equal_{metric}"):
+            beyond = numbers.get(f"{base}.beyond_the_curve_{metric}")
+            rows.append(
+                [
+                    capital(plain(metric)),
+                    numbers.estimate(f"{base}.loop", "count"),
+                    Markup("more than {}" if beyond else "{}").format(
+                        numbers.estimate(f"{base}.random_at_equal_{metric}", "count")
+                    ),
+                    numbers.estimate(f"{base}.saved_at_equal_{metric}", "percent"),
+                ]
+            )
+    head = ["for the same", "human actions of the loop", "of random labelling", "saved"]
+    caption = "What the loop's scores would cost by labelling at random"
+    return Table(caption=caption, head=head, rows=rows) if rows else None
 
 
 def without_steps(numbers: Numbers) -> Table | None:

@@ -1,4 +1,4 @@
-"""Generated images say that they are, in the file itself and beside it.
+"""Generated images say that they are, in the file itself; exports also say it beside them, in `samples.jsonl`.
 
 The vocabulary is IPTC's digital source type (https://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia).
 """
@@ -6,13 +6,11 @@ The vocabulary is IPTC's digital source type (https://cv.iptc.org/newscodes/digi
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
 from tilth.claims import Json
-from tilth.dataset import write_beside
 from tilth.images import Image
 
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -32,11 +30,3 @@ def png_with_provenance(image: Image, origin: Mapping[str, Json]) -> bytes:
     out = io.BytesIO()
     PilImage.fromarray(image).save(out, "PNG", pnginfo=told, compress_level=3)
     return out.getvalue()
-
-
-def write_sidecar(image_path: Path, origin: Mapping[str, Json]) -> Path:
-    """Write `<image>.provenance.json` beside an exported image."""
-    path = image_path.with_name(image_path.name + ".provenance.json")
-    document = {"digital_source_type": MADE, **origin}
-    write_beside(path, json.dumps(document, indent=1, sort_keys=True))
-    return path

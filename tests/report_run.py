@@ -249,8 +249,8 @@ def several_seeds() -> dict[str, Any]:
         "human_actions": {
             "loop": around(372, 8),
             "random_at_equal_f1": around(1500, 120),
-            "saved_share": estimate(0.75, 0.02),
-            "seeds_beyond_the_curve": 0,
+            "saved_at_equal_f1": estimate(0.75, 0.02),
+            "beyond_the_curve_f1": 1,
         },
     }
 
