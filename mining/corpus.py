@@ -1,6 +1,6 @@
 """Corpora: images that are not ours yet, read-only, streamed in one order that never changes.
 
-A corpus is anything with the two verbs of `Corpus`; today that is a folder of image files.
+A corpus is anything with the verbs of `Corpus`. The plainest is a folder of image files; `corpora.py` has the others.
 """
 
 import os
@@ -46,6 +46,10 @@ class Corpus(Protocol):
 
     def stamp(self, key: str) -> str:
         """Return the present stamp of a key; empty when it is gone."""
+        ...
+
+    def about(self, key: str) -> dict[str, str]:
+        """Return what the corpus says of an image: its `licence` and its `url`, if it does."""
         ...
 
 
@@ -107,3 +111,7 @@ class FolderCorpus:
         if len(data) > MAX_BYTES:
             raise InputError(f"{key}: larger than {MAX_BYTES // 2**20} MiB")
         return data
+
+    def about(self, key: str) -> dict[str, str]:
+        """Return nothing: files do not say where they are from."""
+        return {}

@@ -12,7 +12,8 @@ import numpy as np
 from tilth.claims import Json
 from tilth.dataset import write_beside
 from tilth.errors import InputError
-from tilth.mining.corpus import Corpus, FolderCorpus
+from tilth.mining.corpora import open_corpus
+from tilth.mining.corpus import Corpus
 from tilth.mining.embed import embed, store_folder
 from tilth.mining.encode import Encoder
 from tilth.mining.index import Index
@@ -36,7 +37,8 @@ class Mine:
     """Search a corpus for every pictured category and add what is found to the dataset, unlabelled.
 
     Args:
-        corpus: Folder of images, at any depth.
+        corpus: Folder of images at any depth, of WebDataset archives (`.tar`) or of Parquet files; one such file; a Lance
+            table; or the URL of a folder in an object store.
         model: A BLIP-2 image-text retrieval model.
         per_category: Images wanted per category, look-alikes among them.
         counter_weight: How much it counts against an image that it is more like a counter-prompt than like the prompts.
@@ -46,14 +48,14 @@ class Mine:
         explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
         never: Folders of sealed images, which and whose copies are never mined.
         never_distance: PDQ bits of 256 up to which an image is a copy of a sealed one.
-        licence: Of the corpus, kept with every image.
+        licence: Of the corpus, kept with every image whose own licence the corpus does not say.
         embeddings: Folder that keeps the vectors of the corpus between runs; inside the run when None.
         index: `exact`, `ivf`, or `auto` to choose by size.
         batch_size: Images per forward pass.
         truth: A truth.jsonl, for a report of precision and recall; it never touches what is chosen.
     """
 
-    corpus: Path
+    corpus: str
     model: str = "starter:retrieval"
     per_category: int = 40
     counter_weight: float = 0.5
@@ -90,11 +92,12 @@ class Mine:
 
     def inputs(self) -> tuple[Path, ...]:
         """Name the corpus, the sealed folders and the truth."""
-        return (self.corpus, *self.never, *([self.truth] if self.truth else []))
+        here = [] if "://" in self.corpus else [Path(self.corpus)]
+        return (*here, *self.never, *([self.truth] if self.truth else []))
 
     def run(self, work: Work) -> Facts:
         """Embed, search, choose, add."""
-        corpus = FolderCorpus(self.corpus)
+        corpus = open_corpus(self.corpus)
         plan = work.folder / "selection.json"
         if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +117,9 @@ class Mine:
             except InputError as error:
                 yield Failed(name=source, error=str(error))
                 continue
-            origin: dict[str, Json] = {"source": source, "licence": self.licence, "step": work.name}
+            origin: dict[str, Json] = {
+                "source": source, "licence": self.licence, "step": work.name, **corpus.about(str(pick["key"]))
+            }  # fmt: skip
             yield NewSample(data=data, origin=origin, columns=pick["columns"])  # type: ignore[arg-type]
 
     def _choose(self, work: Work, corpus: Corpus) -> tuple[list[Pick], dict[str, Json]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,7 @@ def new_work(folder: Path, policy: Policy, seed: int = 0) -> Work:
 
 
 def settings(world: Path, model: str, **more: object) -> Mine:
-    return Mine(corpus=world / "corpus", model=model, never=(world / "test",), **{"per_category": 5, **more})  # type: ignore[arg-type]
+    return Mine(corpus=str(world / "corpus"), model=model, never=(world / "test",), **{"per_category": 5, **more})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -244,13 +245,13 @@ def test_quotas_are_filled_as_far_as_they_can_be_and_nobody_is_taken_twice(
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Mine(corpus=Path("x"), **wrong)  # type: ignore[arg-type]
+        Mine(corpus="x", **wrong)  # type: ignore[arg-type]
 
 
 def test_an_empty_corpus_is_named(tmp_path: Path, model: str, work: Work) -> None:
     (tmp_path / "corpus").mkdir()
     with pytest.raises(InputError, match="holds no image that can be read"):
-        Mine(corpus=tmp_path / "corpus", model=model).run(work)
+        Mine(corpus=str(tmp_path / "corpus"), model=model).run(work)
 
 
 def test_copies_that_hashing_misses_are_found_by_what_they_show(work: Work, model: str) -> None:
@@ -279,9 +280,30 @@ def test_the_miniature_finds_what_it_is_asked_for(tmp_path: Path, policy: Policy
         (tmp_path / "corpus" / f"{i}.png").write_bytes(encode_png(scene(i).image))
         shown[image_id(scene(i).image)] = {t.kind for t in scene(i).things}
     work = new_work(tmp_path, policy)
-    Mine(corpus=tmp_path / "corpus", per_category=8, rerank=3, hard_negatives=0, explore=0).run(work)
+    Mine(corpus=str(tmp_path / "corpus"), per_category=8, rerank=3, hard_negatives=0, explore=0).run(work)
     for category in ("cigarette", "bottle", "pill", "dice"):
         found = [s.id for s in work.dataset.samples(images=False) if s.columns["mine.category"] == category]
         prevalence = sum(category in kinds for kinds in shown.values()) / len(shown)
         assert len(found) == 8
         assert sum(category in shown[id_] for id_ in found) >= 6 > 3 * 8 * prevalence
+
+
+def test_archives_are_mined_like_folders_and_say_their_licence(
+    world: Path, model: str, policy: Policy, tmp_path: Path
+) -> None:
+    with tarfile.open(tmp_path / "corpus.tar", "w") as archive:
+        for path in sorted((world / "corpus").rglob("*.png")):
+            told = b'{"license": "CC0-1.0", "url": "https://example.org/x"}'
+            for name, data in ((path.name, path.read_bytes()), (f"{path.stem}.json", told)):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    work = new_work(tmp_path / "run", policy)
+    told_facts = replace(settings(world, model), corpus=str(tmp_path / "corpus.tar")).run(work)
+    work.events.close()
+    assert told_facts["images"] == CORPUS
+    assert told_facts["failed"] == 1  # the damaged one
+    samples = list(work.dataset.samples(images=False))
+    assert len(samples) >= 20
+    assert {s.origin["licence"] for s in samples} == {"CC0-1.0"}
+    assert {s.origin["url"] for s in samples} == {"https://example.org/x"}
