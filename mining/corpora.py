@@ -19,6 +19,7 @@ from tilth.errors import InputError, Unavailable
 from tilth.extras import optional
 from tilth.images import MAX_BYTES, SUFFIXES
 from tilth.mining.corpus import Corpus, FolderCorpus, Item
+from tilth.mining.web import UrlCorpus
 
 IMAGE_COLUMNS = (
     "image",
@@ -42,12 +43,13 @@ ROWS_AT_ONCE = 1024
 MAX_SIDECAR = 64 * 1024  # bytes of a JSON member
 
 
-def open_corpus(location: str) -> Corpus:
+def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
     """Open a corpus by what lies at its location.
 
     Args:
-        location: A folder of images, of `.tar` or of `.parquet` files, one such file, a Lance table, or the URL of a folder in
-            an object store, such as `s3://bucket/images`.
+        location: A folder of images, of `.tar` or of `.parquet` files, one such file, a Lance table, a list of URLs (`.txt` or
+            `.csv`), or the URL of a folder in an object store, such as `s3://bucket/images`.
+        downloads: Folder that keeps what a list of URLs leads to; beside the list when None.
 
     Raises:
         InputError: There is nothing, or nothing that is a corpus.
@@ -62,8 +64,10 @@ def open_corpus(location: str) -> Corpus:
         return TarCorpus(path)
     if found == ".parquet":
         return ParquetCorpus(path)
+    if found in (".txt", ".csv"):
+        return UrlCorpus(path, downloads or path.with_suffix(".downloads"))
     if path.is_file():
-        raise InputError(f"{path}: not a corpus; give a folder, a .tar, a .parquet, a .lance or a URL")
+        raise InputError(f"{path}: not a corpus; give a folder, a .tar, .parquet, .lance, .txt or .csv, or a URL")
     return FolderCorpus(path)
 
 

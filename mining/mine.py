@@ -38,7 +38,7 @@ class Mine:
 
     Args:
         corpus: Folder of images at any depth, of WebDataset archives (`.tar`) or of Parquet files; one such file; a Lance
-            table; or the URL of a folder in an object store.
+            table; a list of URLs (`.txt`, `.csv`); or the URL of a folder in an object store.
         model: A BLIP-2 image-text retrieval model.
         per_category: Images wanted per category, look-alikes among them.
         counter_weight: How much it counts against an image that it is more like a counter-prompt than like the prompts.
@@ -97,7 +97,7 @@ class Mine:
 
     def run(self, work: Work) -> Facts:
         """Embed, search, choose, add."""
-        corpus = open_corpus(self.corpus)
+        corpus = open_corpus(self.corpus, work.dataset.root.parent / "downloads")
         plan = work.folder / "selection.json"
         if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)

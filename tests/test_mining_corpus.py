@@ -22,7 +22,7 @@ def keys(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("b/2.png", "b/1.PNG", "a.jpg", "c.txt", ".hidden.png", ".git/x.png"):
+    for name in ("b/2.png", "b/1.PNG", "a.jpg", "d.json", ".hidden.png", ".git/x.png"):
         path = tmp_path / "corpus" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(noise_image(len(name)))
@@ -197,7 +197,7 @@ def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Pat
     with pytest.raises(InputError, match="no such folder"):
         open_corpus(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="not a corpus"):
-        open_corpus(str(folder / "c.txt"))
+        open_corpus(str(folder / "d.json"))
     with pytest.raises(InputError, match="not a Lance table"):
         open_corpus(str(tmp_path / "absent.lance"))
 
