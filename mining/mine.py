@@ -16,6 +16,7 @@ from tilth.mining.corpora import open_corpus
 from tilth.mining.corpus import Corpus
 from tilth.mining.embed import embed, store_folder
 from tilth.mining.encode import Encoder
+from tilth.mining.feedback import Feedback
 from tilth.mining.index import Index
 from tilth.mining.leakage import check_distance
 from tilth.mining.sealed import Sealed
@@ -43,6 +44,7 @@ class Mine:
         per_category: Images wanted per category, look-alikes among them.
         counter_weight: How much it counts against an image that it is more like a counter-prompt than like the prompts.
         similarity_weight: How much similarity counts beside the matching head's log-odds.
+        feedback_weight: How much it counts that people accepted, or rejected, images like it in earlier rounds.
         rerank: Candidates that the matching head looks at, per image wanted.
         hard_negatives: Share of `per_category` that goes to benign look-alikes near the boundary.
         explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
@@ -60,6 +62,7 @@ class Mine:
     per_category: int = 40
     counter_weight: float = 0.5
     similarity_weight: float = 10.0
+    feedback_weight: float = 10.0
     rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1
@@ -80,7 +83,7 @@ class Mine:
         for name in ("hard_negatives", "explore"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("counter_weight", "similarity_weight"):
+        for name in ("counter_weight", "similarity_weight", "feedback_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.index not in ("auto", "exact", "ivf"):
@@ -147,6 +150,8 @@ class Mine:
             work.dataset,
             counter_weight=self.counter_weight,
             similarity_weight=self.similarity_weight,
+            feedback=Feedback(work.dataset, corpus, store),
+            feedback_weight=self.feedback_weight,
             batch_size=self.batch_size,
         )
         chosen = _Chooser(self, work, searcher).choose(asked)
@@ -161,6 +166,13 @@ class Mine:
             "search_s": round(time.monotonic() - indexed, 2),
             "categories": chosen.categories,
             "explored": chosen.explored,
+            "judged_before": {
+                side: {category: len(rows) for category, rows in sorted(found.items()) if rows}
+                for side, found in (
+                    ("accepted", searcher.feedback.accepted),
+                    ("rejected", searcher.feedback.rejected),
+                )
+            },
             "refused": _tally(searcher.refused),
         }
         if self.truth is not None:

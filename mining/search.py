@@ -3,13 +3,14 @@
 For a category with prompts P and counter-prompts C (benign look-alikes):
 
     score = less(max over P of similarity, max over C of similarity)     decides who becomes a candidate
-    order = less(max over P of log-odds, max over C of log-odds) + g * score
+    order = less(max over P of log-odds, max over C of log-odds) + g * score + f * feedback
     less(a, b) = a - w * max(0, b - a)
 
 The log-odds are the matching head's. A look-alike counts only by how much it outdoes the category: an image that shows
 both a knife and a spoon is a good find, and all that is long and thin is a little like a spoon. Matching and similarity
 are added, as in the authors' own evaluation (LAVIS, `blip2_qformer.compute_sim_matrix`), so that neither head's blind
-spot decides alone; g stands for the temperature, which published checkpoints do not hold.
+spot decides alone; g stands for the temperature, which published checkpoints do not hold. Feedback is what people said of
+images like it in earlier rounds; see `feedback.py`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from tilth.errors import InputError
 from tilth.images import Image, decode, image_id
 from tilth.mining.corpus import Corpus
 from tilth.mining.encode import Encoder
+from tilth.mining.feedback import Feedback
 from tilth.mining.index import Index, Rows
 from tilth.mining.sealed import Sealed
 from tilth.mining.store import Store
@@ -92,6 +94,7 @@ class Candidate:
     counter_match: float
     order: float
     lead: float
+    feedback: float = 0.0
 
     def explain(self) -> dict[str, Json]:
         """Say what scored what."""
@@ -102,6 +105,7 @@ class Candidate:
             "counter_prompt": self.counter,
             "counter_similarity": round(self.counter_similarity, 4),
             "counter_match": round(self.counter_match, 4),
+            "feedback": round(self.feedback, 4),
             "order": round(self.order, 4),
         }
 
@@ -129,6 +133,8 @@ class Searcher:
         dataset: Whose images are not found again, however high they rank.
         counter_weight: w of the formulas above.
         similarity_weight: g.
+        feedback: Of people, on images mined before.
+        feedback_weight: f.
         batch_size: Images per forward pass.
     """
 
@@ -143,12 +149,15 @@ class Searcher:
         *,
         counter_weight: float,
         similarity_weight: float,
+        feedback: Feedback,
+        feedback_weight: float,
         batch_size: int,
     ) -> None:
         self.corpus, self.store, self.index = corpus, store, index
         self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
         self._owned = sum(len(ids) for ids in dataset.ids())
         self._weight, self._similarity_weight, self._batch_size = counter_weight, similarity_weight, batch_size
+        self.feedback, self._feedback_weight = feedback, feedback_weight
         self.refused: dict[str, str] = {}  # key -> why an image cannot be taken
         self._ids: dict[str, str] = {}  # key -> id of those that can
 
@@ -191,7 +200,8 @@ class Searcher:
             match = self._encoder.match([image for _, _, _, image in batch], question.texts)
             score = self._score(similar, asked)
             odds = log_odds(match)
-            order = self._score(odds, asked) + self._similarity_weight * score
+            said = self.feedback(question.category, numbers)
+            order = self._score(odds, asked) + self._similarity_weight * score + self._feedback_weight * said
             both = odds + self._similarity_weight * similar
             lead = both[:, asked:].max(1, initial=-np.inf) - both[:, :asked].max(1)
             for i, (row, key, id_, _) in enumerate(batch):
@@ -211,6 +221,7 @@ class Searcher:
                         counter_match=float(match[i, asked:].max()) if counters else 0.0,
                         order=float(order[i]),
                         lead=float(lead[i]),
+                        feedback=float(said[i]),
                     )
                 )
         # Both heads together, as BLIP-2's own evaluation ranks: each is wrong about other images.
