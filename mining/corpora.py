@@ -144,7 +144,7 @@ class TarCorpus(_Files):
                 with tarfile.open(path, "r:") as archive:
                     first, stem = 0, ""
                     while member := archive.next():
-                        archive.members = []  # it would keep them all
+                        archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                         if not member.isfile():
                             continue
                         if (own := member.name.partition(".")[0]) != stem:
@@ -238,7 +238,7 @@ def _holds(kind: pa.DataType) -> bool:
 def _about(row: object) -> dict[str, str]:
     if not isinstance(row, Mapping):
         return {}
-    found = {}
+    found: dict[str, str] = {}
     for what, names in ABOUT_COLUMNS.items():
         for name in names:
             if isinstance(row.get(name), str) and row[name]:
