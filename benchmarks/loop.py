@@ -28,6 +28,7 @@ import yaml
 
 RECIPE = Path(__file__).parents[1] / "configs" / "recipes" / "starter.yaml"
 METRICS = ("recall_at_fpr05", "f1", "map50")
+TITLES = {"recall_at_fpr05": "recall at 5 % false positives", "f1": "F1", "map50": "mAP at IoU 0.5"}
 CURVE = (200, 400, 800, 1600)  # human actions of random labelling
 PARTING = "ground"  # the last step that all variants share
 
@@ -170,7 +171,9 @@ def draw(told: dict[str, Any], path: Path) -> None:
             means = [p["mean"] for _, p in points]
             halves = [p["mean"] - (p["ci95"][0] if p["ci95"][0] is not None else p["mean"]) for _, p in points]
             axis.errorbar([a for a, _ in points], means, halves, marker=marker, capsize=3, label=label)
-        axis.set(xscale="log", xlabel="human actions", title=metric, ylim=(0, 1))
+        axis.set(xscale="log", xlabel="human actions", title=TITLES[metric], ylim=(0, 1))
+        axis.set_xticks(CURVE, [f"{a:,}" for a in CURVE])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend()
     figure.savefig(path, dpi=110)
