@@ -1,4 +1,4 @@
-# make demo   set everything up and run the whole engine on the starter world, offline after the install
+# make demo   set everything up, run the whole engine on the starter world, offline after the install, and serve what it made
 # make test   run the tests
 # make lint   check style and types
 # make bench  run the expensive benchmarks (hours)
@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/python -m tilth.starter world --out runs/starter-world
 	HF_HUB_OFFLINE=1 $(BIN)/tilth run configs/recipes/starter.yaml
 	@echo "The report: runs/starter/report.html"
-	@echo "The moderator: make serve, then POST images to http://127.0.0.1:$(PORT)/v1/moderations"
+	@if [ -t 1 ]; then $(MAKE) --no-print-directory serve; else echo "The moderator: make serve"; fi
 
 serve: $(STAMP)
 	$(BIN)/tilth serve runs/starter/bundle --port $(PORT)

@@ -20,7 +20,7 @@ from tilth.starter.loop import fit
 from tilth.starter.verdict_cases import LABELS, Case, draw_case
 from tilth.starter.verdict_tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
 
-STEPS, BATCH = 1800, 64
+STEPS, BATCH = 2800, 64
 HELD_OUT = 3000
 
 
