@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tilth.runtime.template import LETTERS, VERSION, render
 from tilth.starter.loop import fit
-from tilth.starter.verdict_cases import LABELS, Case, draw_case
+from tilth.starter.verdict_cases import LABELS, WRITTEN, Case, draw_case
 from tilth.starter.verdict_tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
 
 STEPS, BATCH = 2800, 64
@@ -67,15 +67,21 @@ def label_logits(model: Any, ids: torch.Tensor, last: torch.Tensor, letters: lis
 
 
 def score(model: nn.Module, tokenizer: Tokenizer, letters: list[int], n: int) -> dict[str, float]:
-    """Return the share of right verdicts on held-out signs: of all cases, doubtful ones, with and without words."""
+    """Return the share of right verdicts on held-out signs: of all cases, doubtful ones, with and without words.
+
+    `accuracy_of_words` is of the one question that the runtime asks: which written category, if any, the words fall under.
+    """
     device = next(model.parameters()).device
     cases = [draw_case(np.random.default_rng((71, i)), held_out=True) for i in range(n)]
     right: list[bool] = []
+    words: list[bool] = []
     for at in range(0, n, 250):
         ids, last = encode(tokenizer, cases[at : at + 250])
         with torch.no_grad():
             chosen = label_logits(model, ids.to(device), last.to(device), letters).argmax(1).tolist()
-        right += [LABELS[i] == case.verdict for i, case in zip(chosen, cases[at : at + 250], strict=True)]
+        pairs = [(LABELS[i], case.verdict) for i, case in zip(chosen, cases[at : at + 250], strict=True)]
+        right += [said == true for said, true in pairs]
+        words += [said == true or not {said, true} & set(WRITTEN) for said, true in pairs]
     groups = {
         "accuracy": [True] * n,
         "accuracy_doubtful": [case.doubtful for case in cases],
@@ -83,7 +89,8 @@ def score(model: nn.Module, tokenizer: Tokenizer, letters: list[int], n: int) ->
         "accuracy_without_text": [not case.text for case in cases],
         **{f"accuracy_{label}": [case.verdict == label for case in cases] for label in LABELS},
     }
-    return {name: round(float(np.mean(np.array(right)[np.array(which)])), 4) for name, which in groups.items()}
+    found = {name: round(float(np.mean(np.array(right)[np.array(which)])), 4) for name, which in groups.items()}
+    return {**found, "accuracy_of_words": round(float(np.mean(np.array(words)[[bool(c.text) for c in cases]])), 4)}
 
 
 def train(out: Path, work: Path, device: str, steps: int | None) -> dict[str, float]:
