@@ -53,7 +53,7 @@ def embed(
     """Encode whatever the store lacks.
 
     Returns:
-        Numbers: `images` in the store, `embedded` now, `embed_per_s`, `failed` in all.
+        Numbers: `images` of the corpus in the store, `embedded` now, `embed_per_s`, `failed` in all.
 
     Raises:
         TooManyFailures: More than `max_fail_rate` of at least 50 images could not be read.
@@ -84,8 +84,9 @@ def embed(
                     "cause and run again with --retry-failed"
                 )
     seconds = time.monotonic() - began
+    forgotten = store.forget_all_but((item.key, item.stamp) for item in corpus.items())
     return {
-        "images": len(store),
+        "images": len(store) - forgotten,
         "embedded": embedded,
         "embed_s": round(seconds, 2),
         "embed_per_s": round(embedded / seconds, 1) if embedded else 0.0,

@@ -17,7 +17,7 @@ from tilth.mining.corpus import Corpus
 from tilth.mining.embed import embed, store_folder
 from tilth.mining.encode import Encoder
 from tilth.mining.feedback import Feedback
-from tilth.mining.index import Index
+from tilth.mining.index import BUDGET_MB, Index, Kind
 from tilth.mining.leakage import check_distance
 from tilth.mining.sealed import Sealed
 from tilth.mining.search import Candidate, Question, Searcher, questions, share_out
@@ -52,7 +52,9 @@ class Mine:
         never_distance: PDQ bits of 256 up to which an image is a copy of a sealed one.
         licence: Of the corpus, kept with every image whose own licence the corpus does not say.
         embeddings: Folder that keeps the vectors of the corpus between runs; inside the run when None.
-        index: `exact`, `ivf`, or `auto` to choose by size.
+        index: `exact`, `ivf`, `hnsw`, `rabitq`, or `auto` to choose by size.
+        index_memory_mb: What the index may take in memory.
+        index_recall: Share of the true best images that the index should find; a large one is tuned to it.
         batch_size: Images per forward pass.
         truth: A truth.jsonl, for a report of precision and recall; it never touches what is chosen.
     """
@@ -70,14 +72,16 @@ class Mine:
     never_distance: int = 31
     licence: str = "unknown"
     embeddings: Path | None = None
-    index: str = "auto"
+    index: Kind = "auto"
+    index_memory_mb: int = BUDGET_MB
+    index_recall: float = 0.95
     batch_size: int = 64
     truth: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the settings."""
         check_distance(self.never_distance)
-        for name in ("per_category", "rerank", "batch_size"):
+        for name in ("per_category", "rerank", "batch_size", "index_memory_mb"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("hard_negatives", "explore"):
@@ -86,8 +90,8 @@ class Mine:
         for name in ("counter_weight", "similarity_weight", "feedback_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.index not in ("auto", "exact", "ivf"):
-            raise ValueError(f"index must be auto, exact or ivf, got {self.index!r}")
+        if not 0 < self.index_recall <= 1:
+            raise ValueError(f"index_recall must lie in (0, 1], got {self.index_recall}")
 
     def models(self) -> tuple[str, ...]:
         """Name the model."""
@@ -137,9 +141,17 @@ class Mine:
         if not len(store):
             raise InputError(f"{self.corpus}: holds no image that can be read")
         began = time.monotonic()
-        index = Index(store, digest=encoder.digest, kind=self.index)  # type: ignore[arg-type]  # checked above
         asked = questions(work.policy)
-        recall = index.recall(encoder.texts([q.prompts[0] for q in asked]), RECALL_AT)
+        texts = encoder.texts([q.prompts[0] for q in asked])
+        index = Index(
+            store,
+            digest=encoder.digest,
+            kind=self.index,
+            memory_mb=self.index_memory_mb,
+            recall=self.index_recall,
+            texts=texts,
+        )
+        recall = index.recall(texts, RECALL_AT)
         indexed = time.monotonic()
         searcher = Searcher(
             corpus,
@@ -159,6 +171,8 @@ class Mine:
             **embedded,
             "index": {
                 "kind": index.kind,
+                "why": index.plan.why,
+                "opened": index.note,
                 "vectors": len(index),
                 f"recall_at_{RECALL_AT}": round(recall, 4),
                 "build_s": round(indexed - began, 2),

@@ -239,7 +239,7 @@ def test_quotas_are_filled_as_far_as_they_can_be_and_nobody_is_taken_twice(
         ({"explore": 1.0}, r"explore must lie in \[0, 1\), got 1.0"),
         ({"per_category": 0}, "per_category must be at least 1, got 0"),
         ({"counter_weight": -1}, "counter_weight must not be negative"),
-        ({"index": "hnsw"}, "index must be auto, exact or ivf, got 'hnsw'"),
+        ({"index_recall": 0.0}, r"index_recall must lie in \(0, 1\], got 0.0"),
         ({"never_distance": 200}, r"max_distance must lie in \[0, 80\]"),
     ],
 )

@@ -10,16 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import noise_image
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from mining_parts import random_retrieval_model, scenes
+from mining_parts import filled_store, new_store, random_retrieval_model, scenes
 
 from tilth.errors import ModelError, TooManyFailures
 from tilth.events import Events
 from tilth.mining.corpus import FolderCorpus
 from tilth.mining.embed import embed
 from tilth.mining.encode import Encoder, max_similarity
-from tilth.mining.index import Index
 from tilth.mining.store import Store
 
 TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table, neon style", "a pen"]
@@ -35,26 +32,8 @@ def encoder(model: Path) -> Encoder:
     return Encoder(str(model), "cpu")
 
 
-def new_store(folder: Path, queries: int = 4, width: int = 16, digest: str = "d1", **more: int) -> Store:
-    return Store(folder, model="m", digest=digest, queries=queries, width=width, **more)
-
-
-def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    values = rng.normal(size=shape)
-    return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float16)
-
-
 def keys_of(store: Store) -> list[str]:
     return [key for key, _ in store.items()]
-
-
-def filled_store(folder: Path, rows: int, seed: int = 0) -> tuple[Store, np.ndarray]:
-    vectors = unit(np.random.default_rng(seed), rows, 4, 16)
-    store = new_store(folder, shard_rows=100)
-    for start in range(0, rows, 60):
-        part = vectors[start : start + 60]
-        store.append([(f"{start + i}", "s") for i in range(len(part))], part)
-    return store, vectors
 
 
 # the model
@@ -122,15 +101,9 @@ def test_a_torn_write_is_cut_off_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
-    store, _ = filled_store(tmp_path, 10)
+    filled_store(tmp_path, 10)
     with pytest.raises(ModelError, match=r"holds vectors of m \(d1\), not of m \(d2\)"):
         new_store(tmp_path, digest="d2")
-    Index(store, digest="d1")
-    with pytest.raises(ModelError, match="made with model weights d1, but the texts come from d2"):
-        Index(store, digest="d2")
-    (tmp_path / "exact.json").write_text((tmp_path / "exact.json").read_text().replace("d1", "d0"))
-    with pytest.raises(ModelError, match=r"exact\.faiss: made with model weights d0"):
-        Index(store, digest="d1")
 
 
 EMBED = """
@@ -206,45 +179,3 @@ def test_a_changed_file_is_embedded_again(tmp_path: Path, encoder: Encoder) -> N
     embed(corpus, encoder, store, Events())
     (tmp_path / "corpus" / "0007.png").write_bytes(noise_image(77, side=9))
     assert embed(corpus, encoder, store, Events())["embedded"] == 1
-
-
-# the index
-
-
-@settings(max_examples=30, deadline=None)
-@given(rows=st.integers(1, 150), k=st.integers(1, 40), seed=st.integers(0, 1000))
-def test_the_exact_index_answers_as_comparing_everything_does(
-    tmp_path_factory: pytest.TempPathFactory, rows: int, k: int, seed: int
-) -> None:
-    store, vectors = filled_store(tmp_path_factory.mktemp("store"), rows, seed)
-    texts = unit(np.random.default_rng(seed + 1), 3, 16).astype(np.float32)
-    similar = max_similarity(vectors, texts)
-    for column, (found, scores) in enumerate(Index(store, digest="d1").search(texts, k)):
-        assert len(set(found.tolist())) == min(k, rows)
-        np.testing.assert_allclose(scores, np.sort(similar[:, column])[::-1][:k], atol=1e-6)
-        np.testing.assert_allclose(scores, similar[found, column], atol=1e-6)
-
-
-def test_the_inverted_file_finds_most_and_knows_how_much(tmp_path: Path) -> None:
-    store, vectors = filled_store(tmp_path, 2000)
-    texts = unit(np.random.default_rng(5), 20, 16).astype(np.float32)
-    index = Index(store, digest="d1", kind="ivf")
-    true = np.argsort(-max_similarity(vectors, texts), axis=0)[:10].T
-    answers = [rows for rows, _ in index.search(texts, 10)]
-    measured = np.mean([len(set(t) & set(rows)) / 10 for t, rows in zip(true, answers, strict=True)])
-    assert measured > 0.8
-    assert index.recall(texts, 10) == pytest.approx(measured, abs=0.02)
-    assert index.recall(texts, 10, sample=500) > 0.7
-    assert Index(store, digest="d1", kind="exact").recall(texts, 10, sample=500) == 1.0
-    index._index.nprobe = 1
-    assert index.recall(texts, 10) < measured
-
-
-def test_an_index_that_the_store_has_outgrown_is_built_again(tmp_path: Path) -> None:
-    store, vectors = filled_store(tmp_path, 50)
-    assert len(Index(store, digest="d1")) == 200
-    written = (tmp_path / "exact.faiss").stat().st_mtime_ns
-    Index(store, digest="d1")
-    assert (tmp_path / "exact.faiss").stat().st_mtime_ns == written
-    store.append([("new", "s")], vectors[:1])
-    assert len(Index(store, digest="d1")) == 204
