@@ -113,10 +113,10 @@ def _alike(work: Work, ids: list[str], model: str, min_cosine: float) -> Iterato
     """Yield pairs whose query vectors have a mean cosine of at least `min_cosine`, vector i against vector i."""
     import faiss
 
-    from tilth.mining.encode import Encoder
+    from tilth.mining.encode import open_encoder
     from tilth.mining.store import Store
 
-    encoder = Encoder(model, work.device)
+    encoder = open_encoder(model, work.device)
     store = Store(
         work.folder / "vectors", model=model, digest=encoder.digest, queries=encoder.queries, width=encoder.width
     )

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.dataset import write_beside
+from tilth.engine import batched
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.mining.encode import max_similarity
@@ -33,7 +34,8 @@ GROWN = 2.0  # an index of more than so many times the vectors that it was train
 MIN_LISTS = 16  # k-means of the codes needs 16 centroids, however few the lists
 PROBES = 96  # stored vectors that an index is tuned with; half of them judge the result
 TUNED_AT = 10  # images per answer that tuning looks at
-DEPTHS = (8, 32, 128)  # entries looked up per image wanted
+DEPTHS = (8, 16, 32, 64, 128)  # entries looked up per image wanted
+TEXTS_AT_ONCE = 64
 SAMPLE_ROWS = 20_000  # images that recall is measured on
 
 Kind = Literal["auto", "exact", "hnsw", "ivf", "rabitq"]
@@ -308,28 +310,39 @@ class Index:
         k = min(k, have)
         if k == 0 or not len(texts):
             return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in texts]
+        texts = np.ascontiguousarray(texts, np.float32)
+        return [
+            answer for part in batched(texts, TEXTS_AT_ONCE) for answer in self._answer(np.stack(part), k, have, among)
+        ]
+
+    def _answer(
+        self, texts: Texts, k: int, have: int, among: Rows | None
+    ) -> list[tuple[Rows, npt.NDArray[np.float32]]]:
         # Several entries of an image may answer, and codes blur their order: look up more than are wanted.
         entries = min((4 if self.kind == "exact" else self._depth) * k, have * self._q)
         more = {} if among is None else {"params": self._only(among)}
-        found = self._index.search(np.ascontiguousarray(texts, np.float32), entries, **more)[1]
-        return [self._order(text[None], answer, k, have, among) for text, answer in zip(texts, found, strict=True)]
-
-    def _order(
-        self, text: Texts, found: Rows, k: int, have: int, among: Rows | None
-    ) -> tuple[Rows, npt.NDArray[np.float32]]:
-        """Make images of entries, and put them into the order of their exact similarity."""
-        more = {} if among is None else {"params": self._only(among)}
         while True:
-            entries = len(found)
-            found = found[found >= 0]
-            rows = np.unique(found // self._q)
-            rows = rows[~np.isin(rows, self._store.forgotten)]
-            if len(rows) >= k or entries >= have * self._q or len(found) < entries:
+            found = self._index.search(texts, entries, **more)[1]
+            owner, rows = self._images(found)
+            short = np.bincount(owner, minlength=len(texts)) < k
+            if entries >= have * self._q or not (short & (found[:, -1] >= 0)).any():
                 break
-            found = self._index.search(text, min(4 * entries, have * self._q), **more)[1][0]
-        exact = self.similarity(rows, text)[:, 0]
-        best = np.lexsort((rows, -exact))[:k]  # the lower row first among equals, so that two runs agree
-        return rows[best], exact[best]
+            entries = min(4 * entries, have * self._q)
+        exact = np.einsum("nqd,nd->nq", self._store.take(rows).astype(np.float32), texts[owner], optimize=True).max(1)
+        order = np.lexsort((rows, -exact, owner))  # the lower row first among equals, so that two runs agree
+        ends = np.searchsorted(owner, np.arange(1, len(texts)))
+        return [(rows[best[:k]], exact[best[:k]]) for best in np.split(order, ends)]
+
+    def _images(self, found: Rows) -> tuple[Rows, Rows]:
+        """Return the images that entries `(t, n)` belong to, each once a question: number of the question, and row."""
+        total = len(self._store)
+        owner = np.repeat(np.arange(len(found)), found.shape[1])
+        pairs = np.unique(owner[found.ravel() >= 0] * total + found.ravel()[found.ravel() >= 0] // self._q)
+        owner, rows = pairs // total, pairs % total
+        if len(self._store.forgotten):
+            kept = ~np.isin(rows, self._store.forgotten)
+            owner, rows = owner[kept], rows[kept]
+        return owner, rows
 
     def _only(self, among: Rows) -> Any:
         entries = (among[:, None] * self._q + np.arange(self._q)).ravel()

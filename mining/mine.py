@@ -15,7 +15,7 @@ from tilth.errors import InputError
 from tilth.mining.corpora import open_corpus
 from tilth.mining.corpus import Corpus
 from tilth.mining.embed import embed, store_folder
-from tilth.mining.encode import Encoder
+from tilth.mining.encode import Backend, open_encoder
 from tilth.mining.feedback import Feedback
 from tilth.mining.index import BUDGET_MB, Index, Kind
 from tilth.mining.leakage import check_distance
@@ -40,7 +40,8 @@ class Mine:
     Args:
         corpus: Folder of images at any depth, of WebDataset archives (`.tar`) or of Parquet files; one such file; a Lance
             table; a list of URLs (`.txt`, `.csv`); or the URL of a folder in an object store.
-        model: A BLIP-2 image-text retrieval model.
+        model: A BLIP-2 image-text retrieval model, or one of the families in `encode.py`.
+        backend: `transformers`, or `lavis` for Salesforce's own BLIP-2; see `tilth env lavis`.
         per_category: Images wanted per category, look-alikes among them.
         counter_weight: How much it counts against an image that it is more like a counter-prompt than like the prompts.
         similarity_weight: How much similarity counts beside the matching head's log-odds.
@@ -61,6 +62,7 @@ class Mine:
 
     corpus: str
     model: str = "starter:retrieval"
+    backend: Backend = "transformers"
     per_category: int = 40
     counter_weight: float = 0.5
     similarity_weight: float = 10.0
@@ -130,7 +132,7 @@ class Mine:
             yield NewSample(data=data, origin=origin, columns=pick["columns"])  # type: ignore[arg-type]
 
     def _choose(self, work: Work, corpus: Corpus) -> tuple[list[Pick], dict[str, Json]]:
-        encoder = Encoder(self.model, work.device)
+        encoder = open_encoder(self.model, work.device, self.backend)
         folder = store_folder(self.embeddings or work.dataset.root.parent / "embeddings", corpus, encoder.digest)
         store = Store(folder, model=self.model, digest=encoder.digest, queries=encoder.queries, width=encoder.width)
         if work.retry_failed:

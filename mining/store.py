@@ -72,6 +72,7 @@ class Store:
         else:
             write_beside(about, json.dumps(wanted))
         self._counts = self._repair()
+        self._maps: dict[int, Vectors] = {}
         self._failed = folder / "failed.jsonl"
         _line_ends(self._failed)
         gone = folder / "forgotten.npy"
@@ -208,7 +209,9 @@ class Store:
 
     def _map(self, number: int) -> Vectors:
         shape = (self._counts[number], self.queries, self.width)
-        return np.memmap(self._paths(number)[1], np.float16, "r", shape=shape)
+        if number not in self._maps or self._maps[number].shape != shape:
+            self._maps[number] = np.memmap(self._paths(number)[1], np.float16, "r", shape=shape)
+        return self._maps[number]
 
 
 def _in(marks: npt.NDArray[np.uint64], mark: int) -> bool:

@@ -180,6 +180,19 @@ def doctor(as_json: AsJson = False) -> None:
     say(json.dumps(tables, indent=1) if as_json else doctor_text(tables))
 
 
+@app.command(epilog="Example: tilth env lavis")
+def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when left out.")] = "") -> None:
+    """Make the environment of a library that cannot live beside the others."""
+    from tilth.environments import ENVIRONMENTS, folder_of, make
+
+    if name:
+        say(f"ready: {make(name)}")
+        return
+    for each, about in ENVIRONMENTS.items():
+        state = "ready" if (folder_of(each) / "bin" / "python").exists() else f"not made, {about.size_gb:g} GB"
+        say(f"{each:14} {state:20} {folder_of(each)}  ({about.why})")
+
+
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
     from tilth.pipeline import cli_data

@@ -12,7 +12,7 @@ from tilth.events import Events
 from tilth.images import encode_png
 from tilth.mining.corpus import FolderCorpus
 from tilth.mining.embed import embed
-from tilth.mining.encode import Encoder
+from tilth.mining.encode import Encoder, open_encoder
 from tilth.mining.feedback import Feedback, likeness
 from tilth.mining.mine import Mine
 from tilth.mining.store import Store
@@ -76,7 +76,7 @@ def test_likeness_is_one_for_itself_and_looks_for_the_best_vector() -> None:
 
 
 def test_neighbours_of_accepted_images_rise_and_those_of_rejected_ones_fall(judged: Work, corpus: Path) -> None:
-    encoder = Encoder("starter:retrieval", "cpu")
+    encoder = open_encoder("starter:retrieval", "cpu")
     store = Store(judged.folder, model="x", digest=encoder.digest, queries=encoder.queries, width=encoder.width)
     place = FolderCorpus(corpus)
     embed(place, encoder, store, judged.events)

@@ -20,7 +20,7 @@ from tilth.errors import InputError, ModelError
 from tilth.events import Events
 from tilth.images import encode_png, image_id
 from tilth.mining.dedup import Dedup
-from tilth.mining.encode import Encoder
+from tilth.mining.encode import Encoder, open_encoder
 from tilth.mining.mine import Mine
 from tilth.mining.search import Candidate, share_out
 from tilth.mining.truth import precision_report
@@ -259,7 +259,7 @@ def test_copies_that_hashing_misses_are_found_by_what_they_show(work: Work, mode
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images[:4]]
     files = [encode_png(image) for image in images + mirrored]
     work.add("a", [NewSample(data=data, origin={"source": str(i)}) for i, data in enumerate(files)])
-    vectors = Encoder(model, "cpu").images(images + mirrored).astype(float).reshape(16, -1)
+    vectors = open_encoder(model, "cpu").images(images + mirrored).astype(float).reshape(16, -1)
     cosine = (vectors @ vectors.T / 8)[np.triu_indices(16, 1)]
     highest = np.sort(cosine)[-3:]
     assert highest[1] - highest[0] > 1e-3, "the pairs must differ for this test to mean anything"

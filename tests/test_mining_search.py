@@ -16,7 +16,7 @@ from tilth.errors import ModelError, TooManyFailures
 from tilth.events import Events
 from tilth.mining.corpus import FolderCorpus
 from tilth.mining.embed import embed
-from tilth.mining.encode import Encoder, max_similarity
+from tilth.mining.encode import Encoder, max_similarity, open_encoder
 from tilth.mining.store import Store
 
 TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table, neon style", "a pen"]
@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(model: Path) -> Encoder:
-    return Encoder(str(model), "cpu")
+    return open_encoder(str(model), "cpu")
 
 
 def keys_of(store: Store) -> list[str]:
@@ -78,10 +78,10 @@ def test_a_batch_gives_the_same_as_its_images_and_texts_one_by_one(encoder: Enco
 
 
 def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="needs a BLIP-2 image-text retrieval model, this one is 'clip'"):
-        Encoder(str(tmp_path), "cpu")
+    with pytest.raises(ModelError, match="needs a model of one of the families blip-2, clip.*; this one is 'bert'"):
+        open_encoder(str(tmp_path), "cpu")
 
 
 # the store
@@ -112,9 +112,9 @@ from pathlib import Path
 from tilth.events import Events
 from tilth.mining.corpus import FolderCorpus
 from tilth.mining.embed import embed
-from tilth.mining.encode import Encoder
+from tilth.mining.encode import open_encoder
 from tilth.mining.store import Store
-encoder = Encoder(sys.argv[1], "cpu")
+encoder = open_encoder(sys.argv[1], "cpu")
 about = {"model": "m", "digest": encoder.digest, "queries": encoder.queries, "width": encoder.width}
 store = Store(Path(sys.argv[3]), **about, shard_rows=50)
 embed(FolderCorpus(Path(sys.argv[2])), encoder, store, Events(), batch_size=2)

@@ -1,0 +1,173 @@
+"""Every family of encoders gives the vectors of its own model, and BLIP-2 the same ones whichever library runs it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mining_parts import random_retrieval_model, scenes
+
+from tilth import models
+from tilth.environments import python_of
+from tilth.errors import InputError, ModelError
+from tilth.mining.blip2 import Blip2
+from tilth.mining.encode import open_encoder
+from tilth.mining.lavis import LavisHeads, pack, unpack
+
+TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table"]
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+WORDS = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 1033,
+    "max_position_embeddings": 20,
+}
+
+
+def saved(family: str, folder: Path) -> Path:
+    """Save a small model of the real class, with random weights, and what goes before it."""
+    import torch
+    import transformers as tf
+
+    from tilth.starter.bert_tokenizer import write_tokenizer
+
+    torch.manual_seed(0)
+    size = {"height": 32, "width": 32}
+    plain = {"size": size, "crop_size": size, "do_center_crop": False}
+    if family == "clip":
+        config = tf.CLIPConfig(text_config={**WORDS, "eos_token_id": 3}, vision_config=VISION, projection_dim=24)
+        model, images = tf.CLIPModel(config), tf.CLIPImageProcessor(**plain)
+    elif family == "siglip":
+        config = tf.SiglipConfig(text_config={**WORDS, "projection_size": 32}, vision_config=VISION)
+        model, images = tf.SiglipModel(config), tf.SiglipImageProcessor(size=size)
+    elif family == "dinov2":
+        model = tf.Dinov2Model(tf.Dinov2Config(**{**VISION, "mlp_ratio": 2}))
+        images = tf.BitImageProcessor(**plain)
+    else:
+        model = tf.DINOv3ViTModel(tf.DINOv3ViTConfig(**VISION))
+        images = tf.BitImageProcessor(**plain)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.5)
+    model.save_pretrained(folder)
+    images.save_pretrained(folder)
+    if family in ("clip", "siglip"):
+        write_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "dinov2", "dinov3"])
+def test_a_model_of_one_vector_gives_the_vectors_of_its_own_class(tmp_path: Path, family: str) -> None:
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    encoder = open_encoder(str(saved(family, tmp_path)), "cpu")
+    images = scenes(3)
+    found = encoder.images(images)
+    assert found.shape == (3, 1, encoder.width)
+    inputs = AutoImageProcessor.from_pretrained(tmp_path)(images=[np.array(i) for i in images], return_tensors="pt")
+    theirs = AutoModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        out = theirs.vision_model(**inputs).pooler_output if encoder.reads else theirs(**inputs).pooler_output
+        out = theirs.visual_projection(out) if family == "clip" else out
+    expected = torch.nn.functional.normalize(out, dim=-1).numpy()
+    assert np.abs(expected[0] - expected[1]).max() > 0.01, "the images must differ for this test to mean anything"
+    np.testing.assert_allclose(found[:, 0], expected, atol=2e-2)  # bfloat16 products
+    assert encoder.match(images, TEXTS).tolist() == np.full((3, 3), 0.5).tolist()
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_texts_do_not_depend_on_their_neighbours(tmp_path: Path, family: str) -> None:
+    encoder = open_encoder(str(saved(family, tmp_path)), "cpu")
+    together = encoder.texts(TEXTS)
+    assert together.shape == (3, encoder.width)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(together, np.concatenate([encoder.texts([t]) for t in TEXTS]), atol=1e-5)
+
+
+def test_a_model_without_words_says_how_to_ask_it(tmp_path: Path) -> None:
+    encoder = open_encoder(str(saved("dinov2", tmp_path)), "cpu")
+    assert not encoder.reads
+    with pytest.raises(InputError, match="knows no words; ask with example images"):
+        encoder.texts(["a knife"])
+
+
+# LAVIS
+
+
+def _lavis() -> str:
+    try:
+        return str(python_of("lavis"))
+    except InputError as error:
+        return f"missing: {error}"
+
+
+needs_lavis = pytest.mark.skipif(_lavis().startswith("missing"), reason=_lavis())
+
+
+def test_a_missing_environment_is_named_with_the_command_that_makes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TILTH_LAVIS", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"lavis is not installed .*run: tilth env lavis"):
+        open_encoder("starter:retrieval", "cpu", "lavis")
+
+
+def test_lavis_runs_blip2_alone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the backend lavis runs BLIP-2, this is clip"):
+        open_encoder(str(saved("clip", tmp_path)), "cpu", "lavis")
+
+
+def test_messages_come_back_as_they_were() -> None:
+    arrays = {
+        "pixels": np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32),
+        "ids": np.arange(6)[None],
+    }
+    data = pack("match", arrays)
+    assert int.from_bytes(data[:8], "little") == len(data) - 8
+    verb, back = unpack(data[8:])
+    assert verb == "match"
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+    assert unpack(pack("ready", {})[8:]) == ("ready", {})
+
+
+@needs_lavis
+@pytest.mark.parametrize("model", ["starter:retrieval", "random"])
+def test_lavis_and_transformers_agree_on_the_same_weights(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "precision", lambda _: "float32")
+    name = model if model != "random" else str(random_retrieval_model(tmp_path))
+    ours, theirs = Blip2(name, "cpu"), Blip2(name, "cpu", "lavis")
+    images = scenes(4)
+    assert (ours.queries, ours.width, ours.digest) == (theirs.queries, theirs.width, theirs.digest)
+    np.testing.assert_allclose(theirs.images(images), ours.images(images), atol=1e-3)  # kept in float16
+    np.testing.assert_allclose(theirs.texts(TEXTS), ours.texts(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(theirs.match(images, TEXTS), ours.match(images, TEXTS), atol=1e-4)
+
+
+@needs_lavis
+def test_a_worker_that_dies_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
+    heads = LavisHeads(models.locate("starter:retrieval"), "cpu")
+    heads._process.kill()
+    with pytest.raises(ModelError, match="lavis: texts: the worker ended with -9"):
+        heads.texts(np.ones((1, 3), np.int64), np.ones((1, 3), np.int64))
+
+
+@needs_lavis
+def test_a_wrong_request_is_reported_and_the_worker_lives_on() -> None:
+    heads = LavisHeads(models.locate("starter:retrieval"), "cpu")
+    with pytest.raises(ModelError, match="lavis: texts: IndexError"):
+        heads.texts(np.full((1, 3), 10**6), np.ones((1, 3), np.int64))
+    assert heads.texts(np.ones((1, 3), np.int64), np.ones((1, 3), np.int64)).shape == (1, 96)
+    assert os.path.basename(str(heads._process.args[0])) == "python"  # type: ignore[index]

@@ -1,0 +1,77 @@
+"""Environments of their own, for libraries that cannot live beside the others; made by `tilth env`, used by worker processes."""
+
+import os
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from tilth.errors import InputError, Unavailable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What an environment holds.
+
+    Args:
+        requirements: What pip installs.
+        variable: Environment variable that names its folder, when it lies elsewhere.
+        why: Why it cannot be part of ours.
+        size_gb: Of the disk, about.
+    """
+
+    requirements: tuple[str, ...]
+    variable: str
+    why: str
+    size_gb: float
+
+
+ENVIRONMENTS = {
+    "lavis": Environment(
+        # opencv 4.5.5, which it pins, was built for numpy 1, and later versions of pyarrow want numpy 2
+        requirements=("salesforce-lavis==1.0.2", "numpy<2", "pyarrow<20"),
+        variable="TILTH_LAVIS",
+        why="salesforce-lavis pins transformers below 4.27",
+        size_gb=7,
+    ),
+}
+
+
+def folder_of(name: str) -> Path:
+    """Return where an environment lies, or would."""
+    named = os.environ.get(ENVIRONMENTS[name].variable)
+    data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return Path(named) if named else data / "tilth" / name
+
+
+def python_of(name: str) -> Path:
+    """Return the Python of an environment.
+
+    Raises:
+        InputError: It has not been made.
+    """
+    python = folder_of(name) / "bin" / "python"
+    if not python.exists():
+        raise InputError(
+            f"{name} is not installed ({ENVIRONMENTS[name].why}, so it needs an environment of its own); run: tilth env {name}"
+        )
+    return python
+
+
+def make(name: str) -> Path:
+    """Make an environment, or finish one that was interrupted; pip's own progress shows.
+
+    Raises:
+        InputError: There is none of this name.
+        Unavailable: pip failed.
+    """
+    if name not in ENVIRONMENTS:
+        raise InputError(f"no environment {name!r}; there are: {', '.join(ENVIRONMENTS)}")
+    folder = folder_of(name)
+    if not (folder / "bin" / "python").exists():
+        venv.create(folder, with_pip=True)
+    command = [str(folder / "bin" / "python"), "-m", "pip", "install", *ENVIRONMENTS[name].requirements]
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+        raise Unavailable(f"pip could not fill {folder}; see above, and run tilth env {name} again to go on")
+    return folder
