@@ -12,7 +12,7 @@ from tilth.events import Events
 from tilth.images import encode_png
 from tilth.mining.corpus import FolderCorpus
 from tilth.mining.embed import embed
-from tilth.mining.encode import Encoder, open_encoder
+from tilth.mining.encode import open_encoder
 from tilth.mining.feedback import Feedback, likeness
 from tilth.mining.mine import Mine
 from tilth.mining.store import Store

@@ -20,7 +20,7 @@ from tilth.errors import InputError, ModelError
 from tilth.events import Events
 from tilth.images import encode_png, image_id
 from tilth.mining.dedup import Dedup
-from tilth.mining.encode import Encoder, open_encoder
+from tilth.mining.encode import open_encoder
 from tilth.mining.mine import Mine
 from tilth.mining.search import Candidate, share_out
 from tilth.mining.truth import precision_report
