@@ -2,6 +2,7 @@
 
 STEPS = {
     "mine": "tilth.mining.mine:Mine",
+    "verify": "tilth.mining.verify:Verify",
     "hash": "tilth.mining.hash:Hash",
     "quality": "tilth.mining.quality:Quality",
     "filter": "tilth.mining.filter:Filter",
