@@ -74,7 +74,7 @@ class Store:
         self._counts = self._repair()
         self._maps: dict[int, Vectors] = {}
         self._failed = folder / "failed.jsonl"
-        _line_ends(self._failed)
+        line_ends(self._failed)
         gone = folder / "forgotten.npy"
         self.forgotten: Rows = np.load(gone) if gone.exists() else np.empty(0, np.int64)
 
@@ -84,7 +84,7 @@ class Store:
             keys, vectors, ends = self._paths(number)
             known = np.fromfile(ends, np.uint64) if ends.exists() else np.empty(0, np.uint64)
             if not len(known) or int(known[-1]) != keys.stat().st_size:  # a kill, or a store of an older version
-                known = _line_ends(keys)
+                known = line_ends(keys)
                 _replace(ends, known.tobytes())
             there = vectors.stat().st_size if vectors.exists() else 0
             if there < len(known) * self._row_bytes:
@@ -245,7 +245,7 @@ def _lines(path: Path) -> Iterator[list[str]]:
             yield from map(json.loads, stream)
 
 
-def _line_ends(path: Path) -> npt.NDArray[np.uint64]:
+def line_ends(path: Path) -> npt.NDArray[np.uint64]:
     """Cut off what a kill left after the last newline, and return where each line ends."""
     ends: list[int] = []
     if path.exists():

@@ -1,0 +1,178 @@
+"""Near-duplicates among photographs and six kinds of copies of them, beside imagededup; and all pairs of a million hashes.
+
+    python benchmarks/dedup.py --photos /data/photos --imagededup /envs/imagededup/bin/python
+    python benchmarks/dedup.py --hashes 1000000
+
+Each photograph is joined by six copies: re-encoded (JPEG quality 30), resized (0.4), cropped (10 to 20 % of each side off),
+bordered (5 to 12 %), mirrored and overlaid (a box with writing over 7 %). Recall is the share of copies that end up with
+their original; precision is the share of all joined pairs that come of one photograph. One thread, one run.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+
+KINDS = ("re-encoded", "resized", "cropped", "bordered", "mirrored", "overlaid")
+
+IMAGEDEDUP = """
+import json, sys, time
+from imagededup.methods import PHash, DHash, WHash, AHash
+out = {}
+for method in (PHash, DHash, WHash, AHash):
+    began = time.time()
+    made = method(verbose=False)
+    codes = made.encode_images(sys.argv[1], num_enc_workers=0)
+    found = made.find_duplicates(encoding_map=codes, max_distance_threshold=10, num_dist_workers=0)
+    out[method.__name__] = {"seconds": time.time() - began, "pairs": [[a, b] for a in found for b in found[a]]}
+print(json.dumps(out))
+"""
+
+
+def copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    height, width = image.shape[:2]
+    data = io.BytesIO()
+    Pillow.fromarray(image).save(data, "JPEG", quality=30)
+    left = rng.uniform(0.8, 0.9)
+    h, w = int(height * left), int(width * left)
+    y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+    edge = int(rng.uniform(0.05, 0.12) * min(height, width))
+    written = image.copy()
+    cv2.rectangle(
+        written, (int(0.6 * width), int(0.75 * height)), (int(0.97 * width), int(0.95 * height)), (250,) * 3, -1
+    )
+    place = (int(0.62 * width), int(0.87 * height))
+    cv2.putText(written, "SALE 50%", place, cv2.FONT_HERSHEY_SIMPLEX, width / 500, (200, 0, 0), 3)
+    return {
+        "re-encoded": np.array(Pillow.open(data)),
+        "resized": cv2.resize(image, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA),
+        "cropped": image[y : y + h, x : x + w],
+        "bordered": cv2.copyMakeBorder(image, *[edge] * 4, cv2.BORDER_CONSTANT, value=[int(rng.choice([0, 255]))] * 3),
+        "mirrored": image[:, ::-1],
+        "overlaid": written,
+    }
+
+
+def make(photos: Path, folder: Path, limit: int) -> int:
+    from tilth.images import SUFFIXES, decode, fit_within
+
+    paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in SUFFIXES)[:limit]
+    for number, path in enumerate(paths):
+        image = np.array(fit_within(decode(path.read_bytes()), 1024))
+        for kind, copy in {"original": image, **copies(image, np.random.default_rng(number))}.items():
+            Pillow.fromarray(copy).save(folder / f"{number:05d}_{kind}.jpg", quality=85)
+    return len(paths)
+
+
+def report(name: str, pairs: set[tuple[str, str]], photos: int, seconds: float, images: int) -> None:
+    """Print what a method found; `pairs` are of file names."""
+    found: Counter[str] = Counter()
+    right = 0
+    for a, b in pairs:
+        same = a.partition("_")[0] == b.partition("_")[0]
+        right += same
+        kinds = {a.partition("_")[2].removesuffix(".jpg"), b.partition("_")[2].removesuffix(".jpg")}
+        if same and "original" in kinds:
+            found[(kinds - {"original"}).pop()] += 1
+    recall = {kind: found[kind] / photos for kind in KINDS}
+    print(
+        f"{name:24} {images / seconds:9.1f} {np.mean(list(recall.values())):7.3f} {right / max(1, len(pairs)):10.4f}  "
+        + "  ".join(f"{recall[kind]:10.3f}" for kind in KINDS),
+        flush=True,
+    )
+
+
+def ours(folder: Path, work_folder: Path, *, edits: bool) -> tuple[set[tuple[str, str]], float]:
+    from tilth.annotate.importing import Import
+    from tilth.dataset import Dataset
+    from tilth.events import Events
+    from tilth.mining.dedup import Dedup
+    from tilth.mining.hash import Hash
+    from tilth.policy import load_policy
+    from tilth.work import Work
+
+    policy = load_policy(Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml")
+    dataset = Dataset(work_folder / f"dataset-{edits}")
+    make_work = lambda name: Work(  # noqa: E731
+        name=name, dataset=dataset, policy=policy, folder=work_folder / f"{name}-{edits}", events=Events()
+    )
+    Import(path=folder).run(make_work("import"))
+    began = time.monotonic()
+    Hash().run(make_work("hash"))
+    Dedup(edits=edits, min_quality=0).run(make_work("dedup"))
+    seconds = time.monotonic() - began
+    groups: dict[str, list[str]] = {}
+    for sample in dataset.samples(images=False, dropped=True):
+        if "dedup.group" in sample.columns:
+            name = Path(str(sample.origin["source"])).name
+            groups.setdefault(str(sample.columns["dedup.group"]), []).append(name)
+    return {pair for names in groups.values() for pair in combinations(sorted(names), 2)}, seconds
+
+
+def million(count: int) -> None:
+    from tilth.mining.near import hash_index, neighbours
+
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (count, 32), np.uint8)
+    copies_of = rng.choice(count // 2, count // 100, replace=False)
+    for row, of in enumerate(copies_of):  # every hundredth is a copy, 1 to 31 bits away
+        flipped = np.zeros(256, np.uint8)
+        flipped[rng.choice(256, int(rng.integers(1, 32)), replace=False)] = 1
+        hashes[count - 1 - row] = hashes[of] ^ np.packbits(flipped)
+    began = time.monotonic()
+    index = hash_index(hashes, 31)
+    found = {(min(a, b), max(a, b)) for a, b, _ in neighbours(index, hashes, 31) if a != b}
+    seconds = time.monotonic() - began
+    true = {(int(of), count - 1 - row) for row, of in enumerate(copies_of)}
+    told = f"{len(true & found)} of {len(true)} copies found, {len(found - true)} others"
+    print(f"{count:,} hashes, all pairs within 31 bits: {seconds:.1f} s; {told}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--imagededup", help="Python of an environment with imagededup")
+    parser.add_argument("--limit", type=int, default=10_000, help="photographs at most")
+    parser.add_argument("--hashes", type=int, default=0)
+    args = parser.parse_args()
+    if args.hashes:
+        million(args.hashes)
+    if not args.photos:
+        return
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory(prefix="dedup-") as name:
+        folder = Path(name) / "images"
+        folder.mkdir()
+        photos = make(args.photos, folder, args.limit)
+        images = 7 * photos
+        print(f"{photos} photographs, {images} images; recall by kind of copy")
+        print(f"{'':24} {'images/s':>9} {'recall':>7} {'precision':>10}  " + "  ".join(f"{kind:>10}" for kind in KINDS))
+        for edits in (False, True):
+            pairs, seconds = ours(folder, Path(name), edits=edits)
+            report(f"tilth, edits: {str(edits).lower()}", pairs, photos, seconds, images)
+        if args.imagededup:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+            out = subprocess.run(
+                [args.imagededup, "-c", IMAGEDEDUP, str(folder)],
+                capture_output=True,
+                text=True,
+                env=environment,
+                check=True,
+            ).stdout
+            for method, told in json.loads(out.strip().splitlines()[-1]).items():
+                pairs = {(min(a, b), max(a, b)) for a, b in told["pairs"]}
+                report(f"imagededup {method}", pairs, photos, told["seconds"], images)
+
+
+if __name__ == "__main__":
+    main()
