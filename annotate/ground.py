@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -58,9 +59,14 @@ class Look:
             precision=self.precision,
         )
 
+        by = models.source(self.model)
+
         def look(samples: Sequence[Sample]) -> list[Result]:
             found = finder.find([sample.pixels() for sample in samples])
-            return [Result(columns={f"{self.name}.seen": [_row(one) for one in seen]}) for seen in found]
+            return [
+                Result(columns={f"{self.name}.seen": [_row(one) for one in seen], f"{self.name}.by": by})
+                for seen in found
+            ]
 
         return look
 
@@ -118,7 +124,7 @@ class Decide:
         columns: dict[str, Json] = {
             f"{self.name}.removed": removed,
             f"{self.name}.top": top,
-            f"{self.name}.asked": self.asked,
+            **({f"{self.name}.asked": self.asked} if self.asked else {}),
         }
         return Result(claims=tuple(claims), columns=columns)
 
@@ -161,6 +167,8 @@ class Ground:
         backend: `transformers`, or `groundingdino-py` for that package; both give the same boxes.
         threshold: Least score of a claim.
         thresholds: The same for single categories.
+        calibrated: Thresholds that the step `thresholds` learned: its name in this run, or its file from an earlier one;
+            `thresholds` goes before them, and they before `threshold`.
         counter_prompts: Let the policy's look-alikes compete.
         size_multiple: Sides are rounded to multiples of this, so that images of like shape share a batch; 1 leaves them.
         tiles: Look at so many overlapping tiles a side as well as at the whole, for small things; 1 for none.
@@ -174,6 +182,7 @@ class Ground:
     model: str = "starter:grounding"
     threshold: float = 0.3
     thresholds: dict[str, float] = field(default_factory=dict)
+    calibrated: str = ""
     counter_prompts: bool = True
     backend: Literal["transformers", "groundingdino-py"] = "transformers"
     tiles: int = 1
@@ -234,7 +243,7 @@ class Ground:
             source=source,
             asked=key,
             threshold=self.threshold,
-            thresholds=self.thresholds,
+            thresholds={**self._calibrated(work), **self.thresholds},
             rules=self.clean_up,
         )
         work.map(decide, lambda sample: wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
@@ -246,6 +255,18 @@ class Ground:
             "images_per_s": round(new / seconds, 2) if new else None,
             **_count(work, source, fingerprint(decide)),
         }
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The file of learned thresholds, when it is one."""
+        return (Path(self.calibrated),) if self.calibrated.endswith(".json") else ()
+
+    def _calibrated(self, work: Work) -> dict[str, float]:
+        from tilth.annotate.thresholds import read_thresholds
+
+        if not self.calibrated:
+            return {}
+        path = self.inputs()[0] if self.inputs() else work.artifact(self.calibrated)
+        return {name: value for name, value in read_thresholds(path).items() if value >= FLOOR}
 
     @staticmethod
     def _looked(work: Work, look: Look) -> int:

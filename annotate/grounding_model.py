@@ -191,8 +191,9 @@ class Finder:
         import torch
 
         kind, low = torch.device(self.device).type, getattr(torch, self._precision)
-        with torch.inference_mode(), torch.autocast(kind, low, enabled=low != torch.float32):
-            logits, cxcywh = self._network(torch.from_numpy(pixels).to(self.device), text)
+        with torch.inference_mode():
+            with torch.autocast(kind, low, enabled=low != torch.float32):
+                logits, cxcywh = self._network(torch.from_numpy(pixels).to(self.device), text)
             tokens = logits[..., : weights.shape[1]].float().sigmoid()
             scores = tokens @ weights.T  # the mean over a phrase's own tokens
             middle, size = cxcywh.float().split(2, dim=2)

@@ -87,6 +87,22 @@ def test_every_family_sees_in_a_batch_what_it_sees_alone(family_model: str, poli
         same(finder.find([image])[0], together, 5e-5, 5e-2)
 
 
+def test_half_precision_finds_the_same_things(policy: Policy) -> None:
+    from tilth.starter.data import scene_rng
+    from tilth.starter.world import draw_spec, render
+
+    images = []
+    for n in range(12):
+        rng = scene_rng("held_out", n)
+        images.append(render(draw_spec(rng), rng, side=96).image)
+    full, half = (
+        Finder("starter:grounding", questions(policy.pictured), device="cpu", floor=0.5, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    a, b = ([[one.phrase for one in seen] for seen in finder.find(images)] for finder in (full, half))
+    assert sum(x == y for x, y in zip(a, b, strict=True)) >= 10, "of 12 images"
+
+
 def test_workers_and_memory_change_nothing(swin_model: str, policy: Policy) -> None:
     finder = Finder(swin_model, questions(policy.pictured), device="cpu", floor=0.0)
     images = pictures((96, 96), (64, 64), (96, 96), (90, 90), (200, 100))
