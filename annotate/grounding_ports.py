@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tilth.annotate.deformable import use_gather
 from tilth.errors import ModelError
 from tilth.extras import optional
 
@@ -63,6 +64,8 @@ class PortNetwork:
 
     def __init__(self, folder: Path, name: str, device: str) -> None:
         self._model = load_port(folder, name).to(device)
+        if device == "cpu":
+            use_gather(self._model)
         self._model.model.text_backbone = _read_once(self._model.model.text_backbone)
 
     def __call__(self, pixels: "torch.Tensor", text: Text) -> "tuple[torch.Tensor, torch.Tensor]":

@@ -59,6 +59,21 @@ def test_the_package_and_the_port_agree_on_boxes_and_scores(which: str, swin_mod
         same(ours, theirs, 1e-4, 1e-2)
 
 
+def test_attention_as_one_gather_is_the_librarys_attention() -> None:
+    import torch
+    from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
+
+    from tilth.annotate.deformable import attend
+
+    torch.manual_seed(0)
+    shapes = [(7, 11), (4, 5), (1, 3)]
+    values = torch.randn(2, sum(h * w for h, w in shapes), 4, 8)
+    places = torch.rand(2, 30, 4, 3, 5, 2) * 1.6 - 0.3  # some lie outside, where there is nothing
+    weights = torch.rand(2, 30, 4, 3, 5)
+    expected = MultiScaleDeformableAttention()(values, torch.tensor(shapes), shapes, None, places, weights, 64)
+    torch.testing.assert_close(attend(values, shapes, places, weights), expected, atol=1e-5, rtol=0)
+
+
 def test_building_the_package_leaves_its_modules_as_they_were(swin_model: str, policy: Policy) -> None:
     package = pytest.importorskip("groundingdino.models.GroundingDINO.groundingdino")
     before = dict(vars(package))
