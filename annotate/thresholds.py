@@ -168,7 +168,8 @@ class Thresholds:
         precision: Asked for; the lowest threshold that reaches it is taken. 0 takes the best F1.
         default: Threshold of a category of which too little is known.
         least: True and automatic boxes that a category needs.
-        audit_only: Learn from the random part of the review alone: fewer images, but like the unreviewed ones.
+        audit_only: Learn from the random part of the review alone. The rest was reviewed for being doubtful, and thresholds
+            that fit it are too strict for what is left.
         apply: Decide again about the images that nobody reviewed.
         clean_up: Rules for boxes, as in `ground`.
     """
@@ -177,7 +178,7 @@ class Thresholds:
     precision: float = 0.0
     default: float = 0.3
     least: int = 10
-    audit_only: bool = False
+    audit_only: bool = True
     apply: bool = True
     clean_up: CleanUp = field(default_factory=CleanUp)
 

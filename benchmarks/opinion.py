@@ -1,9 +1,11 @@
-"""What a second opinion on boxes is worth: precision and recall of automatic boxes before and after, where truth is known.
+"""What a second opinion, and thresholds learned from reviews, are worth: precision and recall where truth is known.
 
     python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5
+    python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5 --thresholds
 
-`ground` labels random images of the corpus; `second_opinion` looks at each box. A box is right when it has the category of a
-true box and IoU at least 0.5 with it. Intervals are bootstraps over images.
+`ground` labels random images of the corpus; then `second_opinion` looks at each box, or some of the images are reviewed and
+`thresholds` learns from them. A box is right when it has the category of a true box and IoU at least 0.5 with it. Numbers are
+of images that nobody reviewed; intervals are bootstraps over images.
 """
 
 import argparse
@@ -13,13 +15,16 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from labels import POLICY, new_work, samples
 
 from tilth.annotate.ground import Ground
+from tilth.annotate.review import Review
 from tilth.annotate.reviewer import TruthBox, read_truth
-from tilth.claims import Claim
+from tilth.annotate.thresholds import Thresholds
+from tilth.claims import Claim, State
 from tilth.geometry import iou
 from tilth.mining.second_opinion import SecondOpinion
 from tilth.policy import load_policy
@@ -43,7 +48,7 @@ def judged(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> dict[str, obje
     counts = np.array(
         [
             (right(s.truth.labels, truth[s.id]), len(s.truth.labels), len(truth[s.id]))
-            for s in work.dataset.samples(images=False)
+            for s in work.dataset.samples(lambda s: s.state is State.AUTO, images=False)
         ]
     )
     rng = np.random.default_rng(0)
@@ -63,6 +68,7 @@ def main() -> None:
     parser.add_argument("--world", type=Path, default=Path("runs/starter-world"))
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--thresholds", action="store_true")
     asked = parser.parse_args()
     policy = load_policy(POLICY)
     names = {c.name for c in policy.pictured}
@@ -70,6 +76,34 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     work = new_work(folder, policy, asked.seed)
     work.add("corpus", samples(asked.world, asked.images, asked.seed, truth, labelled=False))
+    if asked.thresholds:
+        learned(work, asked.world, truth)
+    else:
+        opinions(work, truth)
+    work.events.close()
+    shutil.rmtree(folder)
+
+
+def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+    """Review some, at random or the doubtful first, and learn thresholds from them for several aims."""
+    start = work.dataset.at.number
+    for share, audit in ((0.3, 1.0), (0.1, 1.0), (0.1, 0.1)):
+        work.dataset = work.dataset.checkout(start)
+        Ground().run(replace(work, name="ground"))
+        Review(truth=world / "truth.jsonl", share=share, audit_share=audit).run(replace(work, name="review"))
+        how = {"reviewed": f"{share:.0%}, {'at random' if audit == 1 else 'the doubtful first'}"}
+        print(json.dumps({**how, "thresholds": "0.3 for all", **judged(work, truth)}), flush=True)
+        before = work.dataset.at.number
+        for aim in (0.0, 0.9):
+            work.dataset = work.dataset.checkout(before)
+            facts: Any = Thresholds(precision=aim, audit_only=False).run(replace(work, name="thresholds"))
+            chosen = {name: (row["threshold"], row["why"]) for name, row in facts["categories"].items()}
+            aimed = f"precision {aim:g}" if aim else "best F1"
+            print(json.dumps({**how, "thresholds": aimed, **judged(work, truth), "chosen": chosen}), flush=True)
+
+
+def opinions(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+    """Try several thresholds of both models."""
     start = work.dataset.at.number
     for threshold in (0.2, 0.3, 0.4):
         work.dataset = work.dataset.checkout(start)
@@ -80,8 +114,6 @@ def main() -> None:
             work.dataset = work.dataset.checkout(before)
             SecondOpinion(min_match=least).run(replace(work, name="second_opinion"))
             print(json.dumps({"threshold": threshold, "min_match": least, **judged(work, truth)}), flush=True)
-    work.events.close()
-    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def test_reviews_move_the_thresholds_and_the_rest_is_decided_again_without_the_m
 ) -> None:
     monkeypatch.setattr(Finder, "find", None)
     people = {s.id: s.truth for s in reviewed.dataset.samples(images=False) if s.state is not State.AUTO}
-    facts: dict[str, Any] = dict(Thresholds(least=2).run(reviewed))
+    facts: dict[str, Any] = dict(Thresholds(least=2, audit_only=False).run(reviewed))
     assert facts["images"] == len(people) == 45
     learned = read_thresholds(reviewed.artifact("thresholds"))
     assert sum(row["why"] == "calibrated" for row in facts["categories"].values()) >= 4
@@ -110,12 +110,15 @@ def test_reviews_move_the_thresholds_and_the_rest_is_decided_again_without_the_m
         else:
             assert all(label.score >= learned[str(label.category)] - 1e-6 for label in sample.truth.labels)
     assert facts["boxes_after"] > 0
+    alone: dict[str, Any] = dict(Thresholds(apply=False).run(reviewed))
+    assert alone["images"] == 5, "the audit, a tenth of the review"
+    assert all("fewer than 10 boxes" in row["why"] for row in alone["categories"].values())
     strict = Thresholds(least=10_000, default=1.0).run(reviewed)
     assert (strict["boxes_before"], strict["boxes_after"]) == (facts["boxes_after"], 0)
 
 
 def test_a_later_ground_takes_the_learned_thresholds_from_the_step_or_its_file(reviewed: Work) -> None:
-    Thresholds(least=2, apply=False).run(reviewed)
+    Thresholds(least=2, audit_only=False, apply=False).run(reviewed)
     path = reviewed.artifact("thresholds")
     found = []
     start = reviewed.dataset.at.number
