@@ -3,5 +3,6 @@
 STEPS = {
     "import": "tilth.annotate.importing:Import",
     "ground": "tilth.annotate.ground:Ground",
+    "thresholds": "tilth.annotate.thresholds:Thresholds",
     "review": "tilth.annotate.review:Review",
 }

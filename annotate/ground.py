@@ -9,13 +9,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from tilth import models
 from tilth.annotate.boxes import CleanUp, clean
-from tilth.annotate.grounding_model import Finder, Seen
+from tilth.annotate.grounding_model import Finder, Seen, precision_on
 from tilth.annotate.phrases import Question, questions
 from tilth.claims import Claim, Json
 from tilth.errors import InputError
@@ -34,8 +35,11 @@ class Look:
     name: str
     model: str
     questions: tuple[Question, ...]
+    backend: str = "transformers"
+    precision: str = ""
+    tiles: int = 1
     size_multiple: int = 32
-    batch_size: int = 16
+    batch_size: int = 32
     device: str = "auto"
 
     def models(self) -> tuple[str, ...]:
@@ -44,11 +48,25 @@ class Look:
 
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Load it."""
-        finder = Finder(self.model, self.questions, device=self.device, size_multiple=self.size_multiple, floor=FLOOR)
+        finder = Finder(
+            self.model,
+            self.questions,
+            backend=self.backend,
+            device=self.device,
+            size_multiple=self.size_multiple,
+            tiles_per_side=self.tiles,
+            floor=FLOOR,
+            precision=self.precision,
+        )
+
+        by = models.source(self.model)
 
         def look(samples: Sequence[Sample]) -> list[Result]:
             found = finder.find([sample.pixels() for sample in samples])
-            return [Result(columns={f"{self.name}.seen": [_row(one) for one in seen]}) for seen in found]
+            return [
+                Result(columns={f"{self.name}.seen": [_row(one) for one in seen], f"{self.name}.by": by})
+                for seen in found
+            ]
 
         return look
 
@@ -106,7 +124,7 @@ class Decide:
         columns: dict[str, Json] = {
             f"{self.name}.removed": removed,
             f"{self.name}.top": top,
-            f"{self.name}.asked": self.asked,
+            **({f"{self.name}.asked": self.asked} if self.asked else {}),
         }
         return Result(claims=tuple(claims), columns=columns)
 
@@ -145,12 +163,17 @@ class Ground:
     """Find boxes of the policy's categories with an open-vocabulary detector.
 
     Args:
-        model: A GroundingDINO, or an MM-Grounding-DINO, as `starter:grounding` or a hub id with its commit.
+        model: A GroundingDINO, MM-Grounding-DINO or LLMDet, as `starter:grounding` or a hub id with its commit.
+        backend: `transformers`, or `groundingdino-py` for that package; both give the same boxes.
         threshold: Least score of a claim.
         thresholds: The same for single categories.
+        calibrated: Thresholds that the step `thresholds` learned: its name in this run, or its file from an earlier one;
+            `thresholds` goes before them, and they before `threshold`.
         counter_prompts: Let the policy's look-alikes compete.
         size_multiple: Sides are rounded to multiples of this, so that images of like shape share a batch; 1 leaves them.
-        batch_size: Images at a time.
+        tiles: Look at so many overlapping tiles a side as well as at the whole, for small things; 1 for none.
+        precision: Of the arithmetic; `auto` takes what suits the device.
+        batch_size: Images at a time; what goes through the model at once also depends on memory.
         clean_up: Rules for boxes; see `annotate/boxes.py`.
         relabel: Ask again for images that people or imported files have labelled. The test split is never asked for, and
             neither are images that an earlier step with these settings has asked for.
@@ -159,9 +182,13 @@ class Ground:
     model: str = "starter:grounding"
     threshold: float = 0.3
     thresholds: dict[str, float] = field(default_factory=dict)
+    calibrated: str = ""
     counter_prompts: bool = True
+    backend: Literal["transformers", "groundingdino-py"] = "transformers"
+    tiles: int = 1
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     size_multiple: int = 32
-    batch_size: int = 16
+    batch_size: int = 32
     clean_up: CleanUp = field(default_factory=CleanUp)
     relabel: bool = False
 
@@ -170,6 +197,8 @@ class Ground:
         for name, value in {"threshold": self.threshold, **self.thresholds}.items():
             if not FLOOR <= value <= 1:
                 raise ValueError(f"{name} must lie in [{FLOOR}, 1], got {value}")
+        if not 1 <= self.tiles <= 8:
+            raise ValueError(f"tiles must lie in [1, 8], got {self.tiles}")
 
     def models(self) -> tuple[str, ...]:
         """The grounding model."""
@@ -193,6 +222,9 @@ class Ground:
             name=work.name,
             model=self.model,
             questions=asked,
+            backend=self.backend,
+            precision=precision_on(models.device(work.device)) if self.precision == "auto" else self.precision,
+            tiles=self.tiles,
             size_multiple=self.size_multiple,
             batch_size=self.batch_size,
             device=work.device,
@@ -211,7 +243,7 @@ class Ground:
             source=source,
             asked=key,
             threshold=self.threshold,
-            thresholds=self.thresholds,
+            thresholds={**self._calibrated(work), **self.thresholds},
             rules=self.clean_up,
         )
         work.map(decide, lambda sample: wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
@@ -223,6 +255,18 @@ class Ground:
             "images_per_s": round(new / seconds, 2) if new else None,
             **_count(work, source, fingerprint(decide)),
         }
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The file of learned thresholds, when it is one."""
+        return (Path(self.calibrated),) if self.calibrated.endswith(".json") else ()
+
+    def _calibrated(self, work: Work) -> dict[str, float]:
+        from tilth.annotate.thresholds import read_thresholds
+
+        if not self.calibrated:
+            return {}
+        path = self.inputs()[0] if self.inputs() else work.artifact(self.calibrated)
+        return {name: value for name, value in read_thresholds(path).items() if value >= FLOOR}
 
     @staticmethod
     def _looked(work: Work, look: Look) -> int:

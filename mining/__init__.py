@@ -8,5 +8,6 @@ STEPS = {
     "filter": "tilth.mining.filter:Filter",
     "dedup": "tilth.mining.dedup:Dedup",
     "leakage": "tilth.mining.leakage:Leakage",
+    "second_opinion": "tilth.mining.second_opinion:SecondOpinion",
     "split": "tilth.mining.split:Split",
 }

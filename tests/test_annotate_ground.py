@@ -88,6 +88,16 @@ def test_prompts_that_would_break_the_text_are_refused(first: str, second: str) 
         questions(categories)
 
 
+def test_three_hundred_categories_are_cut_and_three_hundred_words_are_refused() -> None:
+    many = [Category(name=f"c{n}", definition="", prompts=(f"thing {n}", f"Thing  {n}")) for n in range(300)]
+    prompts = make_prompts(questions(many), lambda text: len(text.split()), 62)
+    assert len(prompts) == 15
+    assert [phrase for p in prompts for phrase in p.phrases] == [f"thing {n}" for n in range(300)], "each once"
+    long = [Category(name="long", definition="", prompts=(" ".join(["word"] * 300),))]
+    with pytest.raises(InputError, match=r"prompts and counter_prompts of long take 301 tokens, the model reads 62"):
+        make_prompts(questions(long), lambda text: len(text.split()), 62)
+
+
 def test_a_phrase_of_one_category_competes_as_such_when_another_counters_it() -> None:
     asked = (
         Question(category="bottle", phrases=("bottle",), counters=("cup", "knife")),

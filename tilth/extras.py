@@ -21,6 +21,7 @@ EXTRAS = {
     "faiss": "mining",
     "pdqhash": "mining",
     "label_studio_sdk": "review",
+    "groundingdino": "groundingdino",
     "onnxruntime": "runtime",
     "rapidocr": "runtime",
     "fastapi": "runtime",
