@@ -5,7 +5,8 @@
 
 Each photograph is joined by six copies: re-encoded (JPEG quality 30), resized (0.4), cropped (10 to 20 % of each side off),
 bordered (5 to 12 %), mirrored and overlaid (a box with writing over 7 %). Recall is the share of copies that end up with
-their original; precision is the share of all joined pairs that come of one photograph. One thread, one run.
+their original; precision is the share of all joined pairs that come of one photograph. Photographs that are within 60 bits
+(PDQ) of an earlier one, frames of one scene, are left out. One thread, one run.
 """
 
 import argparse
@@ -65,13 +66,21 @@ def copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]
 
 def make(photos: Path, folder: Path, limit: int) -> int:
     from tilth.images import SUFFIXES, decode, fit_within
+    from tilth.mining.hash import pdq, to_bytes
 
-    paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in SUFFIXES)[:limit]
-    for number, path in enumerate(paths):
+    number, seen = 0, np.empty((0, 32), np.uint8)
+    for path in sorted(p for p in photos.rglob("*") if p.suffix.lower() in SUFFIXES):
         image = np.array(fit_within(decode(path.read_bytes()), 1024))
+        bits = to_bytes([pdq(image)[0]])
+        if number == limit:
+            break
+        if len(seen) and np.unpackbits(seen ^ bits, axis=1).sum(1).min() <= 60:
+            continue
+        seen = np.concatenate([seen, bits])
         for kind, copy in {"original": image, **copies(image, np.random.default_rng(number))}.items():
             Pillow.fromarray(copy).save(folder / f"{number:05d}_{kind}.jpg", quality=85)
-    return len(paths)
+        number += 1
+    return number
 
 
 def report(name: str, pairs: set[tuple[str, str]], photos: int, seconds: float, images: int) -> None:
@@ -120,7 +129,7 @@ def ours(folder: Path, work_folder: Path, *, edits: bool) -> tuple[set[tuple[str
 
 
 def million(count: int) -> None:
-    from tilth.mining.near import hash_index, neighbours
+    from tilth.mining.near import close_pairs
 
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 256, (count, 32), np.uint8)
@@ -130,8 +139,7 @@ def million(count: int) -> None:
         flipped[rng.choice(256, int(rng.integers(1, 32)), replace=False)] = 1
         hashes[count - 1 - row] = hashes[of] ^ np.packbits(flipped)
     began = time.monotonic()
-    index = hash_index(hashes, 31)
-    found = {(min(a, b), max(a, b)) for a, b, _ in neighbours(index, hashes, 31) if a != b}
+    found = {(min(a, b), max(a, b)) for a, b in close_pairs(hashes, 31)}
     seconds = time.monotonic() - began
     true = {(int(of), count - 1 - row) for row, of in enumerate(copies_of)}
     told = f"{len(true & found)} of {len(true)} copies found, {len(found - true)} others"

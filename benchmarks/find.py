@@ -10,7 +10,7 @@ to put the corpus into an order, each way adding to the one before it:
     maximum     the same prompt against the most similar query vector, as BLIP-2 was trained
     policy      all prompts and counter-prompts of the policy
     matching    and the matching head on the first 1,500
-    verified    and the detector on the first of these, twice as many as there are positives, as the step `verify` does
+    verified    and the detector on the first of these, three times as many as there are positives, as the step `verify` does
 
 Prints, over all categories and seeds with 95 % t intervals over seeds: looks until half, four fifths and 95 % of the
 positives are found, and recall when as many images are looked at as there are positives. Writes `docs/find.json` and
@@ -97,7 +97,7 @@ def orders(folder: Path, truth: dict[str, set[str]], seed: int) -> dict[str, dic
         ranked = np.array([candidate.row for candidate in judged], int)
         ranked = np.concatenate([ranked, likely[~np.isin(likely, ranked)]])
         found["matching"][question.category] = shown[ranked]
-        few = 2 * int(shown.sum())
+        few = 3 * int(shown.sum())
         seen = look([folder / "images" / keys[row] for row in ranked[:few]], question.category)
         verified = [combined(c.order, s) for c, s in zip(judged[:few], seen, strict=True)]
         ranked[:few] = ranked[:few][np.argsort(-np.array(verified), kind="stable")]

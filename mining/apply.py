@@ -1,7 +1,7 @@
 """Write down, through the engine, what was decided by looking at many samples together."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tilth.samples import Result, Sample
 from tilth.steps import step
@@ -21,6 +21,8 @@ class Apply:
 
     results: Mapping[str, Result]
     batch_size: int = 256
+
+    local: ClassVar[bool] = True  # it only looks up what is known, so sending it to a cluster would gain nothing
 
     def models(self) -> tuple[str, ...]:
         """Name none."""

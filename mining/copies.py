@@ -37,7 +37,8 @@ class Traces:
 def traces(image: Image) -> Traces:
     """Find the key points of an image."""
     grey = cv2.cvtColor(fit_within(image, SIDE), cv2.COLOR_RGB2GRAY)
-    points, codes = cv2.ORB_create(POINTS).detectAndCompute(grey, None)
+    finder: Any = cv2.ORB.create(POINTS)
+    points, codes = finder.detectAndCompute(grey, None)
     return Traces(grey, np.array([p.pt for p in points], np.float32).reshape(-1, 2), codes)
 
 

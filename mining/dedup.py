@@ -15,7 +15,7 @@ from tilth.mining.apply import Apply
 from tilth.mining.edits import Edits
 from tilth.mining.hash import COLUMN, QUALITY, ensure_hashes, to_bytes
 from tilth.mining.leakage import check_distance
-from tilth.mining.near import Groups, hash_index, neighbours
+from tilth.mining.near import Groups, close_pairs
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, step
 from tilth.work import Work
@@ -70,8 +70,7 @@ class Dedup:
                 hashes.append(text)
         groups = Groups(len(ids))
         if ids:
-            packed = to_bytes(hashes)
-            for a, b, _ in neighbours(hash_index(packed, self.max_distance), packed, self.max_distance):
+            for a, b in close_pairs(to_bytes(hashes), self.max_distance):
                 groups.join(a, b)
         by_hash = len(groups.members())
         if self.edits and ids:

@@ -268,7 +268,7 @@ class Index:
         self.found = {name: round(float(kind[1::2].mean()), 4) for name, kind in shares.items() if len(kind) > 1}
 
     def _reached(self, shares: dict[str, npt.NDArray[np.float64]]) -> bool:
-        return min(kind[::2].mean() for kind in shares.values()) >= self._wanted
+        return bool(min(kind[::2].mean() for kind in shares.values()) >= self._wanted)
 
     def _shares(self, probes: "_Probes", truth: "_Best") -> dict[str, npt.NDArray[np.float64]]:
         """Return which share of the true best each question finds, its own row apart."""
@@ -389,8 +389,8 @@ class _Best:
 
     def __init__(self, asked: Texts, k: int) -> None:
         self._asked = asked
-        self.rows = np.full((len(asked), k), -1, np.int64)
-        self._scores = np.full((len(asked), k), -np.inf, np.float32)
+        self.rows: Rows = np.full((len(asked), k), -1, np.int64)
+        self._scores: Texts = np.full((len(asked), k), -np.inf, np.float32)
 
     def look(self, rows: Rows, block: npt.NDArray[np.float32]) -> None:
         """Compare a block of vectors `(n, q, d)`."""

@@ -1,4 +1,5 @@
-# mypy: ignore-errors - it runs in an environment whose libraries have no types
+# It runs in an environment whose libraries have no types.
+# mypy: ignore-errors
 """The other end of `lavis.py`: runs alone, by the Python of an environment with salesforce-lavis and nothing of ours.
 
 It builds LAVIS's own network in the sizes that the checkpoint's `config.json` states, and fills it with the checkpoint's

@@ -1,9 +1,13 @@
-"""Which hashes are close: exact neighbours within a number of bits, among a few or among millions."""
+"""Which hashes are close: neighbours within a number of bits, among a few or among millions.
+
+Paper: https://arxiv.org/abs/1307.2982 (multi-index hashing)
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.extras import optional
 from tilth.mining.hash import BITS, Bits
@@ -11,6 +15,7 @@ from tilth.mining.hash import BITS, Bits
 MULTIHASH_FROM = 50_000  # below, comparing all pairs is as fast
 CHUNKS = 16  # of 16 bits each
 QUERIES_AT_ONCE = 4096
+CUTS = 3
 
 
 def hash_index(hashes: Bits, max_distance: int) -> Any:
@@ -39,6 +44,41 @@ def neighbours(index: Any, hashes: Bits, max_distance: int) -> Iterator[tuple[in
         for query in range(len(part)):
             for place in range(int(limits[query]), int(limits[query + 1])):
                 yield start + query, int(entries[place]), int(distances[place])
+
+
+def close_pairs(hashes: Bits, max_distance: int) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of hashes `(n, 32)` within `max_distance` bits of each other, maybe more than once.
+
+    Among few all are compared. Among many, those that agree in one of 16 chunks of 16 bits, in three ways of cutting the
+    256 bits into chunks: that is every pair up to 15 bits, and 999 in 1,000 of those 31 bits apart. It takes linear memory.
+    """
+    if len(hashes) < MULTIHASH_FROM or max_distance > 63:
+        yield from ((a, b) for a, b, _ in neighbours(hash_index(hashes, max_distance), hashes, max_distance) if a < b)
+        return
+    for cut in range(CUTS):
+        order = np.arange(BITS) if cut == 0 else np.random.default_rng(cut).permutation(BITS)
+        chunks = np.empty((len(hashes), CHUNKS), np.uint16)
+        for start in range(0, len(hashes), QUERIES_AT_ONCE):
+            part = np.unpackbits(hashes[start : start + QUERIES_AT_ONCE], axis=1)[:, order]
+            chunks[start : start + len(part)] = np.ascontiguousarray(np.packbits(part, axis=1)).view(np.uint16)
+        for chunk in range(CHUNKS):
+            yield from _pairs_in_buckets(hashes, chunks[:, chunk], max_distance)
+
+
+def _pairs_in_buckets(hashes: Bits, keys: npt.NDArray[np.uint16], max_distance: int) -> Iterator[tuple[int, int]]:
+    order = np.argsort(keys, kind="stable")
+    keys, words = keys[order], np.ascontiguousarray(hashes[order]).view(np.uint64)
+    apart = 1
+    here: npt.NDArray[np.int64] = np.arange(len(keys))
+    while True:  # first with the next in the bucket, then with the one after it, while there is one
+        here = here[here < len(keys) - apart]
+        here = here[keys[here] == keys[here + apart]]
+        if not len(here):
+            return
+        distances = np.bitwise_count(words[here] ^ words[here + apart]).sum(1, dtype=np.int64)
+        for place in here[distances <= max_distance].tolist():
+            yield int(order[place]), int(order[place + apart])
+        apart += 1
 
 
 class Groups:

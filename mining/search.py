@@ -29,9 +29,9 @@ from tilth.images import Image, decode, image_id
 from tilth.mining.corpus import Corpus
 from tilth.mining.encode import Encoder
 from tilth.mining.feedback import Feedback
-from tilth.mining.index import Index, Rows
+from tilth.mining.index import Index
 from tilth.mining.sealed import Sealed
-from tilth.mining.store import Store
+from tilth.mining.store import Rows, Store
 from tilth.policy import Policy
 
 POOL = 10  # images of a look-alike, per candidate, among which those nearest to the category are looked for

@@ -18,7 +18,7 @@ from tilth.claims import Claim, Json
 from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.images import Image
-from tilth.mining.encode import Encoder
+from tilth.mining.encode import open_encoder
 from tilth.mining.search import Question, questions
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, fingerprint, step
@@ -42,7 +42,7 @@ class Match:
 
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Load it."""
-        encoder = Encoder(self.model, self.device)
+        encoder = open_encoder(self.model, self.device)
         asked = {question.category: question for question in self.questions}
 
         def look(samples: Sequence[Sample]) -> list[Result]:

@@ -91,6 +91,10 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
     ] = False,
+    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    ray_address: Annotated[
+        str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
+    ] = "",
     until: Annotated[str, typer.Option(help="Stop after this step.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -100,7 +104,9 @@ def run(
     loaded = _recipe(recipe, settings)
     if until and until not in loaded.steps:
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
-    options = {"review": review} if review else {}
+    if executor not in ("local", "ray"):
+        raise InputError(f"--executor must be local or ray, got {executor!r}")
+    options = {"executor": executor, "ray_address": ray_address, **({"review": review} if review else {})}
     choices = Choices(device=device, retry_failed=retry_failed, until=until, options=options)
     folder = Run(loaded, runs / (name or loaded.name), choices).execute()
     if as_json:

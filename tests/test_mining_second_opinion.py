@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tilth.claims import Claim, State
 from tilth.errors import InputError
 from tilth.images import encode_png
-from tilth.mining.encode import Encoder
+from tilth.mining.blip2 import Blip2
 from tilth.mining.second_opinion import Judge, Match, SecondOpinion, crop_of
 from tilth.samples import NewSample, Sample
 from tilth.starter.world import Spec, render
@@ -75,7 +75,7 @@ def test_a_rejected_box_comes_back_without_asking_the_model_again(
     strict = SecondOpinion(min_match=1.0).run(grounded)
     assert strict["boxes_kept"] == 0
     grounded.dataset = grounded.dataset.checkout(before)
-    monkeypatch.setattr(Encoder, "match", None)
+    monkeypatch.setattr(Blip2, "match", None)
     again = SecondOpinion(min_match=0.0).run(grounded)
     assert again["boxes_kept"] == 16
     assert again["failed"] == 0

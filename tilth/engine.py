@@ -66,41 +66,74 @@ def _one_by_one(function: Function, batch: Sequence[Sample]) -> list[Result | Ex
     return outcomes
 
 
+def rows_of(function: Function, samples: Sequence[Sample], now: Callable[[], str]) -> list[dict[str, object]]:
+    """Run a batch and return its rows, a failure among them for each sample that raised."""
+    outcomes = zip(samples, _one_by_one(function, samples), strict=True)
+    return [
+        failure_row(sample.id, _say(outcome))
+        if isinstance(outcome, Exception)
+        else result_row(sample.id, outcome, now())
+        for sample, outcome in outcomes
+    ]
+
+
+class FailRate:
+    """Watches the share of failures in a table that is being filled."""
+
+    def __init__(self, work: "Work", table: Table) -> None:
+        self._work, self._table = work, table
+        self._seen = self._failed = 0
+
+    def add(self, seen: int, failed: int) -> None:
+        """Count samples and the failures among them."""
+        self._seen, self._failed = self._seen + seen, self._failed + failed
+
+    def too_many(self) -> bool:
+        """Tell whether the work should stop."""
+        return self._seen >= FEW and self._failed > self._work.max_fail_rate * self._seen
+
+    def error(self) -> TooManyFailures:
+        """Say so; to be called once everything is written."""
+        return TooManyFailures(_too_many(self._work, self._failed, self._seen, self._table))
+
+
 def map_samples(work: "Work", mapper: Mapper, where: Where | None, *, on: str, label: str) -> dict[str, int]:
     """Run a mapper; see `Work.map`."""
     dataset = work.dataset
     upstream = [str(vars(ref)) for ref in dataset.at.tables] if on == "claims" else []
     table = dataset.table(f"{work.name}-{fingerprint(mapper, *upstream)}")
+    if work.options.get("executor") == "ray" and not getattr(mapper, "local", False):
+        from tilth.cluster import map_on_cluster
+
+        map_on_cluster(work, mapper, where, table, label)
+    else:
+        _map_here(work, mapper, where, table, label)
+    dataset.attach(work.name, table, f"{work.name}: {type(mapper).__name__}", work.now())
+    return table.counts()
+
+
+def _map_here(work: "Work", mapper: Mapper, where: Where | None, table: Table, label: str) -> None:
+    dataset = work.dataset
     function: Function | None = None
-    writer = Writer(table, replace=work.retry_failed)
-    seen = failed = 0
+    writer, counted = Writer(table, replace=work.retry_failed), FailRate(work, table)
     total = dataset.count(where)
     with work.events.progress(label or work.name, total) as advance:
         for samples in dataset.scan(where, images=False):
             done = table.get([s.id for s in samples], ["status"])
-            failed += sum(row["status"] == "failed" for row in done.values()) if not work.retry_failed else 0
             todo = [s for s in samples if s.id not in done or (work.retry_failed and done[s.id]["status"] == "failed")]
-            seen += len(samples) - len(todo)
+            earlier = sum(row["status"] == "failed" for row in done.values()) if not work.retry_failed else 0
+            counted.add(len(samples) - len(todo), earlier)
             advance(len(samples) - len(todo))
             for batch in batched(todo, mapper.batch_size):
                 function = function or mapper.load()
-                rows = []
-                batch = dataset.read([s.id for s in batch])
-                for sample, outcome in zip(batch, _one_by_one(function, batch), strict=True):
-                    if isinstance(outcome, Exception):
-                        failed += 1
-                        rows.append(failure_row(sample.id, _say(outcome)))
-                    else:
-                        rows.append(result_row(sample.id, outcome, work.now()))
+                rows = rows_of(function, dataset.read([s.id for s in batch]), work.now)
                 writer.add(rows)
-                seen += len(batch)
+                counted.add(len(batch), sum(row["status"] == "failed" for row in rows))
                 advance(len(batch))
-                if seen >= FEW and failed > work.max_fail_rate * seen:
+                if counted.too_many():
                     writer.flush()
-                    raise TooManyFailures(_too_many(work, failed, seen, table))
+                    raise counted.error()
     writer.flush()
-    dataset.attach(work.name, table, f"{work.name}: {type(mapper).__name__}", work.now())
-    return table.counts()
 
 
 def _say(error: Exception) -> str:

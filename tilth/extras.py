@@ -27,6 +27,8 @@ EXTRAS = {
     "fastapi": "runtime",
     "uvicorn": "runtime",
     "tokenizers": "runtime",
+    "ray": "cluster",
+    "lance_ray": "cluster",
 }
 
 

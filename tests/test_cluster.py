@@ -1,0 +1,170 @@
+"""A real Ray cluster of three nodes gives the rows that one machine gives, whoever dies in between."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mining_parts import scene
+
+from tilth.dataset import Dataset
+from tilth.events import Events
+from tilth.images import encode_png
+from tilth.mining.hash import Hash
+from tilth.mining.quality import Quality
+from tilth.policy import load_policy
+from tilth.samples import NewSample
+from tilth.work import Work
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("lance_ray") is None, reason="Ray is not installed: tilth[cluster]"),
+    pytest.mark.timeout(420),
+]
+POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
+IMAGES = 240
+
+# what happens on the cluster, in a process of its own: its workers and warnings stay out of the tests'
+ON_CLUSTER = """
+import json, sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from tilth.dataset import Dataset
+from tilth.events import Events
+from tilth.mining.hash import Hash
+from tilth.mining.quality import Quality
+from tilth.policy import load_policy
+from tilth.work import Work
+
+folder, what = Path(sys.argv[1]), sys.argv[2]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+ray.init(address=cluster.address, log_to_driver=False)
+from tilth.cluster import connect
+connect(cluster.address)
+killed = []
+
+def kill():
+    while not any((folder / "dataset" / "results").glob("x-*.lance/data/*")):
+        time.sleep(0.05)
+    here = ray.get_runtime_context().get_node_id()  # the driver hangs on the node that it joined
+    cluster.remove_node(next(n for n in nodes if n.node_id != here), allow_graceful=False)
+    killed.append(len(list((folder / "dataset" / "results").glob("x-*.lance/data/*"))))
+
+work = Work(
+    name="x", dataset=Dataset(folder / "dataset"), policy=load_policy(Path(sys.argv[3])), folder=folder / "files",
+    events=Events(folder / "events.jsonl"), options={"executor": "ray", "ray_address": cluster.address},
+)
+if what == "kill":
+    thread = threading.Thread(target=kill)
+    thread.start()
+counts = {"hash": work.map(Hash(batch_size=4))}
+if what == "kill":
+    thread.join()
+else:
+    counts["quality"] = work.map(Quality(batch_size=8))
+print(json.dumps({"counts": counts, "killed": killed, "alive": sum(n["Alive"] for n in ray.nodes())}), flush=True)
+ray.shutdown()  # before the cluster under it goes
+"""
+
+
+def work_in(folder: Path, name: str = "x") -> Work:
+    return Work(
+        name=name,
+        dataset=Dataset(folder / "dataset"),
+        policy=load_policy(POLICY),
+        folder=folder / "files",
+        events=Events(),
+    )
+
+
+def fill(folder: Path) -> Work:
+    work = work_in(folder, "add")
+    images = (scene(i, 160).image for i in range(IMAGES))
+    work.add("drawn", [NewSample(data=encode_png(image), origin={"source": str(i)}) for i, image in enumerate(images)])
+    ids = [i for some in work.dataset.ids() for i in some]
+    work.dataset.pool.replace([{**row(work, ids[7]), "data": b"no image"}])  # one that fails in every mapper
+    return work_in(folder)
+
+
+def row(work: Work, id_: str) -> dict[str, object]:
+    return {"id": id_, **work.dataset.pool.get([id_], ["data", "width", "height", "origin"])[id_]}
+
+
+def rows(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """Return everything that the results tables say, but when."""
+    found = {}
+    for path in sorted((folder / "dataset" / "results").glob("x-*.lance")):
+        table = Dataset(folder / "dataset").table(path.stem)
+        ids = [i for some in table.ids() for i in some]
+        assert len(ids) == len(set(ids)), "a row came twice"
+        found[path.stem] = table.get(ids, ["status", "reason", "columns"])
+    return found
+
+
+def command(folder: Path, what: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-c", ON_CLUSTER, str(folder), what, str(POLICY)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def run(line: list[str]) -> dict[str, Any]:
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, object]]]:
+    folder = tmp_path_factory.mktemp("local")
+    work = fill(folder)
+    work.map(Hash(batch_size=4))
+    work.map(Quality(batch_size=8))
+    return rows(folder)
+
+
+def test_a_cluster_gives_the_rows_that_one_machine_gives(
+    tmp_path: Path, expected: dict[str, dict[str, dict[str, object]]]
+) -> None:
+    fill(tmp_path)
+    told = run(command(tmp_path, "all"))
+    assert told["counts"] == {name: {"ok": IMAGES - 1, "failed": 1} for name in ("hash", "quality")}
+    assert rows(tmp_path) == expected
+
+
+def test_a_node_that_is_killed_costs_nothing(tmp_path: Path, expected: dict[str, dict[str, dict[str, object]]]) -> None:
+    fill(tmp_path)
+    told = run(command(tmp_path, "kill"))
+    assert told["alive"] == 2
+    assert told["killed"][0] >= 1
+    (name,) = rows(tmp_path)
+    assert rows(tmp_path)[name] == expected[name]
+
+
+def test_a_killed_driver_goes_on_where_it_was_on_a_single_machine(
+    tmp_path: Path, expected: dict[str, dict[str, dict[str, object]]]
+) -> None:
+    fill(tmp_path)
+    process = subprocess.Popen(
+        command(tmp_path, "all"), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    results = tmp_path / "dataset" / "results"
+    while not any(results.glob("x-*.lance/data/*")):
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # the driver and the cluster that it started
+    process.wait()
+    (name,) = [path.stem for path in results.glob("x-*.lance")][:1]
+    survived = len(Dataset(tmp_path / "dataset").table(name))
+    assert 0 < survived < IMAGES
+    work = work_in(tmp_path)
+    assert work.map(Hash(batch_size=4)) == {"ok": IMAGES - 1, "failed": 1}
+    assert rows(tmp_path)[name] == expected[name]

@@ -1,0 +1,150 @@
+"""The Ray executor: the same mappers, run by the actors of a cluster; the same rows in the same tables as the local one.
+
+The driver writes the ids that are still to be done beside the dataset, Ray Data hands them out, each actor loads the mapper
+once, opens the dataset at the step's version and reads the images itself, and the driver appends what comes back. Only rows
+travel, never pixels, and only the driver writes, so "its row is there" means done here, too: a run that was begun on one machine
+goes on on a cluster, and the other way round. All nodes must see the dataset's folder.
+
+A node that dies costs what it was working on; Ray Data does that again elsewhere. Rows that come twice are kept once.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from tilth.dataset import RESULT, Dataset, Table, Where
+from tilth.engine import FailRate, Writer, rows_of
+from tilth.errors import TilthError, Unavailable
+from tilth.extras import optional
+from tilth.samples import Result, Sample
+from tilth.steps import Mapper
+
+if TYPE_CHECKING:
+    from tilth.work import Work
+
+IDS = pa.schema([("id", pa.string())])
+
+
+class _Worker:
+    """An actor: one mapper, loaded once.
+
+    What it needs are attributes of a class made for the job and not arguments, which Ray would keep as an object that a dying
+    node takes with it.
+    """
+
+    mapper: Mapper
+    root: Path
+    version: int
+    now: str
+
+    def __init__(self) -> None:
+        self._function: Callable[[Sequence[Sample]], list[Result]] = self.mapper.load()
+        self._dataset = Dataset(self.root, self.version)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        samples = self._dataset.read(batch.column("id").to_pylist())
+        return pa.Table.from_pylist(rows_of(self._function, samples, lambda: self.now), schema=RESULT)
+
+
+def connect(address: str) -> None:
+    """Join a Ray cluster, or start one on this machine when the address is empty.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        Unavailable: Nothing answers at the address.
+    """
+    with optional():
+        import ray
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address or None, logging_level=logging.ERROR, log_to_driver=False)
+        except ConnectionError as error:
+            raise Unavailable(f"no Ray cluster at {address}; start one with: ray start --head") from error
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # our own bar says how far we are
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.op_resource_reservation_enabled = False  # on a small cluster it leaves the reader nothing to run on
+
+
+def map_on_cluster(work: "Work", mapper: Mapper, where: Where | None, table: Table, label: str) -> None:
+    """Run a mapper over the samples that a table lacks, and fill it; see `engine.map_samples`.
+
+    Raises:
+        TooManyFailures: More than `max_fail_rate` of at least 50 samples failed.
+    """
+    connect(work.options.get("ray_address", ""))
+    import lance
+
+    path = work.folder / f"{table.path.stem}.todo.lance"
+    work.folder.mkdir(parents=True, exist_ok=True)
+    batches = (pa.record_batch([pa.array(ids)], schema=IDS) for ids in _todo(work, table, where))
+    lance.write_dataset(pa.RecordBatchReader.from_batches(IDS, batches), str(path), mode="overwrite")
+    total = int(lance.dataset(str(path)).count_rows())
+    writer, counted = Writer(table, replace=work.retry_failed), FailRate(work, table)
+    counted.add(
+        len(table) - (total if work.retry_failed else 0), 0 if work.retry_failed else table.counts().get("failed", 0)
+    )
+    with work.events.progress(label or work.name, total) as advance:
+        for rows in _rows(work, mapper, path) if total else ():
+            there = {} if work.retry_failed else table.get([str(row["id"]) for row in rows], ["status"])
+            new = [row for row in rows if row["id"] not in there]
+            writer.add(new)
+            advance(len(new))
+            counted.add(len(new), sum(row["status"] == "failed" for row in new))
+            if counted.too_many():
+                writer.flush()
+                raise counted.error()
+    writer.flush()
+
+
+def _rows(work: "Work", mapper: Mapper, todo: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of the ids in a Lance table as they come, in no order."""
+    import lance_ray
+    import ray
+
+    cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = bool(gpus and mapper.models())
+    # one processor stays free to read and to hand out, or Ray Data waits for ever
+    most = gpus if on_gpu else max(1, cpus - 1)
+    settings = {
+        "mapper": mapper,
+        "root": work.dataset.root.resolve(),
+        "version": work.dataset.at.number,
+        "now": work.now(),
+    }
+    rows = lance_ray.read_lance(str(todo), ray_remote_args={"num_cpus": 0.1}).map_batches(
+        type("Worker", (_Worker,), settings),
+        batch_size=mapper.batch_size,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_gpus=1 if on_gpu else None,
+        num_cpus=None if on_gpu else 1,
+    )
+    try:
+        for found in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield found.to_pylist()
+    except ray.exceptions.RayError as error:
+        raise _ours(error) from error
+
+
+def _todo(work: "Work", table: Table, where: Where | None) -> Iterator[list[str]]:
+    """Yield the ids that a table has no row of, or with `retry_failed` those whose row is a failure, too."""
+    for samples in work.dataset.scan(where, images=False):
+        done = table.get([s.id for s in samples], ["status"])
+        ids = [s.id for s in samples if s.id not in done or (work.retry_failed and done[s.id]["status"] == "failed")]
+        if ids:
+            yield ids
+
+
+def _ours(error: BaseException) -> BaseException:
+    """Return what a mapper raised on another machine as what it would have been here."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, TilthError | MemoryError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
