@@ -13,13 +13,12 @@ to put the corpus into an order, each way adding to the one before it:
     verified    and the detector on the first of these, three times as many as there are positives, as the step `verify` does
 
 Prints, over all categories and seeds with 95 % t intervals over seeds: looks until half, four fifths and 95 % of the
-positives are found, and recall when as many images are looked at as there are positives. Writes `docs/find.json` and
+positives are found, and recall when as many images are looked at as there are positives. Writes
 `docs/find.png`. Takes about 3 minutes a seed on two cores.
 """
 
 import argparse
 import functools
-import json
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -202,19 +201,6 @@ def main() -> None:
             f"{way:8} recall when as many are looked at as there are: "
             + ", ".join(f"{c} {v:.3f}" for c, v in categories.items())
         )
-    (args.out / "find.json").write_text(
-        json.dumps(
-            {
-                "seeds": args.seeds,
-                "command": f"python benchmarks/find.py --seeds {args.seeds}",
-                "table": table,
-                "saved": saved,
-                "over_pooled": over_pooled,
-                "by_category": by_category,
-            },
-            indent=1,
-        )
-    )
     draw_plot(table, args.out / "find.png")
 
 
@@ -230,7 +216,7 @@ def draw_plot(table: dict[str, dict[str, tuple[float, float, float]]], path: Pat
     axes.set_yscale("log")
     axes.set_xticks(range(len(SHARES)), [f"{s:.0%} of the positives" for s in SHARES])
     axes.set_ylabel("images to look at")
-    axes.legend(frameon=False, ncols=6, fontsize=8)
+    axes.legend(frameon=False, ncols=6, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
