@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from tilth.steps import Facts, step
 from tilth.work import Failed, Work
 
 RECALL_AT = 10
+MINED = "mined.json"  # beside the vectors: how many there were when they were last mined
 
 Pick = dict[str, Json]
 """A chosen image: its `key` in the corpus, its pixel `id`, and the `columns` that say why it was chosen."""
@@ -52,6 +54,7 @@ class Mine:
         never: Folders of sealed images, which and whose copies are never mined.
         never_distance: PDQ bits of 256 up to which an image is a copy of a sealed one.
         licence: Of the corpus, kept with every image whose own licence the corpus does not say.
+        since: `last` to look only at images that came into the corpus after it was last mined; at all when empty.
         embeddings: Folder that keeps the vectors of the corpus between runs; inside the run when None.
         index: `exact`, `ivf`, `hnsw`, `rabitq`, or `auto` to choose by size.
         index_memory_mb: What the index may take in memory.
@@ -73,6 +76,7 @@ class Mine:
     never: tuple[Path, ...] = ()
     never_distance: int = 31
     licence: str = "unknown"
+    since: Literal["", "last"] = ""
     embeddings: Path | None = None
     index: Kind = "auto"
     index_memory_mb: int = BUDGET_MB
@@ -110,8 +114,9 @@ class Mine:
         plan = work.folder / "selection.json"
         if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)
-            picks, facts = self._choose(work, corpus)
+            picks, facts, store = self._choose(work, corpus)
             write_beside(plan, json.dumps({"picks": picks, "facts": facts}))
+            write_beside(store.folder / MINED, json.dumps({"rows": len(store)}))
         # A resumed run adds what was chosen before the kill, whatever a search would answer now.
         text = plan.read_text()
         chosen = json.loads(text)
@@ -131,7 +136,7 @@ class Mine:
             }  # fmt: skip
             yield NewSample(data=data, origin=origin, columns=pick["columns"])  # type: ignore[arg-type]
 
-    def _choose(self, work: Work, corpus: Corpus) -> tuple[list[Pick], dict[str, Json]]:
+    def _choose(self, work: Work, corpus: Corpus) -> tuple[list[Pick], dict[str, Json], Store]:
         encoder = open_encoder(self.model, work.device, self.backend)
         folder = store_folder(self.embeddings or work.dataset.root.parent / "embeddings", corpus, encoder.digest)
         store = Store(folder, model=self.model, digest=encoder.digest, queries=encoder.queries, width=encoder.width)
@@ -142,6 +147,11 @@ class Mine:
         )
         if not len(store):
             raise InputError(f"{self.corpus}: holds no image that can be read")
+        before = _mined_rows(store) if self.since else 0
+        if before == len(store):
+            raise InputError(
+                f"{self.corpus}: nothing new since it was last mined; leave `since` out to mine all of it again"
+            )
         began = time.monotonic()
         asked = questions(work.policy)
         texts = encoder.texts([q.prompts[0] for q in asked])
@@ -167,6 +177,7 @@ class Mine:
             feedback=Feedback(work.dataset, corpus, store),
             feedback_weight=self.feedback_weight,
             batch_size=self.batch_size,
+            first=before,
         )
         chosen = _Chooser(self, work, searcher).choose(asked)
         facts: dict[str, Json] = {
@@ -179,6 +190,7 @@ class Mine:
                 f"recall_at_{RECALL_AT}": round(recall, 4),
                 "build_s": round(indexed - began, 2),
             },
+            "looked_at": len(store) - before,
             "search_s": round(time.monotonic() - indexed, 2),
             "categories": chosen.categories,
             "explored": chosen.explored,
@@ -193,7 +205,7 @@ class Mine:
         }
         if self.truth is not None:
             facts["precision"] = precision_report(self.truth, chosen.ranked, chosen.picks)
-        return chosen.picks, facts
+        return chosen.picks, facts, store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,10 +258,10 @@ class _Chooser:
     def _explore(self, wanted: int, taken: set[str]) -> list[Pick]:
         """Draw images at random from the whole corpus."""
         rng = np.random.default_rng(self._work.seed)
-        rows = len(self._searcher.store)
+        first, rows = self._searcher.first, len(self._searcher.store)
         found: list[Pick] = []
         for _ in range(20):  # rounds; a corpus that is all taken gives nothing
-            drawn = dict.fromkeys(rng.integers(0, rows, 2 * (wanted - len(found))).tolist())
+            drawn = dict.fromkeys(rng.integers(first, rows, 2 * (wanted - len(found))).tolist())
             for _, key, id_, _ in self._searcher.look(list(drawn)):
                 if len(found) < wanted and id_ not in taken:
                     taken.add(id_)
@@ -263,6 +275,12 @@ class _Chooser:
             if len(found) >= wanted:
                 break
         return found
+
+
+def _mined_rows(store: Store) -> int:
+    """Return how many rows the store had when it was last mined."""
+    path = store.folder / MINED
+    return int(json.loads(path.read_text())["rows"]) if path.exists() else 0
 
 
 def _pick(candidate: Candidate, rank: int, reason: str) -> Pick:

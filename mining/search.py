@@ -136,6 +136,7 @@ class Searcher:
         feedback: Of people, on images mined before.
         feedback_weight: f.
         batch_size: Images per forward pass.
+        first: Row of the store from which on images are looked for.
     """
 
     def __init__(
@@ -152,7 +153,10 @@ class Searcher:
         feedback: Feedback,
         feedback_weight: float,
         batch_size: int,
+        first: int = 0,
     ) -> None:
+        self.first = first
+        self._among = np.arange(first, len(store)) if first else None
         self.corpus, self.store, self.index = corpus, store, index
         self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
         self._owned = sum(len(ids) for ids in dataset.ids())
@@ -169,12 +173,12 @@ class Searcher:
         texts = self._encoder.texts(question.texts)
         asked = len(question.prompts)
         # Twice as many as wanted, since counter-prompts reorder them.
-        answers = self.index.search(texts[:asked], 2 * depth + self._owned)
+        answers = self.index.search(texts[:asked], 2 * depth + self._owned, self._among)
         found = np.unique(np.concatenate([rows for rows, _ in answers]))
         likely: Rows = found[np.lexsort((found, -self._score(self.index.similarity(found, texts), asked)))]
         if not question.counters or not alike_depth:
             return likely, likely[:0]
-        answers = self.index.search(texts[asked:], POOL * alike_depth + self._owned)
+        answers = self.index.search(texts[asked:], POOL * alike_depth + self._owned, self._among)
         alike = np.unique(np.concatenate([rows for rows, _ in answers]))
         scores = self.index.similarity(alike, texts)
         # A look-alike is nearer to its own name than to the category's, yet as near to the category's as it can be.

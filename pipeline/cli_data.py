@@ -180,6 +180,38 @@ def rollback(
     typer.echo(f"version {made.number}: {made.message}")
 
 
+def explain(
+    dataset: DatasetPath,
+    sample: Annotated[str, typer.Argument(help="Id of a sample, or its beginning.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+) -> None:
+    """Say why an image is in a dataset, or out of it: where it is from, what found it, and what scored what."""
+    opened = _open(dataset)
+    found = [s for s in opened.samples(images=False, dropped=True) if s.id.startswith(sample)]
+    if len(found) != 1:
+        raise InputError(f"{dataset}: {len(found) or 'no'} samples begin with {sample!r}; give more of the id")
+    one = found[0]
+    rows: dict[str, Any] = {
+        "id": one.id,
+        "state": str(one.state),
+        **{f"origin.{name}": value for name, value in one.origin.items()},
+        **dict(sorted(one.columns.items())),
+        **{f"claim {n}": _told(claim) for n, claim in enumerate(one.claims, 1)},
+        **{f"dropped by {step}": why for step, why in one.drops},
+    }
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for name, value in rows.items():
+        for part, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            typer.echo(f"{name + (f'.{part}' if part else ''):32} {inner}")
+
+
+def _told(claim: Any) -> str:
+    box = f" at {', '.join(f'{v:.0f}' for v in claim.box_xyxy)}" if claim.box_xyxy else ""
+    return f"{claim.source} says {claim.category or claim.says}{box}, score {claim.score:.2f}"
+
+
 def export(
     dataset: DatasetPath,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -209,5 +241,5 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(train, name="train")
     for kind in TRAINED:
         _one_step_command(train, kind, f"train.{kind}", f"train {kind}")
-    for function in (history, diff, tag, rollback, export):
+    for function in (history, diff, tag, rollback, explain, export):
         app.command(epilog=f"Example: tilth {function.__name__} runs/starter/dataset …")(function)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -159,6 +160,25 @@ def test_images_that_the_dataset_has_are_not_mined_again(
     mined = [s for s in work.dataset.samples(images=False) if "mine.reason" in s.columns]
     assert len(mined) == facts["mined"] > 0
     assert not {s.id for s in mined} & set(ours)
+
+
+def test_only_what_is_new_since_the_last_time_is_looked_at(
+    world: Path, model: str, tmp_path: Path, policy: Policy
+) -> None:
+    shutil.copytree(world, tmp_path / "world")
+    grown = tmp_path / "world"
+    first = new_work(tmp_path / "a", policy)
+    settings(grown, model, embeddings=tmp_path / "e").run(first)
+    with pytest.raises(InputError, match="nothing new since it was last mined; leave `since` out"):
+        settings(grown, model, embeddings=tmp_path / "e", since="last").run(new_work(tmp_path / "b", policy))
+    for i, image in enumerate(scenes(CORPUS + SEALED + 30)[CORPUS + SEALED :]):
+        (grown / "corpus" / f"new{i}.png").write_bytes(encode_png(image))
+    work = new_work(tmp_path / "c", policy)
+    facts = settings(grown, model, embeddings=tmp_path / "e", since="last", explore=0.3).run(work)
+    assert facts["looked_at"] == 30
+    sources = {str(s.origin["source"]) for s in work.dataset.samples(images=False)}
+    assert len(sources) > 10
+    assert all(source.startswith("corpus/new") for source in sources)
 
 
 def test_the_truth_is_reported_and_changes_nothing(world: Path, model: str, tmp_path: Path, policy: Policy) -> None:

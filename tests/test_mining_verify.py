@@ -1,5 +1,6 @@
 """Mined matches stay when the detector sees them, too."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,19 @@ def test_wrong_settings_are_refused() -> None:
         Verify(keep=0)
     with pytest.raises(ValueError, match=r"min_score must lie in \[0, 1\], got 2"):
         Verify(min_score=2)
+
+
+def test_an_image_can_be_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tilth.pipeline.cli_data import explain
+
+    work = mined(tmp_path, ROWS)
+    Verify(min_score=0.3).run(work)
+    ids = {str(s.origin["source"]): s.id for s in work.dataset.samples(images=False, dropped=True)}
+    explain(tmp_path / "d", ids["0"][:12])
+    told = capsys.readouterr().out
+    for line in ("mine.explain.order", "ground.top.knife", "dropped by verify", "the detector sees no knife (0.05)"):
+        assert line in told
+    explain(tmp_path / "d", ids["1"], as_json=True)
+    assert json.loads(capsys.readouterr().out)["mine.category"] == "knife"
+    with pytest.raises(InputError, match="no samples begin with 'zz'; give more of the id"):
+        explain(tmp_path / "d", "zz")
