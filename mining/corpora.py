@@ -47,8 +47,8 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
     """Open a corpus by what lies at its location.
 
     Args:
-        location: A folder of images, of `.tar` or of `.parquet` files, one such file, a Lance table, a list of URLs (`.txt` or
-            `.csv`), or the URL of a folder in an object store, such as `s3://bucket/images`.
+        location: A folder of images, of `.tar`, `.parquet` or `.arrow` files (Hugging Face `datasets`), one such file, a Lance
+            table, a list of URLs (`.txt` or `.csv`), or the URL of a folder in an object store, such as `s3://bucket/images`.
         downloads: Folder that keeps what a list of URLs leads to; beside the list when None.
 
     Raises:
@@ -64,10 +64,14 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
         return TarCorpus(path)
     if found == ".parquet":
         return ParquetCorpus(path)
+    if found == ".arrow":
+        return ArrowCorpus(path)
     if found in (".txt", ".csv"):
         return UrlCorpus(path, downloads or path.with_suffix(".downloads"))
     if path.is_file():
-        raise InputError(f"{path}: not a corpus; give a folder, a .tar, .parquet, .lance, .txt or .csv, or a URL")
+        raise InputError(
+            f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt or .csv, or a URL"
+        )
     return FolderCorpus(path)
 
 
@@ -77,7 +81,7 @@ def _first_kind(folder: Path) -> str:
         folders.sort()
         for name in sorted(files):
             suffix = Path(name).suffix.lower()
-            if suffix in (".tar", ".parquet") or suffix in SUFFIXES:
+            if suffix in (".tar", ".parquet", ".arrow") or suffix in SUFFIXES:
                 return suffix
     return ""
 
@@ -306,6 +310,60 @@ class ParquetCorpus(_Files):
         if row >= table.num_rows:
             raise InputError(f"{key}: no such image in the corpus")
         return dict(table.slice(row, 1).to_pylist()[0])
+
+    def read(self, key: str) -> bytes:
+        """Return the image of a row."""
+        return _bytes(self._row(key)[self._column.name], self._root, key)
+
+    def stamp(self, key: str) -> str:
+        """Return size and time of change of the file."""
+        return _stamp(self._root / key.rpartition("/")[0])
+
+    def about(self, key: str) -> dict[str, str]:
+        """Return the columns that say where an image is from."""
+        row = self._row(key)
+        return _about({what: row[name] for what, name in self._column.about.items()})
+
+
+class ArrowCorpus(_Files):
+    """The rows of Arrow files, as `save_to_disk` of Hugging Face `datasets` writes them; mapped, not read.
+
+    A key is `file.arrow/row`.
+
+    Args:
+        path: An `.arrow` file, or a folder of them.
+
+    Raises:
+        InputError: There is none, one is damaged, or no column holds images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, ".arrow")
+        self._tables: dict[str, pa.Table] = {}
+        self._column = _Column(self._table(next(iter(self._names()))[0]).schema, str(path))
+
+    def _table(self, name: str) -> pa.Table:
+        if name not in self._tables:
+            path = self._path(name, name)
+            try:
+                self._tables[name] = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"{path}: not a readable Arrow stream: {str(error).splitlines()[0]}") from error
+        return self._tables[name]
+
+    def items(self) -> Iterator[Item]:
+        """Yield all rows in order."""
+        for name, path in self._names():
+            stamp = _stamp(path)
+            for row in range(self._table(name).num_rows):
+                yield Item(key=f"{name}/{row}", stamp=stamp)
+
+    def _row(self, key: str) -> dict[str, Any]:
+        name, _, row = key.rpartition("/")
+        if not row.isdigit() or int(row) >= self._table(name).num_rows:
+            raise InputError(f"{key}: no such image in the corpus")
+        columns = [self._column.name, *self._column.about.values()]
+        return dict(self._table(name).select(columns).slice(int(row), 1).to_pylist()[0])
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""

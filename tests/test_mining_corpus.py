@@ -147,6 +147,35 @@ def test_rows_of_parquet_and_lance_are_images(tmp_path: Path) -> None:
                 corpus.read(key)
 
 
+def test_rows_of_a_saved_hugging_face_data_set_are_images(tmp_path: Path) -> None:
+    data = pictures(5)
+    images = pa.array(
+        [{"bytes": one, "path": None} for one in data], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    table = pa.table({"image": images, "label": range(5), "license": ["MIT"] * 5})
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "state.json").write_text("{}")
+    for number, part in enumerate((table.slice(0, 3), table.slice(3))):
+        path = folder / f"data-{number:05d}-of-00002.arrow"
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(part, max_chunksize=2)
+    corpus = open_corpus(str(folder))
+    assert contents(corpus) == data
+    first = next(iter(corpus.items()))
+    assert (first.key, corpus.stamp(first.key), corpus.about(first.key)) == (
+        "data-00000-of-00002.arrow/0",
+        first.stamp,
+        {"licence": "MIT"},
+    )
+    for key in ("data-00000-of-00002.arrow/9", "data-00000-of-00002.arrow/x", "other.arrow/0", "x"):
+        with pytest.raises(InputError):
+            corpus.read(key)
+    (folder / "data-00000-of-00002.arrow").write_bytes(b"cut short")
+    with pytest.raises(InputError, match="not a readable Arrow stream"):
+        open_corpus(str(folder))
+
+
 def test_a_table_may_name_files_or_hold_both_but_must_hold_images(tmp_path: Path, folder: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg", "b/2.png", "../secret.png", None]}), folder / "paths.parquet")
     corpus = ParquetCorpus(folder / "paths.parquet")
