@@ -8,6 +8,8 @@ import hashlib
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -19,6 +21,9 @@ from tilth.errors import InputError
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 """(height, width, 3), RGB, EXIF orientation applied."""
+
+Luma: TypeAlias = npt.NDArray[np.uint8]
+"""(height, width), brightness, EXIF orientation applied."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -34,6 +39,31 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         InputError: The bytes are no image of `FORMATS`, are damaged, or hold more than `max_pixels`.
     """
+    with _opened(data, max_pixels) as opened:
+        opened.load()
+        return np.asarray(_rgb(ImageOps.exif_transpose(opened)))
+
+
+def decode_luma(data: bytes, *, at_least: int, max_pixels: int = MAX_PIXELS) -> Luma:
+    """Decode only the brightness `(height, width)`, as small as leaves the shorter side `at_least` pixels.
+
+    A JPEG is decoded without its colours, at a half, a quarter or an eighth of its size, which is several times as fast.
+
+    Raises:
+        InputError: As `decode`.
+    """
+    with _opened(data, max_pixels) as opened:
+        shrink = max(1, min(opened.size) // at_least)
+        if opened.mode in ("RGB", "L"):
+            opened.draft("L", (-(-opened.width // shrink), -(-opened.height // shrink)))  # only JPEG heeds it
+        opened.load()
+        image = _rgb(ImageOps.exif_transpose(opened)) if opened.mode != "L" else ImageOps.exif_transpose(opened)
+        return np.asarray(image.convert("L"))
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[PilImage.Image]:
+    """Open an image file whose pixels are not decoded yet; what goes wrong then is an `InputError`, too."""
     if not data:
         raise InputError("empty file")
     if len(data) > MAX_BYTES:
@@ -45,9 +75,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
                 width, height = opened.size
                 if width * height > max_pixels:
                     raise InputError(f"{width} x {height} pixels, the limit is {max_pixels} in all")
-                opened.load()
-                turned = ImageOps.exif_transpose(opened)
-                return np.asarray(_rgb(turned))
+                yield opened
     except InputError:
         raise
     except UnidentifiedImageError as error:
