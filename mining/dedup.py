@@ -141,7 +141,7 @@ def _alike(work: Work, ids: list[str], model: str, min_cosine: float) -> Iterato
         for batch in batched(ids, 64):
             todo = work.dataset.read([i for i in batch if not known(i, "")])
             if todo:
-                store.append([(s.id, "") for s in todo], encoder.images([s.pixels() for s in todo]))
+                store.append([(s.id, "") for s in todo], encoder.images([encoder.inputs.load(s.data) for s in todo]))
             advance(len(batch))
     numbers = {id_: n for n, id_ in enumerate(ids)}
     rows = [numbers[id_] for id_, _ in store.items()]

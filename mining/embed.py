@@ -10,14 +10,13 @@ from tilth.claims import Json
 from tilth.engine import FEW, batched
 from tilth.errors import InputError, TooManyFailures
 from tilth.events import Events
-from tilth.images import Image, decode, fit_within
+from tilth.images import Image
 from tilth.mining.corpus import Corpus, Item
 from tilth.mining.encode import Encoder
+from tilth.mining.inputs import Inputs
 from tilth.mining.store import Store
 
 READERS = 4  # threads that read and decode; Pillow lets go of the interpreter meanwhile
-_LARGEST_SIDE = 1024  # px held in memory per image; no retrieval model looks closer
-
 Loaded = tuple[Item, Image | str]
 
 
@@ -27,19 +26,19 @@ def store_folder(root: Path, corpus: Corpus, digest: str) -> Path:
     return root / f"{corpus.name}-{place}-{digest}"
 
 
-def _load(corpus: Corpus, item: Item) -> Loaded:
+def _load(corpus: Corpus, inputs: Inputs, item: Item) -> Loaded:
     try:
-        return item, fit_within(decode(corpus.read(item.key)), _LARGEST_SIDE)
+        return item, inputs.load(corpus.read(item.key))
     except InputError as error:
         return item, str(error)
 
 
-def _batches(corpus: Corpus, items: Iterator[Item], size: int) -> Iterator[list[Loaded]]:
+def _batches(corpus: Corpus, inputs: Inputs, items: Iterator[Item], size: int) -> Iterator[list[Loaded]]:
     """Yield batches of decoded images, one batch ahead."""
     with ThreadPoolExecutor(READERS) as pool:
         ahead = None
         for batch in batched(items, size):
-            coming = [pool.submit(_load, corpus, item) for item in batch]
+            coming = [pool.submit(_load, corpus, inputs, item) for item in batch]
             if ahead is not None:
                 yield [future.result() for future in ahead]
             ahead = coming
@@ -65,7 +64,7 @@ def embed(
     total = sum(not known(item.key, item.stamp) for item in corpus.items())
     todo = (item for item in corpus.items() if not known(item.key, item.stamp))
     with events.progress(f"embed {corpus.name}", total) as advance:
-        for batch in _batches(corpus, todo, batch_size):
+        for batch in _batches(corpus, encoder.inputs, todo, batch_size):
             good = [(item, image) for item, image in batch if not isinstance(image, str)]
             bad = [(item.key, item.stamp, error) for item, error in batch if isinstance(error, str)]
             if good:
