@@ -107,7 +107,7 @@ def seconds(line: list[str]) -> float:
     return float(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def rate(job: str, clip_retrieval: str, model: str, few: Path, many: Path) -> float:
+def measured(job: str, clip_retrieval: str, model: str, few: Path, many: Path) -> float:
     """Return images/s of a job."""
     if job.startswith("bare"):  # loads nothing while it is timed, so it tells its seconds an image
         return 1 / seconds([sys.executable, "-W", "ignore", "-c", OURS, job, model, str(few), ""])
@@ -139,7 +139,7 @@ def main() -> None:
         rates: dict[str, list[float]] = {job: [] for job in jobs}
         for turn in range(args.rounds):
             for job in jobs:
-                rates[job].append(rate(job, args.clip_retrieval, model, few, many))
+                rates[job].append(measured(job, args.clip_retrieval, model, few, many))
                 print(f"round {turn + 1}: {job:16} {rates[job][-1]:8.1f} images/s", flush=True)
     middle = {job: statistics.median(found) for job, found in rates.items()}
     print(f"\n{'':16} {'images/s':>9} {'above bare':>11} {'x clip-retrieval':>17}")

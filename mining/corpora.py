@@ -9,6 +9,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import lance
@@ -274,6 +275,7 @@ class ParquetCorpus(_Files):
     def __init__(self, path: Path) -> None:
         super().__init__(path, ".parquet")
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._one = Lock()  # several threads read at once, and a group is large
         self._column = _Column(self._open(self._paths[0]).schema_arrow, str(path))
 
     @staticmethod
@@ -298,18 +300,22 @@ class ParquetCorpus(_Files):
             group, row = map(int, place.split(":"))
         except ValueError as error:
             raise InputError(f"{key}: no such image in the corpus") from error
-        if (name, group) not in self._groups:
-            wanted = [self._column.name, *self._column.about.values()]
-            try:
-                self._groups[name, group] = self._open(self._path(name, key)).read_row_group(group, columns=wanted)
-            except (pa.ArrowException, OSError, IndexError) as error:
-                raise InputError(f"{key}: cannot be read: {str(error).splitlines()[0]}") from error
-            while len(self._groups) > ROW_GROUPS_KEPT:
-                self._groups.popitem(last=False)
-        table = self._groups[name, group]
+        table = self._group(name, group, key)
         if row >= table.num_rows:
             raise InputError(f"{key}: no such image in the corpus")
         return dict(table.slice(row, 1).to_pylist()[0])
+
+    def _group(self, name: str, group: int, key: str) -> pa.Table:
+        with self._one:
+            if (name, group) not in self._groups:
+                wanted = [self._column.name, *self._column.about.values()]
+                try:
+                    self._groups[name, group] = self._open(self._path(name, key)).read_row_group(group, columns=wanted)
+                except (pa.ArrowException, OSError, IndexError) as error:
+                    raise InputError(f"{key}: cannot be read: {str(error).splitlines()[0]}") from error
+                while len(self._groups) > ROW_GROUPS_KEPT:
+                    self._groups.popitem(last=False)
+            return self._groups[name, group]
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""

@@ -15,8 +15,8 @@ from tilth.dataset import write_beside
 from tilth.errors import InputError
 from tilth.mining.corpora import open_corpus
 from tilth.mining.corpus import Corpus
-from tilth.mining.embed import embed, store_folder
-from tilth.mining.encode import Backend, open_encoder
+from tilth.mining.embed import Spread, embed, store_folder
+from tilth.mining.encode import Backend, Encoder, open_encoder
 from tilth.mining.feedback import Feedback
 from tilth.mining.index import BUDGET_MB, Index, Kind
 from tilth.mining.leakage import check_distance
@@ -110,7 +110,7 @@ class Mine:
 
     def run(self, work: Work) -> Facts:
         """Embed, search, choose, add."""
-        corpus = open_corpus(self.corpus, work.dataset.root.parent / "downloads")
+        corpus = open_corpus(self.corpus, self._downloads(work))
         plan = work.folder / "selection.json"
         if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +122,24 @@ class Mine:
         chosen = json.loads(text)
         counts = work.add(hashlib.sha256(text.encode()).hexdigest()[:12], self._samples(work, corpus, chosen["picks"]))
         return {"mined": counts.get("ok", 0), **chosen["facts"]}
+
+    @staticmethod
+    def _downloads(work: Work) -> Path:
+        return work.dataset.root.parent / "downloads"
+
+    def _spread(self, work: Work, encoder: Encoder) -> Spread:
+        from tilth.mining.spread_embed import on_cluster
+
+        return on_cluster(
+            str(work.options.get("ray_address", "")),
+            work.folder / "embed.todo.lance",
+            encoder,
+            location=self.corpus,
+            downloads=self._downloads(work),
+            backend=self.backend,
+            device=work.device,
+            batch_size=self.batch_size,
+        )
 
     def _samples(self, work: Work, corpus: Corpus, picks: list[Pick]) -> Iterator[NewSample | Failed]:
         for pick in picks:
@@ -143,7 +161,13 @@ class Mine:
         if work.retry_failed:
             store.forgive()
         embedded = embed(
-            corpus, encoder, store, work.events, batch_size=self.batch_size, max_fail_rate=work.max_fail_rate
+            corpus,
+            encoder,
+            store,
+            work.events,
+            batch_size=self.batch_size,
+            max_fail_rate=work.max_fail_rate,
+            spread=self._spread(work, encoder) if work.options.get("executor") == "ray" else None,
         )
         if not len(store):
             raise InputError(f"{self.corpus}: holds no image that can be read")
