@@ -145,7 +145,9 @@ class Run:
             write_beside(self.folder / "recipe.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
             self.events.emit("run", message=f"{self.recipe.name}: {len(self.recipe.steps)} steps in {self.folder}")
             policy = self.recipe.policy.model_dump_json(exclude={"hash_lists"})
-            key = hashlib.sha256(f"{self.recipe.seed} {policy}{self._sweep()}".encode()).hexdigest()[:12]
+            shown = tuple(path for category in self.recipe.policy.categories for path in category.examples)
+            told = f"{self.recipe.seed} {policy}{self._sweep()}{inputs_digest(shown) if shown else ''}"
+            key = hashlib.sha256(told.encode()).hexdigest()[:12]
             try:
                 for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
                     key = self._key(step, key)
