@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -260,6 +261,15 @@ def _bytes(value: Any, folder: Path, key: str) -> bytes:
     return _limited(value, key)
 
 
+def _only_row(table: pa.Table, key: str) -> dict[str, Any]:
+    """Return the row of a table of one; mapped files are not checked when opened, and a wrong offset would lead anywhere."""
+    try:
+        table.validate(full=True)
+        return dict(table.to_pylist()[0])
+    except (pa.ArrowException, ValueError, IndexError) as error:
+        raise InputError(f"{key}: damaged: {str(error).splitlines()[0][:200]}") from error
+
+
 class ParquetCorpus(_Files):
     """The rows of Parquet files with a column of image bytes, of paths below the folder, or of both as `datasets` writes them.
 
@@ -303,7 +313,7 @@ class ParquetCorpus(_Files):
         table = self._group(name, group, key)
         if row >= table.num_rows:
             raise InputError(f"{key}: no such image in the corpus")
-        return dict(table.slice(row, 1).to_pylist()[0])
+        return _only_row(table.slice(row, 1), key)
 
     def _group(self, name: str, group: int, key: str) -> pa.Table:
         with self._one:
@@ -369,7 +379,7 @@ class ArrowCorpus(_Files):
         if not row.isdigit() or int(row) >= self._table(name).num_rows:
             raise InputError(f"{key}: no such image in the corpus")
         columns = [self._column.name, *self._column.about.values()]
-        return dict(self._table(name).select(columns).slice(int(row), 1).to_pylist()[0])
+        return _only_row(self._table(name).select(columns).slice(int(row), 1), key)
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
@@ -385,6 +395,19 @@ class ArrowCorpus(_Files):
         return _about({what: row[name] for what, name in self._column.about.items()})
 
 
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    """Turn what Lance makes of a damaged table into one line; some damage makes it panic, which is no `Exception`."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OSError, RuntimeError, IndexError) as error:
+        raise InputError(f"{what}: {(str(error).splitlines() or [''])[0][:200]}") from error
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise InputError(f"{what}: damaged") from error
+        raise
+
+
 class LanceCorpus:
     """The rows of a Lance table with a column of image bytes; a key is the number of a row.
 
@@ -396,26 +419,26 @@ class LanceCorpus:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        with _damage(f"{path}: not a readable Lance table"):
             self._data = lance.dataset(str(path))
-        except (ValueError, OSError) as error:
-            raise InputError(f"{path}: not a Lance table: {str(error).splitlines()[0]}") from error
+            self._rows = int(self._data.count_rows())
+            schema = self._data.schema
         self.name, self.place = path.stem, str(path.resolve())
         self._root = path.parent
-        self._column = _Column(self._data.schema, str(path))
+        self._column = _Column(schema, str(path))
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order."""
         stamp = str(self._data.version)
-        for row in range(self._data.count_rows()):
+        for row in range(self._rows):
             yield Item(key=str(row), stamp=stamp)
 
     def _row(self, key: str) -> dict[str, Any]:
-        try:
+        if not key.isdigit() or int(key) >= self._rows:
+            raise InputError(f"{key}: no such image in the corpus")
+        with _damage(f"{key}: cannot be read"):
             table = self._data.take([int(key)], columns=[self._column.name, *self._column.about.values()])
-            return dict(table.to_pylist()[0])
-        except (ValueError, IndexError, OSError) as error:
-            raise InputError(f"{key}: no such image in the corpus") from error
+            return _only_row(table, key)
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
@@ -423,7 +446,7 @@ class LanceCorpus:
 
     def stamp(self, key: str) -> str:
         """Return the version of the table."""
-        return str(self._data.version) if key.isdigit() and int(key) < self._data.count_rows() else ""
+        return str(self._data.version) if key.isdigit() and int(key) < self._rows else ""
 
     def about(self, key: str) -> dict[str, str]:
         """Return the columns that say where an image is from."""

@@ -227,7 +227,7 @@ def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Pat
         open_corpus(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="not a corpus"):
         open_corpus(str(folder / "d.json"))
-    with pytest.raises(InputError, match="not a Lance table"):
+    with pytest.raises(InputError, match="not a readable Lance table"):
         open_corpus(str(tmp_path / "absent.lance"))
 
 
