@@ -4,13 +4,15 @@ A corpus is anything with the verbs of `Corpus`. The plainest is a folder of ima
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
+
+ABOUT_COLUMNS = {"licence": ("licence", "license"), "url": ("url", "source_url", "source", "page_url")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +117,54 @@ class FolderCorpus:
     def about(self, key: str) -> dict[str, str]:
         """Return nothing: files do not say where they are from."""
         return {}
+
+
+def file_stamp(path: Path) -> str:
+    """Return size and time of change; empty when there is no such file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def limited(data: bytes | None, key: str) -> bytes:
+    """Return an image file, unless there is none or it is larger than the decoder takes."""
+    if not data:
+        raise InputError(f"{key}: holds no image")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{key}: larger than {MAX_BYTES // 2**20} MiB")
+    return data
+
+
+class ShardFiles:
+    """What corpora of a few large files have in common."""
+
+    def __init__(self, path: Path, suffix: str) -> None:
+        self._root = (path if path.is_dir() else path.parent).resolve()
+        self._paths = sorted(path.rglob(f"*{suffix}")) if path.is_dir() else [path]
+        if not self._paths or not all(p.is_file() for p in self._paths):
+            raise InputError(f"{path}: no {suffix} file here")
+        self.name, self.place = path.stem, str(path.resolve())
+
+    def _names(self) -> Iterator[tuple[str, Path]]:
+        for path in self._paths:
+            yield path.resolve().relative_to(self._root).as_posix(), path
+
+    def _path(self, name: str, key: str) -> Path:
+        path = (self._root / name).resolve()
+        if not path.is_relative_to(self._root) or not path.is_file():
+            raise InputError(f"{key}: no such file in the corpus")
+        return path
+
+
+def about_of(row: object) -> dict[str, str]:
+    """Return what the row of a table, or a JSON file, says of an image: its licence and where it is from."""
+    if not isinstance(row, Mapping):
+        return {}
+    found: dict[str, str] = {}
+    for what, names in ABOUT_COLUMNS.items():
+        for name in names:
+            if isinstance(row.get(name), str) and row[name]:
+                found.setdefault(what, str(row[name])[:2000])
+    return found

@@ -12,8 +12,9 @@ import pytest
 from conftest import noise_image
 
 from tilth.errors import InputError
-from tilth.mining.corpora import ParquetCorpus, TarCorpus, open_corpus
+from tilth.mining.corpora import TarCorpus, open_corpus
 from tilth.mining.corpus import Corpus, FolderCorpus
+from tilth.mining.tables import ParquetCorpus
 
 
 def keys(folder: Path) -> list[str]:
