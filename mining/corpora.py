@@ -4,16 +4,14 @@ Nothing is unpacked. A key says where an image lies, so that any image can be re
 """
 
 import json
-import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from tilth.errors import InputError, Unavailable
-from tilth.extras import optional
+from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
-from tilth.mining.corpus import Corpus, FolderCorpus, Item, ShardFiles, about_of, file_stamp, limited
+from tilth.mining.corpus import Corpus, FolderCorpus, Item, Shards, about_of, limited
+from tilth.mining.places import StorePlace, place_of
 from tilth.mining.tables import ArrowCorpus, LanceCorpus, ParquetCorpus
 from tilth.mining.web import UrlCorpus
 
@@ -26,26 +24,26 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
 
     Args:
         location: A folder of images, of `.tar`, `.parquet` or `.arrow` files (Hugging Face `datasets`), one such file, a Lance
-            table, a list of URLs (`.txt` or `.csv`), or the URL of a folder in an object store, such as `s3://bucket/images`.
+            table, a list of URLs (`.txt` or `.csv`); or the URL of any of these (but for lists and Arrow files) in an object
+            store, such as `s3://bucket/images` or `hf://datasets/owner/name`.
         downloads: Folder that keeps what a list of URLs leads to; beside the list when None.
 
     Raises:
         InputError: There is nothing, or nothing that is a corpus.
     """
-    if "://" in location:
-        return StoreCorpus(location)
     path = Path(location)
     if path.name.endswith(".lance"):
-        return LanceCorpus(path)
-    found = path.suffix if path.is_file() else _first_kind(path) if path.is_dir() else ""
-    if found == ".tar":
-        return TarCorpus(path)
-    if found == ".parquet":
-        return ParquetCorpus(path)
-    if found == ".arrow":
-        return ArrowCorpus(path)
-    if found in (".txt", ".csv"):
+        return LanceCorpus(location)
+    if path.suffix in (".txt", ".csv") and path.is_file():
         return UrlCorpus(path, downloads or path.with_suffix(".downloads"))
+    remote = "://" in location
+    if not remote and not path.exists():
+        raise InputError(f"{location}: no such folder of images")
+    kind = next(filter(None, map(_kind, place_of(location).names())), "")
+    if kind in SHARDED:
+        return SHARDED[kind](location)
+    if remote:
+        return StoreCorpus(location)
     if path.is_file():
         raise InputError(
             f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt or .csv, or a URL"
@@ -53,18 +51,13 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
     return FolderCorpus(path)
 
 
-def _first_kind(folder: Path) -> str:
-    """Return the suffix of the first archive, table or image that a folder holds."""
-    for _, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            suffix = Path(name).suffix.lower()
-            if suffix in (".tar", ".parquet", ".arrow") or suffix in SUFFIXES:
-                return suffix
-    return ""
+def _kind(name: str) -> str:
+    """Return the suffix of an archive, a table or an image; empty for other files."""
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in SHARDED or suffix in SUFFIXES else ""
 
 
-class TarCorpus(ShardFiles):
+class TarCorpus(Shards):
     """The images in tar archives, as WebDataset writes them; a JSON file of the same stem says licence and url.
 
     Archives are read where they lie. A key is `shard.tar/member@first:offset:size`, with the bytes where the sample and the
@@ -72,21 +65,21 @@ class TarCorpus(ShardFiles):
     item that cannot be read.
 
     Args:
-        path: A `.tar` file, or a folder of them.
+        location: A `.tar` file, or a folder of them, here or in an object store.
 
     Raises:
         InputError: There is none.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, ".tar")
+    def __init__(self, location: str) -> None:
+        super().__init__(location, ".tar")
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the archives."""
-        for name, path in self._names():
-            stamp = file_stamp(path)
+        for name in self._names:
+            stamp = self._files.stamp(name)
             try:
-                with tarfile.open(path, "r:") as archive:
+                with self._files.open(name) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
                     first, stem = 0, ""
                     while member := archive.next():
                         archive.members = []  # type: ignore[attr-defined]  # it would keep them all
@@ -101,7 +94,7 @@ class TarCorpus(ShardFiles):
             except (tarfile.TarError, OSError):
                 yield Item(key=f"{name}/@{BROKEN}", stamp=stamp)
 
-    def _split(self, key: str) -> tuple[Path, int, int, int]:
+    def _split(self, key: str) -> tuple[str, int, int, int]:
         member, _, place = key.rpartition("@")
         name = member[: member.find(".tar/") + len(".tar")]
         if place == BROKEN:
@@ -110,16 +103,14 @@ class TarCorpus(ShardFiles):
             first, offset, size = map(int, place.split(":"))
         except ValueError as error:
             raise InputError(f"{key}: no such image in the corpus") from error
-        return self._path(name, key), first, offset, size
+        return name, first, offset, size
 
     def read(self, key: str) -> bytes:
         """Return the bytes of a member."""
-        path, _, offset, size = self._split(key)
+        name, _, offset, size = self._split(key)
         if size > MAX_BYTES:
             raise InputError(f"{key}: larger than {MAX_BYTES // 2**20} MiB")
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            data = stream.read(size)
+        data = self._files.range(name, offset, size)
         if len(data) < size:
             raise InputError(f"{key}: the archive ends before the image does")
         return limited(data, key)
@@ -127,15 +118,15 @@ class TarCorpus(ShardFiles):
     def stamp(self, key: str) -> str:
         """Return size and time of change of the archive."""
         try:
-            return file_stamp(self._split(key)[0])
+            return self._files.stamp(self._split(key)[0])
         except InputError:
             return ""
 
     def about(self, key: str) -> dict[str, str]:
         """Read the JSON member of the same sample."""
-        path, first, _, _ = self._split(key)
+        name, first, _, _ = self._split(key)
         stem = key.rpartition("@")[0].partition(".tar/")[2].partition(".")[0]
-        with path.open("rb") as stream:
+        with self._files.open(name) as stream:
             stream.seek(first)
             try:
                 with tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -154,71 +145,37 @@ class TarCorpus(ShardFiles):
 
 
 class StoreCorpus:
-    """The image files below a URL of an object store or another file system that `fsspec` knows.
+    """The image files below a URL of an object store.
 
     Args:
-        url: Such as `s3://bucket/images` or `gs://bucket/images`; credentials are those of the environment.
+        url: Such as `s3://bucket/images` or `gs://bucket/images`.
 
     Raises:
         InputError: The library for this kind of store is not installed, or the URL makes no sense.
-        Unavailable: The store does not answer.
     """
 
     def __init__(self, url: str) -> None:
-        with optional():
-            import fsspec
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-        except ImportError as error:
-            raise InputError(f"{url}: {error}") from error
-        except ValueError as error:
-            raise InputError(f"{url}: {error}; known are s3://, gs://, az:// and others of fsspec") from error
-        self._root = self._root.rstrip("/")
-        self.name, self.place = self._root.rpartition("/")[2] or "store", url
+        self._files = StorePlace(url)
+        self.name, self.place = self._files.name, self._files.place
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of their paths, a folder at a time."""
-        return self._below(self._root)
-
-    def _below(self, folder: str) -> Iterator[Item]:
-        try:
-            entries = sorted(self._files.ls(folder, detail=True), key=lambda e: e["name"])
-        except FileNotFoundError as error:
-            raise InputError(f"{self.place}: nothing there") from error
-        except (OSError, PermissionError) as error:
-            raise Unavailable(f"{self.place}: {error}; check credentials and network, then run again") from error
-        for entry in entries:
-            name = str(entry["name"]).rstrip("/")
-            if name == folder or name.rpartition("/")[2].startswith("."):
-                continue
-            if entry["type"] == "directory":
-                yield from self._below(name)
-            elif name.lower().endswith(SUFFIXES):
-                yield Item(key=name.removeprefix(self._root).lstrip("/"), stamp=_store_stamp(entry))
+        for name, stamp in self._files.entries():
+            if name.lower().endswith(SUFFIXES):
+                yield Item(key=name, stamp=stamp)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object, at most what the decoder takes."""
-        try:
-            return limited(self._files.cat_file(f"{self._root}/{key}", start=0, end=MAX_BYTES + 1), key)
-        except FileNotFoundError as error:
-            raise InputError(f"{key}: no such file in the corpus") from error
-        except OSError as error:
-            raise InputError(f"{key}: {error}") from error
+        return limited(self._files.range(key, 0, MAX_BYTES + 1), key)
 
     def stamp(self, key: str) -> str:
         """Return size and version of an object; empty when it is gone."""
-        try:
-            return _store_stamp(self._files.info(f"{self._root}/{key}"))
-        except (FileNotFoundError, OSError):
-            return ""
+        return self._files.stamp(key)
 
     def about(self, key: str) -> dict[str, str]:
         """Return the URL of an object."""
         return {"url": f"{self.place.rstrip('/')}/{key}"}
 
 
-def _store_stamp(entry: Mapping[str, Any]) -> str:
-    changed = next(
-        (str(entry[k]) for k in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created") if entry.get(k)), ""
-    )
-    return f"{entry.get('size')}-{changed}"
+# suffix of a file -> the corpus of such files
+SHARDED: dict[str, Callable[[str], Corpus]] = {".tar": TarCorpus, ".parquet": ParquetCorpus, ".arrow": ArrowCorpus}

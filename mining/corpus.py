@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.mining.places import place_of
 
 ABOUT_COLUMNS = {"licence": ("licence", "license"), "url": ("url", "source_url", "source", "page_url")}
 
@@ -119,15 +120,6 @@ class FolderCorpus:
         return {}
 
 
-def file_stamp(path: Path) -> str:
-    """Return size and time of change; empty when there is no such file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return ""
-    return f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
 def limited(data: bytes | None, key: str) -> bytes:
     """Return an image file, unless there is none or it is larger than the decoder takes."""
     if not data:
@@ -137,25 +129,23 @@ def limited(data: bytes | None, key: str) -> bytes:
     return data
 
 
-class ShardFiles:
-    """What corpora of a few large files have in common."""
+class Shards:
+    """What corpora of a few large files have in common.
 
-    def __init__(self, path: Path, suffix: str) -> None:
-        self._root = (path if path.is_dir() else path.parent).resolve()
-        self._paths = sorted(path.rglob(f"*{suffix}")) if path.is_dir() else [path]
-        if not self._paths or not all(p.is_file() for p in self._paths):
-            raise InputError(f"{path}: no {suffix} file here")
-        self.name, self.place = path.stem, str(path.resolve())
+    Args:
+        location: A path or a URL, of a file or of what it lies below.
+        suffix: Of the files.
 
-    def _names(self) -> Iterator[tuple[str, Path]]:
-        for path in self._paths:
-            yield path.resolve().relative_to(self._root).as_posix(), path
+    Raises:
+        InputError: There is none.
+    """
 
-    def _path(self, name: str, key: str) -> Path:
-        path = (self._root / name).resolve()
-        if not path.is_relative_to(self._root) or not path.is_file():
-            raise InputError(f"{key}: no such file in the corpus")
-        return path
+    def __init__(self, location: str, suffix: str) -> None:
+        self._files = place_of(location)
+        self._names = [name for name in self._files.names() if name.endswith(suffix)]
+        if not self._names:
+            raise InputError(f"{location}: no {suffix} file here")
+        self.name, self.place = self._files.name, self._files.place
 
 
 def about_of(row: object) -> dict[str, str]:

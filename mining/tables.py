@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tilth.errors import InputError
-from tilth.mining.corpus import ABOUT_COLUMNS, FolderCorpus, Item, ShardFiles, about_of, file_stamp, limited
+from tilth.images import MAX_BYTES
+from tilth.mining.corpus import ABOUT_COLUMNS, Item, Shards, about_of, limited
+from tilth.mining.places import LocalPlace, Place, place_of
 
 IMAGE_COLUMNS = (
     "image",
@@ -63,12 +65,12 @@ def _holds(kind: pa.DataType) -> bool:
     )
 
 
-def _bytes(value: Any, folder: Path, key: str) -> bytes:
-    """Return the image of a cell: its bytes, or those of the file that it names below a folder."""
+def _bytes(value: Any, place: Place, key: str) -> bytes:
+    """Return the image of a cell: its bytes, or those of the file that it names beside the table."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):
-        return FolderCorpus(folder).read(value)
+        return limited(place.range(value, 0, MAX_BYTES + 1), key)
     return limited(value, key)
 
 
@@ -81,36 +83,36 @@ def _only_row(table: pa.Table, key: str) -> dict[str, Any]:
         raise InputError(f"{key}: damaged: {str(error).splitlines()[0][:200]}") from error
 
 
-class ParquetCorpus(ShardFiles):
+class ParquetCorpus(Shards):
     """The rows of Parquet files with a column of image bytes, of paths below the folder, or of both as `datasets` writes them.
 
     A key is `file.parquet/group:row`. Columns `licence` (or `license`) and `url` go with the image.
 
     Args:
-        path: A `.parquet` file, or a folder of them.
+        location: A `.parquet` file, or a folder of them, here or in an object store.
 
     Raises:
         InputError: There is none, one is damaged, or no column holds images.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, ".parquet")
+    def __init__(self, location: str) -> None:
+        super().__init__(location, ".parquet")
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._one = Lock()  # several threads read at once, and a group is large
-        self._column = _Column(self._open(self._paths[0]).schema_arrow, str(path))
+        self._column = _Column(self._open(self._names[0]).schema_arrow, location)
 
-    @staticmethod
-    def _open(path: Path) -> pq.ParquetFile:
+    def _open(self, name: str) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(path)
+            here = isinstance(self._files, LocalPlace)
+            return pq.ParquetFile(self._files.path(name) if here else self._files.open(name))
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order; nothing but the footers is read."""
-        for name, path in self._names():
-            about = self._open(path).metadata
-            stamp = file_stamp(path)
+        for name in self._names:
+            about = self._open(name).metadata
+            stamp = self._files.stamp(name)
             for group in range(about.num_row_groups):
                 for row in range(about.row_group(group).num_rows):
                     yield Item(key=f"{name}/{group}:{row}", stamp=stamp)
@@ -131,7 +133,7 @@ class ParquetCorpus(ShardFiles):
             if (name, group) not in self._groups:
                 wanted = [self._column.name, *self._column.about.values()]
                 try:
-                    self._groups[name, group] = self._open(self._path(name, key)).read_row_group(group, columns=wanted)
+                    self._groups[name, group] = self._open(name).read_row_group(group, columns=wanted)
                 except (pa.ArrowException, OSError, IndexError) as error:
                     raise InputError(f"{key}: cannot be read: {str(error).splitlines()[0]}") from error
                 while len(self._groups) > ROW_GROUPS_KEPT:
@@ -140,11 +142,11 @@ class ParquetCorpus(ShardFiles):
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._root, key)
+        return _bytes(self._row(key)[self._column.name], self._files, key)
 
     def stamp(self, key: str) -> str:
         """Return size and time of change of the file."""
-        return file_stamp(self._root / key.rpartition("/")[0])
+        return self._files.stamp(key.rpartition("/")[0])
 
     def about(self, key: str) -> dict[str, str]:
         """Return the columns that say where an image is from."""
@@ -152,26 +154,28 @@ class ParquetCorpus(ShardFiles):
         return about_of({what: row[name] for what, name in self._column.about.items()})
 
 
-class ArrowCorpus(ShardFiles):
+class ArrowCorpus(Shards):
     """The rows of Arrow files, as `save_to_disk` of Hugging Face `datasets` writes them; mapped, not read.
 
     A key is `file.arrow/row`.
 
     Args:
-        path: An `.arrow` file, or a folder of them.
+        location: An `.arrow` file, or a folder of them, on this machine.
 
     Raises:
         InputError: There is none, one is damaged, or no column holds images.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, ".arrow")
+    def __init__(self, location: str) -> None:
+        super().__init__(location, ".arrow")
         self._tables: dict[str, pa.Table] = {}
-        self._column = _Column(self._table(next(iter(self._names()))[0]).schema, str(path))
+        self._column = _Column(self._table(self._names[0]).schema, location)
 
     def _table(self, name: str) -> pa.Table:
+        if not isinstance(self._files, LocalPlace):
+            raise InputError(f"{self.place}: Arrow files are mapped, so they must lie on this machine; or take Parquet")
         if name not in self._tables:
-            path = self._path(name, name)
+            path = self._files.path(name)
             try:
                 self._tables[name] = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
             except (pa.ArrowException, OSError) as error:
@@ -180,8 +184,8 @@ class ArrowCorpus(ShardFiles):
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order."""
-        for name, path in self._names():
-            stamp = file_stamp(path)
+        for name in self._names:
+            stamp = self._files.stamp(name)
             for row in range(self._table(name).num_rows):
                 yield Item(key=f"{name}/{row}", stamp=stamp)
 
@@ -194,11 +198,11 @@ class ArrowCorpus(ShardFiles):
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._root, key)
+        return _bytes(self._row(key)[self._column.name], self._files, key)
 
     def stamp(self, key: str) -> str:
         """Return size and time of change of the file."""
-        return file_stamp(self._root / key.rpartition("/")[0])
+        return self._files.stamp(key.rpartition("/")[0])
 
     def about(self, key: str) -> dict[str, str]:
         """Return the columns that say where an image is from."""
@@ -223,20 +227,21 @@ class LanceCorpus:
     """The rows of a Lance table with a column of image bytes; a key is the number of a row.
 
     Args:
-        path: The table.
+        location: The table, a path or a URL that Lance knows (s3://, gs://, az://).
 
     Raises:
         InputError: There is none, or no column holds images.
     """
 
-    def __init__(self, path: Path) -> None:
-        with _damage(f"{path}: not a readable Lance table"):
-            self._data = lance.dataset(str(path))
+    def __init__(self, location: str) -> None:
+        with _damage(f"{location}: not a readable Lance table"):
+            self._data = lance.dataset(location)
             self._rows = int(self._data.count_rows())
             schema = self._data.schema
-        self.name, self.place = path.stem, str(path.resolve())
-        self._root = path.parent
-        self._column = _Column(schema, str(path))
+        remote = "://" in location
+        self.name, self.place = Path(location).stem, location if remote else str(Path(location).resolve())
+        self._files = place_of(location.rstrip("/").rpartition("/")[0] if remote else str(Path(location).parent))
+        self._column = _Column(schema, location)
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order."""
@@ -253,7 +258,7 @@ class LanceCorpus:
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._root, key)
+        return _bytes(self._row(key)[self._column.name], self._files, key)
 
     def stamp(self, key: str) -> str:
         """Return the version of the table."""
