@@ -16,6 +16,7 @@ ONE_STEP = {
     "import": "import",
     "mine": "mine",
     "ground": "ground",
+    "fuse": "fuse",
     "synth": "generate",
     "hash": "hash",
     "quality": "quality",

@@ -1,13 +1,23 @@
 """Boxes of several models become one where they agree; who went in is remembered."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from conftest import noise_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tilth.annotate.fuse import Fuse
 from tilth.annotate.weighted_boxes import fuse_boxes
+from tilth.claims import Claim, State, standing
+from tilth.errors import InputError
 from tilth.geometry import iou
+from tilth.samples import Result, Sample
+from tilth.steps import step
+from tilth.work import Work
 
 
 @st.composite
@@ -96,3 +106,89 @@ def test_what_cannot_be_fused_takes_no_part() -> None:
     for weights, limit in (([0.0], 0.5), ([], 0.5), ([1.0], 1.0)):
         with pytest.raises(ValueError, match=r"weights must be above 0 and iou in \(0, 1\), got"):
             fuse_boxes(boxes, scores, list("aaaaa"), np.zeros(5, int), np.zeros(5, int), weights, iou=limit)
+
+
+SEEN = {
+    "near": [["knife", "knife", "p", 0.8, 10, 10, 40, 40], ["spoon", "", "p", 0.5, 50, 50, 80, 80]],
+    "far": [["blade", "knife", "q", 0.4, 13, 10, 43, 40], ["pill", "pill", "q", 0.9, 60, 10, 80, 30]],
+}
+
+
+@step
+class Said:
+    """Stands for a `ground` step: what its model saw."""
+
+    name: str
+    source: str
+    batch_size: int = 8
+
+    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
+        """Say the same of every image."""
+        claim = Claim(category="knife", box_xyxy=(0, 0, 9, 9), score=0.9, source=self.source, evidence={"round": "1"})
+        columns = {f"{self.name}.seen": SEEN[self.name], f"{self.name}.by": self.source}
+        return lambda samples: [Result(claims=(claim,), columns=columns) for _ in samples]
+
+
+@pytest.fixture
+def seen_twice(work: Work) -> Work:
+    work.add("corpus", noise_samples(3, side=100))
+    for name in SEEN:
+        work.map(Said(name=name, source=f"model:{name}@1"))
+    return work
+
+
+def test_fused_boxes_replace_those_they_are_made_of_and_name_them(seen_twice: Work) -> None:
+    work = seen_twice
+    facts = Fuse(of=("near", "far"), threshold=0.2).run(replace(work, name="fuse"))
+    assert facts == {
+        "images": 3,
+        "failed": 0,
+        "boxes_seen": 12,
+        "boxes": 6,
+        "boxes_by_category": {"knife": 3, "pill": 3},
+        "boxes_that_all_saw": 3,
+    }
+    for sample in work.dataset.samples(images=False):
+        knife, pill = sorted(sample.truth.labels, key=lambda c: str(c.category))
+        assert (knife.score, pill.score) == (pytest.approx(0.6), pytest.approx(0.45))
+        assert knife.box_xyxy == pytest.approx((11, 10, 41, 40)), "a third of the way, as 0.8 is to 0.4"
+        assert knife.evidence["of"] == [
+            ["near", "knife", 0.8, 10, 10, 40, 40],
+            ["far", "blade", 0.4, 13, 10, 43, 40],
+        ]
+        assert knife.source.startswith("model:fusion@")
+        assert set(standing(sample.claims)) == {knife.source}, "the two models do not vote beside their own fusion"
+        assert len(sample.claims) == 4, "and nothing that they said is lost"
+
+
+def test_a_model_that_looks_again_after_the_fusion_is_heard_again(seen_twice: Work) -> None:
+    Fuse(of=("near", "far"), threshold=0.2).run(replace(seen_twice, name="fuse"))
+    sample = next(iter(seen_twice.dataset.samples(images=False)))
+    again = Claim(says="empty", source="model:near@1", evidence={"round": "2"})
+    assert set(standing((*sample.claims, again))) == {sample.truth.labels[0].source, "model:near@1"}
+    person = Claim(says="empty", source="human:ann", evidence={"round": "1"})
+    foul = Claim(says="empty", source="model:x@1", evidence={"round": "1", "instead_of": ["human:ann"]})
+    assert set(standing((person, foul))) == {"human:ann", "model:x@1"}, "no model takes the place of a person"
+
+
+def test_weights_thresholds_and_mistakes(seen_twice: Work) -> None:
+    start = seen_twice.dataset.at.number
+    facts = Fuse(of=("near", "far"), weights={"far": 3}, threshold=0.5).run(replace(seen_twice, name="fuse"))
+    assert facts["boxes_by_category"] == {"knife": 3, "pill": 3}, "(0.8 + 1.2) / 2 · 2 / 4, and 2.7 / 4"
+    seen_twice.dataset = seen_twice.dataset.checkout(start)
+    facts = Fuse(of=("near", "far"), threshold=0.9).run(replace(seen_twice, name="fuse"))
+    assert facts["boxes"] == 0
+    assert all(s.state is State.AUTO and not s.truth.labels for s in seen_twice.dataset.samples(images=False)), (
+        "nothing is strong enough, so the models' own boxes must not come back"
+    )
+    with pytest.raises(InputError, match="no image without people's labels was seen by all of near, elsewhere"):
+        Fuse(of=("near", "elsewhere")).run(replace(seen_twice, name="fuse"))
+    for settings_, words in (
+        ({"of": ("a",)}, "at least two"),
+        ({"of": ("a", "b"), "weights": {"c": 1}}, "weights name steps"),
+        ({"of": ("a", "b"), "weights": {"a": 0}}, "weights must be above 0"),
+        ({"of": ("a", "b"), "iou": 1.0}, "iou must lie"),
+        ({"of": ("a", "b"), "threshold": 0.0}, "threshold must lie"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Fuse(**settings_)  # type: ignore[arg-type]
