@@ -168,8 +168,9 @@ class _Judge:
     def compete(self, which: Flags, reason: str) -> None:
         a, b, _ = self.chosen(which)
         by = suppress(a, b, self.rank)
-        self.codes[by >= 0] = REASONS.index(reason)
-        self.by = np.where(by >= 0, by, self.by)
+        goes = by >= 0
+        self.codes[goes] = REASONS.index(reason)
+        self.by[goes] = by[goes]
 
     def groups(self, which: Flags) -> None:
         a, b, _ = self.chosen(which)

@@ -1,10 +1,11 @@
-"""What a second opinion, and thresholds learned from reviews, are worth: precision and recall where truth is known.
+"""What a second opinion, thresholds learned from reviews, and fusion are worth: precision and recall where truth is known.
 
     python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5
     python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5 --thresholds
+    python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5 --fuse
 
 `ground` labels random images of the corpus; then `second_opinion` looks at each box, or some of the images are reviewed and
-`thresholds` learns from them. A box is right when it has the category of a true box and IoU at least 0.5 with it. Numbers are
+`thresholds` learns from them; or it looks a second time in tiles, and `fuse` makes one of both. A box is right when it has the category of a true box and IoU at least 0.5 with it. Numbers are
 of images that nobody reviewed; intervals are bootstraps over images.
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from labels import POLICY, new_work, samples
 
+from tilth.annotate.fuse import Fuse
 from tilth.annotate.ground import Ground
 from tilth.annotate.review import Review
 from tilth.annotate.reviewer import TruthBox, read_truth
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--thresholds", action="store_true")
+    parser.add_argument("--fuse", action="store_true")
     asked = parser.parse_args()
     policy = load_policy(POLICY)
     names = {c.name for c in policy.pictured}
@@ -78,6 +81,8 @@ def main() -> None:
     work.add("corpus", samples(asked.world, asked.images, asked.seed, truth, labelled=False))
     if asked.thresholds:
         learned(work, asked.world, truth)
+    elif asked.fuse:
+        fused(work, truth)
     else:
         opinions(work, truth)
     work.events.close()
@@ -100,6 +105,25 @@ def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]]) -> 
             chosen = {name: (row["threshold"], row["why"]) for name, row in facts["categories"].items()}
             aimed = f"precision {aim:g}" if aim else "best F1"
             print(json.dumps({**how, "thresholds": aimed, **judged(work, truth), "chosen": chosen}), flush=True)
+
+
+def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+    """Ground the whole image, then tiles of it, then fuse the two, at several thresholds."""
+    start = work.dataset.at.number
+    for threshold in (0.2, 0.3, 0.4, 0.5):
+        for tiles in (1, 2):
+            work.dataset = work.dataset.checkout(start)
+            Ground(threshold=threshold, tiles=tiles).run(replace(work, name="whole" if tiles == 1 else "tiled"))
+            print(json.dumps({"tiles": tiles, "threshold": threshold, **judged(work, truth)}), flush=True)
+    work.dataset = work.dataset.checkout(start)
+    Ground().run(replace(work, name="whole"))
+    Ground(tiles=2).run(replace(work, name="tiled"))
+    before = work.dataset.at.number
+    for weights in ({}, {"whole": 2.0}):
+        for threshold in (0.15, 0.2, 0.3, 0.4):
+            work.dataset = work.dataset.checkout(before)
+            Fuse(of=("whole", "tiled"), weights=weights, threshold=threshold).run(replace(work, name="fuse"))
+            print(json.dumps({"fused": weights, "threshold": threshold, **judged(work, truth)}), flush=True)
 
 
 def opinions(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:

@@ -60,11 +60,11 @@ class Gallery:
         Raises:
             InputError: `out` holds something else, or is one file for too many pictures.
         """
+        out = out.resolve()  # a dot has no name to write beside
         single = out.suffix == ".html"
         if out.exists() and not _is_ours(out):
             raise InputError(f"{out}: is not a gallery and would be overwritten; name another place with --out")
-        count = self.dataset.count(dropped=True)
-        if single and count > MOST_IN_ONE_FILE:
+        if single and (count := self.dataset.count(dropped=True)) > MOST_IN_ONE_FILE:
             raise InputError(
                 f"{out}: one file holds at most {MOST_IN_ONE_FILE} samples, the dataset has {count}; "
                 f"name a folder: --out {out.with_suffix('')}"
