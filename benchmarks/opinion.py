@@ -5,8 +5,9 @@
     python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5 --fuse
 
 `ground` labels random images of the corpus; then `second_opinion` looks at each box, or some of the images are reviewed and
-`thresholds` learns from them; or it looks a second time in tiles, and `fuse` makes one of both. A box is right when it has the category of a true box and IoU at least 0.5 with it. Numbers are
-of images that nobody reviewed; intervals are bootstraps over images.
+`thresholds` learns from them; or it looks a second time in tiles, and `fuse` makes one of both. A box is right when it has the
+category of a true box and IoU at least 0.5 with it. Numbers are of images that nobody reviewed; intervals are bootstraps over
+images.
 """
 
 import argparse
