@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from tilth.annotate.boxes import CleanUp
+from tilth.annotate.boxes import CleanUp, clean_batch
 from tilth.annotate.decide import Decide
 from tilth.annotate.weighted_boxes import fuse_boxes
 from tilth.claims import Json
@@ -33,6 +33,7 @@ class Join:
     weights: tuple[float, ...]
     iou: float
     source: str
+    rules: CleanUp
     batch_size: int = 64
 
     def models(self) -> tuple[str, ...]:
@@ -50,22 +51,22 @@ class Join:
             for model, name in enumerate(self.of)
             for row in cast("list[list[Any]]", sample.columns[f"{name}.seen"])
         ]
-        rows = [row for _, _, row in told]
         images, models = (np.array([one[k] for one in told], int) for k in (0, 1))
-        fused = fuse_boxes(
-            np.array([row[4:8] for row in rows], np.float64).reshape(-1, 4),
-            np.array([row[3] for row in rows], np.float64),
-            # look-alikes are fused too, each by its own words, and compete as such later
-            np.array([row[1] or f"not: {row[0]}" for row in rows], dtype=str),
-            images,
-            models,
-            self.weights,
-            iou=self.iou,
-        )
+        rows = [row for _, _, row in told]
+        boxes = np.array([row[4:8] for row in rows], np.float64).reshape(-1, 4)
+        scores = np.array([row[3] for row in rows], np.float64)
+        # look-alikes are fused too, each by its own words, and compete as such later
+        classes = np.array([row[1] or f"not: {row[0]}" for row in rows], dtype=str)
+        # of each thing a step may say one box only, or its own doubles would thin out its score
+        sizes = np.array([sample.size_wh for sample in samples]).repeat(len(self.of), 0)
+        looks = images * len(self.of) + models
+        use = np.array(clean_batch(boxes, scores, classes, looks, sizes, self.rules).kept, int)
+        fused = fuse_boxes(boxes[use], scores[use], classes[use], images[use], models[use], self.weights, iou=self.iou)
+        into = np.full(len(rows), -1)
+        into[use] = fused.into
         members: list[list[int]] = [[] for _ in fused.scores]
-        for place, into in enumerate(fused.into):
-            if into >= 0:
-                members[into].append(place)
+        for place in np.flatnonzero(into >= 0):
+            members[into[place]].append(int(place))
         found: list[list[Json]] = [[] for _ in samples]
         for box, score, image, who in zip(fused.boxes_xyxy, fused.scores, fused.images, members, strict=True):
             strongest = max((rows[n] for n in who), key=lambda row: float(row[3]))
@@ -92,7 +93,7 @@ class Fuse:
         iou: Boxes of a category that overlap more are taken for one thing.
         threshold: Least fused score of a claim.
         thresholds: The same for single categories.
-        clean_up: Rules for the fused boxes; see `annotate/boxes.py`.
+        clean_up: Rules for the boxes of each step before, and for the fused ones after; see `annotate/boxes.py`.
     """
 
     of: tuple[str, ...]
@@ -130,9 +131,8 @@ class Fuse:
         sources = self._sources(work)
         source = f"model:fusion@{fingerprint(self, *sources)}"
         weights = tuple(self.weights.get(name, 1.0) for name in self.of)
-        joined = work.map(
-            Join(name=work.name, of=self.of, weights=weights, iou=self.iou, source=source), self._wanted, on="claims"
-        )
+        join = Join(name=work.name, of=self.of, weights=weights, iou=self.iou, source=source, rules=self.clean_up)
+        joined = work.map(join, self._wanted, on="claims")
         decide = Decide(
             name=work.name,
             source=source,

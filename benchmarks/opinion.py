@@ -109,22 +109,24 @@ def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]]) -> 
 
 
 def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
-    """Ground the whole image, then tiles of it, then fuse the two, at several thresholds."""
+    """Ground the whole image, then without look-alikes, then tiles of it, then fuse the first with the others."""
     start = work.dataset.at.number
-    for threshold in (0.2, 0.3, 0.4, 0.5):
-        for tiles in (1, 2):
+    looks = {"whole": {}, "plain": {"counter_prompts": False}, "tiled": {"tiles": 2}}
+    for name, settings in looks.items():
+        for threshold in (0.2, 0.3, 0.4, 0.5):
             work.dataset = work.dataset.checkout(start)
-            Ground(threshold=threshold, tiles=tiles).run(replace(work, name="whole" if tiles == 1 else "tiled"))
-            print(json.dumps({"tiles": tiles, "threshold": threshold, **judged(work, truth)}), flush=True)
+            Ground(threshold=threshold, **settings).run(replace(work, name=name))  # type: ignore[arg-type]
+            print(json.dumps({"look": name, "threshold": threshold, **judged(work, truth)}), flush=True)
     work.dataset = work.dataset.checkout(start)
-    Ground().run(replace(work, name="whole"))
-    Ground(tiles=2).run(replace(work, name="tiled"))
+    for name, settings in looks.items():
+        Ground(**settings).run(replace(work, name=name))  # type: ignore[arg-type]
     before = work.dataset.at.number
-    for weights in ({}, {"whole": 2.0}):
-        for threshold in (0.15, 0.2, 0.3, 0.4):
+    for others, weights in ((("plain",), {}), (("tiled",), {}), (("tiled",), {"whole": 2.0}), (("plain", "tiled"), {})):
+        for threshold in (0.2, 0.3, 0.4, 0.5):
             work.dataset = work.dataset.checkout(before)
-            Fuse(of=("whole", "tiled"), weights=weights, threshold=threshold).run(replace(work, name="fuse"))
-            print(json.dumps({"fused": weights, "threshold": threshold, **judged(work, truth)}), flush=True)
+            Fuse(of=("whole", *others), weights=weights, threshold=threshold).run(replace(work, name="fuse"))
+            how = {"look": "whole fused with " + " and ".join(others), "weights": weights, "threshold": threshold}
+            print(json.dumps({**how, **judged(work, truth)}), flush=True)
 
 
 def opinions(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:

@@ -9,11 +9,15 @@ from conftest import noise_samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from report_run import new
 
-from tilth.annotate.fuse import Fuse
+from tilth import models
+from tilth.annotate.boxes import CleanUp
+from tilth.annotate.fuse import Fuse, Join
+from tilth.annotate.ground import Ground
 from tilth.annotate.weighted_boxes import fuse_boxes
 from tilth.claims import Claim, State, standing
-from tilth.errors import InputError
+from tilth.errors import InputError, ModelError
 from tilth.geometry import iou
 from tilth.samples import Result, Sample
 from tilth.steps import step
@@ -192,3 +196,25 @@ def test_weights_thresholds_and_mistakes(seen_twice: Work) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             Fuse(**settings_)  # type: ignore[arg-type]
+
+
+def test_two_looks_of_a_real_model_are_fused_image_by_image_and_all_at_once(work: Work) -> None:
+    try:
+        models.locate("starter:grounding")
+    except ModelError as error:
+        pytest.skip(str(error))
+    scenes = [(0, "knife", "photo"), (3, "pill", "neon"), (5, "flower", "photo")]
+    work.add("corpus", [new(*scene, {"source": f"{scene[0]}.png"}) for scene in scenes])
+    looks = {"whole": Ground(), "plain": Ground(counter_prompts=False)}
+    for name, look in looks.items():
+        look.run(replace(work, name=name))
+    facts = Fuse(of=tuple(looks), threshold=0.2).run(replace(work, name="fuse"))
+    assert facts["images"] == 3
+    assert facts["boxes_that_all_saw"] > 0
+    for sample in work.dataset.samples(images=False):
+        alone = Join(name="fuse", of=tuple(looks), weights=(1.0, 1.0), iou=0.55, source="model:x@1", rules=CleanUp())
+        assert alone.load()([sample])[0].columns["fuse.seen"] == sample.columns["fuse.seen"], "a batch is its images"
+        for label in sample.truth.labels:
+            seen = [[name, row[0], *row[3:8]] for name in looks for row in sample.columns[f"{name}.seen"]]  # type: ignore[union-attr, index]
+            assert all(member in seen for member in label.evidence["of"])  # type: ignore[union-attr]
+            assert len({member[0] for member in label.evidence["of"]}) == len(label.evidence["of"]), "one box a look"  # type: ignore[union-attr, index, arg-type]
