@@ -20,10 +20,13 @@ from tilth.claims import Claim
 from tilth.dataset import Dataset, result_row
 from tilth.errors import InputError
 from tilth.events import Events
+from tilth.images import encode_png, image_id
+from tilth.mining.listed import hashes_of
 from tilth.pipeline.gallery import Gallery
 from tilth.pipeline.report_pictures import is_known_safe, is_listed
 from tilth.policy import Policy, load_policy
 from tilth.samples import NewSample, Result
+from tilth.starter.world import Spec, render
 from tilth.work import Work
 
 NOW = "2026-11-20T00:00:00Z"
@@ -156,6 +159,20 @@ def test_a_listed_image_is_never_rendered(tmp_path: Path, policy: Policy) -> Non
     assert Gallery(dataset=opened, policy=policy).sheet(tmp_path / "sheet.png") == {"shown": 1}
     Gallery(dataset=opened, policy=policy).write(tmp_path / "one.html")
     assert len(embedded(tmp_path / "one.html", "records")) == 1
+
+
+def test_the_command_asks_the_hash_lists_of_the_policy(tmp_path: Path, policy: Policy) -> None:
+    things = (("book", "red", ""), ("cup", "blue", ""))
+    spec = Spec(things=things, surface="brick", style="photo")
+    images = [render(spec, np.random.default_rng(seed), side=320).image for seed in (1, 2)]
+    work = Work(name="import", dataset=Dataset(tmp_path / "d"), policy=policy, folder=tmp_path, events=Events())
+    work.add("a", [NewSample(data=encode_png(image), origin={}) for image in images])
+    (tmp_path / "blocked.txt").write_text(f"pdq {hashes_of(images[0][:, ::-1])[0]}\n")
+    (tmp_path / "policy.yaml").write_text(POLICY.read_text() + "\nhash_lists: [blocked.txt]\n")
+    told = command(str(tmp_path / "d"), "--policy", str(tmp_path / "policy.yaml"), "--out", str(tmp_path / "g"))
+    facts = json.loads(told.stdout)
+    assert (facts["shown"], facts["on_a_hash_list"]) == (1, 1)
+    assert [path.stem for path in (tmp_path / "g").rglob("*.jpg")] == [image_id(images[1])]
 
 
 def test_a_gallery_is_replaced_and_nothing_else_is(data: Dataset, folder: Path, tmp_path: Path) -> None:
