@@ -201,7 +201,7 @@ def _shell() -> tuple[str, str]:
 
 def _embed(page: TextIO, kind: str, data: Json) -> None:
     """Write data into the page; no text in it can end the element, as it has no angle bracket left."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page.write(f'<script type="application/json" class="{kind}">{text}</script>\n')
 
 

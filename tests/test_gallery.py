@@ -68,7 +68,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         "by": "pill",
     }
     bad = [
-        {"category": "pill", "score": float("nan"), "box_xyxy": [1, float("inf"), "x", 3], "reason": "foul"},
+        {"category": "pill", "score": float("nan"), "box_xyxy": [1, float("inf"), "x", 3], "reason": "foul \ud800"},
         "no row",
     ]
     fused = Claim(
@@ -105,7 +105,7 @@ def test_every_sample_is_there_with_all_that_is_said_of_it(data: Dataset, folder
     assert taken == [
         [
             [pill, 0.31, [5.0, 5.0, 40.0, 40.0], "same thing twice, for pill", "ground"],
-            [pill, 0.0, None, "foul", "ground"],
+            [pill, 0.0, None, "foul \ud800", "ground"],
         ]
     ]
 
