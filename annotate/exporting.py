@@ -10,8 +10,14 @@ from pathlib import Path
 
 from tilth.annotate.formats import Boxed, Entry, Writer
 from tilth.annotate.formats.coco import CocoWriter
+from tilth.annotate.formats.csv_table import CsvWriter
+from tilth.annotate.formats.cvat import CvatWriter
 from tilth.annotate.formats.files import Seen
+from tilth.annotate.formats.imagefolder import ImageFolderWriter
+from tilth.annotate.formats.labelstudio import LabelStudioWriter
+from tilth.annotate.formats.parquet import ParquetWriter
 from tilth.annotate.formats.voc import VocWriter
+from tilth.annotate.formats.webdataset import WebDatasetWriter
 from tilth.annotate.formats.yolo import YoloWriter
 from tilth.annotate.orientation import read_header
 from tilth.claims import Json, State, Truth
@@ -22,7 +28,15 @@ from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 SPLIT_INSIDE = {"yolo": YoloWriter, "voc": VocWriter}
-SPLIT_BY_FOLDER: dict[str, Callable[[Path, tuple[str, ...]], Writer]] = {"coco": CocoWriter}
+SPLIT_BY_FOLDER: dict[str, Callable[[Path, tuple[str, ...]], Writer]] = {
+    "coco": CocoWriter,
+    "labelstudio": LabelStudioWriter,
+    "cvat": CvatWriter,
+    "imagefolder": ImageFolderWriter,
+    "webdataset": WebDatasetWriter,
+    "parquet": ParquetWriter,
+    "csv": CsvWriter,
+}
 CARRIES_IMAGES = ("webdataset",)
 FORMATS = (*SPLIT_BY_FOLDER, *SPLIT_INSIDE)
 HOLDS_ALL = tuple(SPLIT_BY_FOLDER)  # scores, fractions of pixels, and the state of an image without boxes

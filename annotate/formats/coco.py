@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tilth.annotate.formats import Boxed, Entry, Found, Named, Oddities, on_disk
-from tilth.annotate.formats.files import Files, scratch
+from tilth.annotate.formats.files import Files, scratch, write_image
 from tilth.annotate.formats.texts import json_lists
 from tilth.errors import InputError
 
@@ -228,11 +228,3 @@ class CocoWriter:
                 stream.close()
                 (self.folder / f"{name}.partial").unlink()
             out.write("}\n")
-
-
-def write_image(folder: Path, entry: Entry) -> str:
-    """Write the image file into `images/` and return its name there; when labels are written alone, the name it has."""
-    if entry.data is not None:
-        (folder / "images").mkdir(exist_ok=True)
-        (folder / "images" / entry.file).write_bytes(entry.data)
-    return entry.file

@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import inside
+from tilth.annotate.formats import Entry, inside
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
 
@@ -211,3 +211,11 @@ def write_text(path: Path, text: str) -> None:
         stream = path.open("w", encoding="utf-8")
     with stream:
         stream.write(text)
+
+
+def write_image(folder: Path, entry: Entry) -> str:
+    """Write the image file into `images/` and return its name there; when labels are written alone, the name it has."""
+    if entry.data is not None:
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / entry.file).write_bytes(entry.data)
+    return entry.file

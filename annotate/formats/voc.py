@@ -3,6 +3,7 @@
 Paper: https://doi.org/10.1007/s11263-009-0275-4
 """
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tilth.errors import InputError
 from tilth.samples import SPLITS
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+FLAG = re.compile(r"\s+-?[01]$")
 MAX_BYTES = 8 * 2**20
 
 
@@ -119,7 +121,9 @@ def _image_set(root: Path, split: str) -> Seen | None:
         raise InputError(f"{root}: has no images for {split!r}; it has {', '.join(sorted(lists))}")
     chosen = Seen()
     for _, line in lines(lists[split]):
-        chosen.add(line.split()[0])
+        # names can have spaces; some lists have a flag behind the name
+        chosen.add(line.strip())
+        chosen.add(FLAG.sub("", line.strip()))
     return chosen
 
 
