@@ -27,7 +27,10 @@ from tilth.images import SUFFIXES, encode_png
 from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
-SPLIT_INSIDE = {"yolo": YoloWriter, "voc": VocWriter}
+SPLIT_INSIDE: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Writer]] = {
+    "yolo": YoloWriter,
+    "voc": VocWriter,
+}
 SPLIT_BY_FOLDER: dict[str, Callable[[Path, tuple[str, ...]], Writer]] = {
     "coco": CocoWriter,
     "labelstudio": LabelStudioWriter,

@@ -29,6 +29,9 @@ def find_json(path: Path) -> Path | None:
         return path if path.suffix.lower() == ".json" and looks_like_coco(path) else None
     candidates = [p for p in sorted([*path.glob("*.json"), *path.glob("annotations/*.json")]) if looks_like_coco(p)]
     if len(candidates) > 1:
+        # captions, key points and the like lie beside the boxes under names of their own
+        candidates = [p for p in candidates if p.name.startswith("instances")] or candidates
+    if len(candidates) > 1:
         raise InputError(f"{path}: several COCO files, give one: {', '.join(str(p) for p in candidates)}")
     return candidates[0] if candidates else None
 

@@ -63,7 +63,7 @@ class Parquet:
     def count(self) -> int | None:
         """Sum up what the files say of their rows."""
         try:
-            return sum(pq.read_metadata(self._place(file)).num_rows for file in self._files)
+            return sum(int(pq.read_metadata(self._place(file)).num_rows) for file in self._files)
         except (InputError, pa.ArrowException, OSError):
             return None  # reading will say which file is damaged
 

@@ -1,6 +1,6 @@
 """Which format a path has, and the reader for it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,6 +23,13 @@ Format = Literal[
     "auto", "coco", "yolo", "voc", "labelstudio", "cvat", "imagefolder", "webdataset", "parquet", "csv", "folder"
 ]
 SPLIT_INSIDE = ("yolo", "voc", "folder")  # the others have a folder for each split
+BY_LIST: dict[str, Callable[[Path, Path | None, Oddities], Reader]] = {
+    "labelstudio": LabelStudio,
+    "cvat": Cvat,
+    "imagefolder": ImageFolder,
+    "parquet": Parquet,
+    "csv": Csv,
+}
 LOOKED_AT = 20  # files of a kind, before we say that none is of a format
 
 
@@ -103,9 +110,8 @@ def open_reader(path: Path, format_: Format, split: str, images: Path | None, od
         return found, Yolo(path, split, images, odd)
     if found == "webdataset":
         return found, WebDataset(path, odd)
-    by_list = {"labelstudio": LabelStudio, "cvat": Cvat, "imagefolder": ImageFolder, "parquet": Parquet, "csv": Csv}
-    if found in by_list:
-        return found, by_list[found](path, images, odd)
+    if found in BY_LIST:
+        return found, BY_LIST[found](path, images, odd)
     if not path.is_dir():
         raise InputError(f"{path}: the format {found!r} needs a folder")
     return found, Voc(path, split, images, odd) if found == "voc" else Folder(path, odd)

@@ -127,7 +127,7 @@ def _lists(scanner: _Scanner, names: tuple[str, ...]) -> Iterator[tuple[str, obj
             yield "", item
     else:
         scanner.take("{")
-        ended = scanner.peek() == "}" and scanner.take("}")
+        ended = scanner.peek() == "}" and scanner.take("}") == "}"
         while not ended:
             name = scanner.value()
             scanner.take(":")

@@ -156,6 +156,8 @@ class VocWriter:
         self.folder = folder
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
+        # the challenge has twenty categories of its own; CVAT and Datumaro learn of others by this file
+        write_text(folder / "labelmap.txt", "".join(f"{name}:::\n" for name in ("background", *categories)))
         self._names = {name: escape(name) for name in categories}
         self._lists = {
             split: (folder / "ImageSets" / "Main" / f"{split}.txt").open("w", encoding="utf-8")

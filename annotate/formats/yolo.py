@@ -16,6 +16,8 @@ from tilth.errors import InputError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
+NAMES = ("classes.txt", "obj.names")  # where labelling tools and Darknet keep the names, one a line
+
 
 class Yolo:
     """Reads a folder of images and text files, with or without a `data.yaml`.
@@ -40,8 +42,8 @@ class Yolo:
     def _names(self, document: dict[str, object]) -> dict[int, str]:
         names = document.get("names")
         if names is None:
-            file = self.folder / "classes.txt"
-            names = file.read_text(encoding="utf-8-sig").split("\n") if file.is_file() else []
+            file = next((place for name in NAMES if (place := self.folder / name).is_file()), None)
+            names = {number - 1: line for number, line in lines(file)} if file else {}
         pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
         try:
             return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
@@ -159,7 +161,7 @@ def looks_like_yolo(path: Path) -> bool:
     """Tell whether a folder or file is a YOLO set."""
     if path.is_file():
         return path.suffix.lower() in (".yaml", ".yml")
-    if next((path / "labels").rglob("*.txt"), None) or (path / "classes.txt").is_file():
+    if next((path / "labels").rglob("*.txt"), None) or any((path / name).is_file() for name in NAMES):
         return True
     return any(_is_data(p) for p in path.glob("*.y*ml"))
 
