@@ -37,6 +37,7 @@ class Yolo:
         document = _yaml(self.file) if self.file else {}
         self.names = self._names(document)
         self.images = Files(self.root)
+        self._texts = Files(self.folder, (".txt",))
         self._chosen = self._choose(document, split)
 
     def _names(self, document: dict[str, object]) -> dict[int, str]:
@@ -104,14 +105,10 @@ class Yolo:
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
             candidates.insert(0, "/".join([*parts[:last], "labels", *parts[last + 1 :], stem]))
-        for candidate in candidates:
-            if (self.folder / candidate).is_file():
-                inside(self.folder, candidate)
-                return candidate
-        return ""
+        return self._texts.at(*candidates)
 
     def _boxes(self, file: str) -> Iterator[Named]:
-        for number, line in lines(self.folder / file):
+        for number, line in lines(self._texts.checked(file)):
             try:
                 which, *values = (float(v) for v in line.split())
                 box, score = _box(values)
