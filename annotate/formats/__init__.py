@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from tilth.geometry import Box
 from tilth.images import MAX_BYTES
 
 EXAMPLES = 10  # of each oddity that are named
+MAX_LABELS = 100_000  # of an image; more is an attack, or no label file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +137,27 @@ def inside(root: Path, name: str) -> Path:
     if os.path.commonpath((real, os.path.realpath(path))) != real:
         raise InputError(f"refused: {name!r} is a link out of the folder")
     return path
+
+
+def limited(labels: Iterable[Named]) -> tuple[Named, ...]:
+    """Collect the labels of an image.
+
+    Raises:
+        InputError: There are more than any image has.
+    """
+    taken = tuple(islice(labels, MAX_LABELS + 1))
+    if len(taken) > MAX_LABELS:
+        raise InputError(f"refused: more than {MAX_LABELS} labels of one image")
+    return taken
+
+
+def is_absolute(name: str) -> bool:
+    r"""Tell whether a path is one of another machine: from its root, or from a drive of Windows.
+
+    >>> is_absolute("C:\\sets\\a.png"), is_absolute("/sets/a.png"), is_absolute("a:b.png")
+    (True, True, False)
+    """
+    return name.startswith(("/", "\\")) or name[1:3] in (":\\", ":/")
 
 
 def on_disk(path: Path) -> Callable[[], bytes]:

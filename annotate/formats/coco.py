@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tilth.annotate.formats import Boxed, Entry, Found, Named, Oddities, on_disk
+from tilth.annotate.formats import Boxed, Entry, Found, Named, Oddities, limited, on_disk
 from tilth.annotate.formats.files import Files, scratch, write_image
 from tilth.annotate.formats.texts import json_lists
 from tilth.errors import InputError
@@ -105,7 +105,8 @@ class Coco:
             try:
                 if not name:
                     raise InputError(f"images[{number}] has no file_name")
-                path = self.images.find(name, IMAGE_FOLDERS)
+                path = self.images.find(name, IMAGE_FOLDERS, self.odd)
+                labels = limited(self._boxes(id_, name))
             except InputError as error:
                 yield Found(name=name or f"images[{number}]", label_file=self.label_file, error=str(error))
                 continue
@@ -116,7 +117,7 @@ class Coco:
                 read=on_disk(self.root / path),
                 label_file=self.label_file,
                 size_wh=(width, height) if width and height else None,
-                labels=tuple(self._boxes(id_, name)),
+                labels=labels,
                 state=state,
             )
         for path in self.images.unmarked():

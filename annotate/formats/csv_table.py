@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Entry, Found, Named, Oddities
+from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named, Oddities
 from tilth.annotate.formats.files import scratch, write_image
 from tilth.annotate.formats.listing import Listing
 from tilth.annotate.formats.texts import lines
@@ -54,7 +54,8 @@ class Csv:
                 continue
             rows.execute("CREATE INDEX by_file ON rows(file, number)")
             for (name,) in rows.execute("SELECT file FROM rows GROUP BY file ORDER BY min(number)"):
-                found = rows.execute(f"SELECT {names} FROM rows WHERE file = ? ORDER BY number", (name,)).fetchall()
+                wanted = f"SELECT {names} FROM rows WHERE file = ? ORDER BY number LIMIT {MAX_LABELS + 1}"
+                found = rows.execute(wanted, (name,)).fetchall()
                 yield self._image(file, name, found)
             rows.close()
         self._listing.rest()
@@ -65,6 +66,7 @@ class Csv:
         if labels and len(labels) < len(rows):
             self.odd.note("image with boxes and with a row that says it is empty; the boxes stand", name)
         error = "its rows give several sizes" if len(sizes) > 1 else ""
+        error = error or (f"refused: more than {MAX_LABELS} labels of one image" if len(rows) > MAX_LABELS else "")
         size = sizes.pop()
         return self._listing.found(name, file, labels=labels, size_wh=_size(size), state=rows[0][9], error=error)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from tilth.annotate.formats import Entry, Found, Named, Oddities
+from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named, Oddities
 from tilth.annotate.formats.files import write_image
 from tilth.annotate.formats.listing import Listing
 from tilth.claims import State
@@ -15,7 +15,6 @@ from tilth.errors import InputError
 FILE = "annotations.xml"
 CHUNK = 2**18  # bytes read at once
 MAX_SILENCE = 16 * 2**20  # bytes without a tag; more is no label file
-MAX_SHAPES = 100_000  # of an image
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
 OTHERS = ("polyline", "points", "ellipse", "cuboid", "skeleton", "mask")
 NAN = float("nan")
@@ -63,8 +62,8 @@ class _Images:
             self.odd.note("track of a video, skipped", given.get("label", ""))
         elif self._image is not None:
             image, shapes = self._image
-            if len(shapes) >= MAX_SHAPES:
-                raise InputError(f"refused: an image with more than {MAX_SHAPES} shapes")
+            if len(shapes) >= MAX_LABELS:
+                raise InputError(f"refused: more than {MAX_LABELS} labels of one image")
             if tag == "box":
                 if _angle(given):
                     self.odd.note("turned box, taken as the upright box around it", image.get("name", ""))

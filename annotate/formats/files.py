@@ -2,10 +2,11 @@
 
 import os
 import sqlite3
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Entry, inside
+from tilth.annotate.formats import Entry, Oddities, inside, is_absolute
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
 
@@ -64,8 +65,13 @@ def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, boo
 
 def _row(folder: str, name: str, link: bool) -> tuple[str, str, str, str, str, str, int]:
     path = f"{folder}/{name}" if folder else name
-    low = path.lower()
-    return path, folder, name, low, name.lower(), low.rpartition(".")[0], int(link)
+    low = _fold(path)
+    return path, folder, name, low, low.rpartition("/")[2], low.rpartition(".")[0], int(link)
+
+
+def _fold(path: str) -> str:
+    """Return what two spellings of a name share: letters in lower case, accents as one character, as macOS splits them."""
+    return path.lower() if path.isascii() else unicodedata.normalize("NFC", path).lower()
 
 
 class Files:
@@ -132,7 +138,7 @@ class Files:
         for path in candidates:
             if self._rows.execute("SELECT 1 FROM files WHERE path=?", (path,)).fetchone():
                 return path
-            paths = [p for (p,) in self._rows.execute("SELECT path FROM files WHERE low=? LIMIT 5", (path.lower(),))]
+            paths = [p for (p,) in self._rows.execute("SELECT path FROM files WHERE low=? LIMIT 5", (_fold(path),))]
             if len(paths) > 1:
                 raise InputError(f"{path!r} could be any of {', '.join(paths)}")
             if paths:
@@ -142,7 +148,7 @@ class Files:
     def stem(self, *candidates: str) -> str:
         """Return the first file that is there under a candidate path with any suffix; empty when none is."""
         for stem in candidates:
-            found = self._rows.execute("SELECT path FROM files WHERE stem=? LIMIT 20", (stem.lower(),))
+            found = self._rows.execute("SELECT path FROM files WHERE stem=? LIMIT 20", (_fold(stem),))
             paths = sorted(str(p) for (p,) in found)
             # the same letters come before others, then kinds in the order of the table
             paths.sort(key=lambda p: (p.rpartition(".")[0] != stem, self._rank(p)))
@@ -159,7 +165,7 @@ class Files:
         Raises:
             InputError: Several folders have one.
         """
-        found = self._rows.execute("SELECT path FROM files WHERE low_name=? ORDER BY path LIMIT 5", (name.lower(),))
+        found = self._rows.execute("SELECT path FROM files WHERE low_name=? ORDER BY path LIMIT 5", (_fold(name),))
         paths = [str(path) for (path,) in found]
         if len(paths) > 1:
             raise InputError(f"{name!r} is in several folders: {', '.join(paths[:4])}")
@@ -175,14 +181,18 @@ class Files:
             return inside(self.root, path)
         return self.root / path
 
-    def find(self, name: str, beside: tuple[str, ...]) -> str:
+    def find(self, name: str, beside: tuple[str, ...], odd: Oddities) -> str:
         """Return the file that a label file calls `name`: in a folder of `beside`, else the only one of its name.
+
+        A path of the machine that the labels were made on says no more than the file's name.
 
         Raises:
             InputError: It leads out of the root, is absent, or is not the only one.
         """
         clean = name.replace("\\", "/").removeprefix("./")
         path = self.at(*(f"{folder}/{clean}" if folder else clean for folder in beside))
+        if not path and is_absolute(name) and (path := self.named(clean.rpartition("/")[2])):
+            odd.note("path of another machine, image taken by its file name", name)
         if not path:
             inside(self.root, name)
             path = self.named(clean.rpartition("/")[2])

@@ -54,7 +54,7 @@ class Listing:
         try:
             if error or not name:
                 raise InputError(error or "names no image")
-            path = self._images.find(name, places)
+            path = self._images.find(name, places, self.odd)
         except InputError as problem:
             return Found(name=name or label_file, label_file=label_file, error=str(problem))
         if not self._images.mark(path):

@@ -111,7 +111,7 @@ class Parquet:
             raise InputError("a row with neither bytes nor a path")
         if self._images is None:
             self._images = Files(self.root)
-        found = self._images.find(path, ("", "images"))
+        found = self._images.find(path, ("", "images"), self.odd)
         return found, on_disk(self.root / found)
 
 

@@ -105,7 +105,7 @@ class Voc:
             return path
         if not filename:
             raise InputError("names no image")
-        return self.images.find(filename, ("", *folders))
+        return self.images.find(filename, ("", *folders), self.odd)
 
 
 def _image_set(root: Path, split: str) -> Seen | None:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 import yaml
 
-from tilth.annotate.formats import Entry, Found, Named, Oddities, inside, on_disk
+from tilth.annotate.formats import Entry, Found, Named, Oddities, inside, limited, on_disk
 from tilth.annotate.formats.files import Files, Seen, write_text
 from tilth.annotate.formats.texts import lines
 from tilth.errors import InputError
@@ -86,9 +86,9 @@ class Yolo:
         """Yield the images in the order of their names."""
         for name in self._chosen:
             try:
-                path = self.images.find(name, ("",))
+                path = self.images.find(name, ("",), self.odd)
                 file = self._label_file(path)
-                labels = tuple(self._boxes(file)) if file else ()
+                labels = limited(self._boxes(file)) if file else ()
             except InputError as error:
                 yield Found(name=name, error=str(error))
                 continue
