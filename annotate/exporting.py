@@ -9,16 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilth.annotate.formats import Boxed, Entry, Writer
-from tilth.annotate.formats.coco import CocoWriter
-from tilth.annotate.formats.csv_table import CsvWriter
-from tilth.annotate.formats.cvat import CvatWriter
 from tilth.annotate.formats.files import Seen
-from tilth.annotate.formats.imagefolder import ImageFolderWriter
-from tilth.annotate.formats.labelstudio import LabelStudioWriter
-from tilth.annotate.formats.parquet import ParquetWriter
-from tilth.annotate.formats.voc import VocWriter
-from tilth.annotate.formats.webdataset import WebDatasetWriter
-from tilth.annotate.formats.yolo import YoloWriter
+from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, open_writer
 from tilth.annotate.orientation import read_header
 from tilth.claims import Json, State, Truth
 from tilth.dataset import Dataset, Where
@@ -27,22 +19,6 @@ from tilth.images import SUFFIXES, encode_png
 from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
-SPLIT_INSIDE: dict[str, Callable[[Path, tuple[str, ...], tuple[str, ...]], Writer]] = {
-    "yolo": YoloWriter,
-    "voc": VocWriter,
-}
-SPLIT_BY_FOLDER: dict[str, Callable[[Path, tuple[str, ...]], Writer]] = {
-    "coco": CocoWriter,
-    "labelstudio": LabelStudioWriter,
-    "cvat": CvatWriter,
-    "imagefolder": ImageFolderWriter,
-    "webdataset": WebDatasetWriter,
-    "parquet": ParquetWriter,
-    "csv": CsvWriter,
-}
-CARRIES_IMAGES = ("webdataset",)
-FORMATS = (*SPLIT_BY_FOLDER, *SPLIT_INSIDE)
-HOLDS_ALL = tuple(SPLIT_BY_FOLDER)  # scores, fractions of pixels, and the state of an image without boxes
 SIGNATURES = {
     b"\xff\xd8": ".jpg",
     b"\x89P": ".png",
@@ -102,38 +78,6 @@ def _left_out(sample: Sample, truth: Truth, unlabelled: bool) -> str:
 
 def _to_stderr(text: str) -> None:
     sys.stderr.write(text + "\n")
-
-
-class _ByFolder:
-    """A folder for each split, or the folder itself when there are none."""
-
-    def __init__(
-        self,
-        folder: Path,
-        categories: tuple[str, ...],
-        splits: tuple[str, ...],
-        make: Callable[[Path, tuple[str, ...]], Writer],
-    ) -> None:
-        places = {split: folder / (split or "unsplit") for split in splits} if any(splits) else {"": folder}
-        for place in places.values():
-            place.mkdir(parents=True, exist_ok=True)
-        self._parts = {split: make(place, categories) for split, place in places.items()}
-
-    def add(self, entry: Entry) -> None:
-        """Write an image and its boxes."""
-        self._parts[entry.split].add(entry)
-
-    def close(self) -> None:
-        """Finish all splits."""
-        for part in self._parts.values():
-            part.close()
-
-
-def open_writer(format_: str, folder: Path, categories: tuple[str, ...], splits: tuple[str, ...]) -> Writer:
-    """Return the writer of a format."""
-    if format_ in SPLIT_INSIDE:
-        return SPLIT_INSIDE[format_](folder, categories, splits)
-    return _ByFolder(folder, categories, splits, SPLIT_BY_FOLDER[format_])
 
 
 def export(

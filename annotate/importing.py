@@ -133,13 +133,13 @@ class _Taker:
 
 @step
 class Import:
-    """Take in images, with the labels that a COCO, YOLO or Pascal VOC set has for them.
+    """Take in images, with the labels that a set of another tool has for them.
 
     Args:
-        path: A folder, a COCO `.json` or a YOLO `data.yaml`.
+        path: A folder, or a label file: a COCO or Label Studio `.json`, a YOLO `data.yaml`, a CVAT `.xml`, a `.tar`, …
         format: Of the set; `auto` looks.
         images: Folder that the labels' image names count from, when the images lie apart from the labels.
-        split: Put the images into this split; a YOLO or VOC set that tells splits apart gives only this one.
+        split: Put the images into this split; a set that tells splits apart gives only this one.
         empty_means: What an image without boxes is when a label file speaks of it: not looked at, or looked at and empty.
         licence: Of the images, kept with each.
         categories: The set's names to the policy's; "" ignores a name. Policy names need no entry; other names are

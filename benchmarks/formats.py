@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tilth.annotate.exporting import FORMATS, open_writer
 from tilth.annotate.formats import Boxed, Entry, Oddities
 from tilth.annotate.formats.reading import open_reader
+from tilth.annotate.formats.writing import FORMATS, open_writer
 
 NAMES = ("dice", "knife", "pill", "pistol")
 SIZE_WH = (640, 480)

@@ -3,8 +3,12 @@
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +18,8 @@ from conftest import noise_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilth.annotate.exporting import CARRIES_IMAGES, FORMATS, HOLDS_ALL, export
+from tilth.annotate.exporting import export
+from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL
 from tilth.annotate.importing import Import
 from tilth.claims import Claim, State
 from tilth.dataset import Dataset
@@ -280,3 +285,18 @@ def test_a_folder_that_is_there_is_never_overwritten(policy: Policy, tmp_path: P
             export(work.dataset, tmp_path / "out", "coco", say=silent)
         with pytest.raises(InputError, match=r"format must be one of coco, .*, got 'tsv'"):
             export(work.dataset, tmp_path / "new", "tsv", say=silent)
+
+
+def test_the_command_line_names_every_format_and_writes_labels_alone(policy: Policy, tmp_path: Path) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES)
+    command = [sys.executable, "-m", "tilth.pipeline.cli", "export", "dataset", "out", "--format", "csv"]
+    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"})
+    told = run([*command, "--help"]).stdout
+    assert [format_ for format_ in FORMATS if format_ not in told] == []
+    done = run([*command, "--images", "none", "--unlabelled"])
+    assert json.loads(done.stdout)["boxes"] == 3
+    assert len((tmp_path / "out" / "labels.csv").read_text().splitlines()) == 1 + 4
+    refused = run([*command[:-2], "--format", "webdataset", "--images", "none"])
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("tilth: webdataset carries the images")

@@ -17,10 +17,11 @@ from label_files import HEADER, boxes, cvat, region, row, tar, task
 from test_annotate_export import SCENES, fill, opened, silent
 from test_annotate_import import coco, images
 
-from tilth.annotate.exporting import FORMATS, export
+from tilth.annotate.exporting import export
 from tilth.annotate.formats import MAX_LABELS, Oddities
 from tilth.annotate.formats.reading import open_reader
 from tilth.annotate.formats.texts import CHUNK, MAX_ITEM, json_lists
+from tilth.annotate.formats.writing import FORMATS
 from tilth.annotate.importing import Import
 from tilth.claims import State
 from tilth.errors import InputError

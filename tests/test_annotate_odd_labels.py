@@ -10,8 +10,8 @@ import pytest
 from label_files import HEADER, boxes, cvat, region, row, task
 from test_annotate_import import coco, images, jpeg, named
 
-from tilth.annotate.exporting import FORMATS
 from tilth.annotate.formats.reading import Format
+from tilth.annotate.formats.writing import FORMATS
 from tilth.annotate.importing import Import
 from tilth.claims import State
 from tilth.work import Work
