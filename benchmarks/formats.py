@@ -1,6 +1,7 @@
 """How fast label formats are written and read, and how much memory that takes: each format both ways, in processes of its own.
 
     python benchmarks/formats.py --images 100000
+    python benchmarks/formats.py --dataset 10000      # with the dataset and its images
 
 Labels are written alone, for images that lie elsewhere; WebDataset and Parquet carry an image of 2 kB with each sample. Reading
 finds every image and goes through all boxes; it opens no image that lies in a file of its own, as their decoding would hide
@@ -107,13 +108,61 @@ def job(way: str, format_: str, out: Path, count: int) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
+def through_dataset(out: Path, count: int) -> None:
+    """Print the rates of whole exports and imports, by the clock and by processor time: most of it is the dataset."""
+    from tilth.annotate.exporting import export
+    from tilth.annotate.importing import Import
+    from tilth.claims import Claim
+    from tilth.dataset import Dataset
+    from tilth.events import Events
+    from tilth.images import encode_png
+    from tilth.policy import Category, Policy
+    from tilth.samples import NewSample
+    from tilth.work import Work
+
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "pictures").mkdir(parents=True)
+    for number in range(count):
+        pixels = np.frombuffer(np.array([number, 7, 7], np.uint32).tobytes() * 16, np.uint8).reshape(8, 8, 3)
+        (out / "pictures" / f"{number:07d}.png").write_bytes(encode_png(pixels))
+    policy = Policy(policy="bench", version=1, categories=(Category(name="knife", definition="", prompts=("knife",)),))
+
+    def work(name: str) -> Work:
+        return Work(
+            name=name, dataset=Dataset(out / name), policy=policy, folder=out, events=Events(out / f"{name}.log")
+        )
+
+    def samples() -> Iterator[NewSample]:
+        claims = (Claim(category="knife", box_xyxy=(0, 0, 4, 4), source="human:bench"),)
+        for path in sorted((out / "pictures").iterdir()):
+            yield NewSample(data=path.read_bytes(), origin={"source": f"pictures/{path.name}"}, claims=claims)
+
+    whole = work("dataset")
+    whole.add("images", samples(), count)
+    for format_, images in (("coco", "none"), ("coco", "copy"), ("parquet", "copy"), ("webdataset", "copy")):
+        began, worked = time.perf_counter(), time.process_time()
+        export(whole.dataset, out / f"{format_}-{images}", format_, images=images, say=lambda text: None)
+        rates = [count / (time.perf_counter() - began), count / (time.process_time() - worked)]
+        print(f"export {format_} --images {images}: {rates[0]:.0f} ({rates[1]:.0f})", flush=True)
+    for format_, apart in (("coco-none", out), ("webdataset-copy", None)):
+        began, worked = time.perf_counter(), time.process_time()
+        facts = Import(path=out / format_, images=apart).run(work(f"from-{format_}"))
+        if facts["images"] != count:
+            raise SystemExit(f"{format_}: {facts}")
+        rates = [count / (time.perf_counter() - began), count / (time.process_time() - worked)]
+        print(f"import {format_}: {rates[0]:.0f} ({rates[1]:.0f})", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("runs/formats"))
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
+    parser.add_argument("--dataset", type=int, help="Measure whole exports and imports of so many images instead.")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.dataset:
+        return through_dataset(asked.out / "dataset", asked.dataset)
     if asked.job:
         return one(*asked.job, asked.out, asked.images)
     shutil.rmtree(asked.out, ignore_errors=True)

@@ -229,6 +229,27 @@ def test_empty_and_unlabelled_stay_two_things(policy: Policy, tmp_path: Path, fo
     assert sorted(states.values()) == ["confirmed_empty", "reviewed", "reviewed", "unlabelled"]
 
 
+@pytest.mark.parametrize("format_", HOLDS_ALL)
+@settings(max_examples=5, deadline=None)
+@given(scores=st.lists(st.integers(0, 64), min_size=1, max_size=4))
+def test_scores_come_back(policy: Policy, format_: str, scores: list[int]) -> None:
+    said = [
+        Claim(category="knife", box_xyxy=(n, 1, n + 5, 9), score=score / 64, source="model:starter:grounding@abc")
+        for n, score in enumerate(scores)
+    ]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with opened(folder, policy) as work:
+            work.add("images", [NewSample(data=noise_image(1, SIDE), origin={}, claims=tuple(said))])
+            facts = export(work.dataset, folder / "out", format_, say=silent)
+            assert facts["cannot_hold"] == {}
+        (folder / "back").mkdir()
+        with opened(folder / "back", policy) as back:
+            Import(path=folder / "out").run(back)
+            (sample,) = back.dataset.samples(images=False)
+            assert [label.score for label in sample.truth.labels] == [score / 64 for score in scores]
+
+
 def test_a_format_that_cannot_tell_unlabelled_from_empty_says_so(policy: Policy, tmp_path: Path) -> None:
     with opened(tmp_path, policy) as work:
         fill(work, SCENES)

@@ -55,7 +55,11 @@ def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, boo
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        with os.scandir(root / folder) as entries:
+        try:
+            entries = os.scandir(root / folder)
+        except OSError as error:
+            raise InputError(f"{root / folder}: cannot be listed: {error.strerror}") from error
+        with entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{folder}/{entry.name}" if folder else entry.name)
