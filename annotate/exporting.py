@@ -118,6 +118,10 @@ def export(
     names = categories or tuple(sorted(found.categories))
     if unknown := sorted(set(found.categories) - set(names)):
         raise InputError(f"categories {', '.join(unknown)} occur but are not among {', '.join(names)}")
+    if odd := [name for name in names if not name.isprintable() or not name.strip()]:
+        raise InputError(
+            f"no label file can hold the categories {odd}; give them other names by `categories` on import"
+        )
     for what, count in found.left_out.items():
         say(f"left out: {count} images: {what}")
     for what, count in found.lost.items():

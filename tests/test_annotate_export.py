@@ -308,6 +308,27 @@ def test_a_folder_that_is_there_is_never_overwritten(policy: Policy, tmp_path: P
             export(work.dataset, tmp_path / "new", "tsv", say=silent)
 
 
+STRANGE = ['<&> "quoted"', "ключ, ножи", "a;b=c", "#1", "true"]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_strange_names_of_categories_come_back_and_impossible_ones_are_refused(
+    policy: Policy, tmp_path: Path, format_: str
+) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, [[(name, (1.0, 2.0, 5.0, 7.0))] for name in STRANGE])
+        export(work.dataset, tmp_path / "out", format_, say=silent)
+        expected = labels_of(work.dataset)
+        fill(replace(work, name="more"), [[("a\x01\n", (1.0, 2.0, 5.0, 7.0))]] * 1 + [[("b", (1.0, 2.0, 5.0, 7.0))]])
+        with pytest.raises(InputError, match=r"no label file can hold the categories \['a"):
+            export(work.dataset, tmp_path / "new", format_, say=silent)
+    (tmp_path / "back").mkdir()
+    with opened(tmp_path / "back", policy) as back:
+        assert Import(path=tmp_path / "out", categories="as_is").run(back)["failed"] == 0
+        found = {i: [c for c, _ in rows] for i, rows in labels_of(back.dataset).items()}
+    assert found == {i: [c for c, _ in rows] for i, rows in expected.items()}
+
+
 def test_the_command_line_names_every_format_and_writes_labels_alone(policy: Policy, tmp_path: Path) -> None:
     with opened(tmp_path, policy) as work:
         fill(work, SCENES)
