@@ -11,6 +11,7 @@ slow disk leave alone (YOLO and VOC make a file for each image, and a disk may m
 """
 
 import argparse
+import io
 import json
 import resource
 import shutil
@@ -129,7 +130,11 @@ def through_dataset(out: Path, count: int) -> None:
 
     def work(name: str) -> Work:
         return Work(
-            name=name, dataset=Dataset(out / name), policy=policy, folder=out, events=Events(out / f"{name}.log")
+            name=name,
+            dataset=Dataset(out / name),
+            policy=policy,
+            folder=out,
+            events=Events(out / f"{name}.log", io.StringIO()),
         )
 
     def samples() -> Iterator[NewSample]:
