@@ -1,19 +1,21 @@
-"""Write a dataset as COCO, YOLO or Pascal VOC, after saying what the format cannot hold."""
+"""Write a dataset in a format that other tools read, after saying what the format cannot hold."""
 
 import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tilth.annotate.formats.writing import WRITERS, Writer
+from tilth.annotate.formats import Boxed, Entry, Writer
+from tilth.annotate.formats.files import Seen
+from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, open_writer
 from tilth.annotate.orientation import read_header
-from tilth.claims import Json, State
+from tilth.claims import Json, State, Truth
 from tilth.dataset import Dataset, Where
 from tilth.errors import InputError
-from tilth.images import encode_png
+from tilth.images import SUFFIXES, encode_png
 from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
@@ -40,11 +42,11 @@ class Survey:
     lost: Counter[str] = field(default_factory=Counter)
 
 
-def survey(dataset: Dataset, format_: str, where: Where | None = None) -> Survey:
+def survey(dataset: Dataset, format_: str, where: Where | None = None, *, unlabelled: bool = False) -> Survey:
     """Look at all samples, without their images, and count what the format can hold and what it cannot."""
     found = Survey()
     for sample in dataset.samples(where, images=False):
-        if reason := _left_out(sample):
+        if reason := _left_out(sample, sample.truth, unlabelled):
             found.left_out[reason] += 1
             continue
         truth = sample.truth
@@ -54,7 +56,7 @@ def survey(dataset: Dataset, format_: str, where: Where | None = None) -> Survey
         found.splits[sample.split] += 1
         found.categories.update(str(label.category) for label in boxed)
         found.lost["labels of whole images"] += len(truth.labels) - len(boxed)
-        if format_ != "coco":
+        if format_ not in HOLDS_ALL:
             found.lost["scores below 1"] += sum(label.score < 1 for label in boxed)
             found.lost["whether an empty image was confirmed by a person"] += not truth.labels
         if format_ == "voc":
@@ -65,10 +67,9 @@ def survey(dataset: Dataset, format_: str, where: Where | None = None) -> Survey
     return found
 
 
-def _left_out(sample: Sample) -> str:
-    """Say why an image stays out: in all three formats an image without boxes says that nothing is there."""
-    truth = sample.truth
-    if truth.state not in EXPORTED:
+def _left_out(sample: Sample, truth: Truth, unlabelled: bool) -> str:
+    """Say why an image stays out: most tools take an image without boxes for one with nothing in it."""
+    if truth.state not in EXPORTED and not (unlabelled and truth.state == State.UNLABELLED):
         return f"{truth.state}"
     if truth.labels and all(label.box_xyxy is None for label in truth.labels):
         return "labels without boxes only"
@@ -84,6 +85,8 @@ def export(
     out: Path,
     format_: str,
     *,
+    images: str = "copy",
+    unlabelled: bool = False,
     where: Where | None = None,
     categories: tuple[str, ...] = (),
     say: Callable[[str], None] = _to_stderr,
@@ -91,12 +94,14 @@ def export(
     """Write the labelled samples of a dataset; what the format cannot hold goes to `samples.jsonl` beside it.
 
     Images keep their files, but for those that EXIF turns: tools differ in whether they turn them, so these are written
-    upright as PNG.
+    upright as PNG. Labels that are written alone name the images as they were called when they were taken in.
 
     Args:
         dataset: Open at the version to write.
         out: Folder to make.
-        format_: `coco`, `yolo` or `voc`.
+        format_: One of `FORMATS`.
+        images: `copy` them, or `none`: write the labels alone.
+        unlabelled: Write images that nobody has labelled too, where the format can tell them from empty ones.
         where: Keeps the samples it is true for.
         categories: Order of the categories; those that occur, by name, when empty.
         say: Told what is left out and lost, before anything is written.
@@ -105,16 +110,18 @@ def export(
         Counts of what was written, left out and lost.
 
     Raises:
-        InputError: The format is unknown, the folder exists, or a sample has a category that is not in `categories`.
+        InputError: The format is unknown or cannot do what is asked, the folder exists, or a sample has a category that
+            is not in `categories`.
     """
-    if format_ not in WRITERS:
-        raise InputError(f"format must be one of {', '.join(WRITERS)}, got {format_!r}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: is there already; give a new folder")
-    found = survey(dataset, format_, where)
+    _check(out, format_, images, unlabelled)
+    found = survey(dataset, format_, where, unlabelled=unlabelled)
     names = categories or tuple(sorted(found.categories))
     if unknown := sorted(set(found.categories) - set(names)):
         raise InputError(f"categories {', '.join(unknown)} occur but are not among {', '.join(names)}")
+    if odd := [name for name in names if not name.isprintable() or not name.strip()]:
+        raise InputError(
+            f"no label file can hold the categories {odd}; give them other names by `categories` on import"
+        )
     for what, count in found.left_out.items():
         say(f"left out: {count} images: {what}")
     for what, count in found.lost.items():
@@ -122,7 +129,9 @@ def export(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    turned = _write(dataset, partial, WRITERS[format_](partial, names, tuple(sorted(found.splits))), where)
+    writer = open_writer(format_, partial, names, tuple(sorted(found.splits)))
+    entries = _entries(dataset, where, images, unlabelled)
+    turned = _write(entries, partial, writer)
     if out.exists():
         out.rmdir()
     partial.rename(out)  # renamed last, so its existence means that the export is whole
@@ -138,26 +147,81 @@ def export(
     }
 
 
-def _write(dataset: Dataset, folder: Path, writer: Writer, where: Where | None) -> int:
-    turned = 0
+def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
+    if format_ not in FORMATS:
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, got {format_!r}")
+    if images not in ("copy", "none"):
+        raise InputError(f"images must be copy or none, got {images!r}")
+    if images == "none" and format_ in CARRIES_IMAGES:
+        raise InputError(f"{format_} carries the images; give images copy, or one of the other formats")
+    if unlabelled and format_ not in HOLDS_ALL:
+        raise InputError(f"{format_} cannot tell an unlabelled image from an empty one; {', '.join(HOLDS_ALL)} can")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; give a new folder")
+
+
+def _entries(
+    dataset: Dataset, where: Where | None, images: str, unlabelled: bool
+) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
+    """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
+    taken = Seen()
+    for sample in dataset.samples(where, images=images == "copy"):
+        truth = sample.truth
+        if _left_out(sample, truth, unlabelled):
+            continue
+        data, file, turned = None, "", False
+        if images == "copy":
+            data, file, turned = _upright(sample)
+        else:
+            file = _known_as(sample, taken)
+        labels = tuple(
+            Boxed(str(label.category), label.box_xyxy, label.score, label.source)
+            for label in truth.labels
+            if label.box_xyxy is not None
+        )
+        entry = Entry(
+            id=sample.id,
+            file=file,
+            data=data,
+            size_wh=sample.size_wh,
+            split=sample.split,
+            state=str(truth.state),
+            licence=str(sample.origin.get("licence") or ""),
+            labels=labels,
+        )
+        yield sample, truth, entry, turned
+
+
+def _upright(sample: Sample) -> tuple[bytes, str, bool]:
+    if read_header(sample.data)[1] != 1:
+        return encode_png(sample.pixels()), sample.id + ".png", True
+    suffix = next((s for head, s in SIGNATURES.items() if sample.data.startswith(head)), ".png")
+    return sample.data, sample.id + suffix, False
+
+
+def _known_as(sample: Sample, taken: Seen) -> str:
+    """Return the path that an image came from, if it is one that a label file may name and no other image has it."""
+    source = str(sample.origin.get("source") or "")
+    parts = source.split("/")
+    clean = source.isprintable() and not set(parts) & {"", ".", ".."} and not set(source) & set(':\\"*?<>|')
+    stem, _, suffix = source.rpartition(".")
+    if clean and len(source) < 512 and f".{suffix.lower()}" in SUFFIXES and taken.add(stem.lower()):
+        return source
+    return sample.id + ".png"
+
+
+def _write(entries: Iterable[tuple[Sample, Truth, Entry, bool]], folder: Path, writer: Writer) -> int:
+    count = 0
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as stream:
-        for sample in dataset.samples(where):
-            if _left_out(sample):
-                continue
-            data = sample.data
-            suffix = next((s for head, s in SIGNATURES.items() if data.startswith(head)), ".png")
-            if read_header(data)[1] != 1:
-                data, suffix = encode_png(sample.pixels()), ".png"
-                turned += 1
-            file = sample.id + suffix
-            writer.add(sample, file, data)
-            stream.write(json.dumps(_line(sample, file), sort_keys=True) + "\n")
+        for sample, truth, entry, turned in entries:
+            writer.add(entry)
+            stream.write(json.dumps(_line(sample, truth, entry.file), sort_keys=True) + "\n")
+            count += turned
     writer.close()
-    return turned
+    return count
 
 
-def _line(sample: Sample, file: str) -> dict[str, Json]:
-    truth = sample.truth
+def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
     labels = [
         {
             "category": label.category,

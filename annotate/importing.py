@@ -2,76 +2,23 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from tilth.annotate.formats import Found, Named, Oddities
-from tilth.annotate.formats.coco import Coco, find_json
-from tilth.annotate.formats.folder import Folder
-from tilth.annotate.formats.voc import Voc
-from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
+from tilth.annotate.formats.reading import Format, open_reader
 from tilth.annotate.orientation import read_header, seen_stored, shown_size, turn
 from tilth.claims import Claim, Json
 from tilth.errors import InputError
 from tilth.geometry import Box, Boxes
-from tilth.images import MAX_BYTES
 from tilth.policy import Policy
 from tilth.samples import NewSample
 from tilth.steps import Facts, fingerprint, inputs_digest, step
 from tilth.work import Failed, Work
-
-Format = Literal["auto", "coco", "yolo", "voc", "folder"]
-
-
-class Reader(Protocol):
-    """Reads a label source; knows how many images it has at most."""
-
-    root: Path
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Found]: ...
-
-
-def detect_format(path: Path) -> str:
-    """Return the format of a path: `coco`, `yolo`, `voc`, or `folder` when there are images only.
-
-    Raises:
-        InputError: The path is absent, or is a file of no known kind.
-    """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if find_json(path):
-        return "coco"
-    if looks_like_yolo(path):
-        return "yolo"
-    if path.is_dir():
-        return "voc" if next(path.rglob("*.xml"), None) or next(path.rglob("*.XML"), None) else "folder"
-    raise InputError(f"{path}: give a folder, a COCO .json or a YOLO data.yaml")
-
-
-def open_reader(path: Path, format_: Format, split: str, odd: Oddities) -> tuple[str, Reader]:
-    """Open a label source; return its format and reader.
-
-    Raises:
-        InputError: It is absent or not of this format.
-    """
-    found = detect_format(path) if format_ == "auto" else format_
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    if found == "coco":
-        if (file := find_json(path)) is None:
-            raise InputError(f"{path}: no COCO file; expected a .json with images, annotations and categories")
-        return found, Coco(file, odd)
-    if found == "yolo":
-        return found, Yolo(path, split, odd)
-    if not path.is_dir():
-        raise InputError(f"{path}: the format {found!r} needs a folder")
-    return found, Voc(path, split, odd) if found == "voc" else Folder(path, odd)
 
 
 @dataclass
@@ -99,11 +46,9 @@ class _Taker:
             return Failed(name=found.name, error=found.error or str(error))
 
     def _sample(self, found: Found) -> NewSample:
-        if found.path is None:
+        if found.read is None:
             raise InputError(found.error)
-        if (size := found.path.stat().st_size) > MAX_BYTES:
-            raise InputError(f"file of {size / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
-        data = found.path.read_bytes()
+        data = found.read()
         claims, unsure = self._claims(found, data)
         if not claims and found.label_file:
             claims = self._empty(found, unsure)
@@ -188,12 +133,13 @@ class _Taker:
 
 @step
 class Import:
-    """Take in images, with the labels that a COCO, YOLO or Pascal VOC set has for them.
+    """Take in images, with the labels that a set of another tool has for them.
 
     Args:
-        path: A folder, a COCO `.json` or a YOLO `data.yaml`.
+        path: A folder, or a label file: a COCO or Label Studio `.json`, a YOLO `data.yaml`, a CVAT `.xml`, a `.tar`, …
         format: Of the set; `auto` looks.
-        split: Put the images into this split; a YOLO or VOC set that tells splits apart gives only this one.
+        images: Folder that the labels' image names count from, when the images lie apart from the labels.
+        split: Put the images into this split; a set that tells splits apart gives only this one.
         empty_means: What an image without boxes is when a label file speaks of it: not looked at, or looked at and empty.
         licence: Of the images, kept with each.
         categories: The set's names to the policy's; "" ignores a name. Policy names need no entry; other names are
@@ -202,6 +148,7 @@ class Import:
 
     path: Path
     format: Format = "auto"
+    images: Path | None = None
     split: Literal["", "train", "val", "test"] = ""
     empty_means: Literal["unlabelled", "confirmed_empty"] = "unlabelled"
     licence: str = ""
@@ -209,7 +156,7 @@ class Import:
 
     def inputs(self) -> tuple[Path, ...]:
         """The set's folder; a label file stands for the images beside it."""
-        return (self.path.expanduser(),)
+        return tuple(p.expanduser() for p in (self.path, self.images) if p)
 
     def run(self, work: Work) -> Facts:
         """Read everything once.
@@ -223,7 +170,8 @@ class Import:
             raise InputError(f"categories: the policy has no {', '.join(map(repr, wrong))}; it has {known}")
         odd = Oddities()
         path = self.path.expanduser().resolve()
-        format_, reader = open_reader(path, self.format, self.split, odd)
+        images = self.images.expanduser().resolve() if self.images else None
+        format_, reader = open_reader(path, self.format, self.split, images, odd)
         key = fingerprint(self, inputs_digest(self.inputs()))
         taker = _Taker(
             policy=work.policy,
@@ -235,7 +183,7 @@ class Import:
             columns={"split": self.split} if self.split else {},
             odd=odd,
         )
-        counts = work.add(key, map(taker.take, reader), total=len(reader))
+        counts = work.add(key, map(taker.take, reader), total=reader.count())
         return {
             "format": format_,
             "images": counts.get("ok", 0),

@@ -28,12 +28,17 @@ Row = dict[str, Any]
 
 def make_config(policy: Policy) -> str:
     """Write the labelling interface of a policy: boxes of its pictured categories, and a word about the whole image."""
+    return make_interface([(category.name, category.definition) for category in policy.pictured])
+
+
+def make_interface(categories: Sequence[tuple[str, str]]) -> str:
+    """Write the labelling interface of categories, each with its definition."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
     boxes = ElementTree.SubElement(view, "RectangleLabels", name=BOXES, toName=IMAGE)
-    for category in policy.pictured:
-        colour = "#{:02x}{:02x}{:02x}".format(*colour_of(category.name))
-        ElementTree.SubElement(boxes, "Label", value=category.name, background=colour, hint=category.definition)
+    for name, definition in categories:
+        colour = "#{:02x}{:02x}{:02x}".format(*colour_of(name))
+        ElementTree.SubElement(boxes, "Label", value=name, background=colour, hint=definition)
     choices = ElementTree.SubElement(view, "Choices", name=WHOLE, toName=IMAGE, choice="single", showInLine="true")
     for value in (EMPTY, UNUSABLE):
         ElementTree.SubElement(choices, "Choice", value=value)
@@ -53,34 +58,38 @@ def make_task(sample: Sample, image_url: str, why: str = "") -> Row:
             {
                 "model_version": labels[0].source,
                 "score": min(label.score for label in labels),
-                "result": [_region(sample, number, label) for number, label in enumerate(labels)],
+                "result": [
+                    make_region(
+                        sample.id, n, sample.size_wh, str(label.category), label.box_xyxy or (0, 0, 0, 0), label.score
+                    )
+                    for n, label in enumerate(labels)
+                ],
             }
         )
     return task
 
 
-def _region(sample: Sample, number: int, label: Claim) -> Row:
-    width, height = sample.size_wh
-    x0, y0, x1, y1 = label.box_xyxy or (0, 0, 0, 0)
-    name = hashlib.sha256(f"{sample.id} {number}".encode()).hexdigest()[:10]
-    value = {
-        "x": 100 * x0 / width,
-        "y": 100 * y0 / height,
-        "width": 100 * (x1 - x0) / width,
-        "height": 100 * (y1 - y0) / height,
-        "rotation": 0,
-        "rectanglelabels": [label.category],
-    }
+def make_region(id_: str, number: int, size_wh: tuple[int, int], category: str, box_xyxy: Box, score: float) -> Row:
+    """Write a box, the one of this number of the sample, as a region."""
+    width, height = size_wh
+    x0, y0, x1, y1 = box_xyxy
     return {
-        "id": name,
+        "id": hashlib.sha256(f"{id_} {number}".encode()).hexdigest()[:10],
         "type": "rectanglelabels",
         "from_name": BOXES,
         "to_name": IMAGE,
         "original_width": width,
         "original_height": height,
         "image_rotation": 0,
-        "score": label.score,
-        "value": value,
+        "score": score,
+        "value": {
+            "x": 100 * x0 / width,
+            "y": 100 * y0 / height,
+            "width": 100 * (x1 - x0) / width,
+            "height": 100 * (y1 - y0) / height,
+            "rotation": 0,
+            "rectanglelabels": [category],
+        },
     }
 
 
@@ -250,19 +259,29 @@ def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str]) 
     return reading
 
 
-def _box(value: Row, size: tuple[int, int]) -> Box | None:
+def corners(value: Row, size_wh: tuple[int, int]) -> Box | None:
+    """Return the upright box around a region, in pixels and not clipped; None when it is no box."""
     try:
         x, y, w, h = (
-            float(value[k]) / 100 * side for k, side in zip(("x", "y", "width", "height"), size * 2, strict=True)
+            float(value[k]) / 100 * side for k, side in zip(("x", "y", "width", "height"), size_wh * 2, strict=True)
         )
+        angle = math.radians(float(value.get("rotation") or 0))  # clockwise about the top left corner
     except (KeyError, TypeError, ValueError):
         return None
-    angle = math.radians(float(value.get("rotation") or 0))  # clockwise about the top left corner
+    if not angle:
+        return x, y, x + w, y + h
     xs = [x + dx * math.cos(angle) - dy * math.sin(angle) for dx in (0, w) for dy in (0, h)]
     ys = [y + dx * math.sin(angle) + dy * math.cos(angle) for dx in (0, w) for dy in (0, h)]
-    x0, x1 = max(0.0, min(xs)), min(float(size[0]), max(xs))
-    y0, y1 = max(0.0, min(ys)), min(float(size[1]), max(ys))
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 and all(map(math.isfinite, (x0, y0, x1, y1))) else None
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _box(value: Row, size: tuple[int, int]) -> Box | None:
+    around = corners(value, size)
+    if around is None or not all(map(math.isfinite, around)):
+        return None
+    x0, x1 = max(0.0, around[0]), min(float(size[0]), around[2])
+    y0, y1 = max(0.0, around[1]), min(float(size[1]), around[3])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def _shown(annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str]) -> list[tuple[str, Box, str]]:

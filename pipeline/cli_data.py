@@ -216,14 +216,28 @@ def _told(claim: Any) -> str:
 def export(
     dataset: DatasetPath,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    format_: Annotated[str, typer.Option("--format", help="coco, yolo or voc.")] = "coco",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), webdataset, parquet or csv.",
+        ),
+    ] = "coco",
+    images: Annotated[
+        str, typer.Option(help="copy them, or none: labels alone, which name the images as they were taken in.")
+    ] = "copy",
+    unlabelled: Annotated[
+        bool,
+        typer.Option("--unlabelled", help="Images that nobody has labelled too, where the format tells them apart."),
+    ] = False,
     version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
 ) -> None:
-    """Write a dataset in a common format."""
+    """Write a dataset in a format that other tools read; says first what the format cannot hold."""
     from tilth.annotate.exporting import export as write
 
     opened = _open(dataset)
-    typer.echo(json.dumps(write(opened.checkout(version) if version else opened, out, format_)))
+    chosen = opened.checkout(version) if version else opened
+    typer.echo(json.dumps(write(chosen, out, format_, images=images, unlabelled=unlabelled)))
 
 
 def gallery(

@@ -1,4 +1,4 @@
-"""A real Label Studio server for the tests, from an environment of its own; see the fixture `label_studio`.
+"""A real Label Studio server for the tests, from an environment of its own; see the fixture `server`.
 
 Its database is made once a session (a minute, for the migrations). Nothing leaves the machine.
 """

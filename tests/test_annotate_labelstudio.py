@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,6 @@ pytestmark = pytest.mark.timeout(600)  # the server's first start takes minutes 
 NAMES = ("knife", "pill")
 MODEL = "model:starter:grounding@abc"
 Row = dict[str, Any]
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.Server]:
-    if reason := label_studio.missing():
-        pytest.skip(reason)
-    with label_studio.serving(tmp_path_factory.mktemp("label-studio")) as running:
-        yield running
 
 
 def sample(*claims: Claim, size_wh: tuple[int, int] = (200, 100)) -> Sample:

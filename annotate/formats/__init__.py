@@ -1,15 +1,20 @@
-"""Label files of other tools: what every reader yields, where it may look, and what it notes when a file is odd."""
+"""Label files of other tools: what every reader yields and every writer gets, and what is noted when a file is odd."""
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from tilth.errors import InputError
-from tilth.images import SUFFIXES
+from tilth.geometry import Box
+from tilth.images import MAX_BYTES
 
 EXAMPLES = 10  # of each oddity that are named
+MAX_LABELS = 100_000  # of an image; more is an attack, or no label file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +22,7 @@ class Named:
     """A box as a file has it: `xyxy`, end exclusive, not clipped, in pixels or (`parts`) in parts of the image."""
 
     category: str
-    box_xyxy: tuple[float, float, float, float]
+    box_xyxy: Box
     parts: bool = False
     score: float = 1.0
 
@@ -28,7 +33,7 @@ class Found:
 
     Args:
         name: Path of the image relative to the root, or what the file calls it when it cannot be had.
-        path: The image file; None when `error` says why there is none.
+        read: Returns the image file's bytes when it is called, and not before; None when `error` says why there is none.
         label_file: Path of the label file relative to the root; empty when nothing speaks of the image.
         labels: The boxes.
         size_wh: The size that the label file gives; None when it gives none.
@@ -37,12 +42,70 @@ class Found:
     """
 
     name: str
-    path: Path | None = None
+    read: Callable[[], bytes] | None = None
     label_file: str = ""
     labels: tuple[Named, ...] = ()
     size_wh: tuple[int, int] | None = None
     state: str = ""
     error: str = ""
+
+
+class Reader(Protocol):
+    """Reads a label source; its memory does not grow with the number of images."""
+
+    root: Path
+
+    def count(self) -> int | None:
+        """Return how many images there are at most; None when only reading would tell."""
+        ...
+
+    def __iter__(self) -> Iterator[Found]: ...
+
+
+class Boxed(NamedTuple):
+    """A box to write."""
+
+    category: str
+    box_xyxy: Box
+    score: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An image to write.
+
+    Args:
+        id: Of the sample.
+        file: Path to write it under, or the path it is known by when the labels are written alone.
+        data: The image file; None when the labels are written alone.
+        size_wh: As it is shown.
+        split: `train`, `val`, `test` or empty.
+        state: Of the sample.
+        licence: Of the image.
+        labels: The boxes, pixels of the image as it is shown.
+    """
+
+    id: str
+    file: str
+    data: bytes | None
+    size_wh: tuple[int, int]
+    split: str
+    state: str
+    licence: str = ""
+    labels: tuple[Boxed, ...] = ()
+
+
+class Writer(Protocol):
+    """Writes one format into a folder that is there, one image at a time."""
+
+    def add(self, entry: Entry) -> None:
+        """Write an image and its boxes."""
+        ...
+
+    def close(self) -> None:
+        """Write what comes last."""
+        ...
 
 
 @dataclass
@@ -67,83 +130,42 @@ def inside(root: Path, name: str) -> Path:
         InputError: It leaves the root.
     """
     parts = name.replace("\\", "/").split("/")
-    if ".." in parts or parts[0] == "" or parts[0].endswith(":"):
+    if ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\0" in name:
         raise InputError(f"refused: {name!r} leads out of the folder")
     path = root.joinpath(*parts)
-    if not path.resolve().is_relative_to(root.resolve()):
+    real = os.path.realpath(root)
+    if os.path.commonpath((real, os.path.realpath(path))) != real:
         raise InputError(f"refused: {name!r} is a link out of the folder")
     return path
 
 
-class Images:
-    """The image files under a root, by name whatever the case of its letters.
+def limited(labels: Iterable[Named]) -> tuple[Named, ...]:
+    """Collect the labels of an image.
 
-    Keeps one name a file and nothing else; links to folders are not followed.
+    Raises:
+        InputError: There are more than any image has.
     """
+    taken = tuple(islice(labels, MAX_LABELS + 1))
+    if len(taken) > MAX_LABELS:
+        raise InputError(f"refused: more than {MAX_LABELS} labels of one image")
+    return taken
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._by_path: dict[str, list[str]] = {}
-        self._by_name: dict[str, list[str]] = {}
-        for folder, folders, names in os.walk(root):
-            folders.sort()
-            here = Path(folder).relative_to(root)
-            for name in sorted(names):
-                if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                    path = (here / name).as_posix()
-                    self._by_path.setdefault(path.lower(), []).append(path)
-                    self._by_name.setdefault(name.lower(), []).append(path)
 
-    def __len__(self) -> int:
-        """Count the files."""
-        return sum(map(len, self._by_path.values()))
+def is_absolute(name: str) -> bool:
+    r"""Tell whether a path is one of another machine: from its root, or from a drive of Windows.
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the paths relative to the root, in the order of their names."""
-        for paths in self._by_path.values():
-            yield from paths
+    >>> is_absolute("C:\\sets\\a.png"), is_absolute("/sets/a.png"), is_absolute("a:b.png")
+    (True, True, False)
+    """
+    return name.startswith(("/", "\\")) or name[1:3] in (":\\", ":/")
 
-    def doubles(self) -> list[str]:
-        """Return the file names that occur in more than one folder, or in two spellings."""
-        return [name for name, paths in self._by_name.items() if len(paths) > 1]
 
-    def at(self, *candidates: str) -> str:
-        """Return the first candidate path that is there, in its own spelling; empty when none is.
+def on_disk(path: Path) -> Callable[[], bytes]:
+    """Return what reads a file later, refusing one that is larger than any image may be."""
+    return partial(_read, path)
 
-        Raises:
-            InputError: A candidate differs from two files in its letters' case only.
-        """
-        for path in candidates:
-            paths = self._by_path.get(path.lower(), [])
-            if path in paths:
-                return path
-            if len(paths) > 1:
-                raise InputError(f"{path!r} could be any of {', '.join(paths)}")
-            if paths:
-                return paths[0]
-        return ""
 
-    def named(self, name: str) -> str:
-        """Return the only file of this name in any folder; empty when there is none.
-
-        Raises:
-            InputError: Several folders have one.
-        """
-        paths = self._by_name.get(name.lower(), [])
-        if len(paths) > 1:
-            raise InputError(f"{name!r} is in several folders: {', '.join(paths[:4])}")
-        return paths[0] if paths else ""
-
-    def find(self, name: str, beside: tuple[str, ...]) -> str:
-        """Return the file that a label file calls `name`: in a folder of `beside`, else the only one of its name.
-
-        Raises:
-            InputError: It leads out of the root, is absent, or is not the only one.
-        """
-        inside(self.root, name)
-        clean = name.replace("\\", "/").removeprefix("./")
-        path = self.at(*(f"{folder}/{clean}" if folder else clean for folder in beside)) or self.named(Path(clean).name)
-        if not path:
-            raise InputError(f"missing image {name!r}")
-        inside(self.root, path)
-        return path
+def _read(path: Path) -> bytes:
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(f"file of {size / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
+    return path.read_bytes()

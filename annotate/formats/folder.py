@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Found, Images, Oddities, inside
+from tilth.annotate.formats import Found, Oddities, on_disk
+from tilth.annotate.formats.files import Files
 from tilth.errors import InputError
 
 
@@ -12,11 +13,11 @@ class Folder:
 
     def __init__(self, root: Path, odd: Oddities) -> None:
         self.root = root
-        self.images = Images(root)
+        self.images = Files(root)
         for name in self.images.doubles():
             odd.note("file name in several folders, each kept", name)
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Count the images."""
         return len(self.images)
 
@@ -24,6 +25,6 @@ class Folder:
         """Yield the images in the order of their names."""
         for name in self.images:
             try:
-                yield Found(name=name, path=inside(self.root, name))
+                yield Found(name=name, read=on_disk(self.images.checked(name)))
             except InputError as error:
                 yield Found(name=name, error=str(error))

@@ -3,17 +3,20 @@
 Paper: https://doi.org/10.1007/s11263-009-0275-4
 """
 
-import os
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from xml.sax.saxutils import escape
 
-from tilth.annotate.formats import Found, Images, Named, Oddities, inside
+from tilth.annotate.formats import Entry, Found, Named, Oddities, on_disk
+from tilth.annotate.formats.files import Files, Seen, write_text
+from tilth.annotate.formats.texts import lines
 from tilth.errors import InputError
-from tilth.images import SUFFIXES
 from tilth.samples import SPLITS
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+FLAG = re.compile(r"\s+-?[01]$")
 MAX_BYTES = 8 * 2**20
 
 
@@ -42,71 +45,70 @@ class Voc:
     Args:
         root: The folder.
         split: Read only these images, when `ImageSets/Main` tells splits apart.
+        images: Folder of the images; the same when None.
         odd: Takes notes.
     """
 
-    def __init__(self, root: Path, split: str, odd: Oddities) -> None:
-        self.root, self.odd = root, odd
-        self.images = Images(root)
-        chosen = _image_set(root, split)
-        self._whole = chosen is None
-        self._files = [
-            (Path(folder) / name).relative_to(root).as_posix()
-            for folder, folders, names in os.walk(root, topdown=True)
-            if folders.sort() is None  # sorted in place, so that the walk has one order
-            for name in sorted(names)
-            if name.lower().endswith(".xml") and (chosen is None or Path(name).stem in chosen)
-        ]
+    def __init__(self, root: Path, split: str, images: Path | None, odd: Oddities) -> None:
+        self.root, self.odd = images or root, odd
+        self.images = Files(self.root)
+        self._files = Files(root, (".xml",))
+        self._chosen = _image_set(root, split)
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Count at least the label files; images without one may come on top."""
-        return max(len(self._files), len(self.images)) if self._whole else len(self._files)
+        return max(len(self._files), len(self.images)) if self._chosen is None else len(self._chosen)
 
     def __iter__(self) -> Iterator[Found]:
         """Yield the images of the label files, then the images that have none."""
-        seen: set[str] = set()
         for file in self._files:
+            if self._chosen is not None and not _is_chosen(file, self._chosen):
+                continue
             try:
-                inside(self.root, file)
-                tree = parse(self.root / file)
+                tree = parse(self._files.checked(file))
                 path = self._image_of(file, tree.findtext("filename") or "")
             except InputError as error:
                 yield Found(name=file, label_file=file, error=str(error))
                 continue
-            if path in seen:
+            if not self.images.mark(path):
                 self.odd.note("image with two label files", path)
-            seen.add(path)
             yield Found(
                 name=path,
-                path=self.root / path,
+                read=on_disk(self.root / path),
                 label_file=file,
                 size_wh=_size(tree),
                 labels=tuple(_boxes(tree)),
             )
-        for path in self.images if self._whole else ():
-            if path not in seen:
-                self.odd.note("image without a label file", path)
-                yield _bare(self.root, path)
+        for path in self.images.unmarked() if self._chosen is None else ():
+            self.odd.note("image without a label file", path)
+            yield self._bare(path)
+
+    def _bare(self, path: str) -> Found:
+        try:
+            return Found(name=path, read=on_disk(self.images.checked(path)))
+        except InputError as error:
+            return Found(name=path, error=str(error))
 
     def _image_of(self, file: str, filename: str) -> str:
         """Find the image: the one that bears the label file's name, else the one that it names.
 
         Sets are renamed more often than the `filename` inside is kept up, so the file's own name comes first.
         """
-        own = Path(file)
-        folders = (own.parent, own.parent.parent / "JPEGImages", own.parent.parent / "images")
-        stems = [(folder / (own.stem + suffix)).as_posix() for folder in folders for suffix in SUFFIXES]
-        if path := self.images.at(*stems):
-            if filename and Path(filename.replace("\\", "/")).stem != own.stem:
+        folder, _, name = file.rpartition("/")
+        above = folder.rpartition("/")[0]
+        folders = tuple(f.removeprefix("/") for f in (folder, f"{above}/JPEGImages", f"{above}/images"))
+        stem = name.rpartition(".")[0]
+        if path := self.images.stem(*(f"{f}/{stem}" if f else stem for f in folders)):
+            if filename and Path(filename.replace("\\", "/")).stem != stem:
                 self.odd.note("label file names another image than its own name does", file)
-            inside(self.root, path)
+            self.images.checked(path)
             return path
         if not filename:
             raise InputError("names no image")
-        return self.images.find(filename, tuple("" if f == Path() else f.as_posix() for f in folders))
+        return self.images.find(filename, ("", *folders), self.odd)
 
 
-def _image_set(root: Path, split: str) -> set[str] | None:
+def _image_set(root: Path, split: str) -> Seen | None:
     """Return the names of the images of a split, or None when the set does not tell splits apart.
 
     Raises:
@@ -117,14 +119,17 @@ def _image_set(root: Path, split: str) -> set[str] | None:
         return None
     if split not in lists:
         raise InputError(f"{root}: has no images for {split!r}; it has {', '.join(sorted(lists))}")
-    return {line.split()[0] for line in lists[split].read_text(encoding="utf-8").splitlines() if line.strip()}
+    chosen = Seen()
+    for _, line in lines(lists[split]):
+        # names can have spaces; some lists have a flag behind the name
+        chosen.add(line.strip())
+        chosen.add(FLAG.sub("", line.strip()))
+    return chosen
 
 
-def _bare(root: Path, path: str) -> Found:
-    try:
-        return Found(name=path, path=inside(root, path))
-    except InputError as error:
-        return Found(name=path, error=str(error))
+def _is_chosen(file: str, chosen: Seen) -> bool:
+    stem = file.rpartition(".")[0]
+    return stem.rpartition("/")[2] in chosen or stem.removeprefix("Annotations/") in chosen
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
@@ -142,3 +147,61 @@ def _boxes(tree: ElementTree.Element) -> Iterator[Named]:
         except ValueError:
             x0 = y0 = x1 = y1 = float("nan")
         yield Named(category=(thing.findtext("name") or "").strip(), box_xyxy=(x0 - 1, y0 - 1, x1, y1))
+
+
+class VocWriter:
+    """Writes `JPEGImages`, `Annotations` and `ImageSets/Main/<split>.txt`; whole pixels, counted from 1."""
+
+    def __init__(self, folder: Path, categories: tuple[str, ...], splits: tuple[str, ...]) -> None:
+        self.folder = folder
+        for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / name).mkdir(parents=True)
+        # the challenge has twenty categories of its own; CVAT and Datumaro learn of others by this file
+        write_text(folder / "labelmap.txt", "".join(f"{name}:::\n" for name in ("background", *categories)))
+        self._names = {name: escape(name) for name in categories}
+        self._lists = {
+            split: (folder / "ImageSets" / "Main" / f"{split}.txt").open("w", encoding="utf-8")
+            for split in splits
+            if split
+        }
+
+    def add(self, entry: Entry) -> None:
+        """Write an image and its XML file."""
+        if entry.data is not None:
+            (self.folder / "JPEGImages" / entry.file).write_bytes(entry.data)
+        width, height = entry.size_wh
+        text = [
+            f"<annotation>\n  <folder>JPEGImages</folder>\n  <filename>{escape(entry.file)}</filename>\n",
+            f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>\n",
+            "  <segmented>0</segmented>\n",
+        ]
+        for label in entry.labels:
+            x0, y0, x1, y1 = label.box_xyxy
+            (left, right), (top, bottom) = _whole(x0, x1, width), _whole(y0, y1, height)
+            box = f"<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
+            text.append(
+                f"  <object><name>{self._names[label.category]}</name><pose>Unspecified</pose>"
+                f"<truncated>0</truncated><difficult>0</difficult><bndbox>{box}</bndbox></object>\n"
+            )
+        stem = entry.file.rpartition(".")[0]
+        write_text(self.folder / "Annotations" / f"{stem}.xml", "".join([*text, "</annotation>\n"]))
+        if entry.split:
+            self._lists[entry.split].write(f"{stem}\n")
+
+    def close(self) -> None:
+        """Close the lists of the splits."""
+        for stream in self._lists.values():
+            stream.close()
+
+
+def _whole(low: float, high: float, limit: int) -> tuple[int, int]:
+    """Round to whole pixels; what is too thin for that becomes the pixel that its middle lies in.
+
+    >>> _whole(1.2, 7.8, 10), _whole(1.5, 1.6, 10)
+    ((1, 8), (1, 2))
+    """
+    first, last = round(low), round(high)
+    if first < last:
+        return first, last
+    pixel = min(int((low + high) / 2), limit - 1)
+    return pixel, pixel + 1

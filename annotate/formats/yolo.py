@@ -5,13 +5,18 @@ The parts are of the image as it is shown, as Ultralytics reads them (`exif_size
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 
-from tilth.annotate.formats import Found, Images, Named, Oddities, inside
+from tilth.annotate.formats import Entry, Found, Named, Oddities, inside, limited, on_disk
+from tilth.annotate.formats.files import Files, Seen, write_text
+from tilth.annotate.formats.texts import lines
 from tilth.errors import InputError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+NAMES = ("classes.txt", "obj.names")  # where labelling tools and Darknet keep the names, one a line
 
 
 class Yolo:
@@ -20,58 +25,60 @@ class Yolo:
     Args:
         path: The folder or its YAML file.
         split: Read only these images, when the YAML file tells splits apart.
+        images: Folder of the images; the same when None.
         odd: Takes notes.
     """
 
-    def __init__(self, path: Path, split: str, odd: Oddities) -> None:
+    def __init__(self, path: Path, split: str, images: Path | None, odd: Oddities) -> None:
         self.odd = odd
         self.file = path if path.is_file() else next((p for p in sorted(path.glob("*.y*ml")) if _is_data(p)), None)
-        self.root = path.parent if path.is_file() else path
+        self.folder = path.parent if path.is_file() else path
+        self.root = images or self.folder
         document = _yaml(self.file) if self.file else {}
         self.names = self._names(document)
-        self.images = Images(self.root)
+        self.images = Files(self.root)
+        self._texts = Files(self.folder, (".txt",))
         self._chosen = self._choose(document, split)
 
     def _names(self, document: dict[str, object]) -> dict[int, str]:
         names = document.get("names")
         if names is None:
-            file = self.root / "classes.txt"
-            names = file.read_text(encoding="utf-8-sig").split("\n") if file.is_file() else []
+            file = next((place for name in NAMES if (place := self.folder / name).is_file()), None)
+            names = {number - 1: line for number, line in lines(file)} if file else {}
         pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
         try:
             return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
         except ValueError as error:
             raise InputError(f"{self.file}: names must be a list, or a mapping from numbers") from error
 
-    def _choose(self, document: dict[str, object], split: str) -> list[str]:
+    def _choose(self, document: dict[str, object], split: str) -> Files | Seen:
         places = {SPLITS[key]: value for key, value in document.items() if key in SPLITS and value}
         if not places:
-            return list(self.images)
+            return self.images
         if split and split not in places:
             raise InputError(f"{self.file}: has no images for {split!r}; it has {', '.join(places)}")
         base = str(document.get("path") or "")
-        chosen: list[str] = []
+        chosen = Seen()
         for value in [places[split]] if split else places.values():
             for place in value if isinstance(value, list) else [value]:
-                chosen += self._under(str(place), base)
-        return list(dict.fromkeys(chosen))
+                for path in self._under(str(place), base):
+                    chosen.add(path)
+        return chosen
 
-    def _under(self, place: str, base: str) -> list[str]:
+    def _under(self, place: str, base: str) -> Iterator[str]:
         """Return the images of one entry; files move, so a path that fits no longer is sought beside the file."""
         entry = place.replace("\\", "/").removeprefix("./")
         while entry.startswith("../"):  # Roboflow writes ../train/images for a folder beside the file
             entry = entry[3:]
         for folder in (entry, f"{Path(base).name}/{entry}" if base else entry):
-            path = inside(self.root, folder)
+            path = inside(self.folder, folder)
             if path.is_dir():
-                prefix = "" if folder in ("", ".") else folder.rstrip("/") + "/"
-                return [p for p in self.images if p.startswith(prefix)]
+                return self.images.under(folder)
             if path.is_file() and path.suffix == ".txt":
-                lines = path.read_text(encoding="utf-8-sig").splitlines()
-                return [line.strip().replace("\\", "/").removeprefix("./") for line in lines if line.strip()]
-        raise InputError(f"{self.file}: no folder or list {place!r} in {self.root}")
+                return (line.strip().replace("\\", "/").removeprefix("./") for _, line in lines(path))
+        raise InputError(f"{self.file}: no folder or list {place!r} in {self.folder}")
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """Count the images."""
         return len(self._chosen)
 
@@ -79,45 +86,40 @@ class Yolo:
         """Yield the images in the order of their names."""
         for name in self._chosen:
             try:
-                path = self.images.find(name, ("",))
+                path = self.images.find(name, ("",), self.odd)
                 file = self._label_file(path)
-                labels = tuple(self._boxes(file)) if file else ()
+                labels = limited(self._boxes(file)) if file else ()
             except InputError as error:
                 yield Found(name=name, error=str(error))
                 continue
             if not file:
                 self.odd.note("image without a label file", path)
-            yield Found(name=path, path=self.root / path, label_file=file, labels=labels)
+            yield Found(name=path, read=on_disk(self.root / path), label_file=file, labels=labels)
 
     def _label_file(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
-        stem = Path(name).stem + ".txt"
+        stem = name.rpartition(".")[0] + ".txt"
+        beside = f"{folder}/{stem}" if folder else stem
         parts = folder.split("/")
-        candidates = [f"{folder}/{stem}" if folder else stem]
+        candidates = [beside, f"labels/{beside}"]
         if "images" in parts:
             last = len(parts) - 1 - parts[::-1].index("images")
             candidates.insert(0, "/".join([*parts[:last], "labels", *parts[last + 1 :], stem]))
-        for candidate in candidates:
-            if inside(self.root, candidate).is_file():
-                return candidate
-        return ""
+        return self._texts.at(*candidates)
 
     def _boxes(self, file: str) -> Iterator[Named]:
-        try:
-            lines = (self.root / file).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not a text file") from error
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+        for number, line in lines(self._texts.checked(file)):
             try:
                 which, *values = (float(v) for v in line.split())
                 box, score = _box(values)
-            except ValueError:
+                number_of_class = int(which)
+            except (OverflowError, ValueError):
                 self.odd.note("line that is no box, skipped", f"{file}:{number}")
                 yield Named(category="", box_xyxy=(float("nan"),) * 4)
                 continue
-            yield Named(category=self.names.get(int(which), str(int(which))), box_xyxy=box, parts=True, score=score)
+            yield Named(
+                category=self.names.get(number_of_class, str(number_of_class)), box_xyxy=box, parts=True, score=score
+            )
 
 
 def _box(values: list[float]) -> tuple[tuple[float, float, float, float], float]:
@@ -156,6 +158,52 @@ def looks_like_yolo(path: Path) -> bool:
     """Tell whether a folder or file is a YOLO set."""
     if path.is_file():
         return path.suffix.lower() in (".yaml", ".yml")
-    if next((path / "labels").rglob("*.txt"), None) or (path / "classes.txt").is_file():
+    if next((path / "labels").rglob("*.txt"), None) or any((path / name).is_file() for name in NAMES):
         return True
     return any(_is_data(p) for p in path.glob("*.y*ml"))
+
+
+class YoloWriter:
+    """Writes `images/<split>`, `labels/<split>` and a `data.yaml`; an image without boxes has an empty text file.
+
+    When labels are written alone, `<split>.txt` lists the images, and `labels/` repeats their folders.
+    """
+
+    def __init__(self, folder: Path, categories: tuple[str, ...], splits: tuple[str, ...]) -> None:
+        self.folder, self.categories = folder, categories
+        self._number = {name: n for n, name in enumerate(categories)}
+        self.places = {split: split or "unsplit" for split in splits}
+        self._lists: dict[str, TextIO] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Write an image and its text file."""
+        place = self.places[entry.split]
+        stem = entry.file.rpartition(".")[0]
+        if entry.data is not None:
+            (self.folder / "images" / place).mkdir(parents=True, exist_ok=True)
+            (self.folder / "images" / place / entry.file).write_bytes(entry.data)
+            stem = f"{place}/{stem}"
+        else:
+            if place not in self._lists:
+                self._lists[place] = (self.folder / f"{place}.txt").open("w", encoding="utf-8")
+            self._lists[place].write(f"{entry.file}\n")
+        width, height = entry.size_wh
+        rows = []
+        for label in entry.labels:
+            x0, y0, x1, y1 = label.box_xyxy
+            centre = f"{(x0 + x1) / 2 / width:.8f} {(y0 + y1) / 2 / height:.8f}"
+            rows.append(f"{self._number[label.category]} {centre} {(x1 - x0) / width:.8f} {(y1 - y0) / height:.8f}\n")
+        write_text(self.folder / "labels" / f"{stem}.txt", "".join(rows))
+
+    def close(self) -> None:
+        """Write `data.yaml`."""
+        for stream in self._lists.values():
+            stream.close()
+        # other tools want a train, and ignore a name that they do not know
+        spare = "unsplit" if "train" in self.places else "train"
+        document = {
+            split or spare: f"{place}.txt" if place in self._lists else f"images/{place}"
+            for split, place in self.places.items()
+        }
+        names = dict(enumerate(self.categories))
+        (self.folder / "data.yaml").write_text(yaml.safe_dump({**document, "names": names}, sort_keys=False))

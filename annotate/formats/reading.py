@@ -1,0 +1,117 @@
+"""Which format a path has, and the reader for it."""
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+from tilth.annotate.formats import Oddities, Reader
+from tilth.annotate.formats.coco import Coco, find_json
+from tilth.annotate.formats.csv_table import Csv, looks_like_csv
+from tilth.annotate.formats.cvat import Cvat, looks_like_cvat
+from tilth.annotate.formats.folder import Folder
+from tilth.annotate.formats.imagefolder import METADATA, ImageFolder
+from tilth.annotate.formats.labelstudio import LabelStudio, looks_like_tasks
+from tilth.annotate.formats.parquet import Parquet
+from tilth.annotate.formats.voc import Voc
+from tilth.annotate.formats.webdataset import WebDataset
+from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
+from tilth.errors import InputError
+from tilth.samples import SPLITS
+
+Format = Literal[
+    "auto", "coco", "yolo", "voc", "labelstudio", "cvat", "imagefolder", "webdataset", "parquet", "csv", "folder"
+]
+SPLIT_INSIDE = ("yolo", "voc", "folder")  # the others have a folder for each split
+BY_LIST: dict[str, Callable[[Path, Path | None, Oddities], Reader]] = {
+    "labelstudio": LabelStudio,
+    "cvat": Cvat,
+    "imagefolder": ImageFolder,
+    "parquet": Parquet,
+    "csv": Csv,
+}
+LOOKED_AT = 20  # files of a kind, before we say that none is of a format
+
+
+def detect_format(path: Path) -> str:
+    """Return the format of a path; `folder` when there are images only.
+
+    Raises:
+        InputError: The path is absent, or is a file of no known kind.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if find_json(path) or (path.is_dir() and any(find_json(place) for place in _split_folders(path))):
+        return "coco"
+    if any(looks_like_tasks(p) for p in islice(_under(path, ".json"), LOOKED_AT)):
+        return "labelstudio"
+    if looks_like_yolo(path):
+        return "yolo"
+    if next((p for p in _under(path, ".jsonl") if p.name == METADATA), None):
+        return "imagefolder"
+    if any(looks_like_cvat(p) for p in islice(_under(path, ".xml"), LOOKED_AT)):
+        return "cvat"
+    if path.is_dir() and next(_under(path, ".xml"), None):
+        return "voc"
+    if next(_under(path, ".tar"), None):
+        return "webdataset"
+    if next(_under(path, ".parquet"), None):
+        return "parquet"
+    if any(looks_like_csv(p) for p in islice(_under(path, ".csv"), LOOKED_AT)):
+        return "csv"
+    if path.is_dir():
+        return "folder"
+    raise InputError(f"{path}: give a folder, or a label file of one of {', '.join(get_args(Format)[1:-1])}")
+
+
+def _under(path: Path, suffix: str) -> Iterator[Path]:
+    """Yield the files with this suffix, in whatever case."""
+    found = [path] if path.is_file() else path.rglob("*")
+    return (p for p in found if p.suffix.lower() == suffix and p.is_file())
+
+
+def _split_folders(path: Path) -> list[Path]:
+    return [path / split for split in SPLITS if (path / split).is_dir()]
+
+
+def _part(path: Path, format_: str, split: str) -> Path:
+    """Return the folder of a split, where the format has one for each.
+
+    Raises:
+        InputError: There are such folders, but not for this split.
+    """
+    if not path.is_dir() or format_ in SPLIT_INSIDE or (format_ == "coco" and find_json(path)):
+        return path
+    places = [place.name for place in _split_folders(path)]
+    if split in places:
+        return path / split
+    if places and (split or format_ == "coco"):
+        raise InputError(f"{path}: give a split that it has: {', '.join(places)}; got {split!r}")
+    return path
+
+
+def open_reader(path: Path, format_: Format, split: str, images: Path | None, odd: Oddities) -> tuple[str, Reader]:
+    """Open a label source; return its format and reader.
+
+    Raises:
+        InputError: It is absent or not of this format.
+    """
+    found = detect_format(path) if format_ == "auto" else format_
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    if images and not images.is_dir():
+        raise InputError(f"{images}: no such folder of images")
+    path = _part(path, found, split)
+    if found == "coco":
+        if (file := find_json(path)) is None:
+            raise InputError(f"{path}: no COCO file; expected a .json with images, annotations and categories")
+        return found, Coco(file, images, odd)
+    if found == "yolo":
+        return found, Yolo(path, split, images, odd)
+    if found == "webdataset":
+        return found, WebDataset(path, odd)
+    if found in BY_LIST:
+        return found, BY_LIST[found](path, images, odd)
+    if not path.is_dir():
+        raise InputError(f"{path}: the format {found!r} needs a folder")
+    return found, Voc(path, split, images, odd) if found == "voc" else Folder(path, odd)

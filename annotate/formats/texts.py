@@ -1,0 +1,144 @@
+"""Long text files that may be hostile, read piece by piece: the lines of a file, and the lists of a JSON file."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from tilth.errors import InputError
+
+CHUNK = 2**20  # characters read at once
+MAX_ITEM = 16 * 2**20  # characters of a line, or of one item of a JSON list; more is no label
+SPACE = re.compile(r"[ \t\r\n]*")
+DECODER = json.JSONDecoder()
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number, from 1, and the text of each line that is not blank.
+
+    Raises:
+        InputError: The file is not UTF-8, or a line is too long.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            number = 0
+            while line := stream.readline(MAX_ITEM):
+                number += 1
+                if len(line) == MAX_ITEM:
+                    raise InputError(f"{path.name}:{number}: line of more than {MAX_ITEM // 2**20} Mi characters")
+                if line.strip():
+                    yield number, line
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name}: not UTF-8 text") from error
+
+
+class _Scanner:
+    """The part of a JSON text that is in memory, and where in it we are."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.text, self.at, self.over = stream, "", 0, False
+
+    def more(self) -> bool:
+        """Read on; false at the end of the file.
+
+        Raises:
+            InputError: What is not understood yet is too long.
+        """
+        rest = self.text[self.at :]
+        if len(rest) > MAX_ITEM:
+            raise InputError(f"not JSON, or one item of more than {MAX_ITEM // 2**20} Mi characters")
+        piece = self.stream.read(max(CHUNK, len(rest)))  # doubled, so that a long item is not parsed again too often
+        self.text, self.at = rest + piece, 0
+        self.over = not piece
+        return bool(piece)
+
+    def peek(self) -> str:
+        """Return the next character that is no space; empty at the end."""
+        while True:
+            self.at = SPACE.match(self.text, self.at).end()  # type: ignore[union-attr]  # it matches nothing too
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def take(self, *expected: str) -> str:
+        """Step over the next character, which must be one of these."""
+        found = self.peek()
+        if found not in expected or not found:
+            raise InputError(f"not JSON: expected {' or '.join(expected)}, got {found or 'the end of the file'}")
+        self.at += 1
+        return found
+
+    def value(self) -> object:
+        """Read one value."""
+        if not self.peek():
+            raise InputError("not JSON: expected a value, got the end of the file")
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self.text, self.at)
+            except ValueError as error:
+                if not self.more():
+                    raise InputError(f"not JSON: {error}") from error
+                continue
+            except RecursionError as error:
+                raise InputError("refused: JSON nested too deeply") from error
+            if end < len(self.text):
+                self.at = end
+                return value
+            if not self.more():  # a number at the end of what is in memory may go on
+                self.at = len(self.text)
+                return value
+
+    def items(self) -> Iterator[object]:
+        """Read a list."""
+        self.take("[")
+        if self.peek() == "]":
+            self.at += 1
+            return
+        while True:
+            yield self.value()
+            if self.take(",", "]") == "]":
+                return
+
+
+def json_lists(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    """Yield `(name, item)` for the items of lists in a JSON file, holding one at a time.
+
+    Args:
+        path: The file.
+        names: Members of the object in the file that must be lists; `""` is the file itself being one.
+
+    Raises:
+        InputError: It is not JSON, or such a member is no list.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            yield from _lists(_Scanner(stream), names)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a JSON file: not UTF-8 text") from error
+    except InputError as error:
+        raise InputError(f"{path}: not a JSON file that can be read: {error}") from error
+
+
+def _lists(scanner: _Scanner, names: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    if scanner.peek() == "[" and "" in names:
+        for item in scanner.items():
+            yield "", item
+    else:
+        scanner.take("{")
+        ended = scanner.peek() == "}" and scanner.take("}") == "}"
+        while not ended:
+            name = scanner.value()
+            scanner.take(":")
+            if scanner.peek() == "[":
+                for item in scanner.items():
+                    if name in names:
+                        yield str(name), item
+            elif name in names:
+                raise InputError(f"{name} must be a list")
+            else:
+                scanner.value()
+            ended = scanner.take(",", "}") == "}"
+    if scanner.peek():
+        raise InputError("more text after the end")

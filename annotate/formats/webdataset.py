@@ -1,0 +1,180 @@
+"""WebDataset: tar archives in which an image `<key>.<ext>` and its labels `<key>.json` follow each other.
+
+An archive is read from front to end and nothing of it is unpacked, so the paths in it cannot lead anywhere.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from tilth.annotate.formats import Entry, Found, Oddities
+from tilth.annotate.formats.files import Files
+from tilth.annotate.formats.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
+from tilth.annotate.formats.texts import MAX_ITEM
+from tilth.errors import InputError
+from tilth.images import MAX_BYTES, SUFFIXES
+
+SHARD_BYTES = 256 * 2**20
+SHARD_IMAGES = 10_000
+BLOCK = 512  # bytes; two blocks of zeros end an archive
+EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+
+Group = dict[str, bytes]
+
+
+class WebDataset:
+    """Reads every `.tar` under a folder, or one."""
+
+    def __init__(self, path: Path, odd: Oddities) -> None:
+        self.root = path.parent if path.is_file() else path
+        self.odd = odd
+        self._files = (path.name,) if path.is_file() else Files(path, (".tar",))
+
+    def count(self) -> int | None:
+        """Archives do not tell."""
+        return None
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images in the order of the archives."""
+        for file in self._files:
+            try:
+                place = self._files.checked(file) if isinstance(self._files, Files) else self.root / file
+                for key, group in self._groups(place, file):
+                    yield self._found(f"{file}/{key}", file, group)
+            except (InputError, tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:
+                yield Found(name=file, label_file=file, error=f"damaged archive: {error}")
+
+    def _groups(self, place: Path, file: str) -> Iterator[tuple[str, Group]]:
+        """Yield the parts that share a key; a part that is left out is noted."""
+        if not _ends_well(place):
+            self.odd.note("archive without its end, maybe cut short", file)
+        now, group = "", Group()
+        with place.open("rb") as stream, closing(tarfile.open(fileobj=stream, mode="r|")) as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers all of them
+                if not member.isfile():
+                    if not member.isdir():
+                        self.odd.note("link or device in an archive, skipped", f"{file}/{member.name}")
+                    continue
+                key, part = _key(member.name)
+                if key != now and group:
+                    yield now, group
+                    group = Group()
+                now = key
+                if part != ".json" and part not in SUFFIXES:
+                    continue
+                if part in group:
+                    self.odd.note("two parts of one name in an archive, the later left out", f"{file}/{member.name}")
+                elif member.size > (MAX_ITEM if part == ".json" else MAX_BYTES):
+                    self.odd.note("part that is too large, left out", f"{file}/{member.name}")
+                else:
+                    group[part] = _bytes(archive, member)
+        if group:
+            yield now, group
+
+    def _found(self, name: str, file: str, group: Group) -> Found:
+        parts = [part for part in group if part != ".json"]
+        if len(parts) != 1:
+            return Found(name=name, label_file=file, error=f"expected one image under a key, got {len(parts)}")
+        read = partial(group.__getitem__, parts[0])
+        if ".json" not in group:
+            return Found(name=name + parts[0], read=read)
+        try:
+            row = parse_row(group[".json"])
+            labels = labels_of(row)
+        except InputError as error:
+            return Found(name=name, label_file=file, error=str(error))
+        if not has_objects(row):  # a caption, say; it says nothing of boxes
+            return Found(name=name + parts[0], read=read)
+        return Found(
+            name=name + parts[0],
+            read=read,
+            label_file=file,
+            labels=labels,
+            size_wh=size_of(row),
+            state=state_of(row),
+        )
+
+
+def _key(name: str) -> tuple[str, str]:
+    """Split a path at the first dot of its last part, as the WebDataset library does.
+
+    >>> _key("train/0001.png"), _key("a.b/0001.seg.PNG")
+    (('train/0001', '.png'), ('a.b/0001', '.seg.png'))
+    """
+    folder, slash, last = name.rpartition("/")
+    stem, dot, rest = last.partition(".")
+    return folder + slash + stem, (dot + rest).lower()
+
+
+def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream = archive.extractfile(member)
+    data = stream.read() if stream else b""
+    if len(data) != member.size:
+        raise InputError(f"{member.name}: {len(data)} of {member.size} bytes, the rest is cut off")
+    return data
+
+
+def _ends_well(place: Path) -> bool:
+    with place.open("rb") as stream:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, size - 2 * BLOCK))
+        return size % BLOCK == 0 and not any(stream.read())
+
+
+class WebDatasetWriter:
+    """Writes `000000.tar`, `000001.tar`, …, each of at most 10,000 images or 256 MiB."""
+
+    def __init__(self, folder: Path, categories: tuple[str, ...]) -> None:
+        self.folder = folder
+        self._shards, self._images, self._bytes = 0, 0, 0
+        self._stream: BinaryIO | None = None
+
+    def _room(self, size: int) -> BinaryIO:
+        if self._images >= SHARD_IMAGES or (self._images and self._bytes + size > SHARD_BYTES):
+            self.close()
+        if self._stream is None:
+            self._stream = (self.folder / f"{self._shards:06d}.tar").open("wb")
+            self._shards, self._images, self._bytes = self._shards + 1, 0, 0
+        return self._stream
+
+    def add(self, entry: Entry) -> None:
+        """Write an image and its labels."""
+        data = entry.data or b""
+        stream = self._room(len(data))
+        stem = entry.file.rpartition(".")[0]
+        for name, part in ((entry.file, data), (f"{stem}.json", json.dumps(to_row(entry)).encode())):
+            stream.write(_header(name, len(part)))
+            stream.write(part)
+            stream.write(bytes(-len(part) % BLOCK))
+        self._images += 1
+        self._bytes += len(data)
+
+    def close(self) -> None:
+        """Finish the archive."""
+        if self._stream is not None:
+            self._stream.write(bytes(2 * BLOCK))
+            self._stream.close()
+            self._stream = None
+
+
+def _header(name: str, size: int) -> bytes:
+    """Write the header of a file in an archive; `tarfile` takes ten times as long, as it allows for everything else.
+
+    >>> tarfile.TarInfo.frombuf(_header("a.png", 3), "utf-8", "strict").size
+    3
+    """
+    if len(name) > 100 or not name.isascii():
+        info = tarfile.TarInfo(name)
+        info.size = size
+        return info.tobuf()
+    block = bytearray(EMPTY)
+    block[: len(name)] = name.encode()
+    block[124:135] = b"%011o" % size
+    block[148:154] = b"%06o" % (sum(block) + 8 * 32 - sum(block[148:156]))  # the sum counts itself as spaces
+    return bytes(block)
