@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tilth.annotate.effort import SECONDS_PER_ACTION
 from tilth.annotate.labelstudio import Studio
-from tilth.annotate.labelstudio_tasks import Row, read_answers
+from tilth.annotate.labelstudio_answers import read_answers
+from tilth.annotate.labelstudio_tasks import Row
 from tilth.annotate.review import count_effort, next_round
 from tilth.claims import Json
 from tilth.dataset import write_beside

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.annotate.labelstudio import Studio
-from tilth.annotate.labelstudio_tasks import EMPTY, UNUSABLE, check_task, make_config, make_task, read_answers
+from tilth.annotate.labelstudio_answers import read_answers
+from tilth.annotate.labelstudio_tasks import EMPTY, UNUSABLE, check_task, make_config, make_task
 from tilth.annotate.review import Review
 from tilth.claims import Claim, State
 from tilth.errors import InputError, Unavailable
