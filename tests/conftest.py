@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import label_studio
 import numpy as np
 import pytest
 
@@ -38,3 +39,12 @@ def work(tmp_path: Path, policy: Policy) -> Iterator[Work]:
         name="test", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "files", events=events
     )
     events.close()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.Server]:
+    """A real Label Studio."""
+    if reason := label_studio.missing():
+        pytest.skip(reason)
+    with label_studio.serving(tmp_path_factory.mktemp("label-studio")) as running:
+        yield running
