@@ -72,7 +72,8 @@ def running(home: Path) -> Server | None:
     try:
         row = json.loads((home / "server.json").read_text(encoding="utf-8"))
         server = Server(files=home / "files", login=home / "login.json", **row)
-        alive = psutil.pid_exists(server.pid) and psutil.Process(server.pid).create_time() == server.started
+        process = psutil.Process(server.pid)
+        alive = process.create_time() == server.started and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, ValueError, TypeError, psutil.Error):
         return None
     return server if alive else None
