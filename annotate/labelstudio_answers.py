@@ -25,7 +25,7 @@ class Answer:
         claims: What stands; none when the person skipped the image or contradicts themself.
         actions: What they did to the shown boxes: accept (kept), edit (moved), relabel, draw (added), reject (removed).
         seconds: How long the image was open.
-        note: Why there are no claims: `skipped`, `says nothing`, `contradicts itself`.
+        note: Why there are no claims: `skipped`, `says nothing`, `contradicts itself`, `cannot be read`.
         odd: Oddities of single boxes.
         digest: Changes when the person changes their answer.
         before: How many of the shown boxes were right, how many were shown, and how many there are.
@@ -61,7 +61,13 @@ def read_answers(task: Row, categories: Sequence[str], round_: int, shows: Seque
     newest: dict[str, Row] = {}
     for annotation in sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at"))):
         newest[_who(annotation)] = annotation
-    return [_answer(who, a, task, categories, round_, shows) for who, a in sorted(newest.items())]
+    answers = []
+    for who, annotation in sorted(newest.items()):
+        try:
+            answers.append(_answer(who, annotation, task, categories, round_, shows))
+        except (TypeError, ValueError, KeyError, AttributeError):  # the server keeps whatever a program sends it
+            answers.append(Answer(who=who, note="cannot be read", digest=_digest(annotation)))
+    return answers
 
 
 def _who(annotation: Row) -> str:

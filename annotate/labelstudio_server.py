@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -79,12 +80,13 @@ def running(home: Path) -> Server | None:
     return server if alive else None
 
 
-def up(home: Path, port: int) -> Server:
+def up(home: Path, port: int, say: Callable[[str], None] = lambda text: None) -> Server:
     """Start a server, or return the one that runs; its environment is made when it is not there.
 
     Args:
         home: Folder for all that it keeps.
         port: To listen on, at the loopback address.
+        say: Told when a server is about to be started, as that takes a while.
 
     Raises:
         InputError: The port is taken, or the server runs on another.
@@ -113,6 +115,7 @@ def up(home: Path, port: int) -> Server:
     for name in ("files", "data"):
         (home / name).mkdir(exist_ok=True)
     login = _login(home / "login.json")
+    say("starting Label Studio; the first time takes minutes, Ctrl-C stops it …")
     with (home / "server.log").open("ab") as log:
         command = [str(program), "start", "--no-browser", "--internal-host", HOST, "--port", str(port)]
         process = subprocess.Popen(

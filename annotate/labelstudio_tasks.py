@@ -30,15 +30,15 @@ def make_config(policy: Policy) -> str:
     the image as a whole.
     """
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
     boxes = ElementTree.SubElement(view, "RectangleLabels", name=BOXES, toName=IMAGE)
     for category in policy.pictured:
         colour = "#{:02x}{:02x}{:02x}".format(*colour_of(category.name))
         ElementTree.SubElement(boxes, "Label", value=category.name, background=colour, hint=category.definition)
+    # above the image, where they can be seen without scrolling
+    _choices(view, WHOLE, "single", (EMPTY, UNUSABLE, ESCALATE))
+    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
     ElementTree.SubElement(view, "Header", value="Shown without a box", size="6")
     _choices(view, SHOWS, "multiple", policy.names)
-    ElementTree.SubElement(view, "Header", value="The image as a whole", size="6")
-    _choices(view, WHOLE, "single", (EMPTY, UNUSABLE, ESCALATE))
     return ElementTree.tostring(view, encoding="unicode")
 
 
@@ -94,7 +94,7 @@ def make_prediction(sample: Sample) -> Row:
     }
 
 
-def digest(prediction: Row) -> str:
+def digest(prediction: Row | None = None) -> str:
     """Name a prediction by what it says; empty for none."""
     text = json.dumps(prediction, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12] if prediction else ""

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.claims import SAME_BOX_IOU, Claim
 from tilth.geometry import iou
@@ -221,5 +222,5 @@ class _Chosen:
         return int(np.bitwise_count(differing).sum(axis=1).min())
 
 
-def _words(text: str) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _words(text: str) -> npt.NDArray[np.uint64]:
     return np.frombuffer(bytes.fromhex(text), np.uint64)

@@ -101,18 +101,26 @@ def _read(
             kept[part] += task.get(part) or []
     old = table.get(list(whole), ["claims", "columns"])
     rows = {}
-    for sample in work.dataset.read(list(whole), images=False):
-        row = old.get(sample.id, {"claims": [], "columns": ""})
+    for one in work.dataset.read(list(whole), images=False):
+        row = old.get(one.id, {"claims": [], "columns": ""})
         earlier = [read_claim(claim) for claim in cast("list[Mapping[str, object]]", row["claims"])]
         columns = json.loads(str(row["columns"] or "{}"))
-        result = _merge(work.name, sample, whole[sample.id], earlier, columns, studio)
+        width, height = one.size_wh  # people can edit what a task says of its image
+        task = {**whole[one.id], "data": {**whole[one.id]["data"], "width": width, "height": height}}
+        result = _merge(work.name, one, task, earlier, columns, studio, ledger.queue[one.id])
         if result is not None:
-            rows[sample.id] = result
+            rows[one.id] = result
     return rows, said
 
 
 def _merge(
-    name: str, sample: Sample, task: Row, earlier: list[Claim], columns: Mapping[str, Json], studio: Studio
+    name: str,
+    sample: Sample,
+    task: Row,
+    earlier: list[Claim],
+    columns: Mapping[str, Json],
+    studio: Studio,
+    why: str,
 ) -> Result | None:
     """Append what is new to what is known; None when nothing is."""
     rounds = [claim.evidence.get("round") for claim in (*sample.claims, *earlier) if claim.kind == "human"]
@@ -130,7 +138,7 @@ def _merge(
     new: dict[str, Json] = {
         f"{name}.actions": [action for answer in answers for action in answer.actions],
         f"{name}.seconds": sum(answer.seconds for answer in answers),
-        f"{name}.why": str(task["data"].get("why") or ""),
+        f"{name}.why": why,
         f"{name}.notes": [answer.note for answer in answers if answer.note],
         f"{name}.odd": [odd for answer in answers for odd in answer.odd],
         f"{name}.before": next((dict(zip(BEFORE, a.before, strict=True)) for a in answers if not a.note), {}),

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilth.annotate.labelstudio import BATCH, Studio
 from tilth.annotate.labelstudio_images import Images
 from tilth.annotate.labelstudio_server import Server, default_home, running
-from tilth.annotate.labelstudio_tasks import digest, make_prediction, make_task
+from tilth.annotate.labelstudio_tasks import Row, digest, make_prediction, make_task
 from tilth.annotate.review_ledger import Ledger
 from tilth.engine import batched
 from tilth.errors import InputError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tilth.annotate.review import Review
 
 KEY = "LABEL_STUDIO_API_KEY"
+READ_ROWS = 128  # images in memory at once
 
 
 def own_server(url: str) -> Server | None:
@@ -105,23 +108,40 @@ def _send(images: Images, studio: Studio, work: Work, ledger: Ledger) -> int:
     known = set(ledger.tasks.values()) | set(ledger.deleted)
     todo = [sample for sample in ledger.queue if sample not in known]
     sent = 0
+
+    def prepare(ids: Sequence[str]) -> list[Row]:
+        tasks = []
+        for some in batched(ids, READ_ROWS):
+            samples = [sample for sample in work.dataset.read(some) if sample.data and not sample.drops]
+            for sample, address in zip(samples, images.addresses(samples), strict=True):
+                tasks.append(make_task(sample, address, ledger.queue[sample.id]))
+        return tasks
+
     with work.events.progress(f"{work.name}: push", len(todo)) as advance:
-        for ids in batched(todo, BATCH):
-            samples = [sample for sample in work.dataset.read(ids) if sample.data and not sample.drops]
-            for id_ in set(ids) - {sample.id for sample in samples}:  # dropped since it was chosen
-                del ledger.queue[id_]
-            tasks = [
-                make_task(sample, address, ledger.queue[sample.id])
-                for sample, address in zip(samples, images.addresses(samples), strict=True)
-            ]
+        for ids, tasks in ahead(prepare, list(batched(todo, BATCH))):
             numbers = studio.send(tasks) if tasks else []
-            for number, sample in zip(numbers, samples, strict=True):
-                ledger.tasks[number] = sample.id
-                ledger.shown[sample.id] = digest(make_prediction(sample))
+            for number, task in zip(numbers, tasks, strict=True):
+                sample = task["data"]["sample"]
+                ledger.tasks[number] = sample
+                ledger.shown[sample] = digest(*task["predictions"])
+            for id_ in set(ids) - {task["data"]["sample"] for task in tasks}:  # dropped since it was chosen
+                del ledger.queue[id_]
             ledger.save()
             sent += len(numbers)
             advance(len(ids))
     return sent
+
+
+def ahead(
+    prepare: Callable[[Sequence[str]], list[Row]], batches: Sequence[Sequence[str]]
+) -> Iterator[tuple[Sequence[str], list[Row]]]:
+    """Yield each batch with what is made of it, the next being made meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(prepare, batch) for batch in batches[:1]]
+        for number, batch in enumerate(batches):
+            made = waiting.pop().result()
+            waiting += [pool.submit(prepare, following) for following in batches[number + 1 : number + 2]]
+            yield batch, made
 
 
 def _renew(studio: Studio, work: Work, ledger: Ledger) -> int:

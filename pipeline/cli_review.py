@@ -28,8 +28,7 @@ def up(
     from tilth.annotate.labelstudio_server import default_home
     from tilth.annotate.labelstudio_server import up as start
 
-    typer.echo("starting Label Studio; the first time takes minutes, Ctrl-C stops it …", err=True)
-    server = start(default_home(), port)
+    server = start(default_home(), port, lambda text: typer.echo(text, err=True))
     typer.echo(
         f"{server.url}\nuser, password and key: {server.login} (only you can read it)\nstop it: tilth review down"
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.annotate.labelstudio_answers import read_answers
-from tilth.annotate.labelstudio_tasks import EMPTY, UNUSABLE, check_task, make_config, make_task
+from tilth.annotate.labelstudio_tasks import EMPTY, ESCALATE, UNUSABLE, check_task, make_config, make_task
 from tilth.claims import Claim
 from tilth.policy import Category, Policy
 from tilth.samples import Sample
@@ -165,6 +165,37 @@ def test_a_skip_is_no_label_and_neither_is_silence_or_contradiction() -> None:
     assert read_answers(answer([*regions(), choice(EMPTY)]), NAMES, 1)[0].note == "contradicts itself"
     assert read_answers(answer([choice(UNUSABLE)]), NAMES, 1)[0].claims[0].says == "reject"
     assert read_answers(answer([choice(EMPTY)]), NAMES, 1)[0].claims[0].says == "empty"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"result": 3},
+        {"result": ["a box"]},
+        {"result": [{"type": "choices", "value": 3}]},
+        {"result": [{"type": "rectanglelabels", "value": {"rectanglelabels": 7}}]},
+        {"result": [], "lead_time": "long"},
+    ],
+)
+def test_what_no_browser_sends_is_no_label_and_stops_nothing(fields: Row) -> None:
+    whole = answer(regions(), updated_at="2026-01-02")
+    whole["annotations"].append({"id": 2, "completed_by": 4, **fields})
+    good, bad = read_answers(whole, NAMES, 1)
+    assert (good.actions, bad.note, bad.claims) == (("accept", "accept"), "cannot be read", ())
+
+
+def test_a_category_that_is_shown_without_a_box_is_a_label_without_one() -> None:
+    shows = {"id": "s", "type": "choices", "from_name": "shows", "to_name": "image"}
+    knife, threat = ({**shows, "value": {"choices": chosen}} for chosen in (["knife", "threat"], ["unicorn"]))
+    said = read_answers(answer([*regions()[:1], knife]), NAMES, 1, ("knife", "threat"))[0]
+    assert [(c.category, c.box_xyxy is None) for c in said.claims] == [("knife", False), ("threat", True)]
+    assert read_answers(answer([threat]), NAMES, 1, ("threat",))[0].odd == ("category that the policy does not have",)
+    shown = make_task(sample(auto("knife", (20, 10, 60, 50)), Claim(category="threat", source=MODEL)), "a")
+    assert check_task(shown, NAMES, ("knife", "threat")) == []
+    assert check_task(shown, NAMES, ("knife",)), "a category that the policy does not have"
+    assert read_answers(answer([choice(EMPTY), knife]), NAMES, 1, ("knife",))[0].note == "contradicts itself"
+    up = read_answers(answer([*regions(), choice(ESCALATE)]), NAMES, 1)[0]
+    assert [c.says for c in up.claims] == ["escalate"]
 
 
 def test_the_newest_word_of_each_person_counts() -> None:

@@ -5,7 +5,6 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ pytestmark = pytest.mark.timeout(900)
 POLICY = str(ROOT / "configs" / "policies" / "starter.yaml")
 SIZE_WH = (300, 200)
 BOX = (30.0, 40.0, 130.0, 120.0)
+BUTTON = "document.querySelector('[data-testid=bottombar-{}-button]:not([disabled])')"
 CANVAS = "document.querySelector('.konvajs-content canvas')"
 
 
@@ -104,15 +104,13 @@ def test_a_person_moves_a_box_skips_an_image_and_calls_one_empty(
         middle = page.wait(_stable_middle())
         width = page.ask(f"{CANVAS}.getBoundingClientRect().width")
         page.drag((middle[0], middle[1]), (middle[0] + 0.1 * width, middle[1]))
-        page.press("document.querySelector('[data-testid=bottombar-submit-button]:not([disabled])')")
-        page.wait("document.body.innerText.includes('0.50')")
-        page.press("document.querySelector('[data-testid=bottombar-skip-button]:not([disabled])')")
-        page.wait("!document.body.innerText.includes('0.50')")
+        page.press(BUTTON.format("submit"), "document.body.innerText.includes('0.50')")
+        page.press(BUTTON.format("skip"), "!document.body.innerText.includes('0.50')")
         empty = "[...document.querySelectorAll('label')].find(e => e.innerText.includes('confirmed empty'))"
-        page.press(empty)
-        page.wait("!!document.querySelector('input[type=checkbox]:checked, input[type=radio]:checked')")
-        page.press("document.querySelector('[data-testid=bottombar-submit-button]:not([disabled])')")
-        _wait_for_answers(server, pushed["project"], 3)
+        page.press(empty, "!!document.querySelector('input[type=checkbox]:checked, input[type=radio]:checked')")
+        number = pushed["project"].rpartition("/")[2]
+        done = "p.total_annotations_number + p.skipped_annotations_number === 3"
+        page.press(BUTTON.format("submit"), f"fetch('/api/projects/{number}/').then(r => r.json()).then(p => {done})")
     facts = json.loads(tilth("review", "pull", data, "--policy", POLICY))
     assert (facts["changed"], facts["answered"]) == (3, 3)
     assert json.loads(tilth("review", "pull", data, "--policy", POLICY))["changed"] == 0
@@ -139,13 +137,3 @@ def _stable_middle() -> str:
         f"new Promise(done => setTimeout(() => {{ const r = {CANVAS}?.getBoundingClientRect();"
         f"done(r && r.width > 100 ? [r.x + {x} * r.width, r.y + {y} * r.height] : null) }}, 1500))"
     )
-
-
-def _wait_for_answers(server: label_studio.Server, project: str, count: int) -> None:
-    number = project.rpartition("/")[2]
-    for _ in range(150):
-        found = server.call("GET", f"/api/projects/{number}/")
-        if found["total_annotations_number"] + found["skipped_annotations_number"] >= count:
-            return
-        time.sleep(0.2)
-    raise TimeoutError(f"{count} answers did not arrive: {found}")

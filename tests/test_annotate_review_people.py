@@ -22,6 +22,7 @@ from tilth.annotate.labelstudio import Studio
 from tilth.annotate.labelstudio_server import running, up
 from tilth.annotate.labelstudio_tasks import EMPTY, ESCALATE, make_task
 from tilth.annotate.review import Review
+from tilth.annotate.review_status import status, status_text
 from tilth.claims import Claim, State
 from tilth.dataset import Dataset
 from tilth.errors import InputError, Unavailable
@@ -133,6 +134,13 @@ def test_what_is_escalated_or_disputed_is_offered_to_one_more_person(desk: Desk)
     assert desk.pull()["offered_to_another"] == 1
     assert desk.sample(second).state is State.DISPUTED
     assert desk.server.call("GET", f"/api/tasks/{second['id']}")["overlap"] == 3
+    found: Any = status(desk.work, desk.ledger)
+    assert found["states"] == {"reviewed": 1, "disputed": 1}
+    assert sum(row["images"] for row in found["reviewers"].values()) == 4
+    assert (found["answered"], found["waiting"], found["minutes"]) == (2, 3, round(4 * 9.5 / 60, 2))
+    # of the second image one says knife, one nothing: no better than chance; the first was decided by one alone
+    assert (found["agreement"]["images"], found["agreement"]["alpha_boxes"]) == (1, 0.0)
+    assert "0.0 of boxes" in status_text(found)
 
 
 def test_new_labels_replace_the_prediction_of_images_that_nobody_has_looked_at(desk: Desk) -> None:
@@ -229,8 +237,8 @@ def test_a_bad_task_stops_its_batch(desk: Desk) -> None:
 def test_a_server_that_dies_in_the_middle_of_a_push_ends_with_every_task_once(
     desk: Desk, server: label_studio.Server
 ) -> None:
-    fill(desk.work, 1300, first=1000)
-    desk.review = replace(desk.review, budget=2000)
+    fill(desk.work, 2500, first=1000)
+    desk.review = replace(desk.review, budget=3000)
     killed: list[int] = []
 
     def kill() -> None:
@@ -253,11 +261,11 @@ def test_a_server_that_dies_in_the_middle_of_a_push_ends_with_every_task_once(
     up(server.home, server.port)
     before = len(desk.ledger.tasks)
     facts = desk.push()
-    assert 0 < before < 1305
-    assert facts["sent"] <= 1305 - before
+    assert 0 < before < 2505
+    assert facts["sent"] <= 2505 - before
     with Studio(server.url, server.token, desk.ledger.title, desk.work.policy, make=False) as studio:
         there = [row["data"]["sample"] for row in studio.slim()]
-    assert len(there) == len(set(there)) == len(desk.ledger.tasks) == 1305
+    assert len(there) == len(set(there)) == len(desk.ledger.tasks) == 2505
     assert set(desk.ledger.tasks.values()) == set(there)
 
 
