@@ -28,6 +28,7 @@ class Answer:
         note: Why there are no claims: `skipped`, `says nothing`, `contradicts itself`, `cannot be read`.
         odd: Oddities of single boxes.
         digest: Changes when the person changes their answer.
+        removed: Category and place of each shown box that is gone.
         before: How many of the shown boxes were right, how many were shown, and how many there are.
     """
 
@@ -38,6 +39,7 @@ class Answer:
     note: str = ""
     odd: tuple[str, ...] = ()
     digest: str = ""
+    removed: tuple[tuple[str, Box], ...] = ()
     before: tuple[int, int, int] = (0, 0, 0)
 
 
@@ -86,8 +88,8 @@ def _answer(
         return Answer(who=who, seconds=spent, note="skipped", digest=name)
     reading = _read(annotation.get("result") or [], size, categories, shows)
     shown = _shown(annotation, task, size, categories)
-    did, rejected = _compare(reading.boxes, shown)
-    actions = [*(each for one in did for each in one.split("+")), *["reject"] * rejected]
+    did, removed = _compare(reading.boxes, shown)
+    actions = [*(each for one in did for each in one.split("+")), *["reject"] * len(removed)]
     note = _note(reading)
     if not note:
         actions += ["reject"] * (UNUSABLE in reading.said) + ["confirm_empty"] * (EMPTY in reading.said)
@@ -110,6 +112,7 @@ def _answer(
         note=note,
         odd=tuple(reading.odd),
         digest=name,
+        removed=tuple(removed),
         before=(_right(reading.boxes, shown), len(shown), len(reading.boxes)),
     )
 
@@ -190,8 +193,8 @@ def _shown(annotation: Row, task: Row, size: tuple[int, int], categories: Sequen
     return _read(chosen[0].get("result") or [], size, categories, ()).boxes if chosen else []
 
 
-def _compare(boxes: list[Named], shown: list[Named]) -> tuple[list[str], int]:
-    """Say what was done to get each box, and how many shown ones are gone; regions keep their ids while they are worked on."""
+def _compare(boxes: list[Named], shown: list[Named]) -> tuple[list[str], list[tuple[str, Box]]]:
+    """Say what was done to get each box, and which shown ones are gone; regions keep their ids while they are worked on."""
     before = {name: (category, box) for category, box, name in shown}
     did = []
     for category, box, name in boxes:
@@ -201,7 +204,7 @@ def _compare(boxes: list[Named], shown: list[Named]) -> tuple[list[str], int]:
         was, place = before.pop(name)
         moved = float(iou(np.array([box]), np.array([place]))[0, 0]) < SAME_IOU
         did.append("+".join(["relabel"] * (category != was) + ["edit"] * moved) or "accept")
-    return did, len(before)
+    return did, list(before.values())
 
 
 def _right(boxes: list[Named], shown: list[Named]) -> int:

@@ -100,14 +100,7 @@ def up(home: Path, port: int, say: Callable[[str], None] = lambda text: None) ->
                 f"the Label Studio of {home} runs at {server.url}; stop it with tilth review down, or use that"
             )
         return server
-    with socket.socket() as listener:
-        listener.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # a server that has just ended still holds the port
-        try:
-            listener.bind((HOST, port))
-        except OSError as error:
-            raise InputError(f"port {port} is taken ({error.strerror}); choose another with --port") from error
+    _check_free(port)
     program = folder_of(NAME) / "bin" / NAME
     if not program.exists():
         make(NAME)
@@ -116,17 +109,7 @@ def up(home: Path, port: int, say: Callable[[str], None] = lambda text: None) ->
         (home / name).mkdir(exist_ok=True)
     login = _login(home / "login.json")
     say("starting Label Studio; the first time takes minutes, Ctrl-C stops it …")
-    with (home / "server.log").open("ab") as log:
-        command = [str(program), "start", "--no-browser", "--internal-host", HOST, "--port", str(port)]
-        process = subprocess.Popen(
-            [*command, "--log-level", "WARNING"],
-            env=_environment(home, login),
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in this terminal is not meant for it once it runs
-        )
+    process = _start(program, home, port, login)
     try:
         row = {"url": url, "pid": process.pid, "started": psutil.Process(process.pid).create_time()}
         _wait(url, login["key"], process, home / "server.log")
@@ -146,6 +129,31 @@ def down(home: Path) -> bool:
         _end(server.pid)
     (home / "server.json").unlink(missing_ok=True)
     return server is not None
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a server that has just ended still holds the port
+        try:
+            listener.bind((HOST, port))
+        except OSError as error:
+            raise InputError(f"port {port} is taken ({error.strerror}); choose another with --port") from error
+
+
+def _start(program: Path, home: Path, port: int, login: dict[str, str]) -> "subprocess.Popen[bytes]":
+    with (home / "server.log").open("ab") as log:
+        command = [str(program), "start", "--no-browser", "--internal-host", HOST, "--port", str(port)]
+        return subprocess.Popen(
+            [*command, "--log-level", "WARNING"],
+            env=_environment(home, login),
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C in this terminal is not meant for it once it runs
+        )
 
 
 def _end(pid: int) -> None:

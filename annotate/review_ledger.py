@@ -79,7 +79,7 @@ class Ledger:
         Raises:
             InputError: The notes are of another.
         """
-        if self.project and (self.url, self.project) != (studio.url, studio.project):
+        if self.project and self.project != studio.project:  # the address may change, as with another port
             raise InputError(
                 f"{self.path} is of project {self.project} at {self.url}, which is not {studio.page}; was it deleted? "
                 "Move that file away to begin again"

@@ -55,10 +55,11 @@ def pull(review: "Review", work: Work, ledger: Ledger) -> Facts:
         with work.events.progress(f"{work.name}: pull", len(changed)) as advance:
             for tasks in batched(changed, PULL_ROWS):
                 rows, said = _read(work, ledger, studio, table, tasks)
+                # first the offers: a kill before they are made must leave the rows new, and an offer can be made twice
+                disputed += _offer(studio, ledger, rows)
                 if rows:
                     table.replace([result_row(sample, result, work.now()) for sample, result in rows.items()])
                 new += len(rows)
-                disputed += _offer(studio, ledger, rows)
                 ledger.worked = sorted((set(ledger.worked) - set(tasks)) | said)
                 advance(len(tasks))
         if len(table):
@@ -150,6 +151,7 @@ def _merge(
                 "seconds": answer.seconds,
                 "actions": list(answer.actions),
                 "claims": len(answer.claims),
+                "removed": [{"category": category, "box_xyxy": list(box)} for category, box in answer.removed],
             }
             for answer in answers
         ],

@@ -152,6 +152,7 @@ def test_what_a_person_did_is_told_by_the_regions() -> None:
     assert said(kept, moved).actions == ("accept", "edit")
     assert said(kept, renamed).actions == ("accept", "relabel")
     assert said(kept, drawn).actions == ("accept", "draw", "reject")
+    assert said(moved).removed == (("knife", (20.0, 10.0, 60.0, 50.0)),)
     assert said(choice(EMPTY)).actions == ("reject", "reject", "confirm_empty")
     claim = said(kept).claims[0]
     assert (claim.source, claim.score, claim.evidence["round"]) == ("human:labelstudio-3", 1.0, 4)

@@ -23,6 +23,7 @@ from tilth.annotate.labelstudio_server import running, up
 from tilth.annotate.labelstudio_tasks import EMPTY, ESCALATE, make_task
 from tilth.annotate.review import Review
 from tilth.annotate.review_status import status, status_text
+from tilth.annotate.thresholds import Thresholds
 from tilth.claims import Claim, State
 from tilth.dataset import Dataset
 from tilth.errors import InputError, Unavailable
@@ -163,6 +164,29 @@ def test_new_labels_replace_the_prediction_of_images_that_nobody_has_looked_at(d
     assert [len(t["predictions"]) for t in after] == [1] * 5
     names = [t["predictions"][0]["result"][0]["value"]["rectanglelabels"] for t in after]
     assert names == [["knife"], ["pill"], ["pill"], ["knife"], ["knife"]]
+
+
+def test_what_people_say_of_the_random_part_teaches_thresholds(desk: Desk) -> None:
+    seen = ["a knife", "knife", 0, 0.6, 4, 4, 20, 20]
+    new = [
+        NewSample(
+            data=noise_image(500 + k, 40),
+            origin={"k": k},
+            claims=(auto(),),
+            columns={"ground.seen": [seen], "ground.by": MODEL},
+        )
+        for k in range(4)
+    ]
+    desk.work.add("seen", new)
+    desk.review = replace(desk.review, audit_share=1.0)
+    desk.push()
+    for task in desk.tasks():
+        desk.answer(task)
+    assert desk.pull()["changed"] == 9
+    facts: Any = Thresholds(least=1).run(desk.work)
+    assert facts["images"] == 4
+    assert facts["categories"]["knife"]["why"] == "calibrated"
+    assert facts["categories"]["knife"]["precision"]["mean"] == 1.0
 
 
 def test_tasks_that_are_deleted_on_the_server_are_noticed_and_not_sent_again(desk: Desk) -> None:
