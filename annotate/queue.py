@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import SAME_BOX_IOU, Claim
-from tilth.geometry import iou
+from tilth.claims import last_rounds, shared
 from tilth.samples import Sample
 
 CONTRADICTION = 0.95  # priority of an image that was mined for one category and grounded as another
@@ -55,46 +54,20 @@ def uncertainty(sample: Sample, threshold: float) -> float:
     return max((1 - min(1.0, abs(score - threshold) / reach) for score in scores), default=0.0)
 
 
-def last_said(sample: Sample) -> list[list[Claim]]:
-    """Return the labels of each model's last round."""
-    rounds: dict[str, list[Claim]] = {}
-    for claim in (claim for claim in sample.claims if claim.kind == "model"):
-        seen = rounds.setdefault(claim.source, [])
-        if seen and seen[-1].evidence.get("round") != claim.evidence.get("round"):
-            seen.clear()
-        seen.append(claim)
-    return [[claim for claim in said if claim.says == "label"] for said in rounds.values()]
-
-
 def disagreement(sample: Sample) -> float:
     """Return how far the sources contradict each other, in [0, 1].
 
     Of two models, the part of their labels that the other lacks; of a second opinion, the part of the boxes that it refused.
     """
-    said = last_said(sample)
-    parts = [_apart(a, b) for a, b in itertools.combinations(said, 2)]
+    models = (claim for claim in sample.claims if claim.kind == "model")
+    said = [[claim for claim in claims if claim.says == "label"] for claims in last_rounds(models).values()]
+    # 1 - F1; two models that see nothing agree
+    parts = [1 - 2 * shared(a, b) / (len(a) + len(b)) for a, b in itertools.combinations(said, 2) if a or b]
     kept = sum(map(len, said))
     for name, value in sample.columns.items():
         if name.endswith(".removed") and isinstance(value, list) and value:
             parts.append(len(value) / (len(value) + kept))
     return max(parts, default=0.0)
-
-
-def _apart(a: list[Claim], b: list[Claim]) -> float:
-    """Return 1 - F1 of two lists of labels, each label with one partner of its category and place."""
-    free, same = list(b), 0
-    for claim in a:
-        partner = next((other for other in free if _same(claim, other)), None)
-        if partner is not None:
-            free.remove(partner)
-            same += 1
-    return 1 - 2 * same / (len(a) + len(b)) if a or b else 0.0
-
-
-def _same(a: Claim, b: Claim) -> bool:
-    if a.category != b.category or a.box_xyxy is None or b.box_xyxy is None:
-        return a.category == b.category and a.box_xyxy is b.box_xyxy
-    return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_BOX_IOU)
 
 
 def _tie(seed: int, id_: str) -> str:

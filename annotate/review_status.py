@@ -7,11 +7,13 @@ from typing import cast
 from tilth.annotate.agreement import alpha, box_units, category_units
 from tilth.annotate.effort import tally
 from tilth.annotate.review_ledger import Ledger
-from tilth.claims import Claim, Json
+from tilth.claims import Claim, Json, last_rounds
+from tilth.engine import batched
 from tilth.samples import Sample
 from tilth.work import Work
 
 PEOPLE = "human:labelstudio-"
+READ_ROWS = 500
 
 
 def status(work: Work, ledger: Ledger) -> dict[str, Json]:
@@ -21,12 +23,13 @@ def status(work: Work, ledger: Ledger) -> dict[str, Json]:
         work: The surroundings.
         ledger: The notes of the review.
     """
-    ids = set(ledger.queue)
     states: Counter[str] = Counter()
     reasons: Counter[str] = Counter(ledger.queue.values())
     reviewers: dict[str, list[Mapping[str, Json]]] = {}
     said: list[dict[str, list[Claim]]] = []
-    for sample in work.dataset.samples(lambda s: s.id in ids and f"{work.name}.answers" in s.columns, images=False):
+    for sample in (s for ids in batched(ledger.queue, READ_ROWS) for s in work.dataset.read(ids, images=False)):
+        if f"{work.name}.answers" not in sample.columns:
+            continue
         states[str(sample.state)] += 1
         for row in cast("list[Mapping[str, Json]]", sample.columns[f"{work.name}.answers"]):
             reviewers.setdefault(str(row["who"]), []).append(row)
@@ -49,12 +52,7 @@ def status(work: Work, ledger: Ledger) -> dict[str, Json]:
 
 def decided(sample: Sample) -> dict[str, list[Claim]]:
     """Return what each person stands by, their labels alone; those who withdrew or passed the image on are left out."""
-    rounds: dict[str, list[Claim]] = {}
-    for claim in (claim for claim in sample.claims if claim.source.startswith(PEOPLE)):
-        seen = rounds.setdefault(claim.source, [])
-        if seen and seen[-1].evidence.get("round") != claim.evidence.get("round"):
-            seen.clear()
-        seen.append(claim)
+    rounds = last_rounds(claim for claim in sample.claims if claim.source.startswith(PEOPLE))
     return {
         who: [claim for claim in claims if claim.says == "label"]
         for who, claims in rounds.items()

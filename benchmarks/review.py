@@ -3,7 +3,7 @@
     TILTH_LABEL_STUDIO=…/bin/label-studio python benchmarks/review.py --images 10000 --changed 100
 
 Images are of 64 x 64 pixels, so that the numbers are those of the tasks and not of the disk. People are played by requests
-like those that the browser sends.
+like those that the browser sends. On a machine that does other things too, the processor seconds say more than the clock.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 
 from tilth.annotate.labelstudio import Studio
 from tilth.annotate.labelstudio_server import down, up
@@ -41,6 +42,11 @@ def timed(act: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
     result = act()
     return round(time.perf_counter() - start, 2), result
+
+
+def cpu_s(pid: int) -> float:
+    spent = psutil.Process(pid).cpu_times()
+    return float(spent.user + spent.system)
 
 
 def samples(n: int) -> Iterator[NewSample]:
@@ -78,7 +84,9 @@ def measure(folder: Path, images: int, changed: int, port: int) -> dict[str, Any
     review = Review(backend="labelstudio", url=server.url, files=server.files, budget=images)
     path = work.dataset.root / "review.json"
     load = lambda: Ledger.load(path)  # noqa: E731
+    before = {pid: cpu_s(pid) for pid in (os.getpid(), server.pid)}
     push_s, sent = timed(lambda: push(review, work, load()))
+    client_cpu_s, server_cpu_s = (round(cpu_s(pid) - spent, 1) for pid, spent in before.items())
     again_s, again = timed(lambda: push(review, work, load()))
     with Studio(server.url, server.key, load().title, work.policy, make=False) as studio:
         tasks = list(studio.whole(sorted(load().tasks)[: 2 * changed]))
@@ -93,6 +101,9 @@ def measure(folder: Path, images: int, changed: int, port: int) -> dict[str, Any
         "push_s": push_s,
         "pushed": sent["sent"],
         "tasks_per_s": round(sent["sent"] / push_s),
+        "client_cpu_s": client_cpu_s,
+        "server_cpu_s": server_cpu_s,
+        "load": round(os.getloadavg()[0], 1),
         "push_again_s": again_s,
         "pushed_again": again["sent"],
         "pull_of_nothing_s": idle_s,

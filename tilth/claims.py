@@ -95,15 +95,18 @@ def agree(a: Sequence[Claim], b: Sequence[Claim]) -> bool:
     >>> agree(left, [Claim(category="knife", box_xyxy=(1, 0, 10, 10), source="human:b")]), agree(left, [])
     (True, False)
     """
-    if len(a) != len(b):
-        return False
-    free = list(b)
+    return len(a) == len(b) == shared(a, b)
+
+
+def shared(a: Sequence[Claim], b: Sequence[Claim]) -> int:
+    """Count the labels of `a` that have a partner in `b`, each one of its own."""
+    free, count = list(b), 0
     for claim in a:
         partner = next((other for other in free if _same(claim, other)), None)
-        if partner is None:
-            return False
-        free.remove(partner)
-    return True
+        if partner is not None:
+            free.remove(partner)
+            count += 1
+    return count
 
 
 def _same(a: Claim, b: Claim) -> bool:
@@ -112,6 +115,17 @@ def _same(a: Claim, b: Claim) -> bool:
     if a.box_xyxy is None or b.box_xyxy is None:
         return a.box_xyxy is b.box_xyxy
     return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_BOX_IOU)
+
+
+def last_rounds(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
+    """Return what each source said last, given oldest first: its claims of one `round`, which replace those before."""
+    by_source: dict[str, list[Claim]] = {}
+    for claim in claims:
+        seen = by_source.setdefault(claim.source, [])
+        if seen and seen[-1].evidence.get("round") != claim.evidence.get("round"):
+            seen.clear()
+        seen.append(claim)
+    return by_source
 
 
 def resolve(claims: Iterable[Claim]) -> Truth:
@@ -125,13 +139,7 @@ def resolve(claims: Iterable[Claim]) -> Truth:
     >>> resolve([]).state
     <State.UNLABELLED: 'unlabelled'>
     """
-    by_source: dict[str, list[Claim]] = {}
-    for claim in claims:
-        seen = by_source.setdefault(claim.source, [])
-        if seen and seen[-1].evidence.get("round") != claim.evidence.get("round"):
-            seen.clear()
-        seen.append(claim)
-    by_source = {k: v for k, v in by_source.items() if all(claim.says != "withdraw" for claim in v)}
+    by_source = {k: v for k, v in last_rounds(claims).items() if all(claim.says != "withdraw" for claim in v)}
     people = [v for k, v in by_source.items() if k.startswith("human:")] or [
         v for k, v in by_source.items() if k.startswith("import:")
     ]
