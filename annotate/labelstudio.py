@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,6 +46,12 @@ class Studio:
             import httpx
             from label_studio_sdk import LabelStudio
 
+        if not re.match(r"https?://[^/\s]", url):
+            raise InputError(f"the address of Label Studio must be as in http://127.0.0.1:8081, got {url!r}")
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(
+                "the access token of Label Studio must be plain text in one line; set LABEL_STUDIO_API_KEY"
+            )
         self.url, self.policy, self.title = url.rstrip("/"), policy, title
         self.categories = tuple(category.name for category in policy.pictured)
         self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)

@@ -1,10 +1,10 @@
 """Where Label Studio shows an image from: a folder that it serves, an upload, or the store that the image came from."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from tilth.annotate.labelstudio import Studio
 from tilth.annotate.orientation import read_header
@@ -96,7 +96,7 @@ class Images:
 
 def _origin(sample: Sample) -> str:
     source = str(sample.origin.get("source") or "")
-    if urlsplit(source).scheme not in SCHEMES or not urlsplit(source).netloc:
+    if not re.match(rf"({'|'.join(SCHEMES)})://[^/\s]", source):
         raise InputError(
             f"sample {sample.id[:12]} came from {source or 'nowhere'!r}, which is no {', '.join(f'{s}://' for s in SCHEMES)} "
             "address; show images by folder or upload"

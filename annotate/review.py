@@ -10,10 +10,13 @@ from tilth.annotate.effort import SECONDS_PER_ACTION, SECONDS_SOURCE, seconds, t
 from tilth.annotate.queue import choose
 from tilth.annotate.reviewer import Reviewed, label_by_truth, label_made, read_made_truth, read_truth
 from tilth.claims import Json
+from tilth.engine import batched
 from tilth.errors import InputError
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, inputs_digest, step
 from tilth.work import Work
+
+READ_ROWS = 500
 
 
 @step
@@ -205,7 +208,9 @@ def count_effort(work: Work, ids: set[str]) -> dict[str, Json]:
     reasons: Counter[str] = Counter()
     before: dict[str, Counter[str]] = {"all": Counter(), "audit": Counter()}
     states: Counter[str] = Counter()
-    for sample in work.dataset.samples(lambda s: s.id in ids and f"{work.name}.actions" in s.columns, images=False):
+    for sample in (s for some in batched(sorted(ids), READ_ROWS) for s in work.dataset.read(some, images=False)):
+        if sample.drops or f"{work.name}.actions" not in sample.columns:
+            continue
         actions += cast("list[str]", sample.columns[f"{work.name}.actions"])
         spent += float(cast("float", sample.columns.get(f"{work.name}.seconds") or 0))
         why = str(sample.columns.get(f"{work.name}.why"))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tilth.annotate.effort import SECONDS_PER_ACTION
-from tilth.annotate.review import count_effort
+from tilth.annotate.review import READ_ROWS, count_effort
 from tilth.annotate.review_ledger import Ledger
 from tilth.annotate.review_pull import pull
 from tilth.annotate.review_push import push
 from tilth.claims import Json
+from tilth.engine import batched
 from tilth.errors import Unavailable
 from tilth.steps import Facts
 from tilth.work import Work
@@ -50,7 +51,7 @@ def people_facts(work: Work, ledger: Ledger) -> Mapping[str, Json]:
     """Add up what people did, for the effort ledger of the report."""
     notes: Counter[str] = Counter()
     ids = set(ledger.queue)
-    for sample in work.dataset.samples(lambda s: s.id in ids, images=False):
+    for sample in (s for some in batched(sorted(ids), READ_ROWS) for s in work.dataset.read(some, images=False)):
         for column in ("notes", "odd"):
             texts = sample.columns.get(f"{work.name}.{column}")
             notes.update(map(str, texts if isinstance(texts, list) else ()))

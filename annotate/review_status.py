@@ -6,6 +6,7 @@ from typing import cast
 
 from tilth.annotate.agreement import alpha, box_units, category_units
 from tilth.annotate.effort import tally
+from tilth.annotate.review import READ_ROWS
 from tilth.annotate.review_ledger import Ledger
 from tilth.claims import Claim, Json, last_rounds
 from tilth.engine import batched
@@ -13,7 +14,6 @@ from tilth.samples import Sample
 from tilth.work import Work
 
 PEOPLE = "human:labelstudio-"
-READ_ROWS = 500
 
 
 def status(work: Work, ledger: Ledger) -> dict[str, Json]:

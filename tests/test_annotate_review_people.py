@@ -344,6 +344,16 @@ def test_a_wrong_key_a_silent_server_and_a_foreign_project_say_what_to_do(
         desk.push()
 
 
+@pytest.mark.parametrize(
+    ("url", "key"), [("ftp://x", "k"), ("server:8081", "k"), ("", "k"), ("http://", "k"), ("http://x", "k\n")]
+)
+def test_an_address_or_a_key_that_cannot_be_one_is_refused_before_anything_is_sent(
+    url: str, key: str, policy: Policy
+) -> None:
+    with pytest.raises(InputError, match="must be"):
+        Studio(url, key, "x", policy)
+
+
 def test_the_key_and_the_folder_must_be_given(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
