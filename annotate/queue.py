@@ -19,7 +19,8 @@ from tilth.claims import last_rounds, shared
 from tilth.samples import Sample
 
 CONTRADICTION = 0.95  # priority of an image that was mined for one category and grounded as another
-HASH = "hash.pdq"  # column of the step `hash`
+HASH, QUALITY = "hash.pdq", "hash.pdq_quality"  # columns of the step `hash`
+LEAST_QUALITY = 50  # below, an image is too plain for its hash to tell it from others
 COPY_BITS = 31  # of 256; no further apart, two images count as one (the value that PDQ's makers recommend)
 STRANGER_BITS = 128  # unrelated images differ in half of the bits
 
@@ -92,7 +93,7 @@ def entry(sample: Sample, threshold: float, seed: int) -> Entry:
         else "doubt",
         category=expected or min(found, default=""),
         group=next((v for v in groups if isinstance(v, str)), ""),
-        hash=str(sample.columns.get(HASH) or ""),
+        hash=str(sample.columns.get(HASH) or "") if float(str(sample.columns.get(QUALITY, 0))) >= LEAST_QUALITY else "",
     )
 
 

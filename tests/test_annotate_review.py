@@ -200,15 +200,20 @@ def test_the_sources_disagreement_is_a_reason_of_its_own() -> None:
 
 
 def test_an_image_that_looks_like_a_chosen_one_waits_and_a_copy_is_left_out() -> None:
-    def hashed(id_: str, bits: int, score: float) -> Sample:
+    def hashed(id_: str, bits: int, score: float, quality: int = 80) -> Sample:
         number = (1 << bits) - 1  # this many bits from the one with none
         return Sample(
-            id=id_, size_wh=(9, 9), claims=(auto("knife", (1, 1, 8, 8), score),), columns={"hash.pdq": f"{number:064x}"}
+            id=id_,
+            size_wh=(9, 9),
+            claims=(auto("knife", (1, 1, 8, 8), score),),
+            columns={"hash.pdq": f"{number:064x}", "hash.pdq_quality": quality},
         )
 
     samples = [hashed("best", 0, 0.3), hashed("copy", 20, 0.31), hashed("like", 50, 0.32), hashed("other", 128, 0.4)]
     assert list(choose(samples, 2, audit_share=0)) == ["best", "other"]
     assert set(choose(samples, 4, audit_share=0)) == {"best", "other", "like"}
+    plain = [hashed(f"plain {n}", n, 0.3, quality=20) for n in range(4)]
+    assert len(choose(plain, 4, audit_share=0)) == 4, "the hash of a plain image says nothing"
     many = [hashed(f"{n:04}", n % 200, 0.3 + n / 1000) for n in range(400)]
     kept = choose(many, 50, audit_share=0)
     numbers = [int(id_) % 200 for id_ in kept]
