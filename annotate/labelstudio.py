@@ -161,9 +161,13 @@ class Studio:
         self, page: int = 1, size: int = SLIM_PAGE, query: Mapping[str, object] | None = None, **wanted: str
     ) -> Row:
         more = {"query": json.dumps(query)} if query else {}
-        listed = self.call(
-            "GET", "api/tasks", params={"project": self.project, "page": page, "page_size": size, **wanted, **more}
-        )
+        asked_for = {"project": self.project, "page": page, "page_size": size, **wanted, **more}
+        try:
+            listed = self.call("GET", "api/tasks", params=asked_for)
+        except InputError as error:
+            if page == 1 or " answers 404 " not in str(error):
+                raise
+            raise Unavailable(f"tasks of {self.page} were deleted while they were listed; run again") from error
         if not isinstance(listed, dict) or not isinstance(listed.get("tasks"), list):
             raise Unavailable(f"Label Studio at {self.url} lists no tasks; is it the right address?")
         return dict(listed)
