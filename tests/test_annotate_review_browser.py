@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import browser
+import chromium
 import label_studio
 import numpy as np
 import pytest
@@ -85,13 +85,13 @@ def test_up_is_idempotent_keeps_its_secrets_and_says_when_a_port_is_taken(
 def test_a_person_moves_a_box_skips_an_image_and_calls_one_empty(
     home: Path, work: Work, server: label_studio.Server, tmp_path: Path
 ) -> None:
-    if reason := browser.missing():
+    if reason := chromium.missing():
         pytest.skip(reason)
     data = str(three_images(work))
     assert "nothing was pushed" in tilth("review", "pull", data, "--policy", POLICY, code=2)
     pushed = json.loads(tilth("review", "push", data, "--policy", POLICY, "--audit-share", "0"))
     assert (pushed["sent"], pushed["waiting"]) == (3, 3)
-    with browser.browsing(tmp_path / "chromium") as page:
+    with chromium.browsing(tmp_path / "chromium") as page:
         page.open(f"{server.url}/user/login/")
         fields = {"email": server.login["user"], "password": server.login["password"]}
         for name, value in fields.items():
