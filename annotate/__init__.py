@@ -3,6 +3,7 @@
 STEPS = {
     "import": "tilth.annotate.importing:Import",
     "ground": "tilth.annotate.ground:Ground",
+    "fuse": "tilth.annotate.fuse:Fuse",
     "thresholds": "tilth.annotate.thresholds:Thresholds",
     "review": "tilth.annotate.review:Review",
 }

@@ -15,12 +15,12 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from tilth import models
-from tilth.annotate.boxes import CleanUp, clean
+from tilth.annotate.boxes import CleanUp
+from tilth.annotate.decide import Decide
 from tilth.annotate.grounding_model import Finder, Seen, precision_on
 from tilth.annotate.phrases import Question, questions
-from tilth.claims import Claim, Json
+from tilth.claims import Json
 from tilth.errors import InputError
-from tilth.geometry import Box
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, fingerprint, step
 from tilth.work import Work
@@ -73,89 +73,6 @@ class Look:
 
 def _row(seen: Seen) -> list[Json]:
     return [seen.phrase, seen.category, seen.prompt, round(seen.score, 6), *(round(v, 3) for v in seen.box_xyxy)]
-
-
-@step
-class Decide:
-    """Turn what the model saw into claims: thresholds, look-alikes, and the clean-up of boxes."""
-
-    name: str
-    source: str
-    asked: str
-    threshold: float
-    thresholds: dict[str, float] = field(default_factory=dict)
-    rules: CleanUp = field(default_factory=CleanUp)
-    batch_size: int = 64
-
-    def models(self) -> tuple[str, ...]:
-        """None: what was seen says which model it was."""
-        return ()
-
-    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
-        """Nothing to load."""
-        round_ = fingerprint(self)
-        return lambda samples: [self._decide(sample, round_) for sample in samples]
-
-    def _decide(self, sample: Sample, round_: str) -> Result:
-        rows = cast("list[list[Any]]", sample.columns.get(f"{self.name}.seen") or [])
-        # a look-alike takes part in the clean-up as a class of its own, and removes the weaker boxes on its place
-        enough = [row for row in rows if row[3] >= self.thresholds.get(row[1], self.threshold)]
-        boxes = np.array([row[4:8] for row in enough], np.float64).reshape(-1, 4)
-        scores = np.array([row[3] for row in enough])
-        classes = [row[1] or f"not: {row[0]}" for row in enough]
-        cleaned = clean(boxes, scores, classes, sample.size_wh, self.rules)
-        claims = [
-            self._claim(row, round_) for row, why in zip(enough, cleaned.reasons, strict=True) if row[1] and not why
-        ]
-        removed = [
-            _removed(row, why, classes[by] if by >= 0 else "")
-            for row, why, by in zip(enough, cleaned.reasons, cleaned.by, strict=True)
-            if why and row[1]
-        ]
-        removed += [
-            _removed(row, "look-alike", "") for row, why in zip(enough, cleaned.reasons, strict=True) if not row[1]
-        ]
-        if not claims:
-            claims = [Claim(says="empty", source=self.source, evidence={"round": round_})]
-        top: dict[str, float] = {}
-        for row in rows:
-            if row[1]:
-                top[row[1]] = max(top.get(row[1], 0.0), row[3])
-        columns: dict[str, Json] = {
-            f"{self.name}.removed": removed,
-            f"{self.name}.top": top,
-            **({f"{self.name}.asked": self.asked} if self.asked else {}),
-        }
-        return Result(claims=tuple(claims), columns=columns)
-
-    def _claim(self, row: list[Any], round_: str) -> Claim:
-        evidence = {"phrase": row[0], "raw_score": row[3], "prompt": row[2], "round": round_}
-        x0, y0, x1, y1 = row[4:8]
-        return Claim(category=row[1], box_xyxy=(x0, y0, x1, y1), score=row[3], source=self.source, evidence=evidence)
-
-
-def _removed(row: list[Any], reason: str, by: str) -> dict[str, Json]:
-    return {
-        "phrase": row[0],
-        "category": row[1],
-        "score": row[3],
-        "box_xyxy": list(row[4:8]),
-        "reason": reason,
-        "by": by,
-    }
-
-
-def restore(sample: Sample, name: str, reasons: Sequence[str] = ()) -> list[tuple[str, Box, float]]:
-    """Return boxes that the clean-up of step `name` took from a sample, as (category, box, score).
-
-    Args:
-        sample: The sample.
-        name: The step's name in its recipe.
-        reasons: Only those removed for one of these; all when empty.
-    """
-    rows = cast("list[dict[str, Any]]", sample.columns.get(f"{name}.removed") or [])
-    chosen = [row for row in rows if row["category"] and (not reasons or row["reason"] in reasons)]
-    return [(row["category"], tuple(row["box_xyxy"]), row["score"]) for row in chosen]
 
 
 @step

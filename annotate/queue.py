@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import last_rounds, shared
+from tilth.claims import shared, standing
 from tilth.samples import Sample
 
 CONTRADICTION = 0.95  # priority of an image that was mined for one category and grounded as another
@@ -61,7 +61,7 @@ def disagreement(sample: Sample) -> float:
     Of two models, the part of their labels that the other lacks; of a second opinion, the part of the boxes that it refused.
     """
     models = (claim for claim in sample.claims if claim.kind == "model")
-    said = [[claim for claim in claims if claim.says == "label"] for claims in last_rounds(models).values()]
+    said = [[claim for claim in claims if claim.says == "label"] for claims in standing(models).values()]
     # 1 - F1; two models that see nothing agree
     parts = [1 - 2 * shared(a, b) / (len(a) + len(b)) for a, b in itertools.combinations(said, 2) if a or b]
     kept = sum(map(len, said))

@@ -8,7 +8,7 @@ from tilth.annotate.agreement import alpha, box_units, category_units
 from tilth.annotate.effort import tally
 from tilth.annotate.review import READ_ROWS
 from tilth.annotate.review_ledger import Ledger
-from tilth.claims import Claim, Json, last_rounds
+from tilth.claims import Claim, Json, standing
 from tilth.engine import batched
 from tilth.samples import Sample
 from tilth.work import Work
@@ -52,7 +52,7 @@ def status(work: Work, ledger: Ledger) -> dict[str, Json]:
 
 def decided(sample: Sample) -> dict[str, list[Claim]]:
     """Return what each person stands by, their labels alone; those who withdrew or passed the image on are left out."""
-    rounds = last_rounds(claim for claim in sample.claims if claim.source.startswith(PEOPLE))
+    rounds = standing(claim for claim in sample.claims if claim.source.startswith(PEOPLE))
     return {
         who: [claim for claim in claims if claim.says == "label"]
         for who, claims in rounds.items()

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.annotate.boxes import CleanUp, clean
-from tilth.annotate.ground import FLOOR, Decide
+from tilth.annotate.decide import Decide
+from tilth.annotate.ground import FLOOR
 from tilth.claims import Json, State
 from tilth.dataset import write_beside
 from tilth.errors import InputError

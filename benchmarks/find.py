@@ -34,6 +34,7 @@ from tilth.images import decode
 from tilth.mining.corpus import FolderCorpus
 from tilth.mining.embed import embed
 from tilth.mining.encode import open_encoder
+from tilth.mining.examples import Examples
 from tilth.mining.feedback import Feedback
 from tilth.mining.index import Index
 from tilth.mining.sealed import Sealed
@@ -77,6 +78,8 @@ def orders(folder: Path, truth: dict[str, set[str]], seed: int) -> dict[str, dic
         similarity_weight=10.0,
         feedback=Feedback(dataset, corpus, store),
         feedback_weight=10.0,
+        examples=Examples(load_policy(POLICY), dataset, encoder, store, 0),
+        example_weight=0.1,
         batch_size=64,
     )
     keys = [key for key, _ in store.items()]

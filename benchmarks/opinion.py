@@ -1,11 +1,13 @@
-"""What a second opinion, and thresholds learned from reviews, are worth: precision and recall where truth is known.
+"""What a second opinion, thresholds learned from reviews, and fusion are worth: precision and recall where truth is known.
 
     python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5
     python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5 --thresholds
+    python benchmarks/opinion.py --world runs/starter-world --images 1500 --seed 5 --fuse
 
 `ground` labels random images of the corpus; then `second_opinion` looks at each box, or some of the images are reviewed and
-`thresholds` learns from them. A box is right when it has the category of a true box and IoU at least 0.5 with it. Numbers are
-of images that nobody reviewed; intervals are bootstraps over images.
+`thresholds` learns from them; or it looks a second time in tiles, and `fuse` makes one of both. A box is right when it has the
+category of a true box and IoU at least 0.5 with it. Numbers are of images that nobody reviewed; intervals are bootstraps over
+images.
 """
 
 import argparse
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 from labels import POLICY, new_work, samples
 
+from tilth.annotate.fuse import Fuse
 from tilth.annotate.ground import Ground
 from tilth.annotate.review import Review
 from tilth.annotate.reviewer import TruthBox, read_truth
@@ -69,6 +72,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--thresholds", action="store_true")
+    parser.add_argument("--fuse", action="store_true")
     asked = parser.parse_args()
     policy = load_policy(POLICY)
     names = {c.name for c in policy.pictured}
@@ -78,6 +82,8 @@ def main() -> None:
     work.add("corpus", samples(asked.world, asked.images, asked.seed, truth, labelled=False))
     if asked.thresholds:
         learned(work, asked.world, truth)
+    elif asked.fuse:
+        fused(work, truth)
     else:
         opinions(work, truth)
     work.events.close()
@@ -100,6 +106,27 @@ def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]]) -> 
             chosen = {name: (row["threshold"], row["why"]) for name, row in facts["categories"].items()}
             aimed = f"precision {aim:g}" if aim else "best F1"
             print(json.dumps({**how, "thresholds": aimed, **judged(work, truth), "chosen": chosen}), flush=True)
+
+
+def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+    """Ground the whole image, then without look-alikes, then tiles of it, then fuse the first with the others."""
+    start = work.dataset.at.number
+    looks = {"whole": {}, "plain": {"counter_prompts": False}, "tiled": {"tiles": 2}}
+    for name, settings in looks.items():
+        for threshold in (0.2, 0.3, 0.4, 0.5):
+            work.dataset = work.dataset.checkout(start)
+            Ground(threshold=threshold, **settings).run(replace(work, name=name))  # type: ignore[arg-type]
+            print(json.dumps({"look": name, "threshold": threshold, **judged(work, truth)}), flush=True)
+    work.dataset = work.dataset.checkout(start)
+    for name, settings in looks.items():
+        Ground(**settings).run(replace(work, name=name))  # type: ignore[arg-type]
+    before = work.dataset.at.number
+    for others, weights in ((("plain",), {}), (("tiled",), {}), (("tiled",), {"whole": 2.0}), (("plain", "tiled"), {})):
+        for threshold in (0.2, 0.3, 0.4, 0.5):
+            work.dataset = work.dataset.checkout(before)
+            Fuse(of=("whole", *others), weights=weights, threshold=threshold).run(replace(work, name="fuse"))
+            how = {"look": "whole fused with " + " and ".join(others), "weights": weights, "threshold": threshold}
+            print(json.dumps({**how, **judged(work, truth)}), flush=True)
 
 
 def opinions(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:

@@ -5,6 +5,8 @@ STEPS = {
     "verify": "tilth.mining.verify:Verify",
     "hash": "tilth.mining.hash:Hash",
     "quality": "tilth.mining.quality:Quality",
+    "words": "tilth.mining.words:Words",
+    "label_errors": "tilth.mining.label_errors:LabelErrors",
     "filter": "tilth.mining.filter:Filter",
     "dedup": "tilth.mining.dedup:Dedup",
     "leakage": "tilth.mining.leakage:Leakage",

@@ -20,6 +20,7 @@ from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.images import Image
 from tilth.mining.encode import Backend, Texts, Vectors
+from tilth.mining.inputs import Inputs
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,7 @@ class Blip2:
         self.name, self.digest = name, models.digest(name)
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         self._images, self._tokens = processor.image_processor, processor.tokenizer
+        self.inputs = Inputs(self._images)
         self._heads: Heads
         if backend == "lavis":
             from tilth.mining.lavis import LavisHeads

@@ -15,6 +15,7 @@ from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.images import Image
 from tilth.mining.encode import Texts, Vectors
+from tilth.mining.inputs import Inputs
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +49,7 @@ class Contrastive:
         self._model = AutoModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         self._model = self._model.to(self._device).eval()
         self._images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        self.inputs = Inputs(self._images)
         # SigLIP was trained on texts padded to their full length, and reads others differently.
         self._padding = "max_length" if str(config["model_type"]).startswith("siglip") else True
         if self.reads:

@@ -4,13 +4,16 @@ A corpus is anything with the verbs of `Corpus`. The plainest is a folder of ima
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.mining.places import place_of
+
+ABOUT_COLUMNS = {"licence": ("licence", "license"), "url": ("url", "source_url", "source", "page_url")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,3 +118,43 @@ class FolderCorpus:
     def about(self, key: str) -> dict[str, str]:
         """Return nothing: files do not say where they are from."""
         return {}
+
+
+def limited(data: bytes | None, key: str) -> bytes:
+    """Return an image file, unless there is none or it is larger than the decoder takes."""
+    if not data:
+        raise InputError(f"{key}: holds no image")
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{key}: larger than {MAX_BYTES // 2**20} MiB")
+    return data
+
+
+class Shards:
+    """What corpora of a few large files have in common.
+
+    Args:
+        location: A path or a URL, of a file or of what it lies below.
+        suffix: Of the files.
+
+    Raises:
+        InputError: There is none.
+    """
+
+    def __init__(self, location: str, suffix: str) -> None:
+        self._files = place_of(location)
+        self._names = [name for name in self._files.names() if name.endswith(suffix)]
+        if not self._names:
+            raise InputError(f"{location}: no {suffix} file here")
+        self.name, self.place = self._files.name, self._files.place
+
+
+def about_of(row: object) -> dict[str, str]:
+    """Return what the row of a table, or a JSON file, says of an image: its licence and where it is from."""
+    if not isinstance(row, Mapping):
+        return {}
+    found: dict[str, str] = {}
+    for what, names in ABOUT_COLUMNS.items():
+        for name in names:
+            if isinstance(row.get(name), str) and row[name]:
+                found.setdefault(what, str(row[name])[:2000])
+    return found

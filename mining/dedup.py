@@ -7,12 +7,12 @@ overwritten ones (`edits.py`); query vectors find what merely looks alike.
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from tilth.claims import State
 from tilth.engine import batched
+from tilth.mining.alike import alike_pairs, sample_vectors
 from tilth.mining.apply import Apply
 from tilth.mining.edits import Edits
+from tilth.mining.encode import open_encoder
 from tilth.mining.hash import COLUMN, QUALITY, ensure_hashes, to_bytes
 from tilth.mining.leakage import check_distance
 from tilth.mining.near import Groups, close_pairs
@@ -126,32 +126,10 @@ def decide(group: list[Sample]) -> dict[str, Result]:
 
 
 def _alike(work: Work, ids: list[str], model: str, min_cosine: float) -> Iterator[tuple[int, int]]:
-    """Yield pairs whose query vectors have a mean cosine of at least `min_cosine`, vector i against vector i."""
-    import faiss
-
-    from tilth.mining.encode import open_encoder
-    from tilth.mining.store import Store
-
-    encoder = open_encoder(model, work.device)
-    store = Store(
-        work.folder / "vectors", model=model, digest=encoder.digest, queries=encoder.queries, width=encoder.width
-    )
-    known = store.has()
-    with work.events.progress(f"{work.name}: embed", len(ids)) as advance:
-        for batch in batched(ids, 64):
-            todo = work.dataset.read([i for i in batch if not known(i, "")])
-            if todo:
-                store.append([(s.id, "") for s in todo], encoder.images([s.pixels() for s in todo]))
-            advance(len(batch))
+    """Yield pairs of samples that look alike to a model."""
+    store = sample_vectors(work, ids, open_encoder(model, work.device))
     numbers = {id_: n for n, id_ in enumerate(ids)}
-    rows = [numbers[id_] for id_, _ in store.items()]
-    index = faiss.IndexFlatIP(store.queries * store.width)
-    scale = np.float32(1 / np.sqrt(store.queries))  # makes the inner product of images the mean over their vectors
-    for _, block in store.blocks():
-        index.add(block.reshape(len(block), -1).astype(np.float32) * scale)
-    for first, block in store.blocks(1024):
-        whole = block.reshape(len(block), -1).astype(np.float32) * scale
-        limits, _, entries = index.range_search(whole, min_cosine)
-        for query in range(len(block)):
-            for entry in entries[limits[query] : limits[query + 1]]:
-                yield rows[first + query], rows[int(entry)]
+    places = [numbers.get(id_, -1) for id_, _ in store.items()]  # -1 for those that are out of the dataset by now
+    for a, b in alike_pairs(store, min_cosine):
+        if places[a] >= 0 <= places[b]:
+            yield places[a], places[b]

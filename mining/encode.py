@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tilth import models
 from tilth.errors import InputError, ModelError
 from tilth.images import Image
+from tilth.mining.inputs import Inputs
 
 # model_type of a config -> the class that runs it
 FAMILIES = {
@@ -44,6 +45,7 @@ class Encoder(Protocol):
         queries: Vectors per image, q.
         width: Dimensions of a vector, d.
         reads: Whether it knows texts.
+        inputs: How images are made ready for it; `images` takes any size, but what `inputs` gives costs least.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Encoder(Protocol):
     queries: int
     width: int
     reads: bool
+    inputs: Inputs
 
     def images(self, images: Sequence[Image]) -> Vectors:
         """Return the unit vectors of images, `(n, q, d)`."""

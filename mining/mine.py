@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,9 @@ from tilth.dataset import write_beside
 from tilth.errors import InputError
 from tilth.mining.corpora import open_corpus
 from tilth.mining.corpus import Corpus
-from tilth.mining.embed import embed, store_folder
-from tilth.mining.encode import Backend, open_encoder
+from tilth.mining.embed import Spread, embed, store_folder
+from tilth.mining.encode import Backend, Encoder, open_encoder
+from tilth.mining.examples import Examples
 from tilth.mining.feedback import Feedback
 from tilth.mining.index import BUDGET_MB, Index, Kind
 from tilth.mining.leakage import check_distance
@@ -45,9 +46,12 @@ class Mine:
         model: A BLIP-2 image-text retrieval model, or one of the families in `encode.py`.
         backend: `transformers`, or `lavis` for Salesforce's own BLIP-2; see `tilth env lavis`.
         per_category: Images wanted per category, look-alikes among them.
+        quotas: Images wanted of some categories, instead of `per_category`; 0 leaves one out.
         counter_weight: How much it counts against an image that it is more like a counter-prompt than like the prompts.
         similarity_weight: How much similarity counts beside the matching head's log-odds.
         feedback_weight: How much it counts that people accepted, or rejected, images like it in earlier rounds.
+        example_weight: How much likeness to image examples counts beside similarity to the prompts.
+        few_shot: Reviewed images of the dataset that serve as examples of each category, beside those of the policy.
         rerank: Candidates that the matching head looks at, per image wanted.
         hard_negatives: Share of `per_category` that goes to benign look-alikes near the boundary.
         explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
@@ -67,9 +71,12 @@ class Mine:
     model: str = "starter:retrieval"
     backend: Backend = "transformers"
     per_category: int = 40
+    quotas: dict[str, int] = field(default_factory=dict)
     counter_weight: float = 0.5
     similarity_weight: float = 10.0
     feedback_weight: float = 10.0
+    example_weight: float = 0.1
+    few_shot: int = 0
     rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1
@@ -93,9 +100,11 @@ class Mine:
         for name in ("hard_negatives", "explore"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("counter_weight", "similarity_weight", "feedback_weight"):
+        for name in ("counter_weight", "similarity_weight", "feedback_weight", "example_weight", "few_shot"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if wrong := {name: count for name, count in self.quotas.items() if count < 0}:
+            raise ValueError(f"quotas must not be negative, got {wrong}")
         if not 0 < self.index_recall <= 1:
             raise ValueError(f"index_recall must lie in (0, 1], got {self.index_recall}")
 
@@ -110,7 +119,9 @@ class Mine:
 
     def run(self, work: Work) -> Facts:
         """Embed, search, choose, add."""
-        corpus = open_corpus(self.corpus, work.dataset.root.parent / "downloads")
+        if unknown := sorted(self.quotas.keys() - {c.name for c in work.policy.pictured}):
+            raise InputError(f"quotas: the policy has no pictured category {', '.join(map(repr, unknown))}")
+        corpus = open_corpus(self.corpus, self._downloads(work))
         plan = work.folder / "selection.json"
         if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +133,24 @@ class Mine:
         chosen = json.loads(text)
         counts = work.add(hashlib.sha256(text.encode()).hexdigest()[:12], self._samples(work, corpus, chosen["picks"]))
         return {"mined": counts.get("ok", 0), **chosen["facts"]}
+
+    @staticmethod
+    def _downloads(work: Work) -> Path:
+        return work.dataset.root.parent / "downloads"
+
+    def _spread(self, work: Work, encoder: Encoder) -> Spread:
+        from tilth.mining.spread_embed import on_cluster
+
+        return on_cluster(
+            str(work.options.get("ray_address", "")),
+            work.folder / "embed.todo.lance",
+            encoder,
+            location=self.corpus,
+            downloads=self._downloads(work),
+            backend=self.backend,
+            device=work.device,
+            batch_size=self.batch_size,
+        )
 
     def _samples(self, work: Work, corpus: Corpus, picks: list[Pick]) -> Iterator[NewSample | Failed]:
         for pick in picks:
@@ -143,7 +172,13 @@ class Mine:
         if work.retry_failed:
             store.forgive()
         embedded = embed(
-            corpus, encoder, store, work.events, batch_size=self.batch_size, max_fail_rate=work.max_fail_rate
+            corpus,
+            encoder,
+            store,
+            work.events,
+            batch_size=self.batch_size,
+            max_fail_rate=work.max_fail_rate,
+            spread=self._spread(work, encoder) if work.options.get("executor") == "ray" else None,
         )
         if not len(store):
             raise InputError(f"{self.corpus}: holds no image that can be read")
@@ -153,8 +188,14 @@ class Mine:
                 f"{self.corpus}: nothing new since it was last mined; leave `since` out to mine all of it again"
             )
         began = time.monotonic()
-        asked = questions(work.policy)
-        texts = encoder.texts([q.prompts[0] for q in asked])
+        asked = [q for q in questions(work.policy) if self.quotas.get(q.category, self.per_category)]
+        if not asked:
+            raise InputError("quotas: every category is 0, so there is nothing to look for")
+        examples = Examples(work.policy, work.dataset, encoder, store, self.few_shot)
+        if encoder.reads:
+            texts = encoder.texts([q.prompts[0] for q in asked])
+        else:
+            texts = np.concatenate([examples.queries(q.category) for q in asked])
         index = Index(
             store,
             digest=encoder.digest,
@@ -176,6 +217,8 @@ class Mine:
             similarity_weight=self.similarity_weight,
             feedback=Feedback(work.dataset, corpus, store),
             feedback_weight=self.feedback_weight,
+            examples=examples,
+            example_weight=self.example_weight,
             batch_size=self.batch_size,
             first=before,
         )
@@ -194,6 +237,7 @@ class Mine:
             "search_s": round(time.monotonic() - indexed, 2),
             "categories": chosen.categories,
             "explored": chosen.explored,
+            "examples": dict(examples.counts),
             "judged_before": {
                 side: {category: len(rows) for category, rows in sorted(found.items()) if rows}
                 for side, found in (
@@ -224,19 +268,20 @@ class _Chooser:
 
     def choose(self, asked: list[Question]) -> _Chosen:
         mine = self._mine
-        hard = [round(mine.per_category * mine.hard_negatives) if q.counters else 0 for q in asked]
+        wanted = [mine.quotas.get(q.category, mine.per_category) for q in asked]
+        hard = [round(n * mine.hard_negatives) if q.counters else 0 for n, q in zip(wanted, asked, strict=True)]
         hits: list[list[Candidate]] = []
         benign: list[list[Candidate]] = []
         with self._work.events.progress(f"{self._work.name}: search", len(asked), unit="categories") as advance:
-            for question, quota in zip(asked, hard, strict=True):
-                depths = (mine.rerank * (mine.per_category - quota), mine.rerank * quota)
+            for question, number, quota in zip(asked, wanted, hard, strict=True):
+                depths = (mine.rerank * (number - quota), mine.rerank * quota)
                 likely, alike = self._searcher.propose(question, *depths)
                 hits.append(self._searcher.judge(question, likely, depths[0]))
                 judged = [c for c in self._searcher.judge(question, alike, depths[1]) if c.lead > 0]
                 benign.append(sorted(judged, key=lambda c: (c.lead, c.row)))
                 advance()
         taken: set[str] = set()
-        matches = share_out(hits, [mine.per_category - h for h in hard], taken)
+        matches = share_out(hits, [n - h for n, h in zip(wanted, hard, strict=True)], taken)
         look_alikes = share_out(benign, hard, taken)
         picks = [
             _pick(candidate, rank, reason)

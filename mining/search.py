@@ -10,7 +10,8 @@ The log-odds are the matching head's. A look-alike counts only by how much it ou
 both a knife and a spoon is a good find, and all that is long and thin is a little like a spoon. Matching and similarity
 are added, as in the authors' own evaluation (LAVIS, `blip2_qformer.compute_sim_matrix`), so that neither head's blind
 spot decides alone; g stands for the temperature, which published checkpoints do not hold. Feedback is what people said of
-images like it in earlier rounds; see `feedback.py`.
+images like it in earlier rounds; see `feedback.py`. Where a category has image examples, their likeness (`examples.py`) times e
+is added to the score; for a model that reads no words it is the score.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,8 @@ from tilth.engine import batched
 from tilth.errors import InputError
 from tilth.images import Image, decode, image_id
 from tilth.mining.corpus import Corpus
-from tilth.mining.encode import Encoder
+from tilth.mining.encode import Encoder, Texts
+from tilth.mining.examples import Examples
 from tilth.mining.feedback import Feedback
 from tilth.mining.index import Index
 from tilth.mining.sealed import Sealed
@@ -95,6 +97,7 @@ class Candidate:
     order: float
     lead: float
     feedback: float = 0.0
+    likeness: float = 0.0
 
     def explain(self) -> dict[str, Json]:
         """Say what scored what."""
@@ -106,6 +109,7 @@ class Candidate:
             "counter_similarity": round(self.counter_similarity, 4),
             "counter_match": round(self.counter_match, 4),
             "feedback": round(self.feedback, 4),
+            "examples": round(self.likeness, 4),
             "order": round(self.order, 4),
         }
 
@@ -135,6 +139,8 @@ class Searcher:
         similarity_weight: g.
         feedback: Of people, on images mined before.
         feedback_weight: f.
+        examples: Pictures of the categories.
+        example_weight: e.
         batch_size: Images per forward pass.
         first: Row of the store from which on images are looked for.
     """
@@ -152,6 +158,8 @@ class Searcher:
         similarity_weight: float,
         feedback: Feedback,
         feedback_weight: float,
+        examples: Examples,
+        example_weight: float,
         batch_size: int,
         first: int = 0,
     ) -> None:
@@ -162,6 +170,7 @@ class Searcher:
         self._owned = sum(len(ids) for ids in dataset.ids())
         self._weight, self._similarity_weight, self._batch_size = counter_weight, similarity_weight, batch_size
         self.feedback, self._feedback_weight = feedback, feedback_weight
+        self._examples, self._example_weight = examples, example_weight if encoder.reads else 1.0
         self.refused: dict[str, str] = {}  # key -> why an image cannot be taken
         self._ids: dict[str, str] = {}  # key -> id of those that can
 
@@ -170,13 +179,17 @@ class Searcher:
 
         They are at least `depth` and `alike_depth` even without those that the dataset has, if the corpus has so many.
         """
-        texts = self._encoder.texts(question.texts)
-        asked = len(question.prompts)
+        texts, asked = self._texts(question)
+        queries = texts[:asked]
+        if question.category in self._examples:
+            queries = np.concatenate([queries, self._examples.queries(question.category)])
         # Twice as many as wanted, since counter-prompts reorder them.
-        answers = self.index.search(texts[:asked], 2 * depth + self._owned, self._among)
+        answers = self.index.search(queries, 2 * depth + self._owned, self._among)
         found = np.unique(np.concatenate([rows for rows, _ in answers]))
-        likely: Rows = found[np.lexsort((found, -self._score(self.index.similarity(found, texts), asked)))]
-        if not question.counters or not alike_depth:
+        score = self._score(self.index.similarity(found, texts), asked)
+        score += self._example_weight * self._likeness(question, found)
+        likely: Rows = found[np.lexsort((found, -score))]
+        if len(texts) == asked or not alike_depth:
             return likely, likely[:0]
         answers = self.index.search(texts[asked:], POOL * alike_depth + self._owned, self._among)
         alike = np.unique(np.concatenate([rows for rows, _ in answers]))
@@ -186,8 +199,23 @@ class Searcher:
         alike, scores = alike[benign], scores[benign]
         return likely, alike[np.lexsort((alike, -scores[:, :asked].max(1)))]
 
+    def _texts(self, question: Question) -> tuple[Texts, int]:
+        """Return the vectors of a question's phrases `(t, d)`, prompts first, and how many are prompts."""
+        if not self._encoder.reads:
+            return np.empty((0, self._encoder.width), np.float32), 0
+        return self._encoder.texts(question.texts), len(question.prompts)
+
+    def _likeness(self, question: Question, rows: Rows) -> npt.NDArray[np.float32]:
+        """Return the likeness of images to the examples, `(n,)`; 0 where there are none."""
+        if question.category not in self._examples:
+            return np.zeros(len(rows), np.float32)
+        parts = [self._examples.likeness(question.category, self.store.take(part)) for part in _parts(rows)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
     def _score(self, values: npt.NDArray[np.float32], asked: int) -> npt.NDArray[np.float32]:
-        """Return `less` of values `(n, t)`, prompts first."""
+        """Return `less` of values `(n, t)`, prompts first; 0 where nothing was asked in words."""
+        if not asked:
+            return np.zeros(len(values), np.float32)
         best: npt.NDArray[np.float32] = values[:, :asked].max(1)
         if values.shape[1] == asked:
             return best
@@ -195,37 +223,39 @@ class Searcher:
 
     def judge(self, question: Question, rows: Rows, depth: int) -> list[Candidate]:
         """Look at the first `depth` images that may be taken with the matching head; the best comes first."""
-        asked = len(question.prompts)
-        texts = self._encoder.texts(question.texts)
+        texts, asked = self._texts(question)
+        prompts, counters = (question.prompts, question.counters) if asked else ((), ())
         found: list[Candidate] = []
         for batch in batched(islice(self.look(rows.tolist()), depth), self._batch_size):
             numbers = np.array([row for row, _, _, _ in batch])
-            similar = self.index.similarity(numbers, texts)
-            match = self._encoder.match([image for _, _, _, image in batch], question.texts)
-            score = self._score(similar, asked)
+            similar, match = self.index.similarity(numbers, texts), np.zeros((len(batch), 0), np.float32)
+            if asked:
+                match = self._encoder.match([image for _, _, _, image in batch], question.texts)
+            like = self._likeness(question, numbers)
+            score = self._score(similar, asked) + self._example_weight * like
             odds = log_odds(match)
             said = self.feedback(question.category, numbers)
             order = self._score(odds, asked) + self._similarity_weight * score + self._feedback_weight * said
             both = odds + self._similarity_weight * similar
-            lead = both[:, asked:].max(1, initial=-np.inf) - both[:, :asked].max(1)
+            lead = both[:, asked:].max(1, initial=-np.inf) - both[:, :asked].max(1, initial=0 if not asked else -np.inf)
             for i, (row, key, id_, _) in enumerate(batch):
-                counters = question.counters
                 found.append(
                     Candidate(
                         row=row,
                         id=id_,
                         key=key,
                         category=question.category,
-                        prompt=question.prompts[int(similar[i, :asked].argmax())],
-                        similarity=float(similar[i, :asked].max()),
+                        prompt=prompts[int(similar[i, :asked].argmax())] if asked else "",
+                        similarity=float(similar[i, :asked].max()) if asked else 0.0,
                         counter=counters[int(similar[i, asked:].argmax())] if counters else "",
                         counter_similarity=float(similar[i, asked:].max()) if counters else 0.0,
                         score=float(score[i]),
-                        match=float(match[i, :asked].max()),
+                        match=float(match[i, :asked].max()) if asked else 0.5,
                         counter_match=float(match[i, asked:].max()) if counters else 0.0,
                         order=float(order[i]),
                         lead=float(lead[i]),
                         feedback=float(said[i]),
+                        likeness=float(like[i]),
                     )
                 )
         # Both heads together, as BLIP-2's own evaluation ranks: each is wrong about other images.
@@ -261,6 +291,10 @@ class Searcher:
                 continue
             self._ids[key] = self._ids.get(key) or image_id(image)
             yield row, key, self._ids[key], image
+
+
+def _parts(rows: Rows) -> list[Rows]:
+    return np.array_split(rows, len(rows) // 4096 + 1)
 
 
 def share_out(lists: Sequence[Sequence[Candidate]], quotas: Sequence[int], taken: set[str]) -> list[list[Candidate]]:

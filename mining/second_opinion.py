@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from tilth import models
-from tilth.claims import Claim, Json
+from tilth.claims import Claim, Json, standing
 from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.images import Image
@@ -94,14 +94,7 @@ def crop_of(image: Image, box: Box, margin: float) -> Image:
 
 def last_rounds(sample: Sample) -> dict[str, list[Claim]]:
     """Return what each model said last about an image."""
-    rounds: dict[str, list[Claim]] = {}
-    for claim in sample.claims:
-        if claim.kind == "model":
-            said = rounds.setdefault(claim.source, [])
-            if said and said[-1].evidence.get("round") != claim.evidence.get("round"):
-                said.clear()
-            said.append(claim)
-    return rounds
+    return {source: said for source, said in standing(sample.claims).items() if source.startswith("model:")}
 
 
 def boxes_of(sample: Sample) -> list[Claim]:

@@ -22,6 +22,7 @@ ONE_STEP = {
     "import": "import",
     "mine": "mine",
     "ground": "ground",
+    "fuse": "fuse",
     "synth": "generate",
     "hash": "hash",
     "quality": "quality",
@@ -263,6 +264,31 @@ def export(
     typer.echo(json.dumps(write(opened.checkout(version) if version else opened, out, format_)))
 
 
+def gallery(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option(help="Folder to write, or one file that ends in .html.")] = Path("gallery"),
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Policy file, which says what needs no veil; without it all pictures are veiled."),
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+    side: Annotated[int, typer.Option(min=32, max=4096, help="Longer side of a picture, in pixels.")] = 640,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet instead: a PNG of 48 images.")] = None,
+    unveiled: Annotated[bool, typer.Option("--unveiled", help="Show unsafe pictures on the sheet.")] = False,
+) -> None:
+    """Write pages to look through a dataset in a browser: every box, who says so, and what the clean-up took."""
+    from tilth.mining.listed import guard_of
+    from tilth.pipeline.gallery import Gallery
+    from tilth.policy import load_policy
+
+    opened, rules = _open(dataset), load_policy(policy) if policy else None
+    opened.guard = guard_of(rules) if rules else None
+    shown = Gallery(dataset=opened.checkout(version) if version else opened, policy=rules, side=side)
+    typer.echo(
+        json.dumps({"sheet": str(sheet), **shown.sheet(sheet, unveiled=unveiled)} if sheet else shown.write(out))
+    )
+
+
 def _open(path: Path) -> Any:
     from tilth.dataset import Dataset
 
@@ -279,5 +305,5 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(train, name="train")
     for kind in TRAINED:
         _one_step_command(train, kind, f"train.{kind}", f"train {kind}")
-    for function in (history, diff, tag, rollback, explain, export):
+    for function in (history, diff, tag, rollback, explain, export, gallery):
         app.command(epilog=f"Example: tilth {function.__name__} runs/starter/dataset …")(function)

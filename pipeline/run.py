@@ -145,7 +145,9 @@ class Run:
             write_beside(self.folder / "recipe.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
             self.events.emit("run", message=f"{self.recipe.name}: {len(self.recipe.steps)} steps in {self.folder}")
             policy = self.recipe.policy.model_dump_json(exclude={"hash_lists"})
-            key = hashlib.sha256(f"{self.recipe.seed} {policy}{self._sweep()}".encode()).hexdigest()[:12]
+            shown = tuple(path for category in self.recipe.policy.categories for path in category.examples)
+            told = f"{self.recipe.seed} {policy}{self._sweep()}{inputs_digest(shown) if shown else ''}"
+            key = hashlib.sha256(told.encode()).hexdigest()[:12]
             try:
                 for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
                     key = self._key(step, key)
@@ -163,8 +165,8 @@ class Run:
         return {**self.recipe.document, "policy": str(self.recipe.policy_path.resolve())}
 
     def _key(self, step: Step, before: str) -> str:
-        options = json.dumps(dict(self.choices.options), sort_keys=True) if hasattr(step, "backend") else ""
-        return fingerprint(step, before, inputs_digest(step.inputs()), options)
+        review = self.choices.options.get("review", "") if hasattr(step, "backend") else ""  # not where it runs
+        return fingerprint(step, before, inputs_digest(step.inputs()), review)
 
     def _take(self, number: int, name: str, step: Step, key: str) -> None:
         path = self.folder / "steps" / f"{number:02d}-{name}.json"

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth import models
-from tilth.annotate.ground import Decide, Ground, restore
+from tilth.annotate.decide import Decide, restore
+from tilth.annotate.ground import Ground
 from tilth.annotate.grounding_model import Finder
 from tilth.annotate.phrases import Question, make_prompts, phrase_spans, questions
 from tilth.claims import Claim, State

@@ -10,14 +10,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mining_parts import scene
 
 from tilth.dataset import Dataset
 from tilth.events import Events
 from tilth.images import encode_png
+from tilth.mining.corpora import open_corpus
+from tilth.mining.embed import embed
+from tilth.mining.encode import open_encoder
 from tilth.mining.hash import Hash
 from tilth.mining.quality import Quality
+from tilth.mining.store import Store
 from tilth.policy import load_policy
 from tilth.samples import NewSample
 from tilth.work import Work
@@ -37,8 +42,13 @@ import ray
 from ray.cluster_utils import Cluster
 from tilth.dataset import Dataset
 from tilth.events import Events
+from tilth.mining.corpora import open_corpus
+from tilth.mining.embed import embed
+from tilth.mining.encode import open_encoder
 from tilth.mining.hash import Hash
 from tilth.mining.quality import Quality
+from tilth.mining.spread_embed import on_cluster
+from tilth.mining.store import Store
 from tilth.policy import load_policy
 from tilth.work import Work
 
@@ -69,6 +79,14 @@ if what == "kill":
     thread.join()
 else:
     counts["quality"] = work.map(Quality(batch_size=8))
+    images, downloads = folder / "images", folder / "downloads"
+    encoder = open_encoder("starter:retrieval", "cpu")
+    spread = on_cluster(
+        cluster.address, folder / "embed.todo.lance", encoder, location=str(images), downloads=downloads,
+        backend="transformers", device="cpu", batch_size=8,
+    )
+    store = Store(folder / "vectors", model=encoder.name, digest=encoder.digest, queries=encoder.queries, width=encoder.width)
+    counts["embed"] = embed(open_corpus(str(images)), encoder, store, work.events, spread=spread)
 print(json.dumps({"counts": counts, "killed": killed, "alive": sum(n["Alive"] for n in ray.nodes())}), flush=True)
 ray.shutdown()  # before the cluster under it goes
 """
@@ -108,6 +126,13 @@ def rows(folder: Path) -> dict[str, dict[str, dict[str, object]]]:
     return found
 
 
+def vectors(folder: Path) -> dict[str, np.ndarray]:
+    encoder = open_encoder("starter:retrieval", "cpu")
+    store = Store(folder, model=encoder.name, digest=encoder.digest, queries=encoder.queries, width=encoder.width)
+    blocks = np.concatenate([np.array(block) for _, block in store.blocks()])
+    return {key: blocks[row] for row, (key, _) in enumerate(store.items())}
+
+
 def command(folder: Path, what: str) -> list[str]:
     return [sys.executable, "-W", "ignore", "-c", ON_CLUSTER, str(folder), what, str(POLICY)]
 
@@ -136,9 +161,27 @@ def test_a_cluster_gives_the_rows_that_one_machine_gives(
     tmp_path: Path, expected: dict[str, dict[str, dict[str, object]]]
 ) -> None:
     fill(tmp_path)
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        (tmp_path / "images" / f"{number:02d}.png").write_bytes(encode_png(scene(number, 64).image))
+    (tmp_path / "images" / "broken.png").write_bytes(b"no image")
     told = run(command(tmp_path, "all"))
-    assert told["counts"] == {name: {"ok": IMAGES - 1, "failed": 1} for name in ("hash", "quality")}
+    assert {name: told["counts"][name] for name in ("hash", "quality")} == {
+        name: {"ok": IMAGES - 1, "failed": 1} for name in ("hash", "quality")
+    }
     assert rows(tmp_path) == expected
+    assert (told["counts"]["embed"]["embedded"], told["counts"]["embed"]["failed"]) == (40, 1)
+    there = vectors(tmp_path / "vectors")
+    encoder = open_encoder("starter:retrieval", "cpu")
+    store = Store(
+        tmp_path / "local", model=encoder.name, digest=encoder.digest, queries=encoder.queries, width=encoder.width
+    )
+    embed(open_corpus(str(tmp_path / "images")), encoder, store, Events())
+    here = vectors(tmp_path / "local")
+    assert here.keys() == there.keys()
+    assert len(here) == 40
+    for key, vector in here.items():  # products in bfloat16 differ a little with the batch
+        assert float((vector.astype(float) * there[key]).sum(-1).min()) > 0.999
 
 
 def test_a_node_that_is_killed_costs_nothing(tmp_path: Path, expected: dict[str, dict[str, dict[str, object]]]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 from tilth.claims import Claim, Json
 from tilth.dataset import Dataset
 from tilth.errors import InputError
-from tilth.images import Image, encode_png
+from tilth.images import Image, decode, decode_luma, encode_png
 from tilth.mining.dedup import Dedup, rank
 from tilth.mining.filter import Filter, parse
 from tilth.mining.hash import Hash, pdq, to_bytes
@@ -67,14 +67,47 @@ def kept(dataset: Dataset) -> set[str]:
 
 @pytest.mark.parametrize("how", COPIES)
 def test_a_copy_is_recognised(how: str) -> None:
-    from tilth.images import decode
-
     images = scenes(40)
     found = 0
     for image in images:
         both = np.unpackbits(to_bytes([pdq(image)[0], pdq(decode(COPIES[how](image)))[0]]), axis=1)
         found += int((both[0] != both[1]).sum()) <= 31
     assert found >= 38
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 511), (541, 963), (640, 257), (1023, 700)])
+def test_hashes_are_those_of_the_authors_code(size: tuple[int, int]) -> None:
+    import pdqhash
+
+    apart, qualities = [], []
+    for image in scenes(12):
+        large = np.ascontiguousarray(resized(image, 8)[: size[0], : size[1]])
+        bits, quality = pdqhash.compute(large)
+        text, ours = pdq(large)
+        apart.append(int((np.unpackbits(to_bytes([text])[0]) != bits).sum()))
+        qualities.append(abs(quality - ours))
+    assert max(apart) <= 6  # they do not round the brightness
+    assert np.mean(apart) <= 1
+    assert max(qualities) <= 1
+
+
+@pytest.mark.parametrize("side", [400, 1100, 2300])
+def test_a_jpeg_is_hashed_from_its_brightness_alone(side: int) -> None:
+    for image in scenes(6):
+        data = jpeg(resized(image, side / min(image.shape[:2])), 90)
+        luma, whole = decode_luma(data, at_least=512), decode(data)
+        assert min(luma.shape) == min(whole.shape[:2]) if side < 1024 else 512 <= min(luma.shape) < 1024
+        both = np.unpackbits(to_bytes([pdq(luma)[0], pdq(whole)[0]]), axis=1)
+        assert int((both[0] != both[1]).sum()) <= 6
+
+
+def test_brightness_is_turned_as_the_image_is() -> None:
+    out = io.BytesIO()
+    exif = PilImage.Exif()
+    exif[0x0112] = 6
+    PilImage.fromarray(resized(scenes(1)[0], 3)).crop((0, 0, 280, 200)).save(out, "JPEG", exif=exif)
+    assert decode_luma(out.getvalue(), at_least=64).shape == (140, 100)
+    assert decode(out.getvalue()).shape[:2] == (280, 200)
 
 
 def test_different_scenes_are_far_apart() -> None:

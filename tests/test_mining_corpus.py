@@ -12,8 +12,9 @@ import pytest
 from conftest import noise_image
 
 from tilth.errors import InputError
-from tilth.mining.corpora import ParquetCorpus, TarCorpus, open_corpus
+from tilth.mining.corpora import TarCorpus, open_corpus
 from tilth.mining.corpus import Corpus, FolderCorpus
+from tilth.mining.tables import ParquetCorpus
 
 
 def keys(folder: Path) -> list[str]:
@@ -111,7 +112,7 @@ def test_links_in_archives_are_passed_over_and_damage_is_one_item(tmp_path: Path
         link = tarfile.TarInfo("leak.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         archive.addfile(link)
-    corpus = TarCorpus(path)
+    corpus = TarCorpus(str(path))
     assert [item.key.partition("@")[0] for item in corpus.items()] == ["0.tar/a.png", "0.tar/b.png"]
     whole = path.read_bytes()
     place = whole.index(b[:50])
@@ -178,7 +179,7 @@ def test_rows_of_a_saved_hugging_face_data_set_are_images(tmp_path: Path) -> Non
 
 def test_a_table_may_name_files_or_hold_both_but_must_hold_images(tmp_path: Path, folder: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg", "b/2.png", "../secret.png", None]}), folder / "paths.parquet")
-    corpus = ParquetCorpus(folder / "paths.parquet")
+    corpus = ParquetCorpus(str(folder / "paths.parquet"))
     named = [item.key for item in corpus.items()]
     assert [corpus.read(key) for key in named[:2]] == [
         (folder / "a.jpg").read_bytes(),
@@ -191,13 +192,13 @@ def test_a_table_may_name_files_or_hold_both_but_must_hold_images(tmp_path: Path
         [{"bytes": pictures(1)[0], "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     )
     pq.write_table(pa.table({"image": both}), tmp_path / "both.parquet")
-    assert contents(ParquetCorpus(tmp_path / "both.parquet")) == pictures(1)
+    assert contents(ParquetCorpus(str(tmp_path / "both.parquet"))) == pictures(1)
     pq.write_table(pa.table({"id": [1], "caption": ["a cup"]}), tmp_path / "none.parquet")
     with pytest.raises(InputError, match=r"no column of images .* it has id, caption"):
-        ParquetCorpus(tmp_path / "none.parquet")
+        ParquetCorpus(str(tmp_path / "none.parquet"))
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(InputError, match="not a readable Parquet file"):
-        ParquetCorpus(tmp_path / "broken.parquet")
+        ParquetCorpus(str(tmp_path / "broken.parquet"))
 
 
 def test_an_object_store_is_a_corpus(tmp_path: Path) -> None:
@@ -221,13 +222,41 @@ def test_an_object_store_is_a_corpus(tmp_path: Path) -> None:
         open_corpus("nonsense://x")
 
 
+def test_shards_in_an_object_store_are_read_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    data = pictures(40)
+    members = [(f"{n:02d}.png", each) for n, each in enumerate(data)] + [("40.json", b"{}")]
+    files.pipe_file("/shards/a.tar", tar(tmp_path / "a.tar", members).read_bytes())
+    table = pa.table({"image": data, "license": ["CC0-1.0"] * 40})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    files.pipe_file("/rows/deep/a.parquet", (tmp_path / "a.parquet").read_bytes())
+    asked: list[int] = []
+    whole = type(files).cat_file
+
+    def watched(self: object, path: str, start: int | None = None, end: int | None = None, **more: object) -> bytes:
+        asked.append((end or 0) - (start or 0))
+        return bytes(whole(self, path, start=start, end=end, **more))
+
+    monkeypatch.setattr(type(files), "cat_file", watched)
+    shards, rows = open_corpus("memory://shards"), open_corpus("memory://rows/deep/a.parquet")
+    assert contents(shards) == contents(rows) == contents(open_corpus("memory://rows")) == data
+    assert asked == [len(each) for each in data], "only the images themselves are fetched from an archive"
+    first = next(iter(rows.items()))
+    assert (rows.about(first.key), rows.stamp(first.key)) == ({"licence": "CC0-1.0"}, first.stamp)
+    assert first.stamp
+    with pytest.raises(InputError, match="no such file"):
+        shards.read("b.tar/x.png@0:0:9")
+
+
 def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Path) -> None:
     assert isinstance(open_corpus(str(folder)), FolderCorpus)
     with pytest.raises(InputError, match="no such folder"):
         open_corpus(str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="not a corpus"):
         open_corpus(str(folder / "d.json"))
-    with pytest.raises(InputError, match="not a Lance table"):
+    with pytest.raises(InputError, match="not a readable Lance table"):
         open_corpus(str(tmp_path / "absent.lance"))
 
 
@@ -235,7 +264,7 @@ def test_walking_a_long_archive_takes_no_more_memory(tmp_path: Path) -> None:
     import tracemalloc
 
     path = tar(tmp_path / "long.tar", [(f"{i:06d}.png", b"x" * 10) for i in range(6000)])
-    corpus = TarCorpus(path)
+    corpus = TarCorpus(str(path))
 
     def peak(n: int) -> int:
         tracemalloc.start()

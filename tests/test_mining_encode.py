@@ -1,17 +1,22 @@
 """Every family of encoders gives the vectors of its own model, and BLIP-2 the same ones whichever library runs it."""
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from mining_parts import random_retrieval_model, scenes
+from mining_parts import random_retrieval_model, scene, scenes
+from PIL import Image as PilImage
 
 from tilth import models
 from tilth.environments import python_of
 from tilth.errors import InputError, ModelError
+from tilth.images import decode
 from tilth.mining.blip2 import Blip2
 from tilth.mining.encode import open_encoder
+from tilth.mining.inputs import Inputs
 from tilth.mining.lavis import LavisHeads, pack, unpack
 
 TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table"]
@@ -99,6 +104,52 @@ def test_a_model_without_words_says_how_to_ask_it(tmp_path: Path) -> None:
     assert not encoder.reads
     with pytest.raises(InputError, match="knows no words; ask with example images"):
         encoder.texts(["a knife"])
+
+
+# what goes in
+
+
+def processors() -> dict[str, Any]:
+    import transformers as tf
+
+    exact, shorter = {"height": 64, "width": 64}, {"shortest_edge": 72}
+    return {
+        "squashed": tf.BlipImageProcessor(size=exact),
+        "cropped to its size": tf.CLIPImageProcessor(size=shorter, crop_size={"height": 72, "width": 72}),
+        "cropped further": tf.BitImageProcessor(size=shorter, crop_size={"height": 64, "width": 64}),
+        "not resized": tf.CLIPImageProcessor(do_resize=False, crop_size={"height": 64, "width": 64}),
+    }
+
+
+@pytest.mark.parametrize("name", ["squashed", "cropped to its size", "cropped further", "not resized"])
+@pytest.mark.parametrize("wh", [(500, 360), (360, 500), (80, 73)])
+def test_a_small_decoding_gives_what_the_whole_image_gives(name: str, wh: tuple[int, int]) -> None:
+    processor = processors()[name]
+    for index in range(4):
+        out = io.BytesIO()
+        PilImage.fromarray(scene(index, 512).image).crop((0, 0, *wh)).save(out, "JPEG", quality=95)
+        ready = Inputs(processor).load(out.getvalue())
+        small, whole = (
+            np.asarray(processor(images=[image], return_tensors="np")["pixel_values"][0])
+            for image in (ready, decode(out.getvalue()))
+        )
+        assert small.shape == whole.shape
+        assert np.abs(small - whole).mean() < (0.06 if name != "not resized" else 1e-6)
+        if name in ("squashed", "cropped to its size") and min(wh) > 100:
+            assert ready.shape[:2] == small.shape[1:], "the processor has nothing left to resize"
+
+
+def test_vectors_of_small_decodings_are_those_of_the_whole_images() -> None:
+    encoder = open_encoder("starter:retrieval", "cpu")
+    files = []
+    for index in range(12):
+        out = io.BytesIO()
+        PilImage.fromarray(scene(index, 640).image).save(out, "JPEG", quality=90)
+        files.append(out.getvalue())
+    small = encoder.images([encoder.inputs.load(data) for data in files]).astype(np.float32)
+    whole = encoder.images([decode(data) for data in files]).astype(np.float32)
+    assert (small * whole).sum(-1).min() > 0.99
+    assert (small * whole).sum(-1).mean() > 0.999
 
 
 # LAVIS

@@ -117,29 +117,36 @@ def _same(a: Claim, b: Claim) -> bool:
     return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_BOX_IOU)
 
 
-def last_rounds(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
-    """Return what each source said last, given oldest first: its claims of one `round`, which replace those before."""
+def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
+    """Return what each source says now, given all claims oldest first.
+
+    Claims of one source count as a round when they share a `round` in their evidence, and the last round stands. A model whose
+    evidence names other models under `instead_of`, as fused boxes do, takes the place of what those said before.
+    """
     by_source: dict[str, list[Claim]] = {}
     for claim in claims:
         seen = by_source.setdefault(claim.source, [])
         if seen and seen[-1].evidence.get("round") != claim.evidence.get("round"):
             seen.clear()
         seen.append(claim)
+        replaced = claim.evidence.get("instead_of") if claim.kind == "model" else None
+        for other in replaced if isinstance(replaced, list | tuple) else ():
+            if str(other).startswith("model:") and other != claim.source:
+                by_source.pop(str(other), None)
     return by_source
 
 
 def resolve(claims: Iterable[Claim]) -> Truth:
     """Resolve claims, given oldest first, by the house rule: human over consensus over one model.
 
-    A person's later round replaces the earlier one: claims of one source count as a round when they share a `round` in
-    their evidence, and the last round stands. Imported labels count as a person's until a person looks. Of several people
-    more than half must agree, or the image is disputed; so is one that a person escalated until another has looked. When
-    several models looked, a label needs more than half of them.
+    Of each source only what it says now counts; see `standing`. Imported labels count as a person's until a person looks. Of
+    several people more than half must agree, or the image is disputed; so is one that a person escalated until another has
+    looked. When several models looked, a label needs more than half of them.
 
     >>> resolve([]).state
     <State.UNLABELLED: 'unlabelled'>
     """
-    by_source = {k: v for k, v in last_rounds(claims).items() if all(claim.says != "withdraw" for claim in v)}
+    by_source = {k: v for k, v in standing(claims).items() if all(claim.says != "withdraw" for claim in v)}
     people = [v for k, v in by_source.items() if k.startswith("human:")] or [
         v for k, v in by_source.items() if k.startswith("import:")
     ]

@@ -5,13 +5,15 @@ once, opens the dataset at the step's version and reads the images itself, and t
 travel, never pixels, and only the driver writes, so "its row is there" means done here, too: a run that was begun on one machine
 goes on on a cluster, and the other way round. All nodes must see the dataset's folder.
 
+`mining/embed.py` spreads the embedding of a corpus in the same way.
+
 A node that dies costs what it was working on; Ray Data does that again elsewhere. Rows that come twice are kept once.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -77,19 +79,23 @@ def map_on_cluster(work: "Work", mapper: Mapper, where: Where | None, table: Tab
         TooManyFailures: More than `max_fail_rate` of at least 50 samples failed.
     """
     connect(work.options.get("ray_address", ""))
-    import lance
-
     path = work.folder / f"{table.path.stem}.todo.lance"
-    work.folder.mkdir(parents=True, exist_ok=True)
     batches = (pa.record_batch([pa.array(ids)], schema=IDS) for ids in _todo(work, table, where))
-    lance.write_dataset(pa.RecordBatchReader.from_batches(IDS, batches), str(path), mode="overwrite")
-    total = int(lance.dataset(str(path)).count_rows())
+    total = write_todo(path, batches, IDS)
     writer, counted = Writer(table, replace=work.retry_failed), FailRate(work, table)
     counted.add(
         len(table) - (total if work.retry_failed else 0), 0 if work.retry_failed else table.counts().get("failed", 0)
     )
+    settings = {
+        "mapper": mapper,
+        "root": work.dataset.root.resolve(),
+        "version": work.dataset.at.number,
+        "now": work.now(),
+    }
+    worker = type("Worker", (_Worker,), settings)
+    results = run_actors(worker, path, batch_size=mapper.batch_size, learned=bool(mapper.models())) if total else ()
     with work.events.progress(label or work.name, total) as advance:
-        for rows in _rows(work, mapper, path) if total else ():
+        for rows in (found.to_pylist() for found in results):
             there = {} if work.retry_failed else table.get([str(row["id"]) for row in rows], ["status"])
             new = [row for row in rows if row["id"] not in there]
             writer.add(new)
@@ -101,34 +107,43 @@ def map_on_cluster(work: "Work", mapper: Mapper, where: Where | None, table: Tab
     writer.flush()
 
 
-def _rows(work: "Work", mapper: Mapper, todo: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of the ids in a Lance table as they come, in no order."""
+def run_actors(worker: type, todo: Path, *, batch_size: int, learned: bool) -> Iterator[pa.Table]:
+    """Hand the rows of a Lance table to actors and yield what they make of them as it comes, in no order.
+
+    Args:
+        worker: Class of the actors; called with a table of at most `batch_size` rows, it returns a table.
+        todo: The Lance table, where all nodes see it.
+        batch_size: Rows per call.
+        learned: Whether the actors run a model, which then gets a GPU each where there are some.
+    """
     import lance_ray
     import ray
 
     cpus, gpus = int(ray.cluster_resources().get("CPU", 1)), int(ray.cluster_resources().get("GPU", 0))
-    on_gpu = bool(gpus and mapper.models())
+    on_gpu = bool(gpus and learned)
     # one processor stays free to read and to hand out, or Ray Data waits for ever
     most = gpus if on_gpu else max(1, cpus - 1)
-    settings = {
-        "mapper": mapper,
-        "root": work.dataset.root.resolve(),
-        "version": work.dataset.at.number,
-        "now": work.now(),
-    }
-    rows = lance_ray.read_lance(str(todo), ray_remote_args={"num_cpus": 0.1}).map_batches(
-        type("Worker", (_Worker,), settings),
-        batch_size=mapper.batch_size,
+    tables = lance_ray.read_lance(str(todo), ray_remote_args={"num_cpus": 0.1}).map_batches(
+        worker,
+        batch_size=batch_size,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_gpus=1 if on_gpu else None,
         num_cpus=None if on_gpu else 1,
     )
     try:
-        for found in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield found.to_pylist()
+        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayError as error:
         raise _ours(error) from error
+
+
+def write_todo(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> int:
+    """Write what is to be done as a Lance table and return its number of rows."""
+    import lance
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(path), mode="overwrite")
+    return int(lance.dataset(str(path)).count_rows())
 
 
 def _todo(work: "Work", table: Table, where: Where | None) -> Iterator[list[str]]:

@@ -14,7 +14,8 @@ class Category(BaseModel):
     """One thing to look for.
 
     `evidence` says where it shows: a `picture` category is a thing that boxes can be drawn around, a `text` category is
-    decided by what the image's words say, and its boxes are around the words.
+    decided by what the image's words say, and its boxes are around the words. `examples` are images that show it, or folders of
+    them; mining asks with them beside the prompts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +26,7 @@ class Category(BaseModel):
     evidence: Literal["picture", "text"] = "picture"
     prompts: tuple[str, ...] = ()
     counter_prompts: tuple[str, ...] = ()
+    examples: tuple[Path, ...] = ()
     review_above: float = Field(default=0.3, ge=0, le=1)
     block_above: float = Field(default=0.8, ge=0, le=1)
 
@@ -95,5 +97,10 @@ def load_policy(path: Path) -> Policy:
         policy = Policy.model_validate(document)
     except ValidationError as error:
         raise InputError("\n".join(describe(error, path, lines))) from error
-    # their paths are relative to the policy file
-    return policy.model_copy(update={"hash_lists": tuple(path.parent / each for each in policy.hash_lists)})
+    here = path.parent  # paths are relative to the policy file
+    categories = tuple(
+        c.model_copy(update={"examples": tuple(here / each for each in c.examples)}) for c in policy.categories
+    )
+    return policy.model_copy(
+        update={"hash_lists": tuple(here / each for each in policy.hash_lists), "categories": categories}
+    )

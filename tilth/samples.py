@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tilth.claims import Claim, Json, State, Truth, resolve
 from tilth.errors import InputError
-from tilth.images import Image, decode, image_id
+from tilth.images import Image, Luma, decode, decode_luma, image_id
 
 SPLITS = ("train", "val", "test")
 
@@ -39,9 +39,20 @@ class Sample:
         Raises:
             InputError: The scan left images out, or the file is damaged.
         """
+        return decode(self._file())
+
+    def luma(self, *, at_least: int) -> Luma:
+        """Decode the brightness, `(height, width)`, the shorter side `at_least` pixels or what the image has.
+
+        Raises:
+            InputError: As `pixels`.
+        """
+        return decode_luma(self._file(), at_least=at_least)
+
+    def _file(self) -> bytes:
         if not self.data:
             raise InputError(f"sample {self.id[:12]} was read without its image")
-        return decode(self.data)
+        return self.data
 
     @property
     def truth(self) -> Truth:

@@ -1,0 +1,407 @@
+"""The gallery: pages to look through a dataset in a real browser, careful with what it shows."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+from conftest import noise_image, noise_samples
+from PIL import Image
+from report_run import build_run
+
+from tilth.claims import Claim
+from tilth.dataset import Dataset, result_row
+from tilth.errors import InputError
+from tilth.events import Events
+from tilth.images import encode_png, image_id
+from tilth.mining.listed import hashes_of
+from tilth.pipeline.gallery import Gallery
+from tilth.pipeline.report_pictures import is_known_safe, is_listed
+from tilth.policy import Policy, load_policy
+from tilth.samples import NewSample, Result
+from tilth.starter.world import Spec, render
+from tilth.work import Work
+
+NOW = "2026-11-20T00:00:00Z"
+POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "-m", "tilth.pipeline.cli", "gallery", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, check=False)
+
+
+def longer_side(path: Path) -> int:
+    with Image.open(path) as image:
+        return max(image.size)
+
+
+def coloured(path: Path) -> float:
+    """Return which part of a picture is neither grey nor pale."""
+    with Image.open(path) as image:
+        return float((np.asarray(image.convert("HSV"))[..., 1] > 60).mean())
+
+
+def embedded(page: Path, kind: str) -> Any:
+    found = re.findall(rf'<script type="application/json" class="{kind}">(.*?)</script>', page.read_text(), re.S)
+    parts = [json.loads(text) for text in found]
+    return [row for part in parts for row in part] if kind == "records" else parts[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A run's dataset, where one image has boxes that a clean-up took and a fused one."""
+    made = build_run(tmp_path_factory.mktemp("runs") / "first", load_policy(POLICY))
+    chosen = next(s for s in made.samples(lambda s: bool(s.truth.labels), images=False))
+    removed = {
+        "category": "pill",
+        "score": 0.31,
+        "box_xyxy": [5, 5, 40, 40],
+        "reason": "same thing twice",
+        "by": "pill",
+    }
+    bad = [
+        {"category": "pill", "score": float("nan"), "box_xyxy": [1, float("inf"), "x", 3], "reason": "foul \ud800"},
+        "no row",
+    ]
+    fused = Claim(
+        category="knife", box_xyxy=(8, 8, 50, 50), score=0.77, source="model:fusion@1", evidence={"of": [["a"], ["b"]]}
+    )
+    table = made.table("ground-x")
+    table.append([result_row(chosen.id, Result(claims=(fused,), columns={"ground.removed": [removed, *bad]}), NOW)])
+    made.attach("ground", table, "ground", NOW)
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "gallery"
+    Gallery(dataset=data, policy=load_policy(POLICY)).write(out)
+    return out
+
+
+def test_every_sample_is_there_with_all_that_is_said_of_it(data: Dataset, folder: Path) -> None:
+    rows = {row["i"]: row for row in embedded(folder / "index.html", "records")}
+    meta = embedded(folder / "index.html", "meta")
+    samples = [s for s in data.samples(images=False, dropped=True) if not is_listed(s)]
+    assert set(rows) == {s.id for s in samples}
+    for sample in samples:
+        row = rows[sample.id]
+        assert (row["w"], row["h"], row["s"], row["t"]) == (*sample.size_wh, sample.state.value, sample.split)
+        assert [tuple(x) for x in row["x"]] == [(step, why[:160]) for step, why in sample.drops]
+        counted = {(meta["categories"][c[0]], meta["sources"][c[1]]) for c in row["c"] if c[4]}
+        assert counted == {(label.category, label.source) for label in sample.truth.labels}
+        assert {meta["sources"][c[1]] for c in row["c"]} == {c.source for c in sample.claims}
+        assert (folder / row["p"]).is_file()
+    taken = [row["r"] for row in rows.values() if row["r"]]
+    pill = meta["categories"].index("pill")
+    assert taken == [
+        [
+            [pill, 0.31, [5.0, 5.0, 40.0, 40.0], "same thing twice, for pill", "ground"],
+            [pill, 0.0, None, "foul \ud800", "ground"],
+        ]
+    ]
+
+
+def test_pictures_are_small_and_what_may_be_unsafe_is_veiled(data: Dataset, folder: Path, policy: Policy) -> None:
+    rows = embedded(folder / "index.html", "records")
+    samples = {s.id: s for s in data.samples(images=False, dropped=True)}
+    assert (
+        {row["i"] for row in rows if not row["v"]}
+        == {s.id for s in samples.values() if is_known_safe(s, policy) and not is_listed(s)}
+        != set()
+    )
+    assert all(longer_side(path) <= 640 for path in (folder / "pictures").rglob("*.jpg"))
+
+
+def test_without_a_policy_all_is_veiled(data: Dataset, tmp_path: Path) -> None:
+    facts = Gallery(dataset=data, side=32).write(tmp_path / "g")
+    assert facts["veiled"] == facts["shown"] > 0
+    assert {row["v"] for row in embedded(tmp_path / "g" / "index.html", "records")} == {1}
+    assert {longer_side(path) for path in (tmp_path / "g").rglob("*.jpg")} == {32}
+
+
+def test_the_page_needs_nothing_from_outside_and_lets_no_other_script_run(folder: Path) -> None:
+    shell = re.sub(r'<script type="application/json".*?</script>', "", (folder / "index.html").read_text(), flags=re.S)
+    assert not re.search(r"https?://|url\(|@import|src=|href=\"[^#]", shell)
+    assert "default-src 'none'" in shell
+    assert "unsafe" not in re.search(r'Content-Security-Policy" content="([^"]*)', shell)[1]  # type: ignore[index]
+
+
+def listed(tmp_path: Path, policy: Policy) -> tuple[Dataset, str]:
+    """Three images: one was dropped for a hash list, one is on a list that has grown since, one is left."""
+    opened = Dataset(tmp_path / "d")
+    work = Work(name="import", dataset=opened, policy=policy, folder=tmp_path, events=Events())
+    work.add("a", noise_samples(3))
+    before, grown, left = opened.samples()
+    table = opened.table("hash-1")
+    table.append([result_row(before.id, Result(dropped="on the hash list 'blocked'; quarantined"), NOW)])
+    opened.attach("hash", table, "hash", NOW)
+    pixels = grown.pixels().tobytes()
+    opened.guard = lambda image: "list b" if image.tobytes() == pixels else None
+    return opened, left.id
+
+
+def test_a_listed_image_is_never_rendered(tmp_path: Path, policy: Policy) -> None:
+    opened, left = listed(tmp_path, policy)
+    out = tmp_path / "g"
+    facts = Gallery(dataset=opened, policy=policy).write(out)
+    assert (facts["shown"], facts["on_a_hash_list"]) == (1, 2)
+    assert [path.stem for path in out.rglob("*.jpg")] == [left]
+    assert [row["i"] for row in embedded(out / "index.html", "records")] == [left]
+    assert Gallery(dataset=opened, policy=policy).sheet(tmp_path / "sheet.png") == {"shown": 1}
+    Gallery(dataset=opened, policy=policy).write(tmp_path / "one.html")
+    assert len(embedded(tmp_path / "one.html", "records")) == 1
+
+
+def test_the_command_asks_the_hash_lists_of_the_policy(tmp_path: Path, policy: Policy) -> None:
+    things = (("book", "red", ""), ("cup", "blue", ""))
+    spec = Spec(things=things, surface="brick", style="photo")
+    images = [render(spec, np.random.default_rng(seed), side=320).image for seed in (1, 2)]
+    work = Work(name="import", dataset=Dataset(tmp_path / "d"), policy=policy, folder=tmp_path, events=Events())
+    work.add("a", [NewSample(data=encode_png(image), origin={}) for image in images])
+    (tmp_path / "blocked.txt").write_text(f"pdq {hashes_of(images[0][:, ::-1])[0]}\n")
+    (tmp_path / "policy.yaml").write_text(POLICY.read_text() + "\nhash_lists: [blocked.txt]\n")
+    told = command(str(tmp_path / "d"), "--policy", str(tmp_path / "policy.yaml"), "--out", str(tmp_path / "g"))
+    facts = json.loads(told.stdout)
+    assert (facts["shown"], facts["on_a_hash_list"]) == (1, 1)
+    assert [path.stem for path in (tmp_path / "g").rglob("*.jpg")] == [image_id(images[1])]
+
+
+def test_a_gallery_is_replaced_and_nothing_else_is(data: Dataset, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "g"
+    shutil.copytree(folder, out)
+    (out / "pictures" / "stale.jpg").write_bytes(b"")
+    Gallery(dataset=data, side=32).write(out)
+    assert not (out / "pictures" / "stale.jpg").exists(), "a picture that has left the set must not stay behind"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not a gallery and would be overwritten"):
+        Gallery(dataset=data).write(tmp_path / "mine")
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".partial")] == []
+
+
+def test_one_file_for_a_small_set_and_a_word_for_a_large_one(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "one.html"
+    told = command(str(data.root), "--out", str(out), "--side", "48")
+    assert json.loads(told.stdout)["page"] == str(out)
+    assert all(row["p"].startswith("data:image/jpeg;base64,") for row in embedded(out, "records"))
+    assert [p.name for p in tmp_path.iterdir()] == ["one.html"]
+    monkeypatch.setattr("tilth.pipeline.gallery.MOST_IN_ONE_FILE", 3)
+    with pytest.raises(InputError, match=r"one file holds at most 3 samples, .* name a folder: --out .*one$"):
+        Gallery(dataset=data).write(out)
+
+
+def test_a_contact_sheet_is_grey_where_it_must_be(data: Dataset, policy: Policy, tmp_path: Path) -> None:
+    shown = Gallery(dataset=data, policy=policy)
+    facts = shown.sheet(tmp_path / "veiled.png")
+    assert facts == shown.sheet(tmp_path / "open.png", unveiled=True) == {"shown": 48}
+    assert coloured(tmp_path / "veiled.png") < 0.5 * coloured(tmp_path / "open.png")
+    with pytest.raises(InputError, match="no image to put on a sheet"):
+        Gallery(dataset=Dataset(tmp_path / "empty")).sheet(tmp_path / "none.png")
+
+
+# in the browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+TILES = "[...document.querySelectorAll('.tile')]"
+COUNT = "Number(document.getElementById('count').textContent.split(' ')[0])"
+
+
+@pytest.fixture
+def page(browser: Browser, folder: Path) -> Iterator[Browser]:
+    browser.problems.clear()
+    browser.open("about:blank")
+    browser.open(f"file://{folder}/index.html")
+    yield browser
+    assert browser.problems == []
+
+
+def choose(page: Browser, name: str, value: str) -> None:
+    page.run(
+        f"(() => {{ const f = document.querySelector('[name={name}]'); if (f.type === 'checkbox') f.click();"
+        f" else {{ f.value = {json.dumps(value)}; f.dispatchEvent(new Event('input', {{bubbles: true}})); }} }})()"
+    )
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_filters_show_what_the_dataset_holds(page: Browser, data: Dataset) -> None:
+    kept = [s for s in data.samples(images=False) if not is_listed(s)]
+    assert page.run(COUNT) == len(kept)
+    page.run("[...document.querySelectorAll('.chip')].find((c) => c.textContent.startsWith('knife')).click()")
+    knives = [s for s in kept if any(c.category == "knife" for c in s.claims)]
+    assert page.run(COUNT) == len(knives) > 0
+    choose(page, "low", "0.9")
+    sure = [s for s in knives if any(c.category == "knife" and c.score >= 0.9 for c in s.claims)]
+    assert page.run(COUNT) == len(sure) < len(knives)
+    page.run("document.querySelector('[type=reset]').click()")
+    for name, value, expected in (
+        ("state", "reviewed", [s for s in kept if s.state.value == "reviewed"]),
+        ("split", "train", [s for s in kept if s.split == "train"]),
+        ("kept", "out", [s for s in data.samples(images=False, dropped=True) if s.drops and not is_listed(s)]),
+        ("text", kept[5].id[:9].upper(), [kept[5]]),
+        ("cleaned", "", [s for s in kept if s.columns.get("ground.removed")]),
+    ):
+        choose(page, name, value)
+        assert page.run(COUNT) == len(expected) > 0, name
+        page.run("document.querySelector('[type=reset]').click()")
+        assert page.run(COUNT) == len(kept)
+    choose(page, "disagree", "")
+    assert 0 < page.run(COUNT) < len(kept)
+    assert page.run("location.hash") == "#disagree=true", "a view can be sent to somebody"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_a_veiled_picture_is_shown_at_the_first_click_and_opened_at_the_second(page: Browser, tmp_path: Path) -> None:
+    def colour_of_page(name: str) -> float:
+        page.run("new Promise((done) => setTimeout(done, 300))")
+        page.shoot(tmp_path / name)
+        return coloured(tmp_path / name)
+
+    veiled = colour_of_page("veiled.png")
+    first = f"{TILES}.find((t) => t.classList.contains('veiled'))"
+    id_ = page.run(f"{first}.dataset.id")
+    this = f"document.querySelector('[data-id=\"{id_}\"]')"
+    assert page.run(f"{this}.getAttribute('aria-label')").startswith("Show blurred image")
+    assert "grayscale(1)" in page.run(f"getComputedStyle({this}.querySelector('img')).filter")
+    page.run(f"{this}.click()")
+    assert page.run(f"getComputedStyle({this}.querySelector('img')).filter") == "none"
+    assert not page.run("document.getElementById('large').open")
+    page.run(f"{this}.click()")
+    assert page.run("document.getElementById('large').open")
+    assert page.run("document.querySelector('.facts dd:last-child').textContent") == id_
+    page.key("Escape")
+    assert page.run("document.activeElement.dataset.id") == id_, "the focus goes back to where it was"
+    page.key("b")
+    assert page.run(f"{TILES}.some((t) => t.classList.contains('veiled'))") is False
+    assert colour_of_page("open.png") > 2 * veiled
+    page.key("b")
+    assert page.run(f"{TILES}.some((t) => t.classList.contains('veiled'))") is True
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_the_large_view_toggles_sources_and_what_was_cleaned_away(page: Browser) -> None:
+    choose(page, "cleaned", "")
+    page.key("j")
+    page.key("b")
+    page.key("Enter")
+    assert page.run("document.getElementById('large').open")
+    boxes = "[...document.querySelectorAll('#stage .box')].map((b) => b.className + ': ' + b.textContent)"
+    before = page.run(boxes)
+    assert any("knife 0.77" in box for box in before)
+    assert "fused from 2 boxes" in page.run("document.getElementById('said').textContent")
+    page.key("c")
+    assert [box for box in page.run(boxes) if "gone" in box] == ["box gone: same thing twice, for pill"]
+    page.key("c")
+    assert page.run(boxes) == before
+    page.run("document.querySelector('[data-layer=\"model:fusion@1\"]').click()")
+    assert page.run(boxes) == [box for box in before if "0.77" not in box]
+    assert page.run("document.activeElement.dataset.layer") == "model:fusion@1"
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_the_keyboard_is_enough(page: Browser) -> None:
+    at = "Number(document.activeElement.dataset.n)"
+    for key, place in (("j", 0), ("ArrowRight", 1), ("j", 2), ("k", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)):
+        page.key(key)
+        assert page.run(at) == place
+    page.key("b")
+    page.key("Enter")
+    title = "document.querySelector('.facts dd:last-child').textContent"
+    first = page.run(title)
+    page.key("ArrowRight")
+    assert page.run(title) != first
+    page.key("k")
+    assert page.run(title) == first
+    page.key("Escape")
+    page.key("/")
+    page.key("b")  # a letter of an id, not the command
+    assert page.run("document.activeElement.value") == "b"
+    assert page.run("document.getElementById('show-all').checked") is True
+    page.key("Escape")
+    assert page.run("document.activeElement.tagName") == "BODY"
+
+
+CONTRAST = """(() => {
+  const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+  const light = (c) => {
+    const [r, g, b] = c.match(/[\\d.]+/g).map((v) => linear(v / 255)); return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)|color\\(/.test(c)) return c;
+    }
+  };
+  return Math.min(...[...document.querySelectorAll('h1, .meta, .chip, .about b, .about small, label, #count, .keys')].map((e) => {
+    const a = light(getComputedStyle(e).color), b = light(behind(e)); return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); }));
+})()"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_it_can_be_read_by_day_and_by_night_and_by_those_who_cannot_see(page: Browser) -> None:
+    assert page.run(CONTRAST) >= 4.5
+    page.theme("dark")
+    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 18)"
+    assert page.run(CONTRAST) >= 4.5
+    page.theme("light")
+    assert page.run("[...document.images].every((i) => i.alt.length > 10)")
+    controls = "[...document.querySelectorAll('button, input, select')]"
+    assert page.run(f"{controls}.every((e) => e.ariaLabel || e.textContent || e.labels?.length)")
+    assert page.run(f"{TILES}.some((t) => /blurred/.test(t.querySelector('img').alt))")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_hostile_names_stay_text(browser: Browser, tmp_path: Path, policy: Policy) -> None:
+    foul = "</script><script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
+    opened = Dataset(tmp_path / "d")
+    work = Work(name="import", dataset=opened, policy=policy, folder=tmp_path, events=Events())
+    claims = (Claim(category=foul, box_xyxy=(1, 1, 9, 9), score=0.5, source=f"import:{foul}"),)
+    work.add("a", [NewSample(data=noise_image(1), origin={"source": foul}, claims=claims)])
+    Gallery(dataset=opened).write(tmp_path / "g.html")
+    browser.problems.clear()
+    browser.open(f"file://{tmp_path}/g.html")
+    browser.key("b")
+    browser.run(f"{TILES}[0].click()")
+    assert foul in browser.run("document.getElementById('said').textContent")
+    assert browser.run("document.title") == "d · Tilth gallery"
+    assert browser.run("document.querySelectorAll('img[src=x]').length") == 0
+    assert browser.problems == []
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
+def test_many_pictures_are_drawn_as_they_come_into_view(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    shutil.copytree(folder, big)
+    text = (big / "index.html").read_text()
+    block = re.search(r'<script type="application/json" class="records">.*?</script>\n', text, re.S)[0]  # type: ignore[index]
+    (big / "index.html").write_text(text.replace(block, block * 200, 1))
+    browser.open(f"file://{big}/index.html")
+    assert browser.run("records.length") > 3_000
+    assert browser.run(f"{TILES}.length") < 400
+    assert browser.run("(() => { const t = performance.now(); filter(); return performance.now() - t; })()") < 2_000
+    browser.run("document.getElementById('more').scrollIntoView()")
+    browser.run("new Promise((done) => setTimeout(done, 400))")
+    assert browser.run(f"{TILES}.length") > 90
+
+
+def test_a_dataset_that_is_not_there_is_said_to_be_absent(tmp_path: Path) -> None:
+    done = command(str(tmp_path))
+    assert done.returncode == 2
+    assert "no dataset here" in done.stderr
