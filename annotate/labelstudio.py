@@ -1,22 +1,28 @@
-"""Talk to a Label Studio server: one project a queue, each sample pushed once, answers pulled as they are."""
+"""Talk to a Label Studio server about one project: send tasks and predictions, list what changed, read what people said."""
 
+import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tilth.annotate.labelstudio_tasks import Row, check_task, make_config, make_task
-from tilth.annotate.orientation import read_header
+from tilth.annotate.labelstudio_tasks import Row, asked, check_prediction, check_task, make_config
 from tilth.errors import InputError, Unavailable
 from tilth.extras import optional
-from tilth.images import encode_png
 from tilth.policy import Policy
-from tilth.samples import Sample
 
-BATCH = 500  # tasks in one request; the server takes 1,000
-PAGE = 100
-NO_RETRY: Any = {"max_retries": 0}  # the SDK repeats a POST that timed out, and the server does not tell repeats apart
+BATCH = 1000  # tasks in one request; the server takes them in one transaction, larger ones in no less time each
+SLIM_PAGE = 1000
+WHOLE_PAGE = 100  # tasks with annotations; their ids go into the address
+TIMEOUT_S = 120
+AGAIN = (408, 425, 429)  # besides 5xx, the answers that a later try can better
+ANNOTATED = {
+    "conjunction": "or",
+    "items": [
+        {"filter": f"filter:tasks:{name}", "operator": "greater", "type": "Number", "value": 0}
+        for name in ("total_annotations", "cancelled_annotations")
+    ],
+}
 
 
 class Studio:
@@ -25,29 +31,37 @@ class Studio:
     Args:
         url: Of the server.
         key: Access token; never logged.
-        files: Folder that the server serves local files from (`LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT`).
-        title: Of the project; made when there is none of this title.
+        title: Of the project.
         policy: Whose categories it asks for.
+        people: How many should see each image, where the project is made.
+        make: Make the project when there is none of this title; else there must be one.
 
     Raises:
         Unavailable: The server does not answer.
-        InputError: It refuses the key, or has a project of this title for another policy.
+        InputError: It refuses the key, has no such project, or has one that asks for something else.
     """
 
-    def __init__(self, url: str, key: str, files: Path, title: str, policy: Policy) -> None:
+    def __init__(self, url: str, key: str, title: str, policy: Policy, *, people: int = 1, make: bool = True) -> None:
         with optional():
             import httpx
             from label_studio_sdk import LabelStudio
 
-        self.url, self.files, self.policy = url.rstrip("/"), files, policy
-        self.folder = files / "tilth" / "".join(c if c.isalnum() else "-" for c in title)
-        self._http = httpx.Client(timeout=120, follow_redirects=True)  # ours, as the SDK never closes its own
-        self._client: Any = LabelStudio(base_url=self.url, api_key=key, httpx_client=self._http)
+        if not re.match(r"https?://[^/\s]", url):
+            raise InputError(f"the address of Label Studio must be as in http://127.0.0.1:8081, got {url!r}")
+        if not (key.isascii() and key.isprintable()):
+            raise InputError(
+                "the access token of Label Studio must be plain text in one line; set LABEL_STUDIO_API_KEY"
+            )
+        self.url, self.policy, self.title = url.rstrip("/"), policy, title
         self.categories = tuple(category.name for category in policy.pictured)
+        self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
+        # it knows both kinds of token; the requests are ours, as it repeats a POST that failed and rejects listings
+        self._client: Any = LabelStudio(base_url=self.url, api_key=key, httpx_client=self._http)
         try:
-            with self._trouble():
-                self.project = self._find(title) or self._create(title)
-        except Exception:
+            self.project = self._find() or (self._create(people) if make else 0)
+            if not self.project:
+                raise InputError(f"Label Studio at {self.url} has no project {title!r}; run: tilth review push")
+        except BaseException:
             self._http.close()
             raise
 
@@ -59,126 +73,201 @@ class Studio:
         """Close the connection."""
         self._http.close()
 
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        """Turn what the client raises into errors that say what to do."""
+    @property
+    def page(self) -> str:
+        """Where people find the project."""
+        return f"{self.url}/projects/{self.project}"
+
+    def call(self, method: str, path: str, body: object = None, **more: Any) -> Any:
+        """Send one request, once, and return the JSON of the answer; errors say what to do.
+
+        Raises:
+            Unavailable: The server does not answer, or fails.
+            InputError: It refuses the request.
+        """
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 
+        if body is not None:
+            more["json"] = body
         try:
-            yield
+            headers = {k: v for k, v in self._client._client_wrapper.get_headers().items() if k == "Authorization"}
+            answer = self._http.request(method, f"{self.url}/{path}", headers=headers, **more)
+            code, text = answer.status_code, answer.text
+            if code < 400:
+                return answer.json() if text else None
+        except ApiError as error:  # while a token is renewed
+            code, text = error.status_code or 500, ""
         except httpx.TransportError as error:
             raise Unavailable(
-                f"Label Studio at {self.url} does not answer ({type(error).__name__}); start it, run again"
+                f"Label Studio at {self.url} does not answer ({type(error).__name__}); start it (tilth review up), run again"
             ) from error
-        except ApiError as error:
-            if error.status_code in (401, 403):
-                raise InputError(f"Label Studio at {self.url} refuses the key; set LABEL_STUDIO_API_KEY") from error
-            raise Unavailable(f"Label Studio at {self.url} answers {error.status_code}; run again") from error
+        except ValueError as error:
+            raise Unavailable(
+                f"Label Studio at {self.url} answers {path} with no JSON; is it the right address?"
+            ) from error
+        if code in (401, 403):
+            raise InputError(f"Label Studio at {self.url} refuses the key; set LABEL_STUDIO_API_KEY")
+        if code >= 500 or code in AGAIN:
+            raise Unavailable(f"Label Studio at {self.url} answers {code}; run again")
+        raise InputError(
+            f"Label Studio at {self.url} answers {code} to {method} {path}: {' '.join(text.split())[:200]}"
+        )
 
-    def _get(self, path: str, **parameters: object) -> Any:
-        """Return raw JSON: the SDK's typed listings reject what the server really sends."""
-        from label_studio_sdk.core.api_error import ApiError
-
-        answer = self._client._client_wrapper.httpx_client.request(path, method="GET", params=parameters)
-        if answer.status_code >= 400:
-            raise ApiError(status_code=answer.status_code)
-        return answer.json()
-
-    def _find(self, title: str) -> int:
-        page = self._get("api/projects", title=title, page_size=PAGE)
-        same = [project for project in page["results"] if project["title"] == title]
+    def _find(self) -> int:
+        page = self.call("GET", "api/projects", params={"title": self.title, "page_size": WHOLE_PAGE})
+        same = [project for project in page["results"] if project["title"] == self.title]
+        if len(same) > 1:
+            raise InputError(f"Label Studio at {self.url} has {len(same)} projects {self.title!r}; rename all but one")
         if not same:
             return 0
-        if _canonical(same[0]["label_config"]) != _canonical(make_config(self.policy)):
-            raise InputError(f"Label Studio project {title!r} asks for other categories; rename or delete it")
+        theirs, ours = asked(str(same[0]["label_config"])), asked(make_config(self.policy))
+        if theirs != ours:
+            odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+            raise InputError(
+                f"Label Studio project {self.title!r} asks for other categories than policy {self.policy.policy} "
+                f"(in {', '.join(odd)}); mend its labelling interface, or rename the project"
+            )
         return int(same[0]["id"])
 
-    def _create(self, title: str) -> int:
-        made = self._client.projects.create(
-            title=title,
-            label_config=make_config(self.policy),
-            show_skip_button=True,
-            enable_empty_annotation=True,
-            show_collab_predictions=True,
-            request_options=NO_RETRY,
+    def _create(self, people: int) -> int:
+        made = self.call(
+            "POST",
+            "api/projects",
+            {
+                "title": self.title,
+                "label_config": make_config(self.policy),
+                "maximum_annotations": people,
+                "show_skip_button": True,
+                "enable_empty_annotation": True,
+                "show_collab_predictions": True,
+            },
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._client.import_storage.local.create(
-            project=int(made.id or 0),
-            path=str(self.folder.resolve()),
-            title="tilth",
-            use_blob_urls=True,
-            request_options=NO_RETRY,
-        )
-        return int(made.id or 0)
+        return int(made["id"])
 
-    def tasks(self, *, whole: bool = False) -> Iterator[Row]:
-        """Yield the project's tasks: their ids and data, or all with annotations and predictions."""
-        wanted = {"fields": "all"} if whole else {"include": "id,data"}
+    def serve_folder(self, path: str) -> None:
+        """Let the project show the images of a folder of the server's machine."""
+        known = self.call("GET", "api/storages/localfiles", params={"project": self.project})
+        if not any(storage.get("path") == path for storage in known):
+            self.call(
+                "POST",
+                "api/storages/localfiles",
+                {"project": self.project, "path": path, "title": "tilth", "use_blob_urls": True},
+            )
+
+    # tasks
+
+    def _list(
+        self, page: int = 1, size: int = SLIM_PAGE, query: Mapping[str, object] | None = None, **wanted: str
+    ) -> Row:
+        more = {"query": json.dumps(query)} if query else {}
+        asked_for = {"project": self.project, "page": page, "page_size": size, **wanted, **more}
+        try:
+            listed = self.call("GET", "api/tasks", params=asked_for)
+        except InputError as error:
+            if page == 1 or " answers 404 " not in str(error):
+                raise
+            raise Unavailable(f"tasks of {self.page} were deleted while they were listed; run again") from error
+        if not isinstance(listed, dict) or not isinstance(listed.get("tasks"), list):
+            raise Unavailable(f"Label Studio at {self.url} lists no tasks; is it the right address?")
+        return dict(listed)
+
+    def total(self) -> int:
+        """Count the tasks."""
+        return int(self._list(size=1, include="id")["total"])
+
+    def slim(self, include: str = "id,data", query: Mapping[str, object] | None = None) -> Iterator[Row]:
+        """Yield all tasks with a few fields each; not in one moment, so one may come twice or be missed while others change."""
         page = 1
         while True:
-            with self._trouble():
-                answer = self._get("api/tasks", project=self.project, page=page, page_size=PAGE, **wanted)
-            yield from answer["tasks"]
-            if page * PAGE >= int(answer["total"]):
+            listed = self._list(page, query=query, include=include)
+            yield from listed["tasks"]
+            if not listed["tasks"] or page * SLIM_PAGE >= int(listed["total"]):
                 return
             page += 1
 
-    def pushed(self) -> set[str]:
-        """Return the ids of the samples that the project has."""
-        return {str(task["data"].get("sample")) for task in self.tasks()}
+    def changed(self, since: str) -> tuple[list[tuple[int, str]], int]:
+        """List the tasks that people have worked on and that changed since a time of the server's clock.
 
-    def push(self, samples: Iterable[Sample], why: Callable[[str], str] = lambda id_: "") -> int:
-        """Send the samples that the project lacks, each with its labels as a prediction; return their number.
-
-        Raises:
-            InputError: A task is malformed; nothing of its batch was sent.
-            Unavailable: The server failed; what it took is recognised the next time.
+        Returns:
+            `(task, changed at)`, newest first, and the number of all tasks that people have worked on.
         """
-        known = self.pushed()
-        batch: list[Row] = []
-        sent = 0
-        for sample in samples:
-            if sample.id in known:
-                continue
-            known.add(sample.id)
-            batch.append(make_task(sample, self._show(sample), why(sample.id)))
-            if len(batch) == BATCH:
-                sent += self.send(batch)
-                batch = []
-        return sent + (self.send(batch) if batch else 0)
+        query = {"filters": ANNOTATED, "ordering": ["-tasks:updated_at"]}
+        found: dict[int, str] = {}
+        # mostly little has changed, so the first page is small; larger ones begin at the top again
+        for size, pages in ((WHOLE_PAGE, range(1, 2)), (SLIM_PAGE, itertools.count(1))):
+            for page in pages:
+                listed = self._list(page, size, query, include="id,updated_at")
+                rows = [(int(row["id"]), str(row["updated_at"])) for row in listed["tasks"]]
+                # a task that changes meanwhile moves to the top and pushes others down: some come twice, and the time of the
+                # first page is what the next pull begins at, so none is missed
+                for task, at in rows:
+                    found.setdefault(task, at)
+                if page * size >= int(listed["total"]) or not rows or rows[-1][1] < since:
+                    return [(task, at) for task, at in found.items() if at >= since], int(listed["total"])
+        raise AssertionError  # pages are counted without end
 
-    def _show(self, sample: Sample) -> str:
-        """Put the image where the server can see it; upright, as browsers differ in whether they turn it."""
-        plain = read_header(sample.data)[1] == 1
-        path = self.folder / f"{sample.id}.{'img' if plain else 'png'}"
-        if plain:
-            kinds = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp", b"GI": "gif"}
-            kind = kinds.get(sample.data[:2])
-            path = path.with_suffix(f".{kind or 'png'}")
-            plain = kind is not None
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(sample.data if plain else encode_png(sample.pixels()))
-        return f"/data/local-files/?d={path.relative_to(self.files).as_posix()}"
+    def annotated(self) -> set[int]:
+        """Return the tasks that people have worked on."""
+        return {int(row["id"]) for row in self.slim("id", {"filters": ANNOTATED})}
 
-    def send(self, tasks: Sequence[Row]) -> int:
-        """Check tasks and send them in one request.
+    def whole(self, tasks: Sequence[int]) -> Iterator[Row]:
+        """Yield these tasks with annotations and predictions; those that are gone are left out."""
+        for start in range(0, len(tasks), WHOLE_PAGE):
+            chosen = {"selectedItems": {"all": False, "included": list(tasks[start : start + WHOLE_PAGE])}}
+            yield from self._list(size=WHOLE_PAGE, query=chosen, fields="all")["tasks"]
+
+    def send(self, tasks: Sequence[Row]) -> list[int]:
+        """Check tasks, send them in one request, and return their numbers.
 
         Raises:
             InputError: Lists what is wrong; nothing was sent.
         """
-        wrong = [f"tasks[{n}].{what}" for n, task in enumerate(tasks) for what in check_task(task, self.categories)]
+        names = self.policy.names
+        wrong = [
+            f"tasks[{n}].{what}" for n, one in enumerate(tasks) for what in check_task(one, self.categories, names)
+        ]
         if wrong:
             raise InputError("not sent to Label Studio:\n" + "\n".join(wrong[:20]))
-        with self._trouble():
-            rows: Any = list(tasks)
-            self._client.projects.import_tasks(self.project, request=rows, request_options=NO_RETRY)
-        return len(tasks)
+        answer = self.call(
+            "POST", f"api/projects/{self.project}/import", list(tasks), params={"return_task_ids": "true"}
+        )
+        numbers = [int(number) for number in answer.get("task_ids") or []]
+        if len(numbers) != len(tasks):
+            raise Unavailable(f"Label Studio took {len(numbers)} of {len(tasks)} tasks; run again")
+        return numbers
 
+    def predict(self, predictions: Mapping[int, tuple[tuple[int, int], Row]]) -> None:
+        """Put a new prediction in the place of the old ones of each task; an empty one leaves none.
 
-def _canonical(config: str) -> str:
-    import xml.etree.ElementTree as ElementTree
+        Args:
+            predictions: Size of the image and prediction, by number of the task.
 
-    return json.dumps([(e.tag, sorted(e.attrib.items())) for e in ElementTree.fromstring(config).iter()])
+        Raises:
+            InputError: Lists what is wrong; nothing was sent.
+        """
+        rows = [{"task": task, **prediction} for task, (_, prediction) in predictions.items() if prediction]
+        wrong = [
+            f"task {task}{what}"
+            for task, (size, prediction) in predictions.items()
+            for what in (check_prediction(prediction, size, self.categories, self.policy.names) if prediction else ())
+        ]
+        if wrong:
+            raise InputError("not sent to Label Studio:\n" + "\n".join(wrong[:20]))
+        # the old ones go first: a kill between the two requests leaves a task without a prediction, never with two
+        self.call(
+            "POST",
+            "api/dm/actions",
+            {"selectedItems": {"all": False, "included": list(predictions)}},
+            params={"id": "delete_tasks_predictions", "project": self.project},
+        )
+        if rows:
+            self.call("POST", f"api/projects/{self.project}/import/predictions", rows)
+
+    def ask_another(self, task: int, people: int) -> None:
+        """Offer a task to one more person than have seen it."""
+        self.call("PATCH", f"api/tasks/{task}/", {"overlap": people, "is_labeled": False})
+
+    def remove(self, task: int) -> None:
+        """Delete a task."""
+        self.call("DELETE", f"api/tasks/{task}/")

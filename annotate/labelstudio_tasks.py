@@ -1,72 +1,120 @@
-"""Samples as Label Studio tasks, and its annotations as claims; everything is checked, as the server checks nothing.
+"""Samples as Label Studio tasks with predictions; everything is checked before it is sent, as the server checks nothing.
 
 Label Studio counts in percent of the image from its top left corner, and its tasks show the image upright.
 """
 
 import hashlib
+import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from tilth.annotate.draw import colour_of
-from tilth.claims import Claim, Json
-from tilth.geometry import Box, iou
+from tilth.errors import InputError
+from tilth.geometry import Box
 from tilth.policy import Policy
 from tilth.samples import Sample
 
-BOXES, WHOLE, IMAGE = "boxes", "whole", "image"  # names of the tags in the labelling interface
-EMPTY, UNUSABLE = "confirmed empty", "unusable"
-SAME_IOU = 0.99  # less means that a person has moved the box
+BOXES, SHOWS, WHOLE, IMAGE = "boxes", "shows", "whole", "image"  # names of the tags in the labelling interface
+EMPTY, UNUSABLE, ESCALATE = "confirmed empty", "unusable", "escalate"
 EPSILON = 1e-6  # percent
 
 Row = dict[str, Any]
 
 
 def make_config(policy: Policy) -> str:
-    """Write the labelling interface of a policy: boxes of its pictured categories, and a word about the whole image."""
-    return make_interface([(category.name, category.definition) for category in policy.pictured])
+    """Write the labelling interface of a policy."""
+    return make_interface([(c.name, c.definition) for c in policy.pictured], policy.names)
 
 
-def make_interface(categories: Sequence[tuple[str, str]]) -> str:
-    """Write the labelling interface of categories, each with its definition."""
+def make_interface(categories: Sequence[tuple[str, str]], shows: Sequence[str]) -> str:
+    """Write a labelling interface.
+
+    It asks for boxes, for the categories that the image shows without a box, and for a word about the image as a whole.
+
+    Args:
+        categories: Name and definition of those that boxes are drawn of.
+        shows: All categories.
+    """
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
     boxes = ElementTree.SubElement(view, "RectangleLabels", name=BOXES, toName=IMAGE)
     for name, definition in categories:
         colour = "#{:02x}{:02x}{:02x}".format(*colour_of(name))
         ElementTree.SubElement(boxes, "Label", value=name, background=colour, hint=definition)
-    choices = ElementTree.SubElement(view, "Choices", name=WHOLE, toName=IMAGE, choice="single", showInLine="true")
-    for value in (EMPTY, UNUSABLE):
-        ElementTree.SubElement(choices, "Choice", value=value)
+    # above the image, where they can be seen without scrolling
+    _choices(view, WHOLE, "single", (EMPTY, UNUSABLE, ESCALATE))
+    ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
+    ElementTree.SubElement(view, "Header", value="Shown without a box", size="6")
+    _choices(view, SHOWS, "multiple", shows)
     return ElementTree.tostring(view, encoding="unicode")
+
+
+def _choices(view: ElementTree.Element, name: str, choice: str, values: Sequence[str]) -> None:
+    tag = ElementTree.SubElement(view, "Choices", name=name, toName=IMAGE, choice=choice, showInLine="true")
+    for value in values:
+        ElementTree.SubElement(tag, "Choice", value=value)
+
+
+def asked(config: str) -> dict[str, frozenset[str]]:
+    """Return what an interface asks for, by the names of its tags; colours, hints and order do not matter.
+
+    Raises:
+        InputError: It is not XML.
+    """
+    if "<!" in config.replace("<!--", ""):  # a document type could name entities, which would be expanded
+        raise InputError("the labelling interface declares a document type; Label Studio's own have none")
+    try:
+        view = ElementTree.fromstring(config)
+    except ElementTree.ParseError as error:
+        raise InputError(f"the labelling interface is not XML: {error}") from error
+    tags = {"RectangleLabels": "Label", "Choices": "Choice"}
+    found = {
+        str(tag.get("name")): frozenset(str(each.get("value")) for each in tag.iter(tags[tag.tag]))
+        for tag in view.iter()
+        if tag.tag in tags
+    }
+    return found | {IMAGE: frozenset(str(tag.get("value")) for tag in view.iter("Image"))}
 
 
 def make_task(sample: Sample, image_url: str, why: str = "") -> Row:
     """Write a sample as a task, its labels as a prediction of whoever made them."""
     width, height = sample.size_wh
-    labels = [label for label in sample.truth.labels if label.box_xyxy is not None]
-    task: Row = {
+    prediction = make_prediction(sample)
+    return {
         "data": {IMAGE: image_url, "sample": sample.id, "width": width, "height": height, "why": why},
-        "predictions": [],
+        "predictions": [prediction] if prediction else [],
     }
-    if labels:
-        task["predictions"].append(
-            {
-                "model_version": labels[0].source,
-                "score": min(label.score for label in labels),
-                "result": [
-                    make_region(
-                        sample.id, n, sample.size_wh, str(label.category), label.box_xyxy or (0, 0, 0, 0), label.score
-                    )
-                    for n, label in enumerate(labels)
-                ],
-            }
-        )
-    return task
+
+
+def make_prediction(sample: Sample) -> Row:
+    """Write the labels of a sample as a prediction; empty when there are none."""
+    labels = sample.truth.labels
+    boxes = [label for label in labels if label.box_xyxy is not None]
+    shown = sorted({str(label.category) for label in labels} - {str(label.category) for label in boxes})
+    if not labels:
+        return {}
+    regions = [
+        make_region(sample.id, n, sample.size_wh, str(label.category), label.box_xyxy or (0, 0, 0, 0), label.score)
+        for n, label in enumerate(boxes)
+    ]
+    return {
+        "model_version": labels[0].source,
+        "score": min(label.score for label in labels),
+        "result": regions + ([_shows(sample, shown)] if shown else []),
+    }
+
+
+def digest(prediction: Row | None = None) -> str:
+    """Name a prediction by what it says; empty for none."""
+    text = json.dumps(prediction, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12] if prediction else ""
+
+
+def _shows(sample: Sample, categories: Sequence[str]) -> Row:
+    name = hashlib.sha256(f"{sample.id} {SHOWS}".encode()).hexdigest()[:10]
+    value = {"choices": list(categories)}
+    return {"id": name, "type": "choices", "from_name": SHOWS, "to_name": IMAGE, "value": value}
 
 
 def make_region(id_: str, number: int, size_wh: tuple[int, int], category: str, box_xyxy: Box, score: float) -> Row:
@@ -93,12 +141,34 @@ def make_region(id_: str, number: int, size_wh: tuple[int, int], category: str, 
     }
 
 
+def corners(value: Row, size_wh: tuple[int, int]) -> Box | None:
+    """Return the upright box around a region, in pixels and not clipped; None when it is no box."""
+    try:
+        x, y, w, h = (
+            float(value[k]) / 100 * side for k, side in zip(("x", "y", "width", "height"), size_wh * 2, strict=True)
+        )
+        angle = math.radians(float(value.get("rotation") or 0))  # clockwise about the top left corner
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not angle:
+        return x, y, x + w, y + h
+    xs = [x + dx * math.cos(angle) - dy * math.sin(angle) for dx in (0, w) for dy in (0, h)]
+    ys = [y + dx * math.sin(angle) + dy * math.cos(angle) for dx in (0, w) for dy in (0, h)]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
 def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_task(task: object, categories: Sequence[str]) -> list[str]:
-    """Return all that is wrong with a task before it is sent; the server would take it."""
+def check_task(task: object, categories: Sequence[str], shows: Sequence[str] = ()) -> list[str]:
+    """Return all that is wrong with a task before it is sent; the server would take it.
+
+    Args:
+        task: As it would be sent.
+        categories: What boxes may be of.
+        shows: What images may show without a box.
+    """
     if not isinstance(task, Mapping) or not isinstance(task.get("data"), Mapping):
         return ["a task is an object with data"]
     data = task["data"]
@@ -112,11 +182,14 @@ def check_task(task: object, categories: Sequence[str]) -> list[str]:
     if not isinstance(predictions, list):
         return [*wrong, "predictions must be a list"]
     for number, prediction in enumerate(predictions):
-        wrong += [f"predictions[{number}]{what}" for what in _check_prediction(prediction, size, categories)]
+        wrong += [f"predictions[{number}]{what}" for what in check_prediction(prediction, size, categories, shows)]
     return wrong
 
 
-def _check_prediction(prediction: object, size: tuple[object, object], categories: Sequence[str]) -> list[str]:
+def check_prediction(
+    prediction: object, size: tuple[object, object], categories: Sequence[str], shows: Sequence[str] = ()
+) -> list[str]:
+    """Return all that is wrong with a prediction for an image of this size."""
     if not isinstance(prediction, Mapping):
         return [" must be an object"]
     wrong = []
@@ -129,10 +202,27 @@ def _check_prediction(prediction: object, size: tuple[object, object], categorie
         return [*wrong, ".result must be a list of regions"]
     names = [region.get("id") if isinstance(region, Mapping) else None for region in regions]
     for number, region in enumerate(regions):
-        wrong += [f".result[{number}]{what}" for what in _check_region(region, size, categories)]
+        if isinstance(region, Mapping) and region.get("type") == "choices":
+            wrong += [f".result[{number}]{what}" for what in _check_shows(region, shows)]
+        else:
+            wrong += [f".result[{number}]{what}" for what in _check_region(region, size, categories)]
         if names.count(names[number]) > 1:
             wrong.append(f".result[{number}].id {names[number]!r} occurs twice; one box would take the other's place")
     return wrong
+
+
+def _check_shows(region: Mapping[str, Any], shows: Sequence[str]) -> list[str]:
+    value = region.get("value")
+    chosen = value.get("choices") if isinstance(value, Mapping) else None
+    rules = {
+        ".id must be a name": isinstance(region.get("id"), str) and bool(region["id"]),
+        f".from_name must be {SHOWS}": region.get("from_name") == SHOWS,
+        f".to_name must be {IMAGE}": region.get("to_name") == IMAGE,
+        ".value.choices must be categories of the policy": isinstance(chosen, list)
+        and bool(chosen)
+        and all(name in shows for name in chosen),
+    }
+    return [rule for rule, holds in rules.items() if not holds]
 
 
 def _check_region(region: object, size: tuple[object, object], categories: Sequence[str]) -> list[str]:
@@ -160,148 +250,3 @@ def _check_region(region: object, size: tuple[object, object], categories: Seque
         elif not (value[start] >= 0 and value[extent] > 0 and value[start] + value[extent] <= 100 + EPSILON):
             wrong.append(f".value.{start} and .value.{extent} must lie in the image, in percent")
     return wrong
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one person said about one image.
-
-    Args:
-        who: Number of the person.
-        claims: What stands; none when the person skipped the image or contradicts themself.
-        actions: What they did to the shown boxes.
-        seconds: How long the image was open.
-        note: Why there are no claims: `skipped`, `says nothing`, `contradicts itself`.
-        odd: Oddities of single boxes.
-    """
-
-    who: str
-    claims: tuple[Claim, ...] = ()
-    actions: tuple[str, ...] = ()
-    seconds: float = 0.0
-    note: str = ""
-    odd: tuple[str, ...] = ()
-
-
-@dataclass
-class _Reading:
-    boxes: list[tuple[str, Box, str]] = field(default_factory=list)  # category, box, region id
-    said: set[str] = field(default_factory=set)
-    odd: list[str] = field(default_factory=list)
-
-
-def read_answers(task: Row, categories: Sequence[str], round_: int) -> list[Answer]:
-    """Read the newest annotation of each person.
-
-    Args:
-        task: As the server lists it, with annotations and predictions.
-        categories: The pictured categories; boxes of others are odd.
-        round_: Number of this review.
-    """
-    newest: dict[str, Row] = {}
-    for annotation in sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at"))):
-        newest[_who(annotation)] = annotation
-    size = (int(task["data"]["width"]), int(task["data"]["height"]))
-    return [_answer(who, a, task, size, categories, round_) for who, a in sorted(newest.items())]
-
-
-def _who(annotation: Row) -> str:
-    who = annotation.get("completed_by")
-    return str(who.get("id") if isinstance(who, dict) else who)
-
-
-def _answer(
-    who: str, annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str], round_: int
-) -> Answer:
-    spent = float(annotation.get("lead_time") or 0.0)
-    # a skipped task keeps the whole prediction as its result; nobody has agreed to it
-    if annotation.get("was_cancelled"):
-        return Answer(who=who, seconds=spent, note="skipped")
-    reading = _read(annotation.get("result") or [], size, categories)
-    shown = _shown(annotation, task, size, categories)
-    actions = _actions(reading.boxes, shown)
-    if len(reading.said) > 1 or (reading.said and reading.boxes):
-        return Answer(who=who, actions=tuple(actions), seconds=spent, note="contradicts itself", odd=tuple(reading.odd))
-    if UNUSABLE in reading.said:
-        actions.append("reject")
-    elif EMPTY in reading.said:
-        actions.append("confirm_empty")
-    elif not reading.boxes:
-        return Answer(who=who, actions=tuple(actions), seconds=spent, note="says nothing", odd=tuple(reading.odd))
-    source = f"human:labelstudio-{who}"
-    whole: dict[str, Json] = {
-        "round": round_,
-        "actions": list(actions),
-        "seconds": spent,
-        "annotation": int(annotation.get("id") or 0),
-    }
-    claims = [Claim(category=c, box_xyxy=b, source=source, evidence=whole) for c, b, _ in reading.boxes]
-    if not claims:
-        claims = [Claim(says="reject" if UNUSABLE in reading.said else "empty", source=source, evidence=whole)]
-    return Answer(who=who, claims=tuple(claims), actions=tuple(actions), seconds=spent, odd=tuple(reading.odd))
-
-
-def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str]) -> _Reading:
-    reading = _Reading()
-    for region in regions:
-        value = region.get("value") or {}
-        if region.get("type") == "choices":
-            reading.said |= set(value.get("choices") or [])
-        elif region.get("type") == "rectanglelabels":
-            names = value.get("rectanglelabels") or []
-            box = _box(value, size)
-            if len(names) != 1 or names[0] not in categories or box is None:
-                reading.odd.append("box without a place in the image or a category of the policy")
-                continue
-            if value.get("rotation"):
-                reading.odd.append("turned box, taken as the upright box around it")
-            reading.boxes.append((names[0], box, str(region.get("id"))))
-    return reading
-
-
-def corners(value: Row, size_wh: tuple[int, int]) -> Box | None:
-    """Return the upright box around a region, in pixels and not clipped; None when it is no box."""
-    try:
-        x, y, w, h = (
-            float(value[k]) / 100 * side for k, side in zip(("x", "y", "width", "height"), size_wh * 2, strict=True)
-        )
-        angle = math.radians(float(value.get("rotation") or 0))  # clockwise about the top left corner
-    except (KeyError, TypeError, ValueError):
-        return None
-    if not angle:
-        return x, y, x + w, y + h
-    xs = [x + dx * math.cos(angle) - dy * math.sin(angle) for dx in (0, w) for dy in (0, h)]
-    ys = [y + dx * math.sin(angle) + dy * math.cos(angle) for dx in (0, w) for dy in (0, h)]
-    return min(xs), min(ys), max(xs), max(ys)
-
-
-def _box(value: Row, size: tuple[int, int]) -> Box | None:
-    around = corners(value, size)
-    if around is None or not all(map(math.isfinite, around)):
-        return None
-    x0, x1 = max(0.0, around[0]), min(float(size[0]), around[2])
-    y0, y1 = max(0.0, around[1]), min(float(size[1]), around[3])
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
-
-
-def _shown(annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str]) -> list[tuple[str, Box, str]]:
-    """Return the boxes that the person began with: those of the prediction the annotation names, else of the only one."""
-    predictions = task.get("predictions") or []
-    parent = annotation.get("parent_prediction")
-    chosen = [p for p in predictions if p.get("id") == parent] or predictions[:1]
-    return _read(chosen[0].get("result") or [], size, categories).boxes if chosen else []
-
-
-def _actions(boxes: list[tuple[str, Box, str]], shown: list[tuple[str, Box, str]]) -> list[str]:
-    """Compare what is there with what was shown; regions keep their ids while a person works on them."""
-    before = {name: (category, box) for category, box, name in shown}
-    actions = []
-    for category, box, name in boxes:
-        if name not in before:
-            actions.append("draw")
-            continue
-        was, place = before.pop(name)
-        moved = float(iou(np.array([box]), np.array([place]))[0, 0]) < SAME_IOU
-        renamed = category != was
-        actions += ["relabel"] * renamed + ["edit"] * moved + ["accept"] * (not renamed and not moved)
-    return [*actions, *["reject"] * len(before)]

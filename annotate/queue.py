@@ -1,18 +1,28 @@
-"""Which images a person should see: the doubtful, the contradictory, all categories alike, no copy twice, and some at random.
+"""Which images a person should see: the doubtful, those the sources disagree on, all categories alike, nothing twice, some at random.
 
-The random ones are an audit: only they tell without bias how good the automatic labels are.
+Urgency is how likely something is wrong, by the scores or by the sources; it counts the less, the more an image looks like one
+that is chosen already. The random ones are an audit: only they tell without bias how good the automatic labels are.
 """
 
 import hashlib
 import heapq
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
+
+from tilth.claims import shared, standing
 from tilth.samples import Sample
 
 CONTRADICTION = 0.95  # priority of an image that was mined for one category and grounded as another
+HASH, QUALITY = "hash.pdq", "hash.pdq_quality"  # columns of the step `hash`
+LEAST_QUALITY = 50  # below, an image is too plain for its hash to tell it from others
+COPY_BITS = 31  # of 256; no further apart, two images count as one (the value that PDQ's makers recommend)
+STRANGER_BITS = 128  # unrelated images differ in half of the bits
 
 
 @dataclass(order=True, frozen=True)
@@ -25,6 +35,7 @@ class Entry:
     why: str = field(compare=False)
     category: str = field(compare=False)
     group: str = field(compare=False)
+    hash: str = field(compare=False, default="")
 
 
 def expected_category(sample: Sample) -> str:
@@ -44,6 +55,22 @@ def uncertainty(sample: Sample, threshold: float) -> float:
     return max((1 - min(1.0, abs(score - threshold) / reach) for score in scores), default=0.0)
 
 
+def disagreement(sample: Sample) -> float:
+    """Return how far the sources contradict each other, in [0, 1].
+
+    Of two models, the part of their labels that the other lacks; of a second opinion, the part of the boxes that it refused.
+    """
+    models = (claim for claim in sample.claims if claim.kind == "model")
+    said = [[claim for claim in claims if claim.says == "label"] for claims in standing(models).values()]
+    # 1 - F1; two models that see nothing agree
+    parts = [1 - 2 * shared(a, b) / (len(a) + len(b)) for a, b in itertools.combinations(said, 2) if a or b]
+    kept = sum(map(len, said))
+    for name, value in sample.columns.items():
+        if name.endswith(".removed") and isinstance(value, list) and value:
+            parts.append(len(value) / (len(value) + kept))
+    return max(parts, default=0.0)
+
+
 def _tie(seed: int, id_: str) -> str:
     return hashlib.sha256(f"{seed}\n{id_}".encode()).hexdigest()[:16]
 
@@ -51,16 +78,22 @@ def _tie(seed: int, id_: str) -> str:
 def entry(sample: Sample, threshold: float, seed: int) -> Entry:
     """Say how urgent an image is, and why."""
     expected, found = expected_category(sample), sample.truth.categories
-    doubt = uncertainty(sample, threshold)
+    doubt, conflict = uncertainty(sample, threshold), disagreement(sample)
+    urgency = 1 - (1 - doubt) * (1 - conflict)  # either is reason enough
     contradicts = bool(expected) and expected not in found
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
-        priority=max(doubt, CONTRADICTION if contradicts else 0.0),
+        priority=max(urgency, CONTRADICTION if contradicts else 0.0),
         tie=_tie(seed, sample.id),
         id=sample.id,
-        why="contradiction" if contradicts and doubt <= CONTRADICTION else "doubt",
+        why="contradiction"
+        if contradicts and urgency <= CONTRADICTION
+        else "disagreement"
+        if conflict > doubt
+        else "doubt",
         category=expected or min(found, default=""),
         group=next((v for v in groups if isinstance(v, str)), ""),
+        hash=str(sample.columns.get(HASH) or "") if float(str(sample.columns.get(QUALITY, 0))) >= LEAST_QUALITY else "",
     )
 
 
@@ -90,7 +123,7 @@ def choose(
         seed: Of the audit, and of ties.
 
     Returns:
-        `audit`, `doubt` or `contradiction` by sample id, most urgent first.
+        `audit`, `doubt`, `disagreement` or `contradiction` by sample id, most urgent first.
     """
     if budget <= 0:
         return {}
@@ -101,24 +134,67 @@ def choose(
         one = entry(sample, threshold, seed)
         by_category[one.category].add(one)
         drawn = _tie(seed + 1, sample.id)
-        random.add(Entry(priority=0, tie=drawn, id=one.id, why="audit", category=one.category, group=one.group))
-    chosen: dict[str, str] = {}
-    groups: set[str] = set()
-    _take(random.ranked(), math.ceil(budget * audit_share), chosen, groups)
-    quota = math.ceil((budget - len(chosen)) / max(1, len(by_category)))
+        random.add(replace(one, priority=0, tie=drawn, why="audit"))
+    chosen = _Chosen(budget)
+    chosen.draw(random.ranked(), math.ceil(budget * audit_share))
+    quota = math.ceil((budget - len(chosen.why)) / max(1, len(by_category)))
     ranks = [best.ranked() for best in by_category.values()]
     first = [one for rank in ranks for one in rank[:quota]]
     rest = [one for rank in ranks for one in rank[quota:]]
     for line in (first, rest):
-        _take(sorted(line, reverse=True), budget - len(chosen), chosen, groups)
-    return chosen
+        chosen.take(line, budget - len(chosen.why))
+    return chosen.why
 
 
-def _take(line: list[Entry], count: int, chosen: dict[str, str], groups: set[str]) -> None:
-    for one in line:
-        if count <= 0:
-            return
-        if one.id not in chosen and (not one.group or one.group not in groups):
-            chosen[one.id] = one.why
-            groups.add(one.group)
-            count -= 1
+class _Chosen:
+    """Images that are chosen, and how far others are from them."""
+
+    def __init__(self, budget: int) -> None:
+        self.why: dict[str, str] = {}
+        self._groups: set[str] = set()
+        self._hashes, self._hashed = np.zeros((budget, 4), np.uint64), 0
+
+    def draw(self, line: Iterable[Entry], count: int) -> None:
+        """Take the first `count` of a line, one of each group of copies."""
+        for one in line:
+            if len(self.why) < count and self._fresh(one):
+                self._add(one)
+
+    def take(self, line: Iterable[Entry], count: int) -> None:
+        """Take `count` by priority x novelty. Novelty only falls, so most of the line is never looked at again."""
+        entries = sorted(line, reverse=True)
+        heap = [(-one.priority, place, 0) for place, one in enumerate(entries)]
+        bits = [STRANGER_BITS] * len(entries)  # to the nearest chosen one, among those compared with so far
+        while heap and count > 0:
+            _, place, compared = heap[0]
+            one = entries[place]
+            if not self._fresh(one):
+                heapq.heappop(heap)
+            elif one.hash and compared < self._hashed:
+                bits[place] = min(bits[place], self._nearest(one, compared))
+                if bits[place] <= COPY_BITS:
+                    heapq.heappop(heap)
+                else:
+                    heapq.heapreplace(heap, (-one.priority * bits[place] / STRANGER_BITS, place, self._hashed))
+            else:
+                heapq.heappop(heap)
+                self._add(one)
+                count -= 1
+
+    def _fresh(self, one: Entry) -> bool:
+        return one.id not in self.why and (not one.group or one.group not in self._groups)
+
+    def _add(self, one: Entry) -> None:
+        self.why[one.id] = one.why
+        self._groups.add(one.group)
+        if one.hash:
+            self._hashes[self._hashed] = _words(one.hash)
+            self._hashed += 1
+
+    def _nearest(self, one: Entry, start: int) -> int:
+        differing = np.bitwise_xor(self._hashes[start : self._hashed], _words(one.hash))
+        return int(np.bitwise_count(differing).sum(axis=1).min())
+
+
+def _words(text: str) -> npt.NDArray[np.uint64]:
+    return np.frombuffer(bytes.fromhex(text), np.uint64)

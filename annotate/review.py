@@ -10,10 +10,13 @@ from tilth.annotate.effort import SECONDS_PER_ACTION, SECONDS_SOURCE, seconds, t
 from tilth.annotate.queue import choose
 from tilth.annotate.reviewer import Reviewed, label_by_truth, label_made, read_made_truth, read_truth
 from tilth.claims import Json
+from tilth.engine import batched
 from tilth.errors import InputError
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, inputs_digest, step
 from tilth.work import Work
+
+READ_ROWS = 500
 
 
 @step
@@ -97,8 +100,11 @@ class Review:
         truth: What the simulated reviewer knows: `{"id", "labels"}` lines.
         made_truth: The same for generated images, `{"id", "category"}` lines; the artifact `made_truth` when empty.
         only: `made` for generated images only, `found` for the others, `all`.
-        url: Of Label Studio; its key comes from the environment variable LABEL_STUDIO_API_KEY.
-        files: Folder that Label Studio serves local files from; images are put below it.
+        url: Of Label Studio; the one of `tilth review up` when empty. The key of another comes from the environment variable
+            LABEL_STUDIO_API_KEY.
+        images: How people see them: `folder`, which the server serves; `upload` to it; `origin`, the address they came from.
+        files: The folder, unless `tilth review up` started the server.
+        people: How many look at each image. What they disagree on goes to one more.
         done_share: Part of the queue that must be labelled before the run goes on.
     """
 
@@ -111,8 +117,10 @@ class Review:
     truth: Path | None = None
     made_truth: Path | None = None
     only: Literal["all", "made", "found"] = "all"
-    url: str = "http://127.0.0.1:8080"
+    url: str = ""
+    images: Literal["folder", "upload", "origin"] = "folder"
     files: Path | None = None
+    people: int = 1
     done_share: float = 1.0
 
     def __post_init__(self) -> None:
@@ -122,6 +130,8 @@ class Review:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.budget < 0:
             raise ValueError(f"budget must not be negative, got {self.budget}")
+        if self.people < 1:
+            raise ValueError(f"people must be at least 1, got {self.people}")
 
     def inputs(self) -> tuple[Path, ...]:
         """The truth files."""
@@ -174,12 +184,16 @@ class Review:
             return False
         return not any(claim.kind in ("human", "import") for claim in sample.claims)
 
-    def queue(self, work: Work, known: Callable[[Sample], bool] = lambda sample: True) -> dict[str, str]:
-        """Choose the images and say why each."""
+    def queue(
+        self, work: Work, known: Callable[[Sample], bool] = lambda sample: True, *, less: int = 0
+    ) -> dict[str, str]:
+        """Choose the images and say why each; `less` of the budget wait already."""
         where = lambda sample: self.wanted(sample) and known(sample)  # noqa: E731
         budget = math.ceil(self.share * work.dataset.count(where)) if self.share else self.budget
         samples = work.dataset.samples(where, images=False)
-        return choose(samples, budget, audit_share=self.audit_share, threshold=self.threshold, seed=work.seed)
+        return choose(
+            samples, max(0, budget - less), audit_share=self.audit_share, threshold=self.threshold, seed=work.seed
+        )
 
 
 def count_effort(work: Work, ids: set[str]) -> dict[str, Json]:
@@ -194,7 +208,9 @@ def count_effort(work: Work, ids: set[str]) -> dict[str, Json]:
     reasons: Counter[str] = Counter()
     before: dict[str, Counter[str]] = {"all": Counter(), "audit": Counter()}
     states: Counter[str] = Counter()
-    for sample in work.dataset.samples(lambda s: s.id in ids and f"{work.name}.actions" in s.columns, images=False):
+    for sample in (s for some in batched(sorted(ids), READ_ROWS) for s in work.dataset.read(some, images=False)):
+        if sample.drops or f"{work.name}.actions" not in sample.columns:
+            continue
         actions += cast("list[str]", sample.columns[f"{work.name}.actions"])
         spent += float(cast("float", sample.columns.get(f"{work.name}.seconds") or 0))
         why = str(sample.columns.get(f"{work.name}.why"))

@@ -1,15 +1,21 @@
 """The commands that look at a dataset or run one step on it: `import`, `export`, `diff`, `mine`, `ground`, `train` and so on."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tilth.errors import InputError
+
+if TYPE_CHECKING:
+    from tilth.dataset import Dataset
+    from tilth.work import Work
 
 # command -> the step that it runs on a dataset
 ONE_STEP = {
@@ -22,6 +28,7 @@ ONE_STEP = {
     "quality": "quality",
     "clean": "dedup",
     "split": "split",
+    "thresholds": "thresholds",
     "gate": "gate",
     "package": "package",
     "eval": "evaluate",
@@ -38,12 +45,56 @@ def _settings(texts: list[str] | None) -> dict[str, Any]:
     return {name: yaml.safe_load(value) for name, value in pairs(texts).items()}
 
 
+@contextmanager
+def opened(
+    dataset: Path, policy: Path, name: str, folder: "Callable[[Dataset], Path]", device: str = "auto"
+) -> "Iterator[Work]":
+    """Open a dataset for one command, alone, after the images that a hash list has come to name were taken out.
+
+    What the command publishes and reports is kept in `published.json` beside the dataset, where later commands find it.
+
+    Args:
+        dataset: Folder; made when absent.
+        policy: Policy file.
+        name: Of what the command leaves.
+        folder: Says where its files go.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+    from tilth.dataset import Dataset, write_beside
+    from tilth.events import Events
+    from tilth.mining.listed import guard_of, sweep
+    from tilth.pipeline.run import only_run
+    from tilth.policy import load_policy
+    from tilth.work import Work, utc_now
+
+    with only_run(dataset):
+        rules = load_policy(policy)
+        guard = guard_of(rules)
+        found = Dataset(dataset, guard=guard)
+        sweep(found, guard, utc_now())
+        place = folder(found)
+        place.mkdir(parents=True, exist_ok=True)
+        notes = dataset / "published.json"
+        kept = json.loads(notes.read_text()) if notes.exists() else {"artifacts": {}, "facts": {}}
+        work = Work(
+            name=name,
+            dataset=found,
+            policy=rules,
+            folder=place,
+            events=Events(dataset / "events.jsonl"),
+            device=device,
+            artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
+            facts=kept["facts"],
+        )
+        yield work
+        paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
+        write_beside(notes, json.dumps({"artifacts": paths, "facts": work.facts}, indent=1))
+
+
 def run_one(
     dataset: Path, policy: Path, name: str, settings: dict[str, Any], device: str, label: str = ""
 ) -> dict[str, Any]:
     """Run one step on a dataset and return what it reports.
-
-    What it publishes and reports is kept in `published.json` beside the dataset, where later commands find it.
 
     Args:
         dataset: Folder; made when absent.
@@ -56,50 +107,37 @@ def run_one(
     Raises:
         InputError: A setting is wrong; all of them are listed.
     """
-    from tilth.dataset import Dataset, write_beside
-    from tilth.events import Events
-    from tilth.mining.listed import guard_of, sweep
-    from tilth.pipeline.run import only_run
     from tilth.pipeline.steps import step_table
-    from tilth.policy import load_policy
     from tilth.recipe import load_class
     from tilth.steps import fingerprint, inputs_digest
-    from tilth.work import Work, utc_now
 
     cls = load_class(step_table(), name)
+    step: Any = make_step(cls, name, settings)
+
+    def folder(opened: "Dataset") -> Path:
+        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
+        key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
+        return dataset / "files" / f"{label or name}-{key}"
+
+    with opened(dataset, policy, label or name, folder, device) as work:
+        facts = dict(step.run(work))
+        work.facts[label or name] = facts
+        return facts
+
+
+def make_step(cls: type, name: str, settings: dict[str, Any]) -> Any:
+    """Make a step of its settings.
+
+    Raises:
+        InputError: A setting is wrong; all of them are listed.
+    """
     try:
-        step: Any = TypeAdapter(cls).validate_python(settings)
+        return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
         wrong = [
             f"--set {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
         ]
         raise InputError("\n".join([*wrong, f"settings of {name}: {', '.join(describe_fields(cls))}"])) from error
-    with only_run(dataset):
-        rules = load_policy(policy)
-        guard = guard_of(rules)
-        opened = Dataset(dataset, guard=guard)
-        sweep(opened, guard, utc_now())
-        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
-        key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
-        folder = dataset / "files" / f"{label or name}-{key}"
-        folder.mkdir(parents=True, exist_ok=True)
-        notes = dataset / "published.json"
-        kept = json.loads(notes.read_text()) if notes.exists() else {"artifacts": {}, "facts": {}}
-        work = Work(
-            name=label or name,
-            dataset=opened,
-            policy=rules,
-            folder=folder,
-            events=Events(dataset / "events.jsonl"),
-            device=device,
-            artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
-            facts=kept["facts"],
-        )
-        facts = dict(step.run(work))
-        paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
-        everything = {"artifacts": paths, "facts": {**kept["facts"], label or name: facts}}
-        write_beside(notes, json.dumps(everything, indent=1))
-        return facts
 
 
 def describe_fields(cls: type) -> list[str]:

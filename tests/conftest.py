@@ -43,6 +43,7 @@ def work(tmp_path: Path, policy: Policy) -> Iterator[Work]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[label_studio.Server]:
+    """A real Label Studio."""
     if reason := label_studio.missing():
         pytest.skip(reason)
     with label_studio.serving(tmp_path_factory.mktemp("label-studio")) as running:

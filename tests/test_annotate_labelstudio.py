@@ -1,27 +1,20 @@
-"""Samples go to a real Label Studio and come back as what people said, counted action by action."""
+"""Samples become right tasks, and annotations what people said, counted action by action."""
 
 import copy
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import httpx
-import label_studio
 import numpy as np
 import pytest
-from conftest import noise_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tilth.annotate.labelstudio import Studio
-from tilth.annotate.labelstudio_tasks import EMPTY, UNUSABLE, check_task, make_config, make_task, read_answers
-from tilth.annotate.review import Review
-from tilth.claims import Claim, State
-from tilth.errors import InputError, Unavailable
+from tilth.annotate.labelstudio_answers import read_answers
+from tilth.annotate.labelstudio_tasks import EMPTY, ESCALATE, UNUSABLE, check_task, make_config, make_task
+from tilth.claims import Claim
 from tilth.policy import Category, Policy
-from tilth.samples import NewSample, Sample
-from tilth.work import Work
+from tilth.samples import Sample
 
 pytestmark = pytest.mark.timeout(600)  # the server's first start takes minutes on a busy machine
 NAMES = ("knife", "pill")
@@ -159,6 +152,7 @@ def test_what_a_person_did_is_told_by_the_regions() -> None:
     assert said(kept, moved).actions == ("accept", "edit")
     assert said(kept, renamed).actions == ("accept", "relabel")
     assert said(kept, drawn).actions == ("accept", "draw", "reject")
+    assert said(moved).removed == (("knife", (20.0, 10.0, 60.0, 50.0)),)
     assert said(choice(EMPTY)).actions == ("reject", "reject", "confirm_empty")
     claim = said(kept).claims[0]
     assert (claim.source, claim.score, claim.evidence["round"]) == ("human:labelstudio-3", 1.0, 4)
@@ -172,6 +166,37 @@ def test_a_skip_is_no_label_and_neither_is_silence_or_contradiction() -> None:
     assert read_answers(answer([*regions(), choice(EMPTY)]), NAMES, 1)[0].note == "contradicts itself"
     assert read_answers(answer([choice(UNUSABLE)]), NAMES, 1)[0].claims[0].says == "reject"
     assert read_answers(answer([choice(EMPTY)]), NAMES, 1)[0].claims[0].says == "empty"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"result": 3},
+        {"result": ["a box"]},
+        {"result": [{"type": "choices", "value": 3}]},
+        {"result": [{"type": "rectanglelabels", "value": {"rectanglelabels": 7}}]},
+        {"result": [], "lead_time": "long"},
+    ],
+)
+def test_what_no_browser_sends_is_no_label_and_stops_nothing(fields: Row) -> None:
+    whole = answer(regions(), updated_at="2026-01-02")
+    whole["annotations"].append({"id": 2, "completed_by": 4, **fields})
+    good, bad = read_answers(whole, NAMES, 1)
+    assert (good.actions, bad.note, bad.claims) == (("accept", "accept"), "cannot be read", ())
+
+
+def test_a_category_that_is_shown_without_a_box_is_a_label_without_one() -> None:
+    shows = {"id": "s", "type": "choices", "from_name": "shows", "to_name": "image"}
+    knife, threat = ({**shows, "value": {"choices": chosen}} for chosen in (["knife", "threat"], ["unicorn"]))
+    said = read_answers(answer([*regions()[:1], knife]), NAMES, 1, ("knife", "threat"))[0]
+    assert [(c.category, c.box_xyxy is None) for c in said.claims] == [("knife", False), ("threat", True)]
+    assert read_answers(answer([threat]), NAMES, 1, ("threat",))[0].odd == ("category that the policy does not have",)
+    shown = make_task(sample(auto("knife", (20, 10, 60, 50)), Claim(category="threat", source=MODEL)), "a")
+    assert check_task(shown, NAMES, ("knife", "threat")) == []
+    assert check_task(shown, NAMES, ("knife",)), "a category that the policy does not have"
+    assert read_answers(answer([choice(EMPTY), knife]), NAMES, 1, ("knife",))[0].note == "contradicts itself"
+    up = read_answers(answer([*regions(), choice(ESCALATE)]), NAMES, 1)[0]
+    assert [c.says for c in up.claims] == ["escalate"]
 
 
 def test_the_newest_word_of_each_person_counts() -> None:
@@ -207,107 +232,3 @@ def test_the_interface_asks_for_the_pictured_categories_whatever_their_definitio
     interface = LabelInterface(make_config(policy))
     interface.validate()
     assert list(interface.get_control("boxes").labels) == ["knife"]
-
-
-def annotate(server: label_studio.Server, task_id: int, result: list[Row], **fields: object) -> None:
-    """Do what the browser does when a person submits."""
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"}) as client:
-        client.post(
-            f"/api/tasks/{task_id}/annotations/", json={"result": result, "lead_time": 9.5, **fields}
-        ).raise_for_status()
-
-
-@pytest.fixture
-def studio_work(
-    work: Work, server: label_studio.Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Work:
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", server.token)
-    work.name = request.node.name[:30]
-    work.options["review"] = "labelstudio"
-    work.add(
-        "images",
-        [NewSample(data=noise_image(k, 40), origin={}, claims=(auto("knife", (4, 4, 20, 20)),)) for k in range(5)],
-    )
-    return work
-
-
-def test_people_review_in_a_real_label_studio(studio_work: Work, server: label_studio.Server, policy: Policy) -> None:
-    step = Review(url=server.url, files=server.files, audit_share=0)
-    with pytest.raises(Unavailable, match="0 of 5 images are answered"):
-        step.run(studio_work)
-    (project,) = _projects(server, studio_work.name)
-    with Studio(server.url, server.token, server.files, project["title"], policy) as studio:
-        tasks = sorted(studio.tasks(whole=True), key=lambda t: int(t["id"]))
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"}) as client:
-        shown = client.get(tasks[0]["data"]["image"])
-        assert shown.status_code == 200
-        assert shown.content == studio_work.dataset.read([tasks[0]["data"]["sample"]])[0].data
-    results = [copy.deepcopy(t["predictions"][0]["result"]) for t in tasks]
-    parents = [t["predictions"][0]["id"] for t in tasks]
-    results[1][0]["value"]["width"] /= 2
-    results[2] = [choice(EMPTY)]
-    drawn = copy.deepcopy(results[3][0])
-    drawn["id"], drawn["value"]["rectanglelabels"] = "mine", ["pill"]
-    results[3].append(drawn)
-    for n in range(5):
-        annotate(server, tasks[n]["id"], results[n], parent_prediction=parents[n], was_cancelled=n == 4)
-    facts = step.run(studio_work)
-    assert facts["sent"] == 0, "nothing is pushed twice"
-    assert facts["actions"] == {"accept": 2, "edit": 1, "relabel": 0, "draw": 1, "reject": 1, "confirm_empty": 1}
-    assert facts["estimated_seconds"] == 5 * 9.5
-    assert facts["notes"] == {"skipped": 1}
-    after = [studio_work.dataset.read([t["data"]["sample"]])[0] for t in tasks]
-    assert [s.state for s in after] == [
-        State.REVIEWED,
-        State.REVIEWED,
-        State.CONFIRMED_EMPTY,
-        State.REVIEWED,
-        State.AUTO,
-    ]
-    assert after[1].truth.labels[0].box_xyxy == pytest.approx((4, 4, 12, 20))
-    assert after[3].truth.categories == {"knife", "pill"}
-
-
-def test_a_push_goes_on_where_it_stopped_and_a_bad_task_stops_its_batch(
-    studio_work: Work, server: label_studio.Server, policy: Policy
-) -> None:
-    everything = list(studio_work.dataset.samples())
-    bad = [make_task(everything[0], "a"), make_task(everything[1], "")]
-    with Studio(server.url, server.token, server.files, "goes on", policy) as studio:
-        assert studio.push(everything[:2]) == 2
-        assert studio.push(everything) == 3
-        assert len(studio.pushed()) == len(list(studio.tasks())) == 5
-        with pytest.raises(InputError, match=r"tasks\[1\].data.image must be an address"):
-            studio.send(bad)
-        assert len(list(studio.tasks())) == 5
-
-
-def test_a_wrong_key_and_a_silent_server_say_what_to_do(
-    studio_work: Work, server: label_studio.Server, policy: Policy
-) -> None:
-    with pytest.raises(InputError, match="refuses the key; set LABEL_STUDIO_API_KEY"):
-        Studio(server.url, "0" * 40, server.files, "x", policy)
-    with pytest.raises(Unavailable, match="does not answer"):
-        Studio("http://127.0.0.1:9", server.token, server.files, "x", policy)
-
-
-def test_a_project_for_another_policy_is_not_touched(server: label_studio.Server, policy: Policy) -> None:
-    with Studio(server.url, server.token, server.files, "taken", policy):
-        pass
-    other = Policy(policy="p", version=1, categories=(Category(name="vape", definition="", prompts=("vape",)),))
-    with pytest.raises(InputError, match="asks for other categories"):
-        Studio(server.url, server.token, server.files, "taken", other)
-
-
-def test_the_key_and_the_folder_must_be_given(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
-    with pytest.raises(InputError, match="environment variable LABEL_STUDIO_API_KEY"):
-        Review(backend="labelstudio").run(work)
-    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "x")
-    with pytest.raises(InputError, match="the setting files"):
-        Review(backend="labelstudio").run(work)
-
-
-def _projects(server: label_studio.Server, name: str) -> list[Row]:
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.token}"}) as client:
-        return [p for p in client.get("/api/projects").json()["results"] if name in p["title"]]

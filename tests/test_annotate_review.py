@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.annotate.effort import ACTIONS, SECONDS_PER_ACTION, seconds
-from tilth.annotate.queue import choose
+from tilth.annotate.queue import choose, disagreement
 from tilth.annotate.review import Review
 from tilth.annotate.reviewer import TruthBox, label_by_truth, label_made, read_truth
 from tilth.claims import Claim, State
@@ -181,6 +181,44 @@ def prepare(work: Work, tmp_path: Path, n: int = 30) -> Path:
     truth = tmp_path / "truth.jsonl"
     truth.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return truth
+
+
+def test_the_sources_disagreement_is_a_reason_of_its_own() -> None:
+    box, apart = (1.0, 1.0, 9.0, 9.0), (40.0, 40.0, 60.0, 60.0)
+    sure = [auto("knife", box, 0.99), Claim(category="knife", box_xyxy=box, score=0.99, source="model:other@1")]
+    split = [auto("knife", box, 0.99), Claim(category="knife", box_xyxy=apart, score=0.99, source="model:other@1")]
+    refused = Sample(
+        id="refused", size_wh=(99, 99), claims=(sure[0],), columns={"opinion.removed": [{"category": "pill"}] * 3}
+    )
+    samples = [
+        Sample(id="sure", size_wh=(99, 99), claims=tuple(sure)),
+        Sample(id="split", size_wh=(99, 99), claims=tuple(split)),
+        refused,
+    ]
+    assert [disagreement(s) for s in samples] == [0, 1, 0.75]
+    assert choose(samples, 2, audit_share=0) == {"split": "disagreement", "refused": "disagreement"}
+
+
+def test_an_image_that_looks_like_a_chosen_one_waits_and_a_copy_is_left_out() -> None:
+    def hashed(id_: str, bits: int, score: float, quality: int = 80) -> Sample:
+        number = (1 << bits) - 1  # this many bits from the one with none
+        return Sample(
+            id=id_,
+            size_wh=(9, 9),
+            claims=(auto("knife", (1, 1, 8, 8), score),),
+            columns={"hash.pdq": f"{number:064x}", "hash.pdq_quality": quality},
+        )
+
+    samples = [hashed("best", 0, 0.3), hashed("copy", 20, 0.31), hashed("like", 50, 0.32), hashed("other", 128, 0.4)]
+    assert list(choose(samples, 2, audit_share=0)) == ["best", "other"]
+    assert set(choose(samples, 4, audit_share=0)) == {"best", "other", "like"}
+    plain = [hashed(f"plain {n}", n, 0.3, quality=20) for n in range(4)]
+    assert len(choose(plain, 4, audit_share=0)) == 4, "the hash of a plain image says nothing"
+    many = [hashed(f"{n:04}", n % 200, 0.3 + n / 1000) for n in range(400)]
+    kept = choose(many, 50, audit_share=0)
+    numbers = [int(id_) % 200 for id_ in kept]
+    assert min(abs(a - b) for a in numbers for b in numbers if a != b) > 31
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_a_review_counts_every_action_and_makes_claims_that_stand(work: Work, tmp_path: Path) -> None:

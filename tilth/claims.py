@@ -22,6 +22,7 @@ class Claim:
 
     Args:
         says: `label`: the category is here. `empty`: nothing of the policy is here. `reject`: the image is unusable.
+            `escalate`: somebody else must decide. `withdraw`: the source takes back what it said before.
         category: Name from the policy; set exactly when `says` is `label`.
         box_xyxy: Where, in pixels of the full image; None means somewhere in the image.
         score: Confidence in [0, 1]; 1 for a person.
@@ -30,7 +31,7 @@ class Claim:
         evidence: Whatever explains the claim: prompt, seed, other scores.
     """
 
-    says: Literal["label", "empty", "reject"] = "label"
+    says: Literal["label", "empty", "reject", "escalate", "withdraw"] = "label"
     category: str | None = None
     box_xyxy: Box | None = None
     score: float = 1.0
@@ -94,15 +95,18 @@ def agree(a: Sequence[Claim], b: Sequence[Claim]) -> bool:
     >>> agree(left, [Claim(category="knife", box_xyxy=(1, 0, 10, 10), source="human:b")]), agree(left, [])
     (True, False)
     """
-    if len(a) != len(b):
-        return False
-    free = list(b)
+    return len(a) == len(b) == shared(a, b)
+
+
+def shared(a: Sequence[Claim], b: Sequence[Claim]) -> int:
+    """Count the labels of `a` that have a partner in `b`, each one of its own."""
+    free, count = list(b), 0
     for claim in a:
         partner = next((other for other in free if _same(claim, other)), None)
-        if partner is None:
-            return False
-        free.remove(partner)
-    return True
+        if partner is not None:
+            free.remove(partner)
+            count += 1
+    return count
 
 
 def _same(a: Claim, b: Claim) -> bool:
@@ -135,13 +139,14 @@ def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
 def resolve(claims: Iterable[Claim]) -> Truth:
     """Resolve claims, given oldest first, by the house rule: human over consensus over one model.
 
-    Of each source only what it says now counts; see `standing`. Imported labels count as a person's until a person looks. When
-    several people disagree, the image is disputed. When several models looked, a label needs more than half of them.
+    Of each source only what it says now counts; see `standing`. Imported labels count as a person's until a person looks. Of
+    several people more than half must agree, or the image is disputed; so is one that a person escalated until another has
+    looked. When several models looked, a label needs more than half of them.
 
     >>> resolve([]).state
     <State.UNLABELLED: 'unlabelled'>
     """
-    by_source = standing(claims)
+    by_source = {k: v for k, v in standing(claims).items() if all(claim.says != "withdraw" for claim in v)}
     people = [v for k, v in by_source.items() if k.startswith("human:")] or [
         v for k, v in by_source.items() if k.startswith("import:")
     ]
@@ -157,12 +162,12 @@ def resolve(claims: Iterable[Claim]) -> Truth:
 def _resolve_people(people: list[list[Claim]]) -> Truth:
     if any(claim.says == "reject" for round_ in people for claim in round_):
         return Truth(state=State.REJECTED)
-    labels = [[claim for claim in round_ if claim.says == "label"] for round_ in people]
-    if any(not agree(labels[0], other) for other in labels[1:]):
+    decided = [round_ for round_ in people if all(claim.says != "escalate" for claim in round_)]
+    labels = [[claim for claim in round_ if claim.says == "label"] for round_ in decided]
+    agreed = [mine for mine in labels if 2 * sum(agree(mine, other) for other in labels) > len(labels)]
+    if not agreed:
         return Truth(state=State.DISPUTED)
-    if not labels[-1]:
-        return Truth(state=State.CONFIRMED_EMPTY)
-    return Truth(state=State.REVIEWED, labels=tuple(labels[-1]))
+    return Truth(state=State.REVIEWED if agreed[-1] else State.CONFIRMED_EMPTY, labels=tuple(agreed[-1]))
 
 
 def _majority(models: list[list[Claim]]) -> tuple[Claim, ...]:

@@ -99,7 +99,8 @@ def _claim_row(claim: Claim) -> dict[str, object]:
     }
 
 
-def _claim(row: Mapping[str, object]) -> Claim:
+def read_claim(row: Mapping[str, object]) -> Claim:
+    """Read a claim as a row of a results table holds it."""
     box = row["box"]
     return Claim(
         says=row["says"],  # type: ignore[arg-type]  # the constructor checks it
@@ -422,7 +423,7 @@ class Dataset:
             for id_, row in (
                 self.table(ref.name, ref.lance_version).get(ids, ["status", "reason", "claims", "columns"]).items()
             ):
-                claims[id_] += [_claim(c) for c in row["claims"]]  # type: ignore[attr-defined]
+                claims[id_] += [read_claim(c) for c in row["claims"]]  # type: ignore[attr-defined]
                 if row["columns"]:
                     measured[id_] |= json.loads(str(row["columns"]))
                 if row["status"] == "dropped":

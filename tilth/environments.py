@@ -16,7 +16,7 @@ class Environment:
 
     Args:
         requirements: What pip installs.
-        variable: Environment variable that names its folder, when it lies elsewhere.
+        variable: Environment variable that names its folder, or a program in its `bin`, when it lies elsewhere.
         why: Why it cannot be part of ours.
         size_gb: Of the disk, about.
     """
@@ -35,6 +35,12 @@ ENVIRONMENTS = {
         why="salesforce-lavis pins transformers below 4.27",
         size_gb=7,
     ),
+    "label-studio": Environment(
+        requirements=("label-studio>=1.23,<1.24",),
+        variable="TILTH_LABEL_STUDIO",
+        why="label-studio pins Django and some hundred libraries of its own",
+        size_gb=1.1,
+    ),
 }
 
 
@@ -42,7 +48,10 @@ def folder_of(name: str) -> Path:
     """Return where an environment lies, or would."""
     named = os.environ.get(ENVIRONMENTS[name].variable)
     data = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    return Path(named) if named else data / "tilth" / name
+    if not named:
+        return data / "tilth" / name
+    # of a link in a bin folder, that folder counts, not what it leads to
+    return Path(named).parents[1] if Path(named).is_file() else Path(named)
 
 
 def python_of(name: str) -> Path:

@@ -12,7 +12,7 @@ from tilth.annotate.formats.files import write_image
 from tilth.annotate.formats.listing import Listing
 from tilth.annotate.formats.objects import NO_BOX
 from tilth.annotate.formats.texts import json_lists
-from tilth.annotate.labelstudio_tasks import EMPTY, IMAGE, UNUSABLE, WHOLE, corners, make_interface, make_region
+from tilth.annotate.labelstudio_tasks import EMPTY, IMAGE, SHOWS, UNUSABLE, WHOLE, corners, make_interface, make_region
 from tilth.claims import State
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
@@ -62,7 +62,9 @@ class LabelStudio:
         result = self._result(task, name or where)
         if result is None:  # nobody has looked, neither person nor model
             return self._listing.found(name, file, state=state or State.UNLABELLED)
-        said = {choice for region in result for choice in _choices(region)}
+        said = {choice for region in result if region.get("from_name") != SHOWS for choice in _choices(region)}
+        if any(region.get("from_name") == SHOWS for region in result):
+            self.odd.note("category of the image without a box, skipped", name or where)
         labels = tuple(label for region in result for label in self._region(region, name or where))
         if UNUSABLE in said:
             return Found(name=name or where, label_file=file, error="a person called the image unusable")
@@ -168,7 +170,9 @@ class LabelStudioWriter:
 
     def __init__(self, folder: Path, categories: tuple[str, ...]) -> None:
         self.folder = folder
-        (folder / INTERFACE).write_text(make_interface([(name, "") for name in categories]), encoding="utf-8")
+        (folder / INTERFACE).write_text(
+            make_interface([(name, "") for name in categories], categories), encoding="utf-8"
+        )
         self._stream = (folder / FILE).open("w", encoding="utf-8")
         self._tasks = 0
 
