@@ -144,7 +144,9 @@ def ours(folder: Path, work_folder: Path, *, edits: bool) -> tuple[set[tuple[str
 def quiet(line: list[str]) -> str:
     """Run a command on one thread and return its last line."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
     return done.stdout.strip().splitlines()[-1]
 
 

@@ -228,7 +228,8 @@ class Searcher:
         found: list[Candidate] = []
         for batch in batched(islice(self.look(rows.tolist()), depth), self._batch_size):
             numbers = np.array([row for row, _, _, _ in batch])
-            similar, match = self.index.similarity(numbers, texts), np.zeros((len(batch), 0), np.float32)
+            similar: Texts = self.index.similarity(numbers, texts)
+            match: Texts = np.zeros((len(batch), 0), np.float32)
             if asked:
                 match = self._encoder.match([image for _, _, _, image in batch], question.texts)
             like = self._likeness(question, numbers)
@@ -237,7 +238,8 @@ class Searcher:
             said = self.feedback(question.category, numbers)
             order = self._score(odds, asked) + self._similarity_weight * score + self._feedback_weight * said
             both = odds + self._similarity_weight * similar
-            lead = both[:, asked:].max(1, initial=-np.inf) - both[:, :asked].max(1, initial=0 if not asked else -np.inf)
+            own = both[:, :asked].max(1) if asked else 0.0
+            lead = both[:, asked:].max(1, initial=-np.inf) - own
             for i, (row, key, id_, _) in enumerate(batch):
                 found.append(
                     Candidate(

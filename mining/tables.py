@@ -103,8 +103,8 @@ class ParquetCorpus(Shards):
 
     def _open(self, name: str) -> pq.ParquetFile:
         try:
-            here = isinstance(self._files, LocalPlace)
-            return pq.ParquetFile(self._files.path(name) if here else self._files.open(name))
+            files = self._files
+            return pq.ParquetFile(files.path(name) if isinstance(files, LocalPlace) else files.open(name))
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
 
