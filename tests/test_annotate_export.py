@@ -13,6 +13,7 @@ from conftest import noise_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tilth.annotate.export_step import Export
 from tilth.annotate.exporting import export
 from tilth.annotate.importing import Import
 from tilth.claims import Claim, State
@@ -218,3 +219,24 @@ def test_a_folder_that_is_there_is_never_overwritten(policy: Policy, tmp_path: P
             export(work.dataset, tmp_path / "out", "coco", say=silent)
         with pytest.raises(InputError, match="format must be one of coco, yolo, voc, got 'csv'"):
             export(work.dataset, tmp_path / "new", "csv", say=silent)
+
+
+def test_the_step_writes_what_the_command_writes_and_a_run_that_was_killed_writes_it_again(
+    policy: Policy, tmp_path: Path
+) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES, ["train", "test", "train"])
+        export(work.dataset, tmp_path / "out", "coco", categories=policy.names, say=silent)
+        for _ in range(2):
+            told = Export().run(work)
+        assert (told["images"], told["splits"]) == (3, {"train": 2, "test": 1})
+        assert Export(format="yolo", splits=("train",)).run(work)["images"] == 2
+        with pytest.raises(InputError, match="no labelled image in val to write"):
+            Export(format="voc", splits=("val",)).run(work)
+    step, command = tmp_path / "coco", tmp_path / "out"
+    files = sorted(p.relative_to(command) for p in command.rglob("*") if p.is_file())
+    assert len(files) > len(SCENES)
+    assert sorted(p.relative_to(step) for p in step.rglob("*") if p.is_file()) == files
+    assert all((step / name).read_bytes() == (command / name).read_bytes() for name in files)
+    with pytest.raises(ValueError, match="format must be one of coco, yolo, voc, got 'csv'"):
+        Export(format="csv")
