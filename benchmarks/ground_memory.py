@@ -1,11 +1,10 @@
 """Peak memory of the step `ground` from a thousand images to as many as there is time for.
 
-    python benchmarks/ground_memory.py --sizes 1000 3000 10000 30000
+    python benchmarks/ground_memory.py
 
 The real step runs through the real engine and dataset; the images have 32 x 32 pixels and the model is a GroundingDINO of
-next to no width with random weights, so that what is measured is the way to and from the model, not the model. Its random
-scores keep 20 boxes an image, more than a taught model keeps. Each size runs in two fresh processes, one that adds the
-images and one that labels them; peaks are the system's own count (VmHWM).
+next to no width with random weights, so that what is measured is the way to and from the model, not the model. Each size
+runs in two fresh processes, one that adds the images and one that labels them; peaks are the system's own count (VmHWM).
 """
 
 import argparse
