@@ -29,30 +29,30 @@ def attend(
     import torch
 
     n, total, heads, width = values.shape
-    queries = places.shape[1]
-    kind, on = places.dtype, places.device
-    size = torch.tensor([(w, h) for h, w in shapes], dtype=kind, device=on)[:, None]
+    queries, on = places.shape[1], places.device
+    size = torch.tensor(shapes, dtype=places.dtype, device=on).flip(1).T[:, :, None]  # (xy, levels, 1)
     starts = torch.tensor([0, *(h * w for h, w in shapes[:-1])], device=on).cumsum(0)[:, None]
     row_of_image = (torch.arange(n, device=on) * total)[:, None, None, None, None]
-    head = torch.arange(heads, device=on)[:, None, None]
-    at = places * size - 0.5
-    low = at.floor()
-    share = (at - low).unbind(-1)
-    (x, y), (last_x, last_y) = low.long().unbind(-1), (size.long() - 1).unbind(-1)
-    rows, weights = [], []
-    for dy, wy in ((0, 1 - share[1]), (1, share[1])):
-        inside_y, row = (y + dy >= 0) & (y + dy <= last_y), (y + dy).clamp(min=0).minimum(last_y)
-        line = row_of_image + starts + row * (last_x + 1)
-        part = attention * wy * inside_y
-        for dx, wx in ((0, 1 - share[0]), (1, share[0])):
-            inside_x = (x + dx >= 0) & (x + dx <= last_x)
-            rows.append((line + (x + dx).clamp(min=0).minimum(last_x)) * heads + head)
-            weights.append(part * wx * inside_x)
-    bags = torch.stack(rows, -1).view(n * queries * heads, -1)
+    first = ((row_of_image + starts) * heads + torch.arange(heads, device=on)[:, None, None]).to(torch.int32)
+    columns, shares = [], []
+    for axis in (0, 1):
+        at = torch.addcmul(places.new_tensor(-0.5), places[..., axis], size[axis])
+        low = at.floor()
+        high = low + 1
+        near, far = (side.clamp(min=0).minimum(size[axis] - 1) for side in (low, high))
+        # what lies outside counts for nothing
+        columns.append([near.to(torch.int32), far.to(torch.int32)])
+        shares.append([(high - at) * (near == low), (at - low) * (far == high)])
+    x, across = [side * heads for side in columns[0]], shares[0]
+    stride = (size[0] * heads).to(torch.int32)
+    y, down = [torch.addcmul(first, side, stride) for side in columns[1]], [attention * share for share in shares[1]]
+    bags = torch.stack([line + place for line in y for place in x], 3).view(n * queries * heads, -1)
+    weights = torch.stack([part * share for part in down for share in across], 3).view(bags.shape)
     return torch.nn.functional.embedding_bag(
         bags,
         values.reshape(-1, width),
-        per_sample_weights=torch.stack(weights, -1).view(bags.shape).to(values.dtype),
+        offsets=None,
+        per_sample_weights=weights.to(values.dtype),
         mode="sum",
     ).view(n, queries, heads * width)
 

@@ -12,8 +12,6 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
-
 from tilth import models
 from tilth.annotate.boxes import CleanUp
 from tilth.annotate.decide import Decide
@@ -202,7 +200,7 @@ class Ground:
 def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:
     boxes: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    scores: dict[str, list[float]] = defaultdict(list)
+    scores: dict[str, float] = defaultdict(float)
     empty = 0
     for sample in work.dataset.samples(images=False):
         mine = [c for c in sample.claims if c.source == source and c.evidence.get("round") == round_]
@@ -210,15 +208,14 @@ def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:
         for claim in mine:
             if claim.category:
                 boxes[claim.category] += 1
-                scores[claim.category].append(claim.score)
+                scores[claim.category] += claim.score
         if mine:
             rows = cast("list[dict[str, Any]]", sample.columns.get(f"{work.name}.removed") or [])
             removed.update(str(row["reason"]) for row in rows)
-    means = {category: round(float(np.mean(values)), 4) for category, values in scores.items()}
     return {
         "boxes": sum(boxes.values()),
         "boxes_by_category": dict(boxes),
-        "mean_score": means,
+        "mean_score": {category: round(total / boxes[category], 4) for category, total in scores.items()},
         "images_without_boxes": empty,
         "removed_by_reason": dict(removed),
     }

@@ -4,7 +4,7 @@ Grounding keeps all that it saw above a floor, so every threshold can be tried o
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -112,14 +112,14 @@ def calibrate(boxes: Boxes, *, precision: float, default: float, least: int, see
     return told
 
 
-def gather(samples: Sequence[Sample], name: str, categories: Sequence[str], rules: CleanUp) -> dict[str, Boxes]:
+def gather(samples: Iterable[Sample], name: str, categories: Sequence[str], rules: CleanUp) -> dict[str, Boxes]:
     """Compare what step `name` saw in reviewed images with what people said of them, by category."""
     rows: dict[str, list[tuple[float, bool, int]]] = {category: [] for category in categories}
-    true = {category: np.zeros(len(samples), int) for category in categories}
+    true: dict[str, list[int]] = {category: [] for category in categories}
     for place, sample in enumerate(samples):
         labels = [label for label in sample.truth.labels if label.box_xyxy is not None]
         for category in categories:
-            true[category][place] = sum(label.category == category for label in labels)
+            true[category].append(sum(label.category == category for label in labels))
         seen = cast("list[list[Any]]", sample.columns[f"{name}.seen"])
         boxes = np.array([row[4:8] for row in seen], np.float64).reshape(-1, 4)
         classes = [row[1] or f"not: {row[0]}" for row in seen]
@@ -138,7 +138,7 @@ def gather(samples: Sequence[Sample], name: str, categories: Sequence[str], rule
             scores=np.array([row[0] for row in found]),
             right=np.array([row[1] for row in found], bool),
             image=np.array([row[2] for row in found], int),
-            true=true[category],
+            true=np.array(true[category], int),
         )
         for category, found in rows.items()
     }
@@ -200,8 +200,7 @@ class Thresholds:
         asked = work.dataset.count(lambda sample: f"{self.of}.seen" in sample.columns)
         if not asked:
             raise InputError(f"{work.name}: no image has a column {self.of}.seen; name the ground step in 'of'")
-        reviewed = list(work.dataset.samples(self._reviewed, images=False))
-        found = gather(reviewed, self.of, categories, self.clean_up)
+        found = gather(work.dataset.samples(self._reviewed, images=False), self.of, categories, self.clean_up)
         rows: dict[str, Mapping[str, Json]] = {
             category: calibrate(boxes, precision=self.precision, default=self.default, least=self.least, seed=work.seed)
             for category, boxes in found.items()
@@ -210,7 +209,7 @@ class Thresholds:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_beside(path, json.dumps({"of": self.of, "precision": self.precision, "categories": rows}, indent=1))
         work.publish(work.name, path)
-        facts: dict[str, Json] = {"images": len(reviewed), "categories": rows}
+        facts: dict[str, Json] = {"images": max((len(b.true) for b in found.values()), default=0), "categories": rows}
         if self.apply:
             facts |= self._apply(work, read_thresholds(path))
         return facts

@@ -1,7 +1,7 @@
 """Labels without people: a detector taught by automatic labels with few reviews, against one taught by people who draw all.
 
     python -m tilth.starter world --out runs/starter-world
-    python benchmarks/labels.py --world runs/starter-world --seeds 3
+    python benchmarks/labels.py --world runs/starter-world --seeds 0 1 2
 
 Both detectors see the same random images of the corpus, train by the same settings and are judged on the sealed test images.
 
@@ -130,13 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, default=Path("runs/starter-world"))
     parser.add_argument("--out", type=Path, default=Path("runs/labels"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--no-second-opinion", action="store_true")
     asked = parser.parse_args()
     rows = []
-    for seed in range(asked.seeds):
+    for seed in asked.seeds:
         done = asked.out / f"seed-{seed}.json"
         if not done.exists():
             told = one_seed(asked.out, asked.world, seed, asked.images, asked.steps, not asked.no_second_opinion)

@@ -119,17 +119,17 @@ def _mined(numbers: Numbers, base: str) -> Table | None:
 
 
 def labelling(numbers: Numbers) -> Section:
-    """Show which boxes the models drew, and which the clean-up took away."""
+    """Show which boxes the models drew, and which the clean-up and second opinions took away."""
     blocks: list[Block] = []
-    for name in steps_of(numbers, "ground"):
-        base = f"steps.{name}.facts"
-        table = counted_bars(
-            numbers, f"{base}.boxes_by_category", f"{capital(name)}: boxes by category", "category", "boxes"
-        )
+    drew = [(name, "boxes_by_category", "boxes") for kind in ("ground", "fuse") for name in steps_of(numbers, kind)]
+    judged = [(name, "rejected_by_category", "boxes rejected") for name in steps_of(numbers, "second_opinion")]
+    for name, fact, words in drew + judged:
+        base, title = f"steps.{name}.facts", capital(name.replace("_", " "))
+        table = counted_bars(numbers, f"{base}.{fact}", f"{title}: {words}, by category", "category", "boxes")
         pair: list[Block] = some(table)
         if removed := parts_of(numbers, f"{base}.removed_by_reason"):
             drawn = stacked(removed, f"Boxes that the clean-up of {name} took away")
-            pair.append(Figure(drawing=drawn, title=f"{capital(name)}: boxes that the clean-up took away, and why"))
+            pair.append(Figure(drawing=drawn, title=f"{title}: boxes that the clean-up took away, and why"))
         blocks += [Pair(parts=pair)] if pair else []
     for name in steps_of(numbers, "review"):
         base = f"steps.{name}.facts.labels_before_review"

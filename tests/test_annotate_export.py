@@ -18,6 +18,7 @@ from conftest import noise_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tilth.annotate.export_step import Export
 from tilth.annotate.exporting import export
 from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL
 from tilth.annotate.importing import Import
@@ -342,3 +343,24 @@ def test_the_command_line_names_every_format_and_writes_labels_alone(policy: Pol
     refused = run([*command[:-2], "--format", "webdataset", "--images", "none"])
     assert refused.returncode == 2
     assert refused.stderr.startswith("tilth: webdataset carries the images")
+
+
+def test_the_step_writes_what_the_command_writes_and_a_run_that_was_killed_writes_it_again(
+    policy: Policy, tmp_path: Path
+) -> None:
+    with opened(tmp_path, policy) as work:
+        fill(work, SCENES, ["train", "test", "train"])
+        export(work.dataset, tmp_path / "out", "coco", categories=policy.names, say=silent)
+        for _ in range(2):
+            told = Export().run(work)
+        assert (told["images"], told["splits"]) == (3, {"train": 2, "test": 1})
+        assert Export(format="yolo", splits=("train",)).run(work)["images"] == 2
+        with pytest.raises(InputError, match="no labelled image in val to write"):
+            Export(format="voc", splits=("val",)).run(work)
+    step, command = tmp_path / "coco", tmp_path / "out"
+    files = sorted(p.relative_to(command) for p in command.rglob("*") if p.is_file())
+    assert len(files) > len(SCENES)
+    assert sorted(p.relative_to(step) for p in step.rglob("*") if p.is_file()) == files
+    assert all((step / name).read_bytes() == (command / name).read_bytes() for name in files)
+    with pytest.raises(ValueError, match=r"format must be one of coco, .*, got 'tsv'"):
+        Export(format="tsv")

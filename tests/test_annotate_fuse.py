@@ -15,6 +15,7 @@ from tilth import models
 from tilth.annotate.boxes import CleanUp
 from tilth.annotate.fuse import Fuse, Join
 from tilth.annotate.ground import Ground
+from tilth.annotate.thresholds import Thresholds
 from tilth.annotate.weighted_boxes import fuse_boxes
 from tilth.claims import Claim, State, standing
 from tilth.errors import InputError, ModelError
@@ -173,6 +174,14 @@ def test_a_model_that_looks_again_after_the_fusion_is_heard_again(seen_twice: Wo
     person = Claim(says="empty", source="human:ann", evidence={"round": "1"})
     foul = Claim(says="empty", source="model:x@1", evidence={"round": "1", "instead_of": ["human:ann"]})
     assert set(standing((person, foul))) == {"human:ann", "model:x@1"}, "no model takes the place of a person"
+
+
+def test_learned_thresholds_move_the_fusion_and_do_not_wake_its_models(seen_twice: Work) -> None:
+    Fuse(of=("near", "far"), threshold=0.2).run(replace(seen_twice, name="fuse"))
+    facts = Thresholds(of="fuse", default=0.5).run(replace(seen_twice, name="thresholds"))
+    assert (facts["boxes_before"], facts["boxes_after"]) == (6, 3)
+    for sample in seen_twice.dataset.samples(images=False):
+        assert [(c.category, c.source.split("@")[0]) for c in sample.truth.labels] == [("knife", "model:fusion")]
 
 
 def test_weights_thresholds_and_mistakes(seen_twice: Work) -> None:
