@@ -14,6 +14,7 @@ Images from 1,024 px are reduced to 512 or more, as the paper allows.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -90,6 +91,7 @@ class Hash:
     """
 
     batch_size: int = 32
+    revision: ClassVar[int] = 1  # hashes of before are up to 14 bits away
 
     def models(self) -> tuple[str, ...]:
         """Name none."""

@@ -67,6 +67,13 @@ def kill():
     cluster.remove_node(next(n for n in nodes if n.node_id != here), allow_graceful=False)
     killed.append(len(list((folder / "dataset" / "results").glob("x-*.lance/data/*"))))
 
+class Slow(Hash):  # so that the kill comes in mid-run however fast the machine is
+    def load(self):
+        function = super().load()
+        return lambda samples: time.sleep(0.02 * len(samples)) or function(samples)
+
+Slow.__name__ = Slow.__qualname__ = "Hash"  # the same step to the dataset
+
 work = Work(
     name="x", dataset=Dataset(folder / "dataset"), policy=load_policy(Path(sys.argv[3])), folder=folder / "files",
     events=Events(folder / "events.jsonl"), options={"executor": "ray", "ray_address": cluster.address},
@@ -74,9 +81,12 @@ work = Work(
 if what == "kill":
     thread = threading.Thread(target=kill)
     thread.start()
-counts = {"hash": work.map(Hash(batch_size=4))}
+counts = {"hash": work.map((Slow if what == "kill" else Hash)(batch_size=4))}
 if what == "kill":
     thread.join()
+    waited = time.monotonic()
+    while sum(n["Alive"] for n in ray.nodes()) > 2 and time.monotonic() - waited < 60:
+        time.sleep(0.5)  # Ray notices a death by its health check
 else:
     counts["quality"] = work.map(Quality(batch_size=8))
     images, downloads = folder / "images", folder / "downloads"
