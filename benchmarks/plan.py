@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--embed", type=float, default=25.6, help="images/s of one machine (benchmarks/embed.py)")
     parser.add_argument("--cores-of-embed", type=float, default=2, help="processors, or GPUs, that this rate took")
     parser.add_argument("--machines", type=float, default=64, help="processors, or GPUs, at work")
-    parser.add_argument("--ray", type=float, default=0.94, help="share that Ray leaves (benchmarks/cluster.py)")
+    parser.add_argument("--ray", type=float, default=0.84, help="share that Ray leaves (benchmarks/cluster.py)")
     parser.add_argument("--index-bytes", type=float, default=43.1, help="a vector (benchmarks/search.py)")
     parser.add_argument("--index", type=float, default=23_800, help="vectors/s put into an index by one thread")
     parser.add_argument("--bytes-read", type=float, default=100_000, help="of an image file")

@@ -4,7 +4,7 @@ Paper: https://github.com/facebook/ThreatExchange/blob/main/hashing/hashing.pdf
 
 Up to its median, PDQ is linear: two box filters a side, every so-many-th pixel and a cosine transform are products with one
 small matrix a side, which depends only on the side's length. So it is computed, within 2 bits of the authors' own code on
-photographs (6 on plain drawings, as brightness is rounded here) and 17 times as fast; `tests/test_mining_clean.py` holds it
+photographs (6 on plain drawings, as brightness is rounded here) and 5 times as fast; `tests/test_mining_clean.py` holds it
 to the bits. The hash gate (`listed.py`) asks the authors' code itself.
 
 Differs: images below 256 px are enlarged first. PDQ looks at a 64 x 64 copy; taken straight from a 96 px image it
