@@ -83,7 +83,26 @@ def _only_row(table: pa.Table, key: str) -> dict[str, Any]:
         raise InputError(f"{key}: damaged: {str(error).splitlines()[0][:200]}") from error
 
 
-class ParquetCorpus(Shards):
+class _Rows:
+    """What corpora of rows have in common: an image, and where it is from, are cells of its row."""
+
+    _files: Place
+    _column: _Column
+
+    def _row(self, key: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def read(self, key: str) -> bytes:
+        """Return the image of a row."""
+        return _bytes(self._row(key)[self._column.name], self._files, key)
+
+    def about(self, key: str) -> dict[str, str]:
+        """Return the columns that say where an image is from."""
+        row = self._row(key)
+        return about_of({what: row[name] for what, name in self._column.about.items()})
+
+
+class ParquetCorpus(_Rows, Shards):
     """The rows of Parquet files with a column of image bytes, of paths below the folder, or of both as `datasets` writes them.
 
     A key is `file.parquet/group:row`. Columns `licence` (or `license`) and `url` go with the image.
@@ -140,21 +159,12 @@ class ParquetCorpus(Shards):
                     self._groups.popitem(last=False)
             return self._groups[name, group]
 
-    def read(self, key: str) -> bytes:
-        """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._files, key)
-
     def stamp(self, key: str) -> str:
         """Return size and time of change of the file."""
         return self._files.stamp(key.rpartition("/")[0])
 
-    def about(self, key: str) -> dict[str, str]:
-        """Return the columns that say where an image is from."""
-        row = self._row(key)
-        return about_of({what: row[name] for what, name in self._column.about.items()})
 
-
-class ArrowCorpus(Shards):
+class ArrowCorpus(_Rows, Shards):
     """The rows of Arrow files, as `save_to_disk` of Hugging Face `datasets` writes them; mapped, not read.
 
     A key is `file.arrow/row`.
@@ -196,18 +206,9 @@ class ArrowCorpus(Shards):
         columns = [self._column.name, *self._column.about.values()]
         return _only_row(self._table(name).select(columns).slice(int(row), 1), key)
 
-    def read(self, key: str) -> bytes:
-        """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._files, key)
-
     def stamp(self, key: str) -> str:
         """Return size and time of change of the file."""
         return self._files.stamp(key.rpartition("/")[0])
-
-    def about(self, key: str) -> dict[str, str]:
-        """Return the columns that say where an image is from."""
-        row = self._row(key)
-        return about_of({what: row[name] for what, name in self._column.about.items()})
 
 
 @contextmanager
@@ -223,7 +224,7 @@ def _damage(what: str) -> Iterator[None]:
         raise
 
 
-class LanceCorpus:
+class LanceCorpus(_Rows):
     """The rows of a Lance table with a column of image bytes; a key is the number of a row.
 
     Args:
@@ -256,15 +257,6 @@ class LanceCorpus:
             table = self._data.take([int(key)], columns=[self._column.name, *self._column.about.values()])
             return _only_row(table, key)
 
-    def read(self, key: str) -> bytes:
-        """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._files, key)
-
     def stamp(self, key: str) -> str:
         """Return the version of the table."""
         return str(self._data.version) if key.isdigit() and int(key) < self._rows else ""
-
-    def about(self, key: str) -> dict[str, str]:
-        """Return the columns that say where an image is from."""
-        row = self._row(key)
-        return about_of({what: row[name] for what, name in self._column.about.items()})
