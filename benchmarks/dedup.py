@@ -47,9 +47,9 @@ import numpy as np
 from imagededup.methods import PHash
 rng = np.random.default_rng(0)
 codes = {str(n): bytes(rng.integers(0, 256, 8, np.uint8)).hex() for n in range(int(sys.argv[1]))}
-began = time.process_time()
+began = time.time()
 PHash(verbose=False).find_duplicates(encoding_map=codes, max_distance_threshold=10, num_dist_workers=0)
-print(json.dumps(time.process_time() - began))
+print(json.dumps(time.time() - began))
 """
 
 
@@ -178,9 +178,9 @@ def million(count: int, imagededup: str | None) -> None:
         flipped = np.zeros(256, np.uint8)
         flipped[rng.choice(256, int(rng.integers(1, 32)), replace=False)] = 1
         hashes[count - 1 - row] = hashes[of] ^ np.packbits(flipped)
-    began = time.process_time()
+    began = time.monotonic()
     found = {(min(a, b), max(a, b)) for a, b in close_pairs(hashes, 31)}
-    seconds = time.process_time() - began
+    seconds = time.monotonic() - began
     true = {(int(of), count - 1 - row) for row, of in enumerate(copies_of)}
     told = f"{len(true & found)} of {len(true)} copies found, {len(found - true)} others"
     print(f"{count:,} hashes, all pairs within 31 bits: {seconds:.1f} s; {told}", flush=True)
