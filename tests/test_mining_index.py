@@ -165,10 +165,12 @@ def test_an_index_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 BUILD = """
-import sys
+import sys, time
 from pathlib import Path
+from tilth.mining import index
 from tilth.mining.index import Index
 from tilth.mining.store import Store
+index._checksum = lambda path: time.sleep(60)  # waits for the kill with the new index written beside the old one
 Index(Store(Path(sys.argv[1]), model="m", digest="d1", queries=2, width=64), digest="d1", kind="ivf")
 """
 
