@@ -6,8 +6,8 @@ image v, and c, the mean of the corpus:
 
     p = mean over examples of (e - c)        likeness = mean over the q places of cos(v - c, p)
 
-On the starter world, with 16 images a category, this finds .58 of what there is where a word that the model has learned finds
-.79, so words lead where there are any; see `example_weight` of the step `mine`.
+Tried on the starter world, a word that the model has learned finds more than 16 pictures do, and both together no more than the
+word, so words lead where there are any; see `example_weight` of the step `mine`.
 
 Paper: https://arxiv.org/abs/1703.05175 (prototypes)
 Differs: centred on the corpus, and place by place.

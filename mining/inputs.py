@@ -12,7 +12,7 @@ class Inputs:
     """What a model of transformers takes in.
 
     The processor's resize becomes a step of nothing, so that what is costly happens in the threads that read. The vectors
-    are those of the whole image up to rounding: their cosine is .9997 in the mean on the starter's images and on photographs.
+    are nearly those of the whole image: `tests/test_mining_encode.py` holds their cosine above .999 in the mean, .99 for each.
 
     Args:
         processor: The image processor of the model.
