@@ -2,11 +2,12 @@
 
 import csv
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
-from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named, Oddities
+from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named
 from tilth.annotate.formats.files import scratch, write_image
-from tilth.annotate.formats.listing import Listing
+from tilth.annotate.formats.listing import Listed
 from tilth.annotate.formats.texts import lines
 from tilth.errors import InputError
 
@@ -25,40 +26,24 @@ def looks_like_csv(path: Path) -> bool:
     return set(NEEDED) <= {name.strip().lower() for name in header}
 
 
-class Csv:
+class Csv(Listed):
     """Reads every `.csv` of boxes under a folder, or one; rows of an image are put together in a temporary database."""
 
-    def __init__(self, path: Path, images: Path | None, odd: Oddities) -> None:
-        self._listing = Listing(path, (".csv",), images, odd)
-        self.root, self.odd = self._listing.root, odd
+    suffixes = (".csv",)
 
-    def count(self) -> int:
-        """Count the images."""
-        return self._listing.count()
-
-    def __iter__(self) -> Iterator[Found]:
-        """Yield the images of each table in the order of their first rows."""
-        for file in self._listing.files():
-            rows = scratch()
-            names = ", ".join(COLUMNS)
+    def in_file(self, file: str, place: Path) -> Iterator[Found]:
+        """Yield the images in the order of their first rows."""
+        with closing(scratch()) as rows:
+            names, marks = ", ".join(COLUMNS), ", ".join("?" * len(COLUMNS))
             rows.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, {names})")
-            try:
-                place = self._listing.place(file)
-                rows.execute("BEGIN")
-                marks = ", ".join("?" * len(COLUMNS))
-                rows.executemany(f"INSERT INTO rows({names}) VALUES ({marks})", _rows(place))
-                rows.execute("COMMIT")
-            except InputError as error:
-                # what came before the damage is not taken either: half an image's boxes would pass for all of them
-                yield Found(name=file, label_file=file, error=str(error))
-                continue
+            rows.execute("BEGIN")
+            # nothing is taken of a damaged table: half an image's boxes would pass for all of them
+            rows.executemany(f"INSERT INTO rows({names}) VALUES ({marks})", _rows(place))
+            rows.execute("COMMIT")
             rows.execute("CREATE INDEX by_file ON rows(file, number)")
             for (name,) in rows.execute("SELECT file FROM rows GROUP BY file ORDER BY min(number)"):
                 wanted = f"SELECT {names} FROM rows WHERE file = ? ORDER BY number LIMIT {MAX_LABELS + 1}"
-                found = rows.execute(wanted, (name,)).fetchall()
-                yield self._image(file, name, found)
-            rows.close()
-        self._listing.rest()
+                yield self._image(file, name, rows.execute(wanted, (name,)).fetchall())
 
     def _image(self, file: str, name: str, rows: list[tuple[str, ...]]) -> Found:
         sizes = {row[1:3] for row in rows}
@@ -68,7 +53,7 @@ class Csv:
         error = "its rows give several sizes" if len(sizes) > 1 else ""
         error = error or (f"refused: more than {MAX_LABELS} labels of one image" if len(rows) > MAX_LABELS else "")
         size = sizes.pop()
-        return self._listing.found(name, file, labels=labels, size_wh=_size(size), state=rows[0][9], error=error)
+        return self.found(name, file, labels=labels, size_wh=_size(size), state=rows[0][9], error=error)
 
 
 def _rows(place: Path) -> Iterator[list[str]]:

@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named, Oddities
 from tilth.annotate.formats.files import write_image
-from tilth.annotate.formats.listing import Listing
+from tilth.annotate.formats.listing import Listed
 from tilth.claims import State
 from tilth.errors import InputError
 
@@ -124,29 +124,18 @@ def looks_like_cvat(path: Path) -> bool:
     return seen.root == "annotations"
 
 
-class Cvat:
+class Cvat(Listed):
     """Reads every `.xml` of CVAT under a folder, or one."""
 
-    def __init__(self, path: Path, images: Path | None, odd: Oddities) -> None:
-        self._listing = Listing(path, (".xml",), images, odd)
-        self.root, self.odd = self._listing.root, odd
+    suffixes = (".xml",)
 
-    def count(self) -> int:
-        """Count the images."""
-        return self._listing.count()
+    def in_file(self, file: str, place: Path) -> Iterator[Found]:
+        """Yield the images in their order."""
+        for image, shapes in self._images_in(place):
+            name, state = image.get("name", ""), image.get("state", "")
+            yield self.found(name, file, labels=tuple(shapes), size_wh=_size(image), state=state)
 
-    def __iter__(self) -> Iterator[Found]:
-        """Yield the images in the order of the files."""
-        for file in self._listing.files():
-            try:
-                for image, shapes in self._images(self._listing.place(file)):
-                    name, state = image.get("name", ""), image.get("state", "")
-                    yield self._listing.found(name, file, labels=tuple(shapes), size_wh=_size(image), state=state)
-            except InputError as error:
-                yield Found(name=file, label_file=file, error=str(error))
-        self._listing.rest()
-
-    def _images(self, place: Path) -> Iterator[tuple[Attributes, list[Named]]]:
+    def _images_in(self, place: Path) -> Iterator[tuple[Attributes, list[Named]]]:
         images = _Images(self.odd)
         with place.open("rb") as stream:
             while True:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Entry, Found, Oddities
-from tilth.annotate.formats.listing import Listing
+from tilth.annotate.formats import Entry, Found
+from tilth.annotate.formats.listing import Listed
 from tilth.annotate.formats.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
 from tilth.annotate.formats.texts import lines
 from tilth.errors import InputError
@@ -13,26 +13,15 @@ from tilth.errors import InputError
 METADATA = "metadata.jsonl"
 
 
-class ImageFolder:
+class ImageFolder(Listed):
     """Reads every `metadata.jsonl` under a folder."""
 
-    def __init__(self, path: Path, images: Path | None, odd: Oddities) -> None:
-        self._listing = Listing(path, (METADATA,), images, odd)
-        self.root = self._listing.root
+    suffixes = (METADATA,)
 
-    def count(self) -> int:
-        """Count the images."""
-        return self._listing.count()
-
-    def __iter__(self) -> Iterator[Found]:
+    def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in the order of the lines."""
-        for file in self._listing.files():
-            try:
-                for number, line in lines(self._listing.place(file)):
-                    yield self._line(file, number, line)
-            except InputError as error:
-                yield Found(name=file, label_file=file, error=str(error))
-        self._listing.rest()
+        for number, line in lines(place):
+            yield self._line(file, number, line)
 
     def _line(self, file: str, number: int, line: str) -> Found:
         try:
@@ -42,7 +31,7 @@ class ImageFolder:
         except InputError as error:
             return Found(name=f"{file}:{number}", label_file=file, error=str(error))
         spoken = file if has_objects(row) or labels else ""
-        found = self._listing.found(name, file, labels=labels, size_wh=size_of(row), state=state_of(row))
+        found = self.found(name, file, labels=labels, size_wh=size_of(row), state=state_of(row))
         # a line without objects is a caption or a class: it says nothing of boxes
         return found if spoken or found.error else Found(name=found.name, read=found.read)
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from tilth.annotate.formats import Entry, Found, Named, Oddities
+from tilth.annotate.formats import Entry, Found, Named
 from tilth.annotate.formats.files import write_image
-from tilth.annotate.formats.listing import Listing
+from tilth.annotate.formats.listing import Listed
 from tilth.annotate.formats.objects import NO_BOX
 from tilth.annotate.formats.texts import json_lists
 from tilth.annotate.labelstudio_tasks import EMPTY, IMAGE, SHOWS, UNUSABLE, WHOLE, corners, make_interface, make_region
 from tilth.claims import State
-from tilth.errors import InputError
 from tilth.images import SUFFIXES
 
 FILE, INTERFACE = "tasks.json", "label_config.xml"
@@ -31,27 +30,15 @@ def looks_like_tasks(path: Path) -> bool:
     return head.startswith(b"[") and b'"data"' in head
 
 
-class LabelStudio:
+class LabelStudio(Listed):
     """Reads every `.json` of tasks under a folder, or one; of several annotations the newest that was not skipped counts."""
 
-    def __init__(self, path: Path, images: Path | None, odd: Oddities) -> None:
-        self._listing = Listing(path, (".json",), images, odd)
-        self.root, self.odd = self._listing.root, odd
+    suffixes = (".json",)
 
-    def count(self) -> int:
-        """Count the images."""
-        return self._listing.count()
-
-    def __iter__(self) -> Iterator[Found]:
+    def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in the order of the tasks."""
-        for file in self._listing.files():
-            try:
-                place = self._listing.place(file)
-                for number, (_, task) in enumerate(json_lists(place, ("",))):
-                    yield self._task(file, number, task)
-            except InputError as error:
-                yield Found(name=file, label_file=file, error=str(error))
-        self._listing.rest()
+        for number, (_, task) in enumerate(json_lists(place, ("",))):
+            yield self._task(file, number, task)
 
     def _task(self, file: str, number: int, task: object) -> Found:
         where = f"{file}[{number}]"
@@ -61,7 +48,7 @@ class LabelStudio:
         name, state = _image(data), str(data.get("state") or "")
         result = self._result(task, name or where)
         if result is None:  # nobody has looked, neither person nor model
-            return self._listing.found(name, file, state=state or State.UNLABELLED)
+            return self.found(name, file, state=state or State.UNLABELLED)
         said = {choice for region in result if region.get("from_name") != SHOWS for choice in _choices(region)}
         if any(region.get("from_name") == SHOWS for region in result):
             self.odd.note("category of the image without a box, skipped", name or where)
@@ -70,7 +57,7 @@ class LabelStudio:
             return Found(name=name or where, label_file=file, error="a person called the image unusable")
         if EMPTY in said:
             state = State.CONFIRMED_EMPTY
-        return self._listing.found(name, file, labels=labels, state=state)
+        return self.found(name, file, labels=labels, state=state)
 
     def _result(self, task: Mapping[str, Any], where: str) -> list[Mapping[str, Any]] | None:
         spoken = [a for a in task.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]

@@ -1,4 +1,4 @@
-"""Label files that name their images: which files there are under a path, and where the images lie that they name."""
+"""Formats whose label files name their images: which files there are under a path, and where the images lie that they name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,35 +8,47 @@ from tilth.annotate.formats.files import Files
 from tilth.errors import InputError
 
 
-class Listing:
-    """The label files of a source, and its images.
+class Listed:
+    """Reads the label files of a source, one after the other; a format says what is in one.
 
     Args:
         path: A label file, or a folder of them.
-        suffixes: Of label files.
         images: Folder of the images; that of the labels when None.
         odd: Takes notes.
     """
 
-    def __init__(self, path: Path, suffixes: tuple[str, ...], images: Path | None, odd: Oddities) -> None:
+    suffixes: tuple[str, ...]  # of label files
+
+    def __init__(self, path: Path, images: Path | None, odd: Oddities) -> None:
         self.folder = path.parent if path.is_file() else path
         self.root = images or self.folder
         self.odd, self._apart = odd, images is not None
         self._only = path.name if path.is_file() else ""
-        self._labels = Files(self.folder, suffixes)
+        self._labels = Files(self.folder, self.suffixes)
         self._images = Files(self.root)
 
-    def files(self) -> Iterator[str]:
-        """Yield the label files, relative to the folder."""
-        return iter((self._only,)) if self._only else iter(self._labels)
+    def in_file(self, file: str, place: Path) -> Iterator[Found]:
+        """Yield what a label file says.
 
-    def place(self, file: str) -> Path:
-        """Return where a label file lies.
+        Args:
+            file: Its name, relative to the folder.
+            place: Where it lies.
 
         Raises:
-            InputError: It is a link out of the folder.
+            InputError: It is damaged from here on.
         """
-        return self.folder / file if self._only else self._labels.checked(file)
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images in the order of the files; what cannot be read of a file is one that failed."""
+        for file in (self._only,) if self._only else self._labels:
+            try:
+                # a link that leads out of the folder is refused here
+                yield from self.in_file(file, self.folder / file if self._only else self._labels.checked(file))
+            except InputError as error:
+                yield Found(name=file, label_file=file, error=str(error))
+        for path in self._images.unmarked():
+            self.odd.note("image that the label file does not list, left out", path)
 
     def found(
         self,
@@ -65,8 +77,3 @@ class Listing:
     def count(self) -> int:
         """Count the images that lie there."""
         return len(self._images)
-
-    def rest(self) -> None:
-        """Note the images that no label file has named."""
-        for path in self._images.unmarked():
-            self.odd.note("image that the label file does not list, left out", path)
