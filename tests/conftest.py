@@ -1,5 +1,7 @@
 """Small worlds for the tests."""
 
+import io
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,17 @@ def noise_image(seed: int, side: int = 16) -> bytes:
 
 def noise_samples(n: int, side: int = 16) -> list[NewSample]:
     return [NewSample(data=noise_image(i, side), origin={"source": f"{i}.png"}) for i in range(n)]
+
+
+def tar(path: Path, *members: tuple[str, bytes]) -> Path:
+    """Write an archive."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Label files written by hand, for the tests that read them."""
 
-import io
 import json
-import tarfile
-from pathlib import Path
 
 from test_annotate_import import named
 
@@ -27,15 +24,6 @@ def region(kind: str = "rectanglelabels", **value: object) -> dict[str, object]:
 
 def row(file: str, box: list[float], **more: object) -> str:
     return json.dumps({"file_name": file, "objects": {"bbox": [box], "categories": ["knife"]}, **more}) + "\n"
-
-
-def tar(path: Path, *parts: tuple[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in parts:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def boxes(work: Work) -> dict[str, list[object]]:

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import noise_image
+from conftest import noise_image, tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_files import HEADER, boxes, cvat, region, row, tar, task
+from label_files import HEADER, boxes, cvat, region, row, task
 from test_annotate_export import SCENES, fill, opened, silent
 from test_annotate_import import coco, images
 

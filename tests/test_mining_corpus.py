@@ -1,6 +1,5 @@
 """A corpus is read in one order, never left, and never trusted."""
 
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -9,7 +8,7 @@ import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import noise_image
+from conftest import noise_image, tar
 
 from tilth.errors import InputError
 from tilth.mining.corpora import TarCorpus, open_corpus
@@ -70,16 +69,6 @@ def pictures(n: int) -> list[bytes]:
     return [noise_image(200 + i) for i in range(n)]
 
 
-def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
-
-
 def contents(corpus: Corpus) -> list[bytes]:
     return [corpus.read(item.key) for item in corpus.items()]
 
@@ -87,8 +76,8 @@ def contents(corpus: Corpus) -> list[bytes]:
 def test_archives_are_read_where_they_lie(tmp_path: Path) -> None:
     a, b, c = pictures(3)
     about = json.dumps({"license": "CC0-1.0", "url": "https://example.org/a"}).encode()
-    tar(tmp_path / "set" / "0.tar", [("a.json", about), ("a.png", a), ("a.txt", b"x"), ("deep/b.png", b)])
-    tar(tmp_path / "set" / "1.tar", [("c.png", c), ("d.txt", b"y")])
+    tar(tmp_path / "set" / "0.tar", *[("a.json", about), ("a.png", a), ("a.txt", b"x"), ("deep/b.png", b)])
+    tar(tmp_path / "set" / "1.tar", *[("c.png", c), ("d.txt", b"y")])
     corpus = open_corpus(str(tmp_path / "set"))
     assert isinstance(corpus, TarCorpus)
     items = list(corpus.items())
@@ -107,7 +96,7 @@ def test_archives_are_read_where_they_lie(tmp_path: Path) -> None:
 
 def test_links_in_archives_are_passed_over_and_damage_is_one_item(tmp_path: Path) -> None:
     a, b = pictures(2)
-    path = tar(tmp_path / "0.tar", [("a.png", a), ("b.png", b)])
+    path = tar(tmp_path / "0.tar", *[("a.png", a), ("b.png", b)])
     with tarfile.open(path, "a") as archive:
         link = tarfile.TarInfo("leak.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
@@ -228,7 +217,7 @@ def test_shards_in_an_object_store_are_read_by_parts(tmp_path: Path, monkeypatch
     files = fsspec.filesystem("memory")
     data = pictures(40)
     members = [(f"{n:02d}.png", each) for n, each in enumerate(data)] + [("40.json", b"{}")]
-    files.pipe_file("/shards/a.tar", tar(tmp_path / "a.tar", members).read_bytes())
+    files.pipe_file("/shards/a.tar", tar(tmp_path / "a.tar", *members).read_bytes())
     table = pa.table({"image": data, "license": ["CC0-1.0"] * 40})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     files.pipe_file("/rows/deep/a.parquet", (tmp_path / "a.parquet").read_bytes())
@@ -263,7 +252,7 @@ def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Pat
 def test_walking_a_long_archive_takes_no_more_memory(tmp_path: Path) -> None:
     import tracemalloc
 
-    path = tar(tmp_path / "long.tar", [(f"{i:06d}.png", b"x" * 10) for i in range(6000)])
+    path = tar(tmp_path / "long.tar", *[(f"{i:06d}.png", b"x" * 10) for i in range(6000)])
     corpus = TarCorpus(str(path))
 
     def peak(n: int) -> int:

@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import noise_image
+from conftest import noise_image, tar
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PilImage
-from test_mining_corpus import tar
 
 from tilth.errors import InputError
 from tilth.images import decode, decode_luma
@@ -40,7 +39,7 @@ def as_folder(place: Path) -> None:
 def as_tar(place: Path) -> None:
     members = [(f"{n}.png", data) for n, data in enumerate(images(4))]
     members += [(f"{n}.json", b'{"license": "CC0-1.0"}') for n in range(4)]
-    tar(place / "a.tar", sorted(members))
+    tar(place / "a.tar", *sorted(members))
 
 
 def table(n: int = 4) -> pa.Table:
