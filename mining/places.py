@@ -5,6 +5,7 @@ Stores are those that `fsspec` knows: s3://, gs://, az://, hf:// (Hugging Face) 
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -133,11 +134,12 @@ class StorePlace:
 
     def _below(self, folder: str) -> Iterator[tuple[str, str]]:
         try:
-            entries = sorted(self._files.ls(folder, detail=True), key=lambda e: e["name"])
+            with self._answering():
+                entries = sorted(self._files.ls(folder, detail=True), key=lambda e: e["name"])
         except FileNotFoundError as error:
             raise InputError(f"{self.place}: nothing there") from error
         except OSError as error:
-            raise Unavailable(f"{self.place}: {error}; check credentials and network, then run again") from error
+            raise self._silent(error) from error
         for entry in entries:
             name = str(entry["name"]).rstrip("/")
             if name == folder and entry["type"] != "directory":
@@ -149,31 +151,49 @@ class StorePlace:
             else:
                 yield name.removeprefix(self._root).lstrip("/"), _stamp(entry)
 
+    def _silent(self, error: Exception) -> Unavailable:
+        why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        return Unavailable(f"{self.place}: {why}; check credentials and network, then run again")
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Let through what a missing or unreadable object raises; whatever else a store's client has of its own is one line."""
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:
+            raise self._silent(error) from error
+
+    @contextmanager
+    def _there(self, name: str) -> Iterator[None]:
+        """Say of an object what is wrong with it."""
+        try:
+            with self._answering():
+                yield
+        except FileNotFoundError as error:
+            raise InputError(f"{name}: no such file in the corpus") from error
+        except OSError as error:
+            raise InputError(f"{name}: {error}") from error
+
     def _full(self, name: str) -> str:
         return self._root if self._root.endswith("/" + name) else f"{self._root}/{name}"
 
     def open(self, name: str) -> BinaryIO:
         """Open an object."""
-        try:
+        with self._there(name):
             return cast(BinaryIO, self._files.open(self._full(name), "rb"))
-        except FileNotFoundError as error:
-            raise InputError(f"{name}: no such file in the corpus") from error
-        except OSError as error:
-            raise InputError(f"{name}: {error}") from error
 
     def range(self, name: str, start: int, size: int) -> bytes:
         """Return a part of an object, and fetch no more than it."""
-        try:
+        with self._there(name):
             return bytes(self._files.cat_file(self._full(name), start=start, end=start + size))
-        except FileNotFoundError as error:
-            raise InputError(f"{name}: no such file in the corpus") from error
-        except OSError as error:
-            raise InputError(f"{name}: {error}") from error
 
     def stamp(self, name: str) -> str:
         """Return size and version."""
         try:
-            return _stamp(self._files.info(self._full(name)))
+            with self._answering():
+                return _stamp(self._files.info(self._full(name)))
         except OSError:
             return ""
 

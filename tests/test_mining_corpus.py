@@ -1,6 +1,9 @@
 """A corpus is read in one order, never left, and never trusted."""
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -237,6 +240,20 @@ def test_shards_in_an_object_store_are_read_by_parts(tmp_path: Path, monkeypatch
     assert first.stamp
     with pytest.raises(InputError, match="no such file"):
         shards.read("b.tar/x.png@0:0:9")
+
+
+def test_a_store_that_does_not_answer_is_one_line_and_to_be_tried_again(tmp_path: Path) -> None:
+    # the client of the hub raises errors of its own, which are no OSError
+    dead = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    policy = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
+    command = [sys.executable, "-m", "tilth.pipeline.cli", "mine", str(tmp_path / "set"), "--policy", str(policy)]
+    done = subprocess.run(
+        [*command, "--set", "corpus=hf://datasets/owner/name"], capture_output=True, text=True, env=dead, check=False
+    )
+    assert done.returncode == 75, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("tilth: hf://datasets/owner/name: ")
+    assert line.endswith("check credentials and network, then run again")
 
 
 def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Path) -> None:
