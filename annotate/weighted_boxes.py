@@ -143,7 +143,9 @@ def _best(fused: Boxes, boxes: Boxes, start: Ints, clusters: Ints, limit: float)
     place = np.arange(len(group)) - ahead[group] + start[group]
     low = np.maximum(fused[place, :2], boxes[group, :2])
     wh = np.clip(np.minimum(fused[place, 2:], boxes[group, 2:]) - low, 0, None)
-    overlap = iou_of(wh[:, 0] * wh[:, 1], areas(fused)[place], areas(boxes)[group])
+    overlap = iou_of(wh[:, 0] * wh[:, 1], areas(fused)[place], areas(boxes)[group]).round(
+        9
+    )  # a tie goes to the stronger
     near = np.flatnonzero(overlap > limit)
     best = np.full(len(start), -1)
     order = near[np.lexsort((place[near], -overlap[near], group[near]))]

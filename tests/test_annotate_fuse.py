@@ -42,7 +42,7 @@ def by_the_paper(
     clusters: list[list[int]] = []
     middle: list[np.ndarray] = []
     for n in np.argsort(-strengths, kind="stable"):
-        overlaps = [float(iou(one[None], boxes[n][None])[0, 0]) for one in middle]
+        overlaps = [round(float(iou(one[None], boxes[n][None])[0, 0]), 9) for one in middle]  # ties stay ties
         best = int(np.argmax(overlaps)) if overlaps else -1
         if best >= 0 and overlaps[best] > limit:
             clusters[best].append(int(n))
