@@ -75,7 +75,7 @@ def part(name: str, folder: Path, count: int) -> None:
     )
     began = time.monotonic()
     if name == "add":
-        told = work.add("images", images(count), commit_rows=512)["ok"]
+        told = work.add("images", images(count))["ok"]
     else:
         facts = Ground(model=str(folder / "model")).run(work)
         told = facts["boxes"]  # type: ignore[assignment]

@@ -40,6 +40,7 @@ import json, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
+from tilth import engine
 from tilth.dataset import Dataset
 from tilth.events import Events
 from tilth.mining.corpora import open_corpus
@@ -53,6 +54,7 @@ from tilth.policy import load_policy
 from tilth.work import Work
 
 folder, what = Path(sys.argv[1]), sys.argv[2]
+engine.COMMIT_ROWS = 64  # so that a kill leaves something done and something to do
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=cluster.address, log_to_driver=False)

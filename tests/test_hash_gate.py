@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from conftest import noise_samples
 from PIL import Image
 
+from tilth import dataset as kept
 from tilth.dataset import HASH_GATE, Dataset
 from tilth.errors import InputError
 from tilth.events import Events
@@ -94,6 +96,19 @@ def test_what_is_listed_never_gets_into_the_pool(tmp_path: Path, policy: Policy)
         "import",
         "on the hash list 'blocked'; quarantined",
     )
+
+
+def test_one_image_is_taken_out_of_a_file_full_of_others(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "FRAGMENT_ROWS", 20)  # files of this size are left alone by later compactions
+    samples = list(noise_samples(40))
+    work.add("a", samples)
+    work.dataset.pool.optimize()
+    bad = samples[7].data
+    work.dataset.guard = lambda image: "listed" if encode_png(image) == bad else None
+    assert holds(work.dataset.root, bad)
+    assert len(work.dataset.sweep(work.now())) == 1
+    assert not holds(work.dataset.root, bad)
+    assert work.dataset.count() == 39
 
 
 def test_a_longer_list_takes_out_what_was_kept_before(tmp_path: Path) -> None:

@@ -1,11 +1,20 @@
-"""Versions, tags and rollback."""
+"""Versions, tags, rollback, and tables that stay fast as they grow."""
 
+import hashlib
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
 import pytest
 from conftest import noise_samples
 
+from tilth import dataset
 from tilth.claims import Claim, State, resolve
+from tilth.dataset import RESULT, Table, result_row
 from tilth.errors import InputError
 from tilth.pipeline.versions import diff_versions
+from tilth.samples import Result
 from tilth.work import Work
 
 KNIFE = Claim(category="knife", box_xyxy=(1, 1, 8, 8), score=0.9, source="model:a@1")
@@ -63,3 +72,51 @@ def test_people_who_disagree_make_a_dispute_and_a_later_round_replaces_an_earlie
         resolve([ann, bob, Claim(says="empty", source="human:ann", evidence={"round": 2})]).state
         is State.CONFIRMED_EMPTY
     )
+
+
+def id_of(n: int) -> str:
+    return hashlib.sha256(str(n).encode()).hexdigest()
+
+
+def result_of(n: int) -> Result:
+    return Result(claims=(KNIFE,), columns={"n": n, "text": np.random.default_rng(n).bytes(1000).hex()})
+
+
+def grow(table: Table, appends: int, rows: int = 40) -> None:
+    for first in range(len(table), len(table) + appends * rows, rows):
+        table.append([result_row(id_of(n), result_of(n), "") for n in range(first, first + rows)])
+
+
+def test_a_table_that_grows_writes_each_row_a_few_times_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what a hundred million rows do, at a hundredth of the sizes
+    for name, value in {"COMPACT_EVERY": 10, "FRAGMENT_ROWS": 400, "INDEX_FROM_ROWS": 5000}.items():
+        monkeypatch.setattr(dataset, name, value)
+    table, written, pinned = Table(tmp_path / "t.lance", RESULT), [], {}
+    for _ in range(4):
+        grow(table, 40)
+        pinned[table.lance_version] = len(table)
+        written.append(sum(path.stat().st_size for path in (tmp_path / "t.lance" / "data").iterdir()))
+    assert written[2] / written[0] < 3.5  # all rows again after every tenth append makes it above 5
+    grow(table, 40)
+    grow(table, 7)
+    assert [n for ids in table.ids() for n in ids] == [id_of(n) for n in range(8280)]
+    rows = table.get([id_of(n) for n in range(0, 8280, 9)], ["columns", "claims"])
+    assert all(json.loads(rows[id_of(n)]["columns"]) == result_of(n).columns for n in range(0, 8280, 9))
+    for version, count in pinned.items():
+        assert len(Table(tmp_path / "t.lance", RESULT, version)) == count
+
+
+def test_what_the_pool_compacted_away_goes_once_nobody_can_be_reading_it(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = work.dataset.root / "pool.lance" / "data"
+    work.add("a", noise_samples(40), commit_rows=1)
+    assert len(list(files.iterdir())) == 40
+    work.dataset.pool.optimize()
+    assert len(list(files.iterdir())) == 41
+    monkeypatch.setattr(dataset, "READERS_HAVE", timedelta(0))
+    work.dataset.pool.optimize()
+    assert len(list(files.iterdir())) == 1
+    assert sum(len(sample.pixels()) > 0 for sample in work.dataset.samples()) == 40

@@ -55,9 +55,12 @@ RESULT = pa.schema(
         ("columns", pa.string()),
     ]
 )
-INDEX_FROM_ROWS = 50_000  # below, scanning the ids is as fast as an index
+INDEX_FROM_ROWS = 50_000  # fewer rows without an index are scanned as fast
 COMPACT_EVERY = 128  # appends
+FRAGMENT_ROWS = 8192  # compaction leaves a file of so many rows alone: writing all rows again would cost their square
+READERS_HAVE = timedelta(hours=1)  # what a pool compacted away stays so long for those who read it
 BATCH_ROWS = 256
+SESSION = lance.Session(index_cache_size_bytes=1 << 30, metadata_cache_size_bytes=1 << 28)  # for all tables together
 
 Where = Callable[[Sample], bool]
 Guard = Callable[[Image], str | None]
@@ -118,15 +121,26 @@ def _in(ids: Sequence[str]) -> str:
 
 
 class Table:
-    """A Lance table with one row an id, made when the first rows arrive."""
+    """A Lance table with one row an id, made when the first rows arrive.
 
-    def __init__(self, path: Path, schema: pa.Schema, version: int | None = None) -> None:
+    Args:
+        path: The table's folder.
+        schema: Its columns.
+        version: The Lance version to read; the newest when None.
+        pinned: Versions of the dataset name Lance versions of this table, so none may go.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, version: int | None = None, *, pinned: bool = True) -> None:
         self.path, self.schema = path, schema
-        self._version = version
+        self._pinned = pinned
         self._data: lance.LanceDataset | None = None
         self._appends = 0
         if path.exists():
-            self._data = lance.dataset(str(path), version=version)
+            self._open(version)
+
+    def _open(self, version: int | None = None) -> lance.LanceDataset:
+        self._data = lance.dataset(str(self.path), version=version, session=SESSION)
+        return self._data
 
     @property
     def lance_version(self) -> int:
@@ -144,7 +158,8 @@ class Table:
         batch = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
         if self._data is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._data = lance.write_dataset(batch, str(self.path), mode="create", data_storage_version="stable")
+            lance.write_dataset(batch, str(self.path), mode="create", data_storage_version="stable")
+            self._open()
         else:
             self._data = lance.write_dataset(batch, self._data, mode="append")
         self._appends += 1
@@ -155,13 +170,18 @@ class Table:
         """Merge the small files that appends leave, and index the ids of a large table."""
         if self._data is None:
             return
-        self._data.optimize.compact_files()
-        if len(self) >= INDEX_FROM_ROWS:
-            if not self._data.describe_indices():
-                self._data.create_scalar_index("id", "BTREE")
+        # copied as they are, since decoding a file of images takes its size in memory
+        self._data.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, compaction_mode="try_binary_copy")
+        data = self._open()
+        indexed = sum(index.num_rows_indexed for index in data.describe_indices())
+        if len(self) - indexed >= INDEX_FROM_ROWS:
+            if indexed:
+                data.optimize.optimize_indices(num_indices_to_merge=0)  # merging would write the whole index again
             else:
-                self._data.optimize.optimize_indices()
-        self._data = lance.dataset(str(self.path))
+                data.create_scalar_index("id", "BTREE")
+            self._open()
+        if not self._pinned:
+            data.cleanup_old_versions(older_than=READERS_HAVE)
 
     def replace(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Put rows in the place of those with the same id."""
@@ -170,14 +190,13 @@ class Table:
             return
         batch = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
         self._data.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
-        self._data = lance.dataset(str(self.path))
+        self._open()
 
     def forget(self) -> None:
         """Delete what earlier versions of this table still hold."""
         if self._data is not None:
-            self._data.optimize.compact_files()
-            self._data = lance.dataset(str(self.path))
-            self._data.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+            self._data.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, materialize_deletions_threshold=0)
+            self._open().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     def get(self, ids: Sequence[str], columns: list[str]) -> dict[str, dict[str, object]]:
         """Return the rows of these ids, by id."""
@@ -240,7 +259,7 @@ class Dataset:
     def __init__(self, root: Path, version: int | str | None = None, guard: Guard | None = None) -> None:
         self.root, self.guard = root, guard
         (root / "versions").mkdir(parents=True, exist_ok=True)
-        self.pool = Table(root / "pool.lance", POOL)
+        self.pool = Table(root / "pool.lance", POOL, pinned=False)
         self._tables: dict[tuple[str, int], Table] = {}
         self.at = self._load(version)
 

@@ -14,8 +14,9 @@ from tilth.steps import Mapper, fingerprint
 if TYPE_CHECKING:
     from tilth.work import Failed, Work
 
-COMMIT_ROWS = 64  # results are written when there are so many …
-COMMIT_S = 10.0  # … or when the oldest has waited so long
+COMMIT_ROWS = 512  # what is done is written when there is so much …
+COMMIT_BYTES = 16 << 20  # … or images are so heavy …
+COMMIT_S = 10.0  # … or the oldest has waited so long, which is the most that a kill loses
 FEW = 50  # a share of failures means nothing below
 FATAL = (MissingExtra, ModelError, Unavailable, MemoryError)  # the whole step is wrong, not one sample
 
@@ -28,6 +29,20 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     stream = iter(items)
     while batch := list(islice(stream, size)):
         yield batch
+
+
+def _gathered(samples: Iterable[T], rows: int) -> Iterator[list[T]]:
+    """Cut a stream of images into what is written at once."""
+    held: list[T] = []
+    heavy, since = 0, time.monotonic()
+    for sample in samples:
+        held.append(sample)
+        heavy += len(sample.data) if isinstance(sample, NewSample) else 0
+        if len(held) >= rows or heavy >= COMMIT_BYTES or time.monotonic() - since > COMMIT_S:
+            yield held
+            held, heavy, since = [], 0, time.monotonic()
+    if held:
+        yield held
 
 
 class Writer:
@@ -205,7 +220,7 @@ def add_samples(
     failed = 0
     with work.events.progress(work.name, total) as advance:
         advance(before)
-        for batch in batched(islice(samples, max(0, before - starts_at), None), commit_rows):
+        for batch in _gathered(islice(samples, max(0, before - starts_at), None), commit_rows):
             new = [item for item in batch if isinstance(item, NewSample)]
             ids = dataset.put(new)
             kept = iter(zip(new, ids, strict=True))

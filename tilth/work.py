@@ -96,7 +96,7 @@ class Work:
         total: int | None = None,
         *,
         starts_at: int = 0,
-        commit_rows: int = 64,
+        commit_rows: int = 512,
     ) -> dict[str, int]:
         """Add images to the dataset; those already there are recognised by their pixels.
 
@@ -105,7 +105,7 @@ class Work:
             samples: The images, or why one could not be had.
             total: Their number, if known.
             starts_at: Number of images that the iterable leaves out at its beginning, because they were added before.
-            commit_rows: Images that are written at once, and so the most that a kill can lose.
+            commit_rows: Images that are written at once, or fewer when they are heavy or slow; the most that a kill can lose.
 
         Returns:
             Number of samples by outcome: `ok`, `failed`.
