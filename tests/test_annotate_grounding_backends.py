@@ -1,5 +1,6 @@
 """All backends and families answer alike: the same weights give the same boxes, whichever code multiplies them."""
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -59,19 +60,44 @@ def test_the_package_and_the_port_agree_on_boxes_and_scores(which: str, swin_mod
         same(ours, theirs, 1e-4, 1e-2)
 
 
-def test_attention_as_one_gather_is_the_librarys_attention() -> None:
+@pytest.mark.parametrize("coordinates", [2, 4])
+@pytest.mark.parametrize(
+    "family", ["grounding_dino.modeling_grounding_dino", "mm_grounding_dino.modeling_mm_grounding_dino"]
+)
+def test_attention_as_one_gather_is_the_librarys_attention(family: str, coordinates: int) -> None:
     import torch
-    from transformers.models.grounding_dino.modeling_grounding_dino import MultiScaleDeformableAttention
+    from transformers import GroundingDinoConfig, MMGroundingDinoConfig
 
-    from tilth.annotate.deformable import attend
+    from tilth.annotate.deformable import use_gather
 
+    of, config_of = (
+        ("GroundingDino", GroundingDinoConfig) if family[0] == "g" else ("MMGroundingDino", MMGroundingDinoConfig)
+    )
+    module = importlib.import_module(f"transformers.models.{family}")
     torch.manual_seed(0)
+    config = config_of(d_model=32, num_feature_levels=3)
+    attention = getattr(module, f"{of}MultiscaleDeformableAttention")(config, num_heads=4, n_points=5).eval()
+    torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.4)  # far enough that some points lie outside
     shapes = [(7, 11), (4, 5), (1, 3)]
-    values = torch.randn(2, sum(h * w for h, w in shapes), 4, 8)
-    places = torch.rand(2, 30, 4, 3, 5, 2) * 1.6 - 0.3  # some lie outside, where there is nothing
-    weights = torch.rand(2, 30, 4, 3, 5)
-    expected = MultiScaleDeformableAttention()(values, torch.tensor(shapes), shapes, None, places, weights, 64)
-    torch.testing.assert_close(attend(values, shapes, places, weights), expected, atol=1e-5, rtol=0)
+    places = sum(h * w for h, w in shapes)
+    mask = torch.ones(2, places, dtype=torch.bool)
+    mask[1, 20:30] = False  # what is padding counts for nothing
+    asked = {
+        "hidden_states": torch.randn(2, 30, 32),
+        "attention_mask": mask,
+        "encoder_hidden_states": torch.randn(2, places, 32),
+        "position_embeddings": torch.randn(2, 30, 32),
+        "reference_points": torch.rand(2, 30, 3, coordinates) * 1.2 - 0.1,
+        "spatial_shapes": torch.tensor(shapes),
+        "spatial_shapes_list": shapes,
+    }
+    with torch.no_grad():
+        expected, weights = attention(**asked)
+        use_gather(attention)
+        found, shares = attention(**asked)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(shares, weights, atol=1e-6, rtol=0)
+    assert expected.std() > 0.1
 
 
 def test_building_the_package_leaves_its_modules_as_they_were(swin_model: str, policy: Policy) -> None:
