@@ -1,4 +1,4 @@
-"""Peak memory of the step `ground` from a thousand images to as many as there is time for.
+"""Peak memory and time of the step `ground` from a thousand images to a hundred thousand.
 
     python benchmarks/ground_memory.py
 
@@ -80,12 +80,13 @@ def part(name: str, folder: Path, count: int) -> None:
         facts = Ground(model=str(folder / "model")).run(work)
         told = facts["boxes"]  # type: ignore[assignment]
     row = {"part": name, "images": count, "found": told, "seconds": round(time.monotonic() - began, 1)}
+    row["processor_seconds"] = round(time.process_time(), 1)
     print(json.dumps({**row, "peak_mb": memory_mb("VmHWM"), "anonymous_mb_at_end": memory_mb("RssAnon")}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 3_000, 10_000, 30_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 3_000, 10_000, 30_000, 100_000])
     parser.add_argument("--part", choices=("add", "ground"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
