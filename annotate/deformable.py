@@ -5,7 +5,8 @@ Differs: the four neighbours of every sampling point become four rows of one tab
 attention becomes the weight of a row, so that a query is one weighted sum of rows: torch's `embedding_bag`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,30 +31,43 @@ def attend(
     """
     import torch
 
-    n, total, heads, width = values.shape
+    n, _, heads, width = values.shape
     queries, on = xs.shape[1], xs.device
-    starts = torch.tensor([0, *(h * w for h, w in shapes[:-1])], device=on).cumsum(0)[:, None]
-    row_of_image = (torch.arange(n, device=on) * total)[:, None, None, None, None]
-    first = ((row_of_image + starts) * heads + torch.arange(heads, device=on)[:, None, None]).to(torch.int32)
-    places, shares = [], []
-    for at, sides in ((xs, [w for _, w in shapes]), (ys, [h for h, _ in shapes])):
-        last = torch.tensor(sides, dtype=at.dtype, device=on)[:, None] - 1
-        low = at.floor()
-        high = low + 1
-        near, far = (side.clamp(min=0).minimum(last) for side in (low, high))
-        # what lies outside counts for nothing
-        places.append([near.to(torch.int32), far.to(torch.int32)])
-        shares.append([(high - at) * (near == low), (at - low) * (far == high)])
-    x, across = [side * heads for side in places[0]], shares[0]
-    stride = torch.tensor([w * heads for _, w in shapes], dtype=torch.int32, device=on)[:, None]
-    y, down = [torch.addcmul(first, side, stride) for side in places[1]], [attention * share for share in shares[1]]
-    bags = torch.stack([line + place for line in y for place in x], 3).view(n * queries * heads, -1)
-    weights = torch.stack([part * share for part in down for share in across], 3).view(bags.shape)
+
+    def by_level(numbers: Iterable[int], kind: "torch.dtype") -> "torch.Tensor":
+        return torch.tensor(list(numbers), dtype=kind, device=on)[:, None]
+
+    # each level gets a border of nothing, one place before and two behind, so what samples outside needs no care
+    sides = [(h + 3, w + 3) for h, w in shapes]
+    starts = [0, *accumulate(h * w for h, w in sides)]
+    table = values.new_zeros(n, starts[-1], heads * width)
+    level_of = values.flatten(2).split([h * w for h, w in shapes], 1)
+    for level, (h, w), start, (high, wide) in zip(level_of, shapes, starts, sides, strict=False):
+        inside = table[:, start : start + high * wide].view(n, high, wide, -1)[:, 1 : h + 1, 1 : w + 1]
+        inside.copy_(level.view(n, h, w, -1))
+    x = xs.clamp(min=-1).minimum(by_level((w for _, w in shapes), xs.dtype))
+    y = ys.clamp(min=-1).minimum(by_level((h for h, _ in shapes), ys.dtype))
+    left, top = x.floor(), y.floor()
+    right, below = x.sub_(left), y.sub_(top)  # shares of the far neighbours
+
+    line = by_level((w * heads for _, w in sides), torch.int32)
+    first = by_level(starts[:-1], torch.int32) * heads + line + heads + torch.arange(heads, device=on)[:, None, None]
+    first = first + (torch.arange(n, device=on) * starts[-1] * heads)[:, None, None, None, None]
+    place = torch.addcmul(first.to(torch.int32), top.to(torch.int32), line).add_(left.to(torch.int32), alpha=heads)
+    bags = place.new_empty(n, queries, heads, 4, *place.shape[3:])
+    weights = attention.new_empty(bags.shape)
+    lower = attention * below
+    for row, (line_of, share) in enumerate(((0, attention - lower), (line, lower))):
+        near, far = 2 * row, 2 * row + 1
+        torch.add(place, line_of, out=bags[:, :, :, near])
+        torch.add(place, line_of + heads, out=bags[:, :, :, far])
+        torch.mul(share, right, out=weights[:, :, :, far])
+        torch.sub(share, weights[:, :, :, far], out=weights[:, :, :, near])
     return torch.nn.functional.embedding_bag(
-        bags,
-        values.reshape(-1, width),
+        bags.view(n * queries * heads, -1),
+        table.view(-1, width),
         offsets=None,
-        per_sample_weights=weights.to(values.dtype),
+        per_sample_weights=weights.view(n * queries * heads, -1).to(values.dtype),
         mode="sum",
     ).view(n, queries, heads * width)
 

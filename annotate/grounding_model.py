@@ -166,7 +166,8 @@ class Finder:
     def _parts(self, size_wh: tuple[int, int], group: "list[_View]") -> "Iterator[list[_View]]":
         """Cut a group into what goes through the model at once: a share for every worker, within the memory there is."""
         fits = max(1, self._pixels_at_once // (size_wh[0] * size_wh[1]))
-        return batched(group, min(fits, math.ceil(len(group) / self._workers)))
+        parts = max(self._workers, math.ceil(len(group) / fits))
+        return batched(group, math.ceil(len(group) / parts))
 
     def _each(self, do: "Callable[[Job], Looked]", jobs: "list[Job]") -> "Iterable[Looked]":
         if self._workers == 1 or len(jobs) == 1:
