@@ -25,7 +25,7 @@ from tilth.recipe import load_class
 if TYPE_CHECKING:
     import torch
 
-PIXELS_ON_CPU = 100_000  # that one worker takes at once: a few small images, which its cache holds, or one large
+PIXELS_ON_CPU = 150_000  # that one worker takes at once: a few small images, which its cache holds, or one large
 SHARE_OF_MEMORY, BYTES_PER_PIXEL = 0.5, 2000  # of a GPU
 BACKENDS = {
     "transformers": "tilth.annotate.grounding_ports:PortNetwork",
