@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from mining_parts import scene
 
+from tilth.annotate.ground import Ground
 from tilth.dataset import Dataset
 from tilth.events import Events
 from tilth.images import encode_png
@@ -37,10 +39,12 @@ IMAGES = 240
 # what happens on the cluster, in a process of its own: its workers and warnings stay out of the tests'
 ON_CLUSTER = """
 import json, sys, threading, time
+from dataclasses import replace
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from tilth import engine
+from tilth.annotate.ground import Ground
 from tilth.dataset import Dataset
 from tilth.events import Events
 from tilth.mining.corpora import open_corpus
@@ -91,6 +95,7 @@ if what == "kill":
         time.sleep(0.5)  # Ray notices a death by its health check
 else:
     counts["quality"] = work.map(Quality(batch_size=8))
+    counts["ground"] = Ground(model="starter:grounding").run(replace(work, name="ground"))
     images, downloads = folder / "images", folder / "downloads"
     encoder = open_encoder("starter:retrieval", "cpu")
     spread = on_cluster(
@@ -161,16 +166,28 @@ def run(line: list[str]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dict[str, object]]]:
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same work on one machine."""
     folder = tmp_path_factory.mktemp("local")
     work = fill(folder)
     work.map(Hash(batch_size=4))
     work.map(Quality(batch_size=8))
-    return rows(folder)
+    Ground(model="starter:grounding").run(replace(work, name="ground"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(alone: Path) -> dict[str, dict[str, dict[str, object]]]:
+    return rows(alone)
+
+
+def seen(folder: Path) -> dict[str, list[list[Any]]]:
+    samples = Dataset(folder / "dataset").samples(images=False)
+    return {s.id: s.columns["ground.seen"] for s in samples if "ground.seen" in s.columns}  # type: ignore[misc]
 
 
 def test_a_cluster_gives_the_rows_that_one_machine_gives(
-    tmp_path: Path, expected: dict[str, dict[str, dict[str, object]]]
+    tmp_path: Path, alone: Path, expected: dict[str, dict[str, dict[str, object]]]
 ) -> None:
     fill(tmp_path)
     (tmp_path / "images").mkdir()
@@ -182,6 +199,15 @@ def test_a_cluster_gives_the_rows_that_one_machine_gives(
         name: {"ok": IMAGES - 1, "failed": 1} for name in ("hash", "quality")
     }
     assert rows(tmp_path) == expected
+    assert told["counts"]["ground"]["failed"] == 1
+    boxes = seen(alone)
+    assert len(boxes) == IMAGES - 1
+    assert sum(map(len, boxes.values())) > IMAGES
+    assert seen(tmp_path).keys() == boxes.keys()
+    for id_, found in seen(tmp_path).items():
+        for there, here in zip(found, boxes[id_], strict=True):
+            assert there[:3] == here[:3]
+            np.testing.assert_allclose(there[3:], here[3:], atol=0.01)  # the last digits differ with the batch
     assert (told["counts"]["embed"]["embedded"], told["counts"]["embed"]["failed"]) == (40, 1)
     there = vectors(tmp_path / "vectors")
     encoder = open_encoder("starter:retrieval", "cpu")
