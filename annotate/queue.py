@@ -58,7 +58,8 @@ def uncertainty(sample: Sample, threshold: float) -> float:
 def disagreement(sample: Sample) -> float:
     """Return how far the sources contradict each other, in [0, 1].
 
-    Of two models, the part of their labels that the other lacks; of a second opinion, the part of the boxes that it refused.
+    Of two models, the part of their labels that the other lacks; of a second opinion, the part of the boxes that it refused. What a
+    clean-up removed is no contradiction: doubles and look-alikes are everyday.
     """
     models = (claim for claim in sample.claims if claim.kind == "model")
     said = [[claim for claim in claims if claim.says == "label"] for claims in standing(models).values()]
@@ -66,8 +67,10 @@ def disagreement(sample: Sample) -> float:
     parts = [1 - 2 * shared(a, b) / (len(a) + len(b)) for a, b in itertools.combinations(said, 2) if a or b]
     kept = sum(map(len, said))
     for name, value in sample.columns.items():
-        if name.endswith(".removed") and isinstance(value, list) and value:
-            parts.append(len(value) / (len(value) + kept))
+        if name.endswith(".removed") and isinstance(value, list):
+            # of all who remove boxes only a second opinion has scores of its own
+            refused = sum(isinstance(row, dict) and "match" in row for row in value)
+            parts += [refused / (refused + kept)] if refused else []
     return max(parts, default=0.0)
 
 

@@ -188,14 +188,20 @@ def test_the_sources_disagreement_is_a_reason_of_its_own() -> None:
     sure = [auto("knife", box, 0.99), Claim(category="knife", box_xyxy=box, score=0.99, source="model:other@1")]
     split = [auto("knife", box, 0.99), Claim(category="knife", box_xyxy=apart, score=0.99, source="model:other@1")]
     refused = Sample(
-        id="refused", size_wh=(99, 99), claims=(sure[0],), columns={"opinion.removed": [{"category": "pill"}] * 3}
+        id="refused",
+        size_wh=(99, 99),
+        claims=(sure[0],),
+        columns={"opinion.removed": [{"category": "pill", "match": 0.1}] * 3},
     )
+    doubles = [{"category": "knife", "reason": "same thing twice"}] * 3
+    tidied = Sample(id="tidied", size_wh=(99, 99), claims=(sure[0],), columns={"ground.removed": doubles})
     samples = [
         Sample(id="sure", size_wh=(99, 99), claims=tuple(sure)),
         Sample(id="split", size_wh=(99, 99), claims=tuple(split)),
         refused,
+        tidied,
     ]
-    assert [disagreement(s) for s in samples] == [0, 1, 0.75]
+    assert [disagreement(s) for s in samples] == [0, 1, 0.75, 0]
     assert choose(samples, 2, audit_share=0) == {"split": "disagreement", "refused": "disagreement"}
 
 
