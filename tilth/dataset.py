@@ -60,7 +60,7 @@ COMPACT_EVERY = 128  # appends
 FRAGMENT_ROWS = 8192  # compaction leaves a file of so many rows alone: writing all rows again would cost their square
 READERS_HAVE = timedelta(hours=1)  # what a pool compacted away stays so long for those who read it
 BATCH_ROWS = 256
-SESSION = lance.Session(index_cache_size_bytes=1 << 30, metadata_cache_size_bytes=1 << 28)  # for all tables together
+SESSION = lance.Session(index_cache_size_bytes=1 << 30, metadata_cache_size_bytes=1 << 26)  # for all tables
 
 Where = Callable[[Sample], bool]
 Guard = Callable[[Image], str | None]
