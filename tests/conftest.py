@@ -33,6 +33,16 @@ def noise_samples(n: int, side: int = 16) -> list[NewSample]:
     return [NewSample(data=noise_image(i, side), origin={"source": f"{i}.png"}) for i in range(n)]
 
 
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with two images, a.png and b.png, apart from the dataset."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for seed, name in enumerate(("a.png", "b.png")):
+        (folder / name).write_bytes(noise_image(seed))
+    return folder
+
+
 def tar(path: Path, *members: tuple[str, bytes]) -> Path:
     """Write an archive."""
     path.parent.mkdir(parents=True, exist_ok=True)
