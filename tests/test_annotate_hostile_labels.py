@@ -14,7 +14,7 @@ from conftest import noise_image, tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_files import HEADER, boxes, coco, cvat, region, row, task
-from test_annotate_export import SCENES, fill, opened, silent
+from label_sets import SCENES, fill, opened, silent
 
 from tilth.annotate.exporting import export
 from tilth.annotate.formats import MAX_LABELS, Oddities
