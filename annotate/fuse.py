@@ -123,11 +123,7 @@ class Fuse:
         Raises:
             InputError: `thresholds` names a category that cannot be pictured, or no image was seen by all the steps.
         """
-        pictured = {category.name for category in work.policy.pictured}
-        if wrong := sorted(set(self.thresholds) - pictured):
-            raise InputError(
-                f"thresholds: no pictured category {', '.join(wrong)}; there are {', '.join(sorted(pictured))}"
-            )
+        work.policy.check_pictured(self.thresholds, "thresholds")
         sources = self._sources(work)
         source = f"model:fusion@{fingerprint(self, *sources)}"
         weights = tuple(self.weights.get(name, 1.0) for name in self.of)
@@ -146,8 +142,9 @@ class Fuse:
         return {"images": joined.get("ok", 0), "failed": joined.get("failed", 0), **self._count(work, source)}
 
     def _wanted(self, sample: Sample) -> bool:
-        people = any(claim.kind in ("human", "import") for claim in sample.claims)
-        return sample.split != "test" and not people and all(f"{name}.seen" in sample.columns for name in self.of)
+        if sample.split == "test" or sample.labelled_by_people:
+            return False
+        return all(f"{name}.seen" in sample.columns for name in self.of)
 
     def _sources(self, work: Work) -> tuple[str, ...]:
         found = {

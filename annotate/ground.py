@@ -18,7 +18,6 @@ from tilth.annotate.decide import Decide
 from tilth.annotate.grounding_model import Finder, Seen, precision_on
 from tilth.annotate.phrases import Question, questions
 from tilth.claims import Json
-from tilth.errors import InputError
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, fingerprint, step
 from tilth.work import Work
@@ -125,11 +124,7 @@ class Ground:
         Raises:
             InputError: `thresholds` names a category that cannot be pictured, or the prompts do not fit the model.
         """
-        pictured = {category.name for category in work.policy.pictured}
-        if wrong := sorted(set(self.thresholds) - pictured):
-            raise InputError(
-                f"thresholds: no pictured category {', '.join(wrong)}; there are {', '.join(sorted(pictured))}"
-            )
+        work.policy.check_pictured(self.thresholds, "thresholds")
         asked = questions(work.policy.pictured)
         if not self.counter_prompts:
             asked = tuple(Question(category=q.category, phrases=q.phrases) for q in asked)
@@ -188,7 +183,7 @@ class Ground:
         return len(work.dataset.table(f"{work.name}-{fingerprint(look)}"))
 
     def _wanted(self, sample: Sample, name: str, key: str) -> bool:
-        if sample.split == "test" or (not self.relabel and any(c.kind in ("human", "import") for c in sample.claims)):
+        if sample.split == "test" or (not self.relabel and sample.labelled_by_people):
             return False
         # an earlier step that asked the same has the answer
         others = (

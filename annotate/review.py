@@ -182,7 +182,7 @@ class Review:
         """Tell whether an image may be reviewed: not of the test split, and no person has labelled it yet."""
         if sample.split == "test" or (self.only != "all" and sample.made != (self.only == "made")):
             return False
-        return not any(claim.kind in ("human", "import") for claim in sample.claims)
+        return not sample.labelled_by_people
 
     def queue(
         self, work: Work, known: Callable[[Sample], bool] = lambda sample: True, *, less: int = 0

@@ -222,8 +222,7 @@ class Thresholds:
 
     def _apply(self, work: Work, thresholds: dict[str, float]) -> dict[str, Json]:
         def wanted(sample: Sample) -> bool:
-            people = any(claim.kind in ("human", "import") for claim in sample.claims)
-            return f"{self.of}.by" in sample.columns and sample.split != "test" and not people
+            return f"{self.of}.by" in sample.columns and sample.split != "test" and not sample.labelled_by_people
 
         before = after = 0
         sources: set[str] = set()

@@ -119,8 +119,7 @@ class Mine:
 
     def run(self, work: Work) -> Facts:
         """Embed, search, choose, add."""
-        if unknown := sorted(self.quotas.keys() - {c.name for c in work.policy.pictured}):
-            raise InputError(f"quotas: the policy has no pictured category {', '.join(map(repr, unknown))}")
+        work.policy.check_pictured(self.quotas, "quotas")
         corpus = open_corpus(self.corpus, self._downloads(work))
         plan = work.folder / "selection.json"
         if work.retry_failed or not plan.exists():

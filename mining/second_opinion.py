@@ -15,7 +15,6 @@ import numpy as np
 
 from tilth import models
 from tilth.claims import Claim, Json, standing
-from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.images import Image
 from tilth.mining.encode import open_encoder
@@ -200,11 +199,7 @@ class SecondOpinion:
         Raises:
             InputError: `thresholds` names a category that cannot be pictured.
         """
-        pictured = {category.name for category in work.policy.pictured}
-        if wrong := sorted(set(self.thresholds) - pictured):
-            raise InputError(
-                f"thresholds: no pictured category {', '.join(wrong)}; there are {', '.join(sorted(pictured))}"
-            )
+        work.policy.check_pictured(self.thresholds, "thresholds")
         match = Match(
             name=work.name,
             model=self.model,
@@ -216,7 +211,9 @@ class SecondOpinion:
         judge = Judge(
             name=work.name,
             by=models.source(self.model),
-            min_match={name: self.thresholds.get(name, self.min_match) for name in sorted(pictured)},
+            min_match={
+                name: self.thresholds.get(name, self.min_match) for name in sorted(c.name for c in work.policy.pictured)
+            },
             counter_weight=self.counter_weight,
         )
         looked = work.map(match, _wanted, on="claims")
@@ -225,8 +222,7 @@ class SecondOpinion:
 
 
 def _wanted(sample: Sample) -> bool:
-    people = any(claim.kind in ("human", "import") for claim in sample.claims)
-    return sample.split != "test" and not people and bool(boxes_of(sample))
+    return sample.split != "test" and not sample.labelled_by_people and bool(boxes_of(sample))
 
 
 def _count(work: Work) -> dict[str, Json]:

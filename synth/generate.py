@@ -194,8 +194,7 @@ class Generate:
 
     def _categories(self, work: Work) -> dict[str, Category]:
         known = {c.name: c for c in work.policy.pictured}
-        if unknown := sorted({*self.categories, *self.prompts} - set(known)):
-            raise InputError(f"{work.name}: no pictured category {', '.join(unknown)}; there are {', '.join(known)}")
+        work.policy.check_pictured((*self.categories, *self.prompts), work.name)
         # One of low severity is a signpost on the way to a verdict, such as any board with writing: nothing to collect.
         chosen = self.categories or tuple(name for name, c in known.items() if c.severity != "low")
         for name in chosen:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,23 +16,19 @@ import pytest
 from conftest import noise_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_sets import SCENES, SIDE, Labels, assert_same, fill, labels_of, opened, silent
 
 from tilth.annotate.export_step import Export
 from tilth.annotate.exporting import export
 from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL
 from tilth.annotate.importing import Import
 from tilth.claims import Claim, State
-from tilth.dataset import Dataset
 from tilth.errors import InputError
-from tilth.events import Events
 from tilth.geometry import Box
 from tilth.policy import Policy
 from tilth.samples import NewSample
-from tilth.work import Work
 
 NAMES = ("knife", "pill", "dice")
-SIDE = 32
-Labels = list[tuple[str, Box]]
 
 
 @st.composite
@@ -46,37 +41,6 @@ def boxes(draw: st.DrawFn) -> Box:
 
 
 LABELLED = st.lists(st.lists(st.tuples(st.sampled_from(NAMES), boxes()), max_size=4), min_size=1, max_size=5)
-
-
-@contextlib.contextmanager
-def opened(folder: Path, policy: Policy) -> Iterator[Work]:
-    events = Events(folder / "events.jsonl", io.StringIO())
-    try:
-        yield Work(name="made", dataset=Dataset(folder / "dataset"), policy=policy, folder=folder, events=events)
-    finally:
-        events.close()
-
-
-def fill(work: Work, images: list[Labels], splits: list[str] | None = None) -> None:
-    samples = []
-    for number, labels in enumerate(images):
-        claims = tuple(Claim(category=c, box_xyxy=b, source="human:ann") for c, b in labels)
-        columns = {"split": splits[number]} if splits else {}
-        empty = (Claim(says="empty", source="human:ann"),)
-        samples.append(
-            NewSample(
-                data=noise_image(number, SIDE), origin={"licence": "CC0-1.0"}, claims=claims or empty, columns=columns
-            )
-        )
-    work.add("images", samples)
-
-
-def labels_of(dataset: Dataset) -> dict[str, list[tuple[str | None, Box | None]]]:
-    return {s.id: [(c.category, c.box_xyxy) for c in s.truth.labels] for s in dataset.samples(images=False)}
-
-
-def silent(text: str) -> None:
-    pass
 
 
 OFF_BY = {"coco": 2e-6, "yolo": 1e-5, "voc": 1.0, "labelstudio": 1e-5, "csv": 0, "cvat": 0}
@@ -97,21 +61,10 @@ def test_boxes_come_back_from_a_round_trip(policy: Policy, format_: str, off_by:
             assert facts["failed"] == 0
             assert facts["unknown_categories"] == {}
             assert not set(facts["odd"]) - {"box over the edge, clipped"}
-            before, after = labels_of(work.dataset), labels_of(back.dataset)
-            assert before.keys() == after.keys()
-            for id_, expected in before.items():
-                assert [c for c, _ in after[id_]] == [c for c, _ in expected]
-                for (_, a), (_, b) in zip(expected, after[id_], strict=True):
-                    assert np.abs(np.subtract(a, b)).max() <= off_by  # type: ignore[arg-type]
+            before = labels_of(work.dataset)
+            assert_same(labels_of(back.dataset), before, off_by)
             states = {s.id: s.state for s in back.dataset.samples(images=False)}
             assert states == {i: State.REVIEWED if labels else State.CONFIRMED_EMPTY for i, labels in before.items()}
-
-
-SCENES: list[Labels] = [
-    [("knife", (1.0, 2.0, 11.0, 12.0)), ("pill", (0.0, 0.0, 32.0, 32.0))],
-    [],
-    [("dice", (5.0, 6.0, 7.0, 9.0))],
-]
 
 
 def test_pycocotools_reads_what_we_write(policy: Policy, tmp_path: Path) -> None:
@@ -293,10 +246,7 @@ def test_labels_alone_find_the_images_where_they_lay(
             assert (facts["format"], facts["failed"]) == (format_, 0)
         states = {s.id: s.state for s in back.dataset.samples(images=False)}
         assert states == {i: State.REVIEWED if rows else State.CONFIRMED_EMPTY for i, rows in expected.items()}
-        after = labels_of(back.dataset)
-        for id_, rows in expected.items():
-            assert [c for c, _ in after[id_]] == [c for c, _ in rows]
-            assert np.allclose([b for _, b in after[id_]], [b for _, b in rows], atol=OFF_BY.get(format_, 2e-6))  # type: ignore[arg-type]
+        assert_same(labels_of(back.dataset), expected, OFF_BY.get(format_, 2e-6))
 
 
 def test_a_folder_that_is_there_is_never_overwritten(policy: Policy, tmp_path: Path) -> None:

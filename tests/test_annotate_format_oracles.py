@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_annotate_export import SCENES, fill, labels_of, opened, silent
+from label_sets import SCENES, assert_same, fill, labels_of, opened, silent
 
 from tilth.annotate.exporting import export
 from tilth.annotate.importing import Import
@@ -142,10 +142,7 @@ def test_datumaro_reads_what_we_write(policy: Policy, tmp_path: Path, format_: s
         out = (out / "annotations.json").rename(out / "annotations" / "instances_default.json")
     told = datumaro(READ, str(out), THEIRS[format_])
     found = {Path(k).stem: v for k, v in json.loads(told.splitlines()[-1]).items()}
-    assert found.keys() == expected.keys()
-    for id_, rows in expected.items():
-        assert [c for c, _ in found[id_]] == [c for c, _ in rows]
-        assert np.allclose([b for _, b in found[id_]], [b for _, b in rows], atol=1.01 if format_ == "voc" else 0.02)
+    assert_same(found, expected, 1.01 if format_ == "voc" else 0.02)
 
 
 WRITE = """
@@ -165,7 +162,4 @@ def test_we_read_what_datumaro_writes(policy: Policy, tmp_path: Path, format_: s
         facts = Import(path=tmp_path / "theirs").run(back)
         assert (facts["format"], facts["failed"]) == (format_, 0)
         found = {i: sorted((str(c), list(b or ())) for c, b in rows) for i, rows in labels_of(back.dataset).items()}
-    assert found.keys() == expected.keys()
-    for id_, rows in expected.items():
-        assert [c for c, _ in found[id_]] == [c for c, _ in rows]
-        assert np.allclose([b for _, b in found[id_]], [b for _, b in rows], atol=1.01 if format_ == "voc" else 0.02)
+    assert_same(found, expected, 1.01 if format_ == "voc" else 0.02)

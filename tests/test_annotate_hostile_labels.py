@@ -13,9 +13,8 @@ import pytest
 from conftest import noise_image, tar
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from label_files import HEADER, boxes, cvat, region, row, task
-from test_annotate_export import SCENES, fill, opened, silent
-from test_annotate_import import coco, images
+from label_files import HEADER, boxes, coco, cvat, region, row, task
+from label_sets import SCENES, fill, opened, silent
 
 from tilth.annotate.exporting import export
 from tilth.annotate.formats import MAX_LABELS, Oddities
@@ -27,17 +26,6 @@ from tilth.claims import State
 from tilth.errors import InputError
 from tilth.policy import Policy
 from tilth.work import Work
-
-NAMES = ["a.png", "b.png"]
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A folder with two images, apart from the dataset."""
-    folder = tmp_path / "set"
-    images(folder, *NAMES)
-    return folder
-
 
 NAN_BOXES: dict[str, Callable[[Path], object]] = {
     "csv": lambda root: (root / "x.csv").write_text(f"{HEADER}a.png,16,16,knife,nan,1,inf,2,1,\n"),
@@ -55,10 +43,10 @@ NAN_BOXES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("format_", NAN_BOXES)
 def test_a_box_without_numbers_is_skipped_and_leaves_its_image_unconfirmed(
-    work: Work, root: Path, format_: str
+    work: Work, image_folder: Path, format_: str
 ) -> None:
-    NAN_BOXES[format_](root)
-    facts = Import(path=root, empty_means="confirmed_empty").run(work)
+    NAN_BOXES[format_](image_folder)
+    facts = Import(path=image_folder, empty_means="confirmed_empty").run(work)
     assert facts["format"] == format_
     assert facts["odd"]["box that is no box, skipped"] == 1  # type: ignore[index, call-overload]
     assert facts["odd"]["not called empty, as labels of it were skipped"] == 1  # type: ignore[index, call-overload]
@@ -81,16 +69,18 @@ LEADING_OUT: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("format_", LEADING_OUT)
-def test_no_label_file_leads_out_of_its_folder(work: Work, root: Path, format_: str) -> None:
-    (root.parent / "secret.png").write_bytes(noise_image(7))
-    LEADING_OUT[format_](root)
-    facts = Import(path=root).run(work)
+def test_no_label_file_leads_out_of_its_folder(work: Work, image_folder: Path, format_: str) -> None:
+    (image_folder.parent / "secret.png").write_bytes(noise_image(7))
+    LEADING_OUT[format_](image_folder)
+    facts = Import(path=image_folder).run(work)
     assert (facts["format"], facts["images"], facts["failed"]) == (format_, 0, 1)
     assert "refused" in str(facts["odd_examples"])
 
 
-def test_nothing_of_a_tar_is_unpacked_and_its_links_are_skipped(work: Work, root: Path) -> None:
-    path = tar(root / "x.tar", ("../../out.png", noise_image(3)), ("../../out.json", row("", [1, 2, 3, 4]).encode()))
+def test_nothing_of_a_tar_is_unpacked_and_its_links_are_skipped(work: Work, image_folder: Path) -> None:
+    path = tar(
+        image_folder / "x.tar", ("../../out.png", noise_image(3)), ("../../out.json", row("", [1, 2, 3, 4]).encode())
+    )
     with tarfile.open(path, "a") as archive:
         link = tarfile.TarInfo("passwords.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -98,15 +88,15 @@ def test_nothing_of_a_tar_is_unpacked_and_its_links_are_skipped(work: Work, root
         device = tarfile.TarInfo("zero.png")
         device.type, device.devmajor, device.devminor = tarfile.CHRTYPE, 1, 5
         archive.addfile(device)
-    before = {p for p in root.parent.rglob("*") if "dataset" not in p.parts}
-    facts = Import(path=root / "x.tar").run(work)
+    before = {p for p in image_folder.parent.rglob("*") if "dataset" not in p.parts}
+    facts = Import(path=image_folder / "x.tar").run(work)
     assert (facts["images"], facts["failed"], facts["boxes"]) == (1, 0, 1)
     assert facts["odd"] == {"link or device in an archive, skipped": 2}
-    assert {p for p in root.parent.rglob("*") if "dataset" not in p.parts} == before
+    assert {p for p in image_folder.parent.rglob("*") if "dataset" not in p.parts} == before
     told: list[str] = []
-    export(work.dataset, root.parent / "out", "yolo", images="none", say=told.append)
-    assert not (root.parent.parent / "out.txt").exists()
-    (label_file,) = (root.parent / "out" / "labels").rglob("*.txt")
+    export(work.dataset, image_folder.parent / "out", "yolo", images="none", say=told.append)
+    assert not (image_folder.parent.parent / "out.txt").exists()
+    (label_file,) = (image_folder.parent / "out" / "labels").rglob("*.txt")
     assert len(label_file.stem) == 64, "a path that leads out is not repeated; the image goes by its id"
 
 
@@ -114,22 +104,22 @@ SAMPLE_BYTES = 4 * 512 + 512  # two headers, an image of two blocks, labels of o
 
 
 @pytest.mark.parametrize("cut", [100, 700, 2048])
-def test_a_tar_that_is_cut_short_gives_what_came_before_and_says_so(work: Work, root: Path, cut: int) -> None:
+def test_a_tar_that_is_cut_short_gives_what_came_before_and_says_so(work: Work, image_folder: Path, cut: int) -> None:
     labels = row("", [1, 2, 3, 4]).encode()
     parts = [(f"{n}.{kind}", noise_image(n) if kind == "png" else labels) for n in range(3) for kind in ("png", "json")]
-    whole = tar(root / "x.tar", *parts)
+    whole = tar(image_folder / "x.tar", *parts)
     whole.write_bytes(whole.read_bytes()[: SAMPLE_BYTES + cut])
     facts = Import(path=whole).run(work)
     assert facts["odd"]["archive without its end, maybe cut short"] == 1  # type: ignore[index, call-overload]
     assert boxes(work)["x.tar/0.png"] == [("knife", (1, 2, 4, 6))]
 
 
-def test_a_tar_with_two_images_of_a_key_or_none_fails_that_key_alone(work: Work, root: Path) -> None:
+def test_a_tar_with_two_images_of_a_key_or_none_fails_that_key_alone(work: Work, image_folder: Path) -> None:
     picture, labels = noise_image(1), row("", [1, 2, 3, 4]).encode()
     two = [("a.png", picture), ("a.jpg", picture)]
     broken = [("b.json", labels), ("c.png", noise_image(2)), ("c.json", b"{")]
-    tar(root / "x.tar", *two, *broken, ("d.png", noise_image(4)))
-    facts = Import(path=root / "x.tar").run(work)
+    tar(image_folder / "x.tar", *two, *broken, ("d.png", noise_image(4)))
+    facts = Import(path=image_folder / "x.tar").run(work)
     assert (facts["images"], facts["failed"], facts["by_state"]) == (1, 3, {"unlabelled": 1})
 
 
@@ -158,33 +148,33 @@ REFUSED: dict[str, tuple[str, str, bytes, str]] = {
 
 
 @pytest.mark.parametrize("attack", REFUSED)
-def test_a_hostile_file_is_refused_with_a_reason(root: Path, attack: str) -> None:
+def test_a_hostile_file_is_refused_with_a_reason(image_folder: Path, attack: str) -> None:
     format_, name, data, reason = REFUSED[attack]
-    (root / name).write_bytes(data)
+    (image_folder / name).write_bytes(data)
     odd = Oddities()
-    found = list(open_reader(root, format_, "", None, odd)[1])  # type: ignore[arg-type]
+    found = list(open_reader(image_folder, format_, "", None, odd)[1])  # type: ignore[arg-type]
     assert [f.label_file or f.name for f in found if f.error] == [name]
     assert reason in str([f.error for f in found])
 
 
-def test_a_parquet_that_claims_more_values_than_memory_holds_is_refused_unread(root: Path) -> None:
+def test_a_parquet_that_claims_more_values_than_memory_holds_is_refused_unread(image_folder: Path) -> None:
     image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     kind = pa.schema([("image", image_type), ("objects", pa.struct([("score", pa.list_(pa.int8()))]))])
     objects = pa.StructArray.from_arrays(
         [pa.ListArray.from_arrays([0, 30_000_000], pa.array(np.zeros(30_000_000, np.int8)))], ["score"]
     )
     image = pa.array([{"bytes": noise_image(1), "path": None}], image_type)
-    pq.write_table(pa.table([image, objects], schema=kind), root / "x.parquet")
-    assert (root / "x.parquet").stat().st_size < 10_000, "little on disk"
-    (found,) = open_reader(root, "parquet", "", None, Oddities())[1]
+    pq.write_table(pa.table([image, objects], schema=kind), image_folder / "x.parquet")
+    assert (image_folder / "x.parquet").stat().st_size < 10_000, "little on disk"
+    (found,) = open_reader(image_folder, "parquet", "", None, Oddities())[1]
     assert "refused: row group 0 claims" in found.error
 
 
-def test_a_yolo_file_of_a_million_lines_fails_alone(work: Work, root: Path) -> None:
-    (root / "classes.txt").write_text("knife\n")
-    (root / "a.txt").write_text("0 .5 .5 .1 .1\n" * (MAX_LABELS + 1))
-    (root / "b.txt").write_text("0 .5 .5 .5 .5\n1e400 .5 .5 .5 .5\n")
-    facts = Import(path=root).run(work)
+def test_a_yolo_file_of_a_million_lines_fails_alone(work: Work, image_folder: Path) -> None:
+    (image_folder / "classes.txt").write_text("knife\n")
+    (image_folder / "a.txt").write_text("0 .5 .5 .1 .1\n" * (MAX_LABELS + 1))
+    (image_folder / "b.txt").write_text("0 .5 .5 .5 .5\n1e400 .5 .5 .5 .5\n")
+    facts = Import(path=image_folder).run(work)
     assert (facts["images"], facts["failed"], facts["boxes"]) == (1, 1, 1)
 
 

@@ -1,6 +1,5 @@
 """Label files of other tools become claims, and everything odd about them is counted and named."""
 
-import io
 import json
 import os
 from pathlib import Path
@@ -8,50 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import noise_image
-from PIL import Image
+from label_files import coco, images, jpeg, named, voc
 
 from tilth.annotate.importing import Import
-from tilth.annotate.orientation import ORIENTATION, read_header, turn
+from tilth.annotate.orientation import read_header, turn
 from tilth.claims import State
 from tilth.errors import InputError
 from tilth.images import decode
-from tilth.samples import Sample
 from tilth.work import Work
-
-
-def images(folder: Path, *names: str, side: int = 16) -> None:
-    for number, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(noise_image(number, side))
-
-
-def coco(folder: Path, rows: list[tuple[str, list[tuple[str, list[float]]]]], size: int = 16) -> Path:
-    names = sorted({category for _, boxes in rows for category, _ in boxes})
-    document = {
-        "images": [{"id": n, "file_name": name, "width": size, "height": size} for n, (name, _) in enumerate(rows)],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(names)],
-        "annotations": [
-            {"id": 1, "image_id": n, "category_id": names.index(category), "bbox": box}
-            for n, (_, boxes) in enumerate(rows)
-            for category, box in boxes
-        ],
-    }
-    path = folder / "annotations.json"
-    path.write_text(json.dumps(document))
-    return path
-
-
-def voc(
-    path: Path, filename: str, *objects: tuple[str, float, float, float, float], size_wh: tuple[int, int] = (16, 16)
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    things = "".join(
-        f"<object><name>{n}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox></object>"
-        for n, a, b, c, d in objects
-    )
-    size = f"<size><width>{size_wh[0]}</width><height>{size_wh[1]}</height><depth>3</depth></size>"
-    path.write_text(f"<annotation><filename>{filename}</filename>{size}{things}</annotation>")
 
 
 @pytest.fixture
@@ -60,10 +23,6 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "set"
     folder.mkdir()
     return folder
-
-
-def named(work: Work) -> dict[str, Sample]:
-    return {str(s.origin["source"]).partition("/")[2]: s for s in work.dataset.samples()}
 
 
 def test_coco_boxes_become_claims_with_their_source(work: Work, root: Path) -> None:
@@ -218,17 +177,6 @@ def test_an_xml_bomb_is_refused(work: Work, root: Path) -> None:
     facts = Import(path=root).run(work)
     assert facts["failed"] == 1
     assert "needs no DOCTYPE" in str(facts["odd_examples"])
-
-
-def jpeg(orientation: int, size_wh: tuple[int, int] = (40, 24)) -> bytes:
-    """A dark image with one bright box at (4, 6, 14, 20) as stored, to be turned when shown."""
-    pixels = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
-    pixels[6:20, 4:14] = 255
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG", exif=exif)
-    return out.getvalue()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

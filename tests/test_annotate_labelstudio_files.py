@@ -7,7 +7,7 @@ import httpx
 import label_studio
 import pytest
 from conftest import noise_image
-from test_annotate_export import SCENES, SIDE, fill, labels_of, opened, silent
+from label_sets import SCENES, SIDE, fill, labels_of, opened, silent
 
 from tilth.annotate.exporting import export
 from tilth.annotate.importing import Import

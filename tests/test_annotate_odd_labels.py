@@ -7,8 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from label_files import HEADER, boxes, cvat, region, row, task
-from test_annotate_import import coco, images, jpeg, named
+from label_files import HEADER, boxes, coco, cvat, images, jpeg, named, region, row, task
 
 from tilth.annotate.formats.reading import Format
 from tilth.annotate.formats.writing import FORMATS
@@ -16,32 +15,24 @@ from tilth.annotate.importing import Import
 from tilth.claims import State
 from tilth.work import Work
 
-NAMES = ["a.png", "b.png"]
 
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A folder with two images, apart from the dataset."""
-    folder = tmp_path / "set"
-    images(folder, *NAMES)
-    return folder
-
-
-def test_one_name_in_two_spellings_of_unicode_or_of_another_machine_is_found(work: Work, root: Path) -> None:
-    images(root, unicodedata.normalize("NFD", "fräsér.png"), "日本 語.png")
+def test_one_name_in_two_spellings_of_unicode_or_of_another_machine_is_found(work: Work, image_folder: Path) -> None:
+    images(image_folder, unicodedata.normalize("NFD", "fräsér.png"), "日本 語.png")
     listed = [
         unicodedata.normalize("NFC", "fräsér.png"),
         "日本 語.png",
         "C:\\Users\\Ann\\set\\a.png",
         "/home/ann/set/b.png",
     ]
-    coco(root, [(name, [("knife", [1, 2, 3, 4])]) for name in listed])
-    facts = Import(path=root).run(work)
+    coco(image_folder, [(name, [("knife", [1, 2, 3, 4])]) for name in listed])
+    facts = Import(path=image_folder).run(work)
     assert (facts["images"], facts["copies"], facts["failed"], facts["boxes"]) == (2, 2, 0, 4)
     assert facts["odd"] == {"path of another machine, image taken by its file name": 2}
 
 
-def test_coco_with_a_mark_at_its_start_gaps_in_its_categories_and_lists_in_any_order(work: Work, root: Path) -> None:
+def test_coco_with_a_mark_at_its_start_gaps_in_its_categories_and_lists_in_any_order(
+    work: Work, image_folder: Path
+) -> None:
     document = {
         "annotations": [
             {"image_id": 7, "category_id": 90, "bbox": [1, 2, 3, 4]},
@@ -54,8 +45,8 @@ def test_coco_with_a_mark_at_its_start_gaps_in_its_categories_and_lists_in_any_o
         "categories": [{"id": 90, "name": "knife"}, {"id": 2, "name": "pill"}],
         "images": [{"id": 7, "file_name": ".\\a.png", "width": 16, "height": 16}],
     }
-    (root / "labels.json").write_text("\ufeff" + json.dumps(document), encoding="utf-8")
-    facts = Import(path=root).run(work)
+    (image_folder / "labels.json").write_text("\ufeff" + json.dumps(document), encoding="utf-8")
+    facts = Import(path=image_folder).run(work)
     assert boxes(work) == {"a.png": [("knife", (1, 2, 4, 6)), ("knife", (1, 1, 5, 6))]}
     assert facts["odd"] == {
         "entry that is no object, skipped": 1,
@@ -65,7 +56,7 @@ def test_coco_with_a_mark_at_its_start_gaps_in_its_categories_and_lists_in_any_o
     }
 
 
-def test_cvat_shapes_become_boxes_or_are_named(work: Work, root: Path) -> None:
+def test_cvat_shapes_become_boxes_or_are_named(work: Work, image_folder: Path) -> None:
     turned = '<box label="knife" xtl="4" ytl="6" xbr="12" ybr="10" rotation="90"/>'
     polygon = '<polygon label="pill" points="1,2;5,2;5.5,9"/>'
     text = cvat(
@@ -73,8 +64,8 @@ def test_cvat_shapes_become_boxes_or_are_named(work: Work, root: Path) -> None:
         '<image id="1" name="b.png" width="32" height="16"><box label="knife" xtl="1" ytl="1" xbr="2" ybr="2"/></image>',
         '<track id="0" label="knife"/>',
     )
-    (root / "annotations.xml").write_text(text)
-    facts = Import(path=root).run(work)
+    (image_folder / "annotations.xml").write_text(text)
+    facts = Import(path=image_folder).run(work)
     assert facts["format"] == "cvat"
     (found,) = boxes(work).values()
     assert [category for category, _ in found] == ["knife", "pill"]  # type: ignore[misc]
@@ -90,8 +81,8 @@ def test_cvat_shapes_become_boxes_or_are_named(work: Work, root: Path) -> None:
     assert "labels are for 32 x 16 pixels" in facts["odd_examples"]["image that could not be taken"][0]  # type: ignore[index, call-overload]
 
 
-def test_label_studio_tasks_say_what_people_said(work: Work, root: Path) -> None:
-    images(root, "c.png", "d.png", "e.png", "f.png", side=20)
+def test_label_studio_tasks_say_what_people_said(work: Work, image_folder: Path) -> None:
+    images(image_folder, "c.png", "d.png", "e.png", "f.png", side=20)
     skipped = {"result": [region()], "was_cancelled": True}
     tasks = [
         task("/data/local-files/?d=set%2Fa.png", region(), region("polygonlabels", points=[[0, 0], [50, 0], [50, 50]])),
@@ -102,8 +93,8 @@ def test_label_studio_tasks_say_what_people_said(work: Work, root: Path) -> None
         task("f.png", region("brushlabels"), region(x="wide"), region(rotation=90)),
         "what",
     ]
-    (root / "tasks.json").write_text(json.dumps(tasks, indent=2))
-    facts = Import(path=root).run(work)
+    (image_folder / "tasks.json").write_text(json.dumps(tasks, indent=2))
+    facts = Import(path=image_folder).run(work)
     assert facts["format"] == "labelstudio"
     states = {name: s.state for name, s in named(work).items()}
     assert states == {
@@ -120,15 +111,15 @@ def test_label_studio_tasks_say_what_people_said(work: Work, root: Path) -> None
     assert facts["failed"] == 2
 
 
-def test_csv_rows_of_an_image_may_lie_apart_and_may_contradict(work: Work, root: Path) -> None:
-    images(root, "c.png", side=20)
+def test_csv_rows_of_an_image_may_lie_apart_and_may_contradict(work: Work, image_folder: Path) -> None:
+    images(image_folder, "c.png", side=20)
     text = (
         "\ufeffFile,Category,x_min,y_min,x_max,y_max,width,height\r\n"
         "a.png,knife,1,2,3,4,16,16\r\nb.png,,,,,,16,16\r\na.png,pill,nan,2,3,4,16,16\r\n"
         "c.png,knife,1,2,3,4,20,20\r\nc.png,knife,1,2,3,4,99,20\r\na.png,pill,5,5,7,7,16,16\r\n"
     )
-    (root / "labels.csv").write_text(text, encoding="utf-8")
-    facts = Import(path=root).run(work)
+    (image_folder / "labels.csv").write_text(text, encoding="utf-8")
+    facts = Import(path=image_folder).run(work)
     assert (facts["format"], facts["images"], facts["failed"]) == ("csv", 2, 1)
     assert boxes(work) == {"a.png": [("knife", (1, 2, 3, 4)), ("pill", (5, 5, 7, 7))], "b.png": []}
     assert "several sizes" in str(facts["odd_examples"])
@@ -159,9 +150,11 @@ def test_boxes_of_a_turned_photo_land_on_the_thing(
     assert sample.pixels().sum() == (bottom - top) * (right - left) * 3 * 255
 
 
-def test_captions_and_classes_beside_images_say_nothing_of_boxes(work: Work, root: Path) -> None:
-    (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a knife"}\n\n{"file_name": "b.png"}\n')
-    facts = Import(path=root, empty_means="confirmed_empty").run(work)
+def test_captions_and_classes_beside_images_say_nothing_of_boxes(work: Work, image_folder: Path) -> None:
+    (image_folder / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": "a knife"}\n\n{"file_name": "b.png"}\n'
+    )
+    facts = Import(path=image_folder, empty_means="confirmed_empty").run(work)
     assert facts["by_state"] == {"unlabelled": 2}
 
 

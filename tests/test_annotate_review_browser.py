@@ -6,9 +6,8 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import chromium
 import label_studio
 import numpy as np
 import pytest
@@ -21,12 +20,20 @@ from tilth.images import encode_png
 from tilth.samples import NewSample
 from tilth.work import Work
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 pytestmark = pytest.mark.timeout(900)
 POLICY = str(ROOT / "configs" / "policies" / "starter.yaml")
 SIZE_WH = (300, 200)
 BOX = (30.0, 40.0, 130.0, 120.0)
-BUTTON = "document.querySelector('[data-testid=bottombar-{}-button]:not([disabled])')"
-CANVAS = "document.querySelector('.konvajs-content canvas')"
+CANVAS = ".konvajs-content"
+# the panels beside it move it once more after it has appeared
+SETTLED = f"""() => {{
+    const width = document.querySelector('{CANVAS}')?.clientWidth, before = window.widthBefore;
+    window.widthBefore = width;
+    return width > 100 && width === before;
+}}"""
 
 
 @pytest.fixture
@@ -83,34 +90,26 @@ def test_up_is_idempotent_keeps_its_secrets_and_says_when_a_port_is_taken(
 
 
 def test_a_person_moves_a_box_skips_an_image_and_calls_one_empty(
-    home: Path, work: Work, server: label_studio.Server, tmp_path: Path
+    home: Path, work: Work, server: label_studio.Server, tab: "Page"
 ) -> None:
-    if reason := chromium.missing():
-        pytest.skip(reason)
     data = str(three_images(work))
     assert "nothing was pushed" in tilth("review", "pull", data, "--policy", POLICY, code=2)
     pushed = json.loads(tilth("review", "push", data, "--policy", POLICY, "--audit-share", "0"))
     assert (pushed["sent"], pushed["waiting"]) == (3, 3)
-    with chromium.browsing(tmp_path / "chromium") as page:
-        page.open(f"{server.url}/user/login/")
-        fields = {"email": server.login["user"], "password": server.login["password"]}
-        for name, value in fields.items():
-            page.ask(f"document.querySelector('input[name={name}]').value = {json.dumps(value)}")
-        page.ask("document.querySelector('form').submit()")
-        page.wait("!location.href.includes('login') && document.readyState === 'complete'")
-        page.open(f"{pushed['project']}/data?labeling=1")
-        # the first shows the predicted box in its list; it is dragged a tenth of the image to the right
-        page.wait("document.body.innerText.includes('0.30')")
-        middle = page.wait(_stable_middle())
-        width = page.ask(f"{CANVAS}.getBoundingClientRect().width")
-        page.drag((middle[0], middle[1]), (middle[0] + 0.1 * width, middle[1]))
-        page.press(BUTTON.format("submit"), "document.body.innerText.includes('0.50')")
-        page.press(BUTTON.format("skip"), "!document.body.innerText.includes('0.50')")
-        empty = "[...document.querySelectorAll('label')].find(e => e.innerText.includes('confirmed empty'))"
-        page.press(empty, "!!document.querySelector('input[type=checkbox]:checked, input[type=radio]:checked')")
-        number = pushed["project"].rpartition("/")[2]
-        done = "p.total_annotations_number + p.skipped_annotations_number === 3"
-        page.press(BUTTON.format("submit"), f"fetch('/api/projects/{number}/').then(r => r.json()).then(p => {done})")
+    tab.set_default_timeout(90_000)
+    log_in(tab, server)
+    tab.goto(f"{pushed['project']}/data?labeling=1")
+    # the first shows the predicted box in its list; it is dragged a tenth of the image to the right
+    tab.get_by_text("0.30").first.wait_for()
+    drag_box_right(tab)
+    leave(tab, "submit")
+    tab.get_by_text("0.50").first.wait_for()
+    leave(tab, "skip")
+    tab.get_by_label("confirmed empty").check()
+    tab.get_by_test_id("bottombar-submit-button").click()
+    number = pushed["project"].rpartition("/")[2]
+    done = "p => p.total_annotations_number + p.skipped_annotations_number === 3"
+    tab.wait_for_function(f"fetch('/api/projects/{number}/').then(r => r.json()).then({done})", polling=500)
     facts = json.loads(tilth("review", "pull", data, "--policy", POLICY))
     assert (facts["changed"], facts["answered"]) == (3, 3)
     assert json.loads(tilth("review", "pull", data, "--policy", POLICY))["changed"] == 0
@@ -130,10 +129,26 @@ def test_a_person_moves_a_box_skips_an_image_and_calls_one_empty(
     assert published["facts"]["review"]["seconds_source"] == "measured by Label Studio"
 
 
-def _stable_middle() -> str:
-    """Where the middle of the box is, once the image is on the screen."""
+def log_in(page: "Page", server: label_studio.Server) -> None:
+    page.goto(f"{server.url}/user/login/")
+    page.locator("[name=email]").fill(server.login["user"])
+    page.locator("[name=password]").fill(server.login["password"])
+    page.locator("[name=password]").press("Enter")
+    page.wait_for_url(lambda url: "login" not in url)
+
+
+def drag_box_right(page: "Page") -> None:
+    """Drag the box by a tenth of the image."""
+    page.wait_for_function(SETTLED, polling=500)
+    canvas = page.locator(CANVAS)
     x, y = (BOX[0] + BOX[2]) / 2 / SIZE_WH[0], (BOX[1] + BOX[3]) / 2 / SIZE_WH[1]
-    return (
-        f"new Promise(done => setTimeout(() => {{ const r = {CANVAS}?.getBoundingClientRect();"
-        f"done(r && r.width > 100 ? [r.x + {x} * r.width, r.y + {y} * r.height] : null) }}, 1500))"
-    )
+    width, height = canvas.evaluate("canvas => [canvas.clientWidth, canvas.clientHeight]")
+    start, end = ({"x": part * width, "y": y * height} for part in (x, x + 0.1))
+    canvas.drag_to(canvas, source_position=start, target_position=end, steps=8)
+
+
+def leave(page: "Page", button: str) -> None:
+    """Press a button, and wait until another image is there."""
+    shown = page.locator("img[alt=image]").get_attribute("src")
+    page.get_by_test_id(f"bottombar-{button}-button").click()
+    page.locator(f"img[alt=image]:not([src='{shown}'])").wait_for()

@@ -7,11 +7,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from conftest import noise_image, noise_samples
 from PIL import Image
 from report_run import build_run
@@ -28,6 +27,9 @@ from tilth.policy import Policy, load_policy
 from tilth.samples import NewSample, Result
 from tilth.starter.world import Spec, render
 from tilth.work import Work
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 NOW = "2026-11-20T00:00:00Z"
 POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
@@ -213,45 +215,53 @@ def test_a_contact_sheet_is_grey_where_it_must_be(data: Dataset, policy: Policy,
 # in the browser
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("Chromium is not installed")
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
-TILES = "[...document.querySelectorAll('.tile')]"
-COUNT = "Number(document.getElementById('count').textContent.split(' ')[0])"
-
-
 @pytest.fixture
-def page(browser: Browser, folder: Path) -> Iterator[Browser]:
-    browser.problems.clear()
-    browser.open("about:blank")
-    browser.open(f"file://{folder}/index.html")
-    yield browser
-    assert browser.problems == []
+def page(tab: "Page", folder: Path) -> "Iterator[Page]":
+    tab.goto(f"file://{folder}/index.html")
+    yield tab
+    assert problems(tab) == []
 
 
-def choose(page: Browser, name: str, value: str) -> None:
-    page.run(
-        f"(() => {{ const f = document.querySelector('[name={name}]'); if (f.type === 'checkbox') f.click();"
-        f" else {{ f.value = {json.dumps(value)}; f.dispatchEvent(new Event('input', {{bubbles: true}})); }} }})()"
-    )
+def problems(page: "Page") -> list[str]:
+    told = [message.text for message in page.console_messages() if message.type == "error"]
+    return [str(error) for error in page.page_errors()] + told
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_filters_show_what_the_dataset_holds(page: Browser, data: Dataset) -> None:
+def count(page: "Page") -> int:
+    return int(page.locator("#count").inner_text().split()[0].replace(",", ""))
+
+
+def choose(page: "Page", name: str, value: str = "") -> None:
+    """Set a filter; one without a value is ticked."""
+    field = page.locator(f"[name={name}]")
+    if not value:
+        field.check()
+    elif field.evaluate("field => field.localName") == "select":
+        field.select_option(value)
+    else:
+        field.fill(value)
+
+
+def press(page: "Page", *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def picture_id(page: "Page") -> str:
+    """Return which picture the large view shows."""
+    return page.locator(".facts dd").last.inner_text()
+
+
+def test_filters_show_what_the_dataset_holds(page: "Page", data: Dataset) -> None:
     kept = [s for s in data.samples(images=False) if not is_listed(s)]
-    assert page.run(COUNT) == len(kept)
-    page.run("[...document.querySelectorAll('.chip')].find((c) => c.textContent.startsWith('knife')).click()")
+    assert count(page) == len(kept)
+    page.locator(".chip", has_text="knife").click()
     knives = [s for s in kept if any(c.category == "knife" for c in s.claims)]
-    assert page.run(COUNT) == len(knives) > 0
+    assert count(page) == len(knives) > 0
     choose(page, "low", "0.9")
     sure = [s for s in knives if any(c.category == "knife" and c.score >= 0.9 for c in s.claims)]
-    assert page.run(COUNT) == len(sure) < len(knives)
-    page.run("document.querySelector('[type=reset]').click()")
+    assert count(page) == len(sure) < len(knives)
+    page.get_by_text("Clear").click()
     for name, value, expected in (
         ("state", "reviewed", [s for s in kept if s.state.value == "reviewed"]),
         ("split", "train", [s for s in kept if s.split == "train"]),
@@ -260,83 +270,79 @@ def test_filters_show_what_the_dataset_holds(page: Browser, data: Dataset) -> No
         ("cleaned", "", [s for s in kept if s.columns.get("ground.removed")]),
     ):
         choose(page, name, value)
-        assert page.run(COUNT) == len(expected) > 0, name
-        page.run("document.querySelector('[type=reset]').click()")
-        assert page.run(COUNT) == len(kept)
-    choose(page, "disagree", "")
-    assert 0 < page.run(COUNT) < len(kept)
-    assert page.run("location.hash") == "#disagree=true", "a view can be sent to somebody"
+        assert count(page) == len(expected) > 0, name
+        page.get_by_text("Clear").click()
+        assert count(page) == len(kept)
+    choose(page, "disagree")
+    assert 0 < count(page) < len(kept)
+    assert page.url.endswith("#disagree=true"), "a view can be sent to somebody"
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_a_veiled_picture_is_shown_at_the_first_click_and_opened_at_the_second(page: Browser, tmp_path: Path) -> None:
-    def colour_of_page(name: str) -> float:
-        page.run("new Promise((done) => setTimeout(done, 300))")
-        page.shoot(tmp_path / name)
-        return coloured(tmp_path / name)
+def test_a_veiled_picture_is_shown_at_the_first_click_and_opened_at_the_second(page: "Page", tmp_path: Path) -> None:
+    def colour_of_page() -> float:
+        page.evaluate(
+            "Promise.all([...document.images].filter((i) => i.checkVisibility() && i.complete).map((i) => i.decode()))"
+        )
+        page.screenshot(path=tmp_path / "page.png", animations="disabled")
+        return coloured(tmp_path / "page.png")
 
-    veiled = colour_of_page("veiled.png")
-    first = f"{TILES}.find((t) => t.classList.contains('veiled'))"
-    id_ = page.run(f"{first}.dataset.id")
-    this = f"document.querySelector('[data-id=\"{id_}\"]')"
-    assert page.run(f"{this}.getAttribute('aria-label')").startswith("Show blurred image")
-    assert "grayscale(1)" in page.run(f"getComputedStyle({this}.querySelector('img')).filter")
-    page.run(f"{this}.click()")
-    assert page.run(f"getComputedStyle({this}.querySelector('img')).filter") == "none"
-    assert not page.run("document.getElementById('large').open")
-    page.run(f"{this}.click()")
-    assert page.run("document.getElementById('large').open")
-    assert page.run("document.querySelector('.facts dd:last-child').textContent") == id_
-    page.key("Escape")
-    assert page.run("document.activeElement.dataset.id") == id_, "the focus goes back to where it was"
-    page.key("b")
-    assert page.run(f"{TILES}.some((t) => t.classList.contains('veiled'))") is False
-    assert colour_of_page("open.png") > 2 * veiled
-    page.key("b")
-    assert page.run(f"{TILES}.some((t) => t.classList.contains('veiled'))") is True
+    veiled = colour_of_page()
+    id_ = page.locator(".tile.veiled").first.get_attribute("data-id")
+    this = page.locator(f"[data-id='{id_}']")
+    style = "image => getComputedStyle(image).filter"
+    assert str(this.get_attribute("aria-label")).startswith("Show blurred image")
+    assert "grayscale(1)" in this.locator("img").evaluate(style)
+    this.click()
+    assert this.locator("img").evaluate(style) == "none"
+    assert page.locator("#large").is_hidden()
+    this.click()
+    assert page.locator("#large").is_visible()
+    assert picture_id(page) == id_
+    press(page, "Escape")
+    page.locator(f"[data-id='{id_}']:focus").wait_for()  # the focus goes back to where it was
+    press(page, "b")
+    assert page.locator(".tile.veiled").count() == 0
+    assert colour_of_page() > 2 * veiled
+    press(page, "b")
+    assert page.locator(".tile.veiled").count() > 0
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_the_large_view_toggles_sources_and_what_was_cleaned_away(page: Browser) -> None:
-    choose(page, "cleaned", "")
-    page.key("j")
-    page.key("b")
-    page.key("Enter")
-    assert page.run("document.getElementById('large').open")
-    boxes = "[...document.querySelectorAll('#stage .box')].map((b) => b.className + ': ' + b.textContent)"
-    before = page.run(boxes)
+def test_the_large_view_toggles_sources_and_what_was_cleaned_away(page: "Page") -> None:
+    choose(page, "cleaned")
+    press(page, "j", "b", "Enter")
+    assert page.locator("#large").is_visible()
+    boxes = page.locator("#stage .box")
+    before = boxes.all_inner_texts()
     assert any("knife 0.77" in box for box in before)
-    assert "fused from 2 boxes" in page.run("document.getElementById('said').textContent")
-    page.key("c")
-    assert [box for box in page.run(boxes) if "gone" in box] == ["box gone: same thing twice, for pill"]
-    page.key("c")
-    assert page.run(boxes) == before
-    page.run("document.querySelector('[data-layer=\"model:fusion@1\"]').click()")
-    assert page.run(boxes) == [box for box in before if "0.77" not in box]
-    assert page.run("document.activeElement.dataset.layer") == "model:fusion@1"
+    assert "fused from 2 boxes" in page.locator("#said").inner_text()
+    press(page, "c")
+    assert page.locator("#stage .box.gone").all_inner_texts() == ["same thing twice, for pill"]
+    press(page, "c")
+    assert boxes.all_inner_texts() == before
+    source = page.locator("[data-layer='model:fusion@1']")
+    source.uncheck()
+    assert boxes.all_inner_texts() == [box for box in before if "0.77" not in box]
+    assert source.evaluate("tick => tick === document.activeElement")
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_the_keyboard_is_enough(page: Browser) -> None:
+def test_the_keyboard_is_enough(page: "Page") -> None:
     at = "Number(document.activeElement.dataset.n)"
     for key, place in (("j", 0), ("ArrowRight", 1), ("j", 2), ("k", 1), ("ArrowLeft", 0), ("ArrowLeft", 0)):
-        page.key(key)
-        assert page.run(at) == place
-    page.key("b")
-    page.key("Enter")
-    title = "document.querySelector('.facts dd:last-child').textContent"
-    first = page.run(title)
-    page.key("ArrowRight")
-    assert page.run(title) != first
-    page.key("k")
-    assert page.run(title) == first
-    page.key("Escape")
-    page.key("/")
-    page.key("b")  # a letter of an id, not the command
-    assert page.run("document.activeElement.value") == "b"
-    assert page.run("document.getElementById('show-all').checked") is True
-    page.key("Escape")
-    assert page.run("document.activeElement.tagName") == "BODY"
+        press(page, key)
+        assert page.evaluate(at) == place
+    press(page, "b", "Enter")
+    first = picture_id(page)
+    press(page, "ArrowRight")
+    assert picture_id(page) != first
+    press(page, "k")
+    assert picture_id(page) == first
+    press(page, "Escape")
+    page.locator(".tile:focus").wait_for()
+    press(page, "/", "b")  # a letter of an id, not the command
+    assert page.locator(":focus").input_value() == "b"
+    assert page.locator("#show-all").is_checked()
+    press(page, "Escape")
+    assert page.evaluate("document.activeElement.tagName") == "BODY"
 
 
 CONTRAST = """(() => {
@@ -354,51 +360,46 @@ CONTRAST = """(() => {
 })()"""
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_it_can_be_read_by_day_and_by_night_and_by_those_who_cannot_see(page: Browser) -> None:
-    assert page.run(CONTRAST) >= 4.5
-    page.theme("dark")
-    assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 18)"
-    assert page.run(CONTRAST) >= 4.5
-    page.theme("light")
-    assert page.run("[...document.images].every((i) => i.alt.length > 10)")
-    controls = "[...document.querySelectorAll('button, input, select')]"
-    assert page.run(f"{controls}.every((e) => e.ariaLabel || e.textContent || e.labels?.length)")
-    assert page.run(f"{TILES}.some((t) => /blurred/.test(t.querySelector('img').alt))")
+def test_it_can_be_read_by_day_and_by_night_and_by_those_who_cannot_see(page: "Page") -> None:
+    assert page.evaluate(CONTRAST) >= 4.5
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(18, 21, 18)"
+    assert page.evaluate(CONTRAST) >= 4.5
+    assert page.evaluate("[...document.images].every((i) => i.alt.length > 10)")
+    controls = page.locator("button, input, select")
+    assert controls.evaluate_all("all => all.every((e) => e.ariaLabel || e.textContent || e.labels?.length)")
+    assert page.get_by_alt_text("blurred").count() > 0
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_hostile_names_stay_text(browser: Browser, tmp_path: Path, policy: Policy) -> None:
+def test_hostile_names_stay_text(tab: "Page", tmp_path: Path, policy: Policy) -> None:
     foul = "</script><script>document.title='taken'</script><img src=x onerror=document.title='taken'>"
     opened = Dataset(tmp_path / "d")
     work = Work(name="import", dataset=opened, policy=policy, folder=tmp_path, events=Events())
     claims = (Claim(category=foul, box_xyxy=(1, 1, 9, 9), score=0.5, source=f"import:{foul}"),)
     work.add("a", [NewSample(data=noise_image(1), origin={"source": foul}, claims=claims)])
     Gallery(dataset=opened).write(tmp_path / "g.html")
-    browser.problems.clear()
-    browser.open(f"file://{tmp_path}/g.html")
-    browser.key("b")
-    browser.run(f"{TILES}[0].click()")
-    assert foul in browser.run("document.getElementById('said').textContent")
-    assert browser.run("document.title") == "d · Tilth gallery"
-    assert browser.run("document.querySelectorAll('img[src=x]').length") == 0
-    assert browser.problems == []
+    tab.goto(f"file://{tmp_path}/g.html")
+    press(tab, "b")
+    tab.locator(".tile").click()
+    assert foul in str(tab.locator("#said").text_content())
+    assert tab.title() == "d · Tilth gallery"
+    assert tab.locator("img[src=x]").count() == 0
+    assert problems(tab) == []
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
-def test_many_pictures_are_drawn_as_they_come_into_view(browser: Browser, folder: Path, tmp_path: Path) -> None:
+def test_many_pictures_are_drawn_as_they_come_into_view(tab: "Page", folder: Path, tmp_path: Path) -> None:
     big = tmp_path / "big"
     shutil.copytree(folder, big)
     text = (big / "index.html").read_text()
     block = re.search(r'<script type="application/json" class="records">.*?</script>\n', text, re.S)[0]  # type: ignore[index]
     (big / "index.html").write_text(text.replace(block, block * 200, 1))
-    browser.open(f"file://{big}/index.html")
-    assert browser.run("records.length") > 3_000
-    assert browser.run(f"{TILES}.length") < 400
-    assert browser.run("(() => { const t = performance.now(); filter(); return performance.now() - t; })()") < 2_000
-    browser.run("document.getElementById('more').scrollIntoView()")
-    browser.run("new Promise((done) => setTimeout(done, 400))")
-    assert browser.run(f"{TILES}.length") > 90
+    tab.goto(f"file://{big}/index.html")
+    assert tab.evaluate("records.length") > 3_000
+    drawn = tab.locator(".tile").count()
+    assert drawn < 400
+    assert tab.evaluate("(() => { const t = performance.now(); filter(); return performance.now() - t; })()") < 2_000
+    tab.locator("#more").scroll_into_view_if_needed()
+    tab.locator(".tile").nth(drawn).wait_for()
 
 
 def test_a_dataset_that_is_not_there_is_said_to_be_absent(tmp_path: Path) -> None:

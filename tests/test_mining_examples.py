@@ -129,7 +129,7 @@ def test_a_model_without_words_is_asked_by_pictures(
 @pytest.mark.parametrize(
     ("mine", "says"),
     [
-        ({"quotas": {"spoons": 3}}, "quotas: the policy has no pictured category 'spoons'"),
+        ({"quotas": {"spoons": 3}}, "quotas: no pictured category spoons; there are dice, bottle"),
         ({"quotas": {"dice": 0, "bottle": 0}}, "every category is 0"),
     ],
 )

@@ -1,5 +1,6 @@
 """The policy: which categories there are, how to ask for them, and what to do when one is found."""
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -73,6 +74,20 @@ class Policy(BaseModel):
     def written(self) -> tuple[Category, ...]:
         """The categories that are decided by words."""
         return tuple(category for category in self.categories if category.evidence == "text")
+
+    def check_pictured(self, names: Iterable[str], setting: str) -> None:
+        """Refuse names of things that cannot be pictured.
+
+        Args:
+            names: Names of categories.
+            setting: What gives them, for the message.
+
+        Raises:
+            InputError: One is no category, or a category that is decided by words.
+        """
+        known = [category.name for category in self.pictured]
+        if wrong := sorted(set(names) - set(known)):
+            raise InputError(f"{setting}: no pictured category {', '.join(wrong)}; there are {', '.join(known)}")
 
     def __getitem__(self, name: str) -> Category:
         """Return a category by name.

@@ -70,6 +70,11 @@ class Sample:
         return str(self.columns.get("split") or "")
 
     @property
+    def labelled_by_people(self) -> bool:
+        """Whether a person or an imported file has said anything about it."""
+        return any(claim.kind in ("human", "import") for claim in self.claims)
+
+    @property
     def made(self) -> bool:
         """Whether the image was generated."""
         return bool(self.origin.get("parents") or self.origin.get("prompt"))

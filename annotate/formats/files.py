@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Entry, Oddities, inside, is_absolute
+from tilth.annotate.formats import Entry, Found, Oddities, inside, is_absolute, on_disk
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
 
@@ -184,6 +184,13 @@ class Files:
         if self._rows.execute("SELECT link FROM files WHERE path=?", (path,)).fetchone()[0]:
             return inside(self.root, path)
         return self.root / path
+
+    def unlabelled(self, path: str) -> Found:
+        """Return a listed image that no label file speaks of."""
+        try:
+            return Found(name=path, read=on_disk(self.checked(path)))
+        except InputError as error:
+            return Found(name=path, error=str(error))
 
     def find(self, name: str, beside: tuple[str, ...], odd: Oddities) -> str:
         """Return the file that a label file calls `name`: in a folder of `beside`, else the only one of its name.

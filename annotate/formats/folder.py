@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Found, Oddities, on_disk
+from tilth.annotate.formats import Found, Oddities
 from tilth.annotate.formats.files import Files
-from tilth.errors import InputError
 
 
 class Folder:
@@ -22,9 +21,5 @@ class Folder:
         return len(self.images)
 
     def __iter__(self) -> Iterator[Found]:
-        """Yield the images in the order of their names."""
-        for name in self.images:
-            try:
-                yield Found(name=name, read=on_disk(self.images.checked(name)))
-            except InputError as error:
-                yield Found(name=name, error=str(error))
+        """Return the images in the order of their names."""
+        return map(self.images.unlabelled, self.images)

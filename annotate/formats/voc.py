@@ -81,13 +81,7 @@ class Voc:
             )
         for path in self.images.unmarked() if self._chosen is None else ():
             self.odd.note("image without a label file", path)
-            yield self._bare(path)
-
-    def _bare(self, path: str) -> Found:
-        try:
-            return Found(name=path, read=on_disk(self.images.checked(path)))
-        except InputError as error:
-            return Found(name=path, error=str(error))
+            yield self.images.unlabelled(path)
 
     def _image_of(self, file: str, filename: str) -> str:
         """Find the image: the one that bears the label file's name, else the one that it names.
