@@ -57,7 +57,8 @@ def load(corpus: Corpus, inputs: Inputs, item: Item) -> Loaded:
 
 def _batches(corpus: Corpus, inputs: Inputs, items: Iterator[Item], size: int) -> Iterator[list[Loaded]]:
     """Yield batches of decoded images, one batch ahead."""
-    with ThreadPoolExecutor(READERS) as pool:
+    pool = ThreadPoolExecutor(READERS)
+    try:
         ahead = None
         for batch in batched(items, size):
             coming = [pool.submit(load, corpus, inputs, item) for item in batch]
@@ -66,6 +67,8 @@ def _batches(corpus: Corpus, inputs: Inputs, items: Iterator[Item], size: int) -
             ahead = coming
         if ahead is not None:
             yield [future.result() for future in ahead]
+    finally:
+        pool.shutdown(cancel_futures=True)  # a store that is down lets each of those that wait run into its time limit
 
 
 def encode(encoder: Encoder, batch: Sequence[Loaded]) -> Part:

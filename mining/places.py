@@ -3,14 +3,20 @@
 Stores are those that `fsspec` knows: s3://, gs://, az://, hf:// (Hugging Face) and others. Credentials are the environment's.
 """
 
+import errno
+import io
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from tilth.errors import InputError, Unavailable
-from tilth.extras import optional
+from tilth.errors import InputError, TilthError, Unavailable
+from tilth.extras import EXTRAS, optional
+
+PART_BYTES = 2**20  # of an archive or a table in one request: many headers of small images, few bytes beside large ones
+REFUSALS = (errno.EINVAL, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG)  # a token that ran out is "invalid" to S3
 
 
 class Place(Protocol):
@@ -100,6 +106,9 @@ class LocalPlace:
 class StorePlace:
     """What lies below a URL.
 
+    What a store says of one object is an `InputError`, so that a run goes on without that object; when the store itself fails, or
+    lets nobody in any more, it is `Unavailable`, so that the run stops and the same command goes on later.
+
     Args:
         url: Such as `s3://bucket/images`.
 
@@ -111,9 +120,14 @@ class StorePlace:
         with optional():
             import fsspec
         try:
-            self._files, root = fsspec.core.url_to_fs(url)
+            # a listing that is kept would grow with the corpus, and hide what changes in the store meanwhile
+            self._files, root = fsspec.core.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
         except ImportError as error:
-            raise InputError(f"{url}: {error}") from error
+            if not isinstance(error.__cause__, ModuleNotFoundError):
+                raise
+            library = str(error.__cause__.name)
+            cure = f"'tilth[{EXTRAS[library]}]'" if library in EXTRAS else library
+            raise InputError(f"{url}: {library} is not installed; run: pip install {cure}") from error
         except ValueError as error:
             raise InputError(f"{url}: {error}; known are s3://, gs://, az://, hf:// and others of fsspec") from error
         self._root = root.rstrip("/")
@@ -127,23 +141,19 @@ class StorePlace:
         """Yield the objects with their stamps, which the listing has already.
 
         Raises:
-            InputError: There is nothing.
+            InputError: There is nothing, or the store lets nobody in with these credentials.
             Unavailable: The store does not answer.
         """
         return self._below(self._root)
 
     def _below(self, folder: str) -> Iterator[tuple[str, str]]:
-        try:
-            with self._answering():
-                entries = sorted(self._files.ls(folder, detail=True), key=lambda e: e["name"])
-        except FileNotFoundError as error:
-            raise InputError(f"{self.place}: nothing there") from error
-        except OSError as error:
-            raise self._silent(error) from error
+        with self._asking():
+            entries = sorted(self._files.ls(folder, detail=True), key=lambda e: e["name"])
         for entry in entries:
             name = str(entry["name"]).rstrip("/")
             if name == folder and entry["type"] != "directory":
-                yield name.rpartition("/")[2], _stamp(entry)  # the URL is that of one object
+                if not str(entry["name"]).endswith("/"):  # else an empty object that stands for the folder
+                    yield name.rpartition("/")[2], _stamp(entry)  # the URL is that of one object
             elif name == folder or name.rpartition("/")[2].startswith("."):
                 continue
             elif entry["type"] == "directory":
@@ -151,51 +161,100 @@ class StorePlace:
             else:
                 yield name.removeprefix(self._root).lstrip("/"), _stamp(entry)
 
-    def _silent(self, error: Exception) -> Unavailable:
-        why = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        return Unavailable(f"{self.place}: {why}; check credentials and network, then run again")
-
     @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """Let through what a missing or unreadable object raises; whatever else a store's client has of its own is one line."""
+    def _asking(self, name: str = "") -> Iterator[None]:
+        """Turn whatever a store's client raises about an object, or about the whole place, into one line."""
         try:
             yield
-        except OSError:
+        except TilthError:
             raise
-        except Exception as error:
-            raise self._silent(error) from error
-
-    @contextmanager
-    def _there(self, name: str) -> Iterator[None]:
-        """Say of an object what is wrong with it."""
-        try:
-            with self._answering():
-                yield
         except FileNotFoundError as error:
-            raise InputError(f"{name}: no such file in the corpus") from error
-        except OSError as error:
-            raise InputError(f"{name}: {error}") from error
+            raise InputError(
+                f"{name}: no such file in the corpus" if name else f"{self.place}: nothing there"
+            ) from error
+        except Exception as error:
+            told = str(getattr(error, "strerror", None) or error)
+            why = (told.splitlines() or [""])[0][:200] or type(error).__name__
+            if not _refusal(error):
+                place = f"{self.place}: {name}" if name else self.place
+                raise Unavailable(f"{place}: {why}; check credentials and network, then run again") from error
+            if not name:
+                raise InputError(f"{self.place}: {why}; check the address and the credentials") from error
+            # credentials that have run out are refused every object, and none of them is to blame
+            try:
+                self._files.info(self._root)
+            except Exception as also:
+                raise Unavailable(f"{self.place}: {why}; check credentials and network, then run again") from also
+            raise InputError(f"{name}: {why}") from error
 
     def _full(self, name: str) -> str:
-        return self._root if self._root.endswith("/" + name) else f"{self._root}/{name}"
+        if ".." in name.split("/"):  # a table may name any file, and not all stores take names literally
+            raise InputError(f"{name}: no such file in the corpus")
+        only = self._root.endswith("/" + name) and self._is_object
+        return self._root if only else f"{self._root}/{name}"
+
+    @cached_property
+    def _is_object(self) -> bool:
+        with self._asking():
+            return bool(self._files.info(self._root)["type"] != "directory")
+
+    def _info(self, name: str) -> Mapping[str, Any]:
+        with self._asking(name):
+            return cast("Mapping[str, Any]", self._files.info(self._full(name)))
 
     def open(self, name: str) -> BinaryIO:
-        """Open an object."""
-        with self._there(name):
-            return cast(BinaryIO, self._files.open(self._full(name), "rb"))
+        """Open an object, of which a part is fetched when it is read."""
+        return cast(BinaryIO, io.BufferedReader(_Parts(self, name, int(self._info(name)["size"])), PART_BYTES))
 
     def range(self, name: str, start: int, size: int) -> bytes:
         """Return a part of an object, and fetch no more than it."""
-        with self._there(name):
+        with self._asking(name):
             return bytes(self._files.cat_file(self._full(name), start=start, end=start + size))
 
     def stamp(self, name: str) -> str:
         """Return size and version."""
         try:
-            with self._answering():
-                return _stamp(self._files.info(self._full(name)))
-        except OSError:
+            return _stamp(self._info(name))
+        except InputError:
             return ""
+
+
+class _Parts(io.RawIOBase):
+    """An object as a stream whose reads are requests for ranges."""
+
+    def __init__(self, place: StorePlace, name: str, size: int) -> None:
+        super().__init__()
+        self._place, self._name, self._size, self._at = place, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:  # of WriteableBuffer, a name that exists for type checkers only
+        wanted = min(len(buffer), self._size - self._at)
+        if wanted <= 0:
+            return 0
+        data = self._place.range(self._name, self._at, wanted)
+        if len(data) != wanted:  # taken for the end of the object, it would pass for damage
+            raise Unavailable(f"{self._name}: {len(data)} bytes came for {wanted}; run again")
+        buffer[:wanted] = data
+        self._at += wanted
+        return wanted
+
+
+def _refusal(error: Exception) -> bool:
+    """Tell whether a store has answered, and said no, from one that fails; libraries name credentials in classes of their own."""
+    no = isinstance(error, OSError) and (isinstance(error, PermissionError) or error.errno in REFUSALS)
+    return no or "Credential" in type(error).__name__
 
 
 def _stamp(entry: Mapping[str, Any]) -> str:

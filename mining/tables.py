@@ -4,6 +4,7 @@ One column holds the images, as bytes, as paths below the folder, or as both. Ev
 checked row by row, and what their libraries raise, or panic with, becomes one line.
 """
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tilth.errors import InputError
+from tilth.errors import InputError, Unavailable
 from tilth.images import MAX_BYTES
 from tilth.mining.corpus import ABOUT_COLUMNS, Item, Shards, about_of, limited
 from tilth.mining.places import LocalPlace, Place, place_of
@@ -36,6 +37,10 @@ IMAGE_COLUMNS = (
     "file_name",
 )
 ROW_GROUPS_KEPT = 2
+# Lance has a client of its own for stores, and of what that says only the text comes through
+STORE_FAILS = re.compile(r"Generic (?!LocalFileSystem)\w+ error")
+STORE_REFUSES = re.compile(r"status code: 4(?!08|29)")
+STORE_SHUTS = re.compile(r"lacked (the necessary privileges|valid authentication)")
 
 
 class _Column:
@@ -212,12 +217,21 @@ class ArrowCorpus(_Rows, Shards):
 
 
 @contextmanager
-def _damage(what: str) -> Iterator[None]:
-    """Turn what Lance makes of a damaged table into one line; some damage makes it panic, which is no `Exception`."""
+def _damage(what: str, *, opened: bool = False) -> Iterator[None]:
+    """Turn what Lance makes of a damaged table into one line; some damage makes it panic, which is no `Exception`.
+
+    Args:
+        what: Begins the line.
+        opened: It could be read before, so a store that refuses it now is to be tried again, with other credentials.
+    """
     try:
         yield
     except (pa.ArrowException, ValueError, OSError, RuntimeError, IndexError) as error:
-        raise InputError(f"{what}: {(str(error).splitlines() or [''])[0][:200]}") from error
+        why = (str(error).splitlines() or [""])[0]
+        fails = STORE_FAILS.search(why) and not STORE_REFUSES.search(why)
+        if fails or (opened and STORE_SHUTS.search(why)):
+            raise Unavailable(f"{what}: {why[:300]}; check credentials and network, then run again") from error
+        raise InputError(f"{what}: {why[:200]}") from error
     except BaseException as error:
         if type(error).__name__ == "PanicException":
             raise InputError(f"{what}: damaged") from error
@@ -253,7 +267,7 @@ class LanceCorpus(_Rows):
     def _row(self, key: str) -> dict[str, Any]:
         if not key.isdigit() or int(key) >= self._rows:
             raise InputError(f"{key}: no such image in the corpus")
-        with _damage(f"{key}: cannot be read"):
+        with _damage(f"{key}: cannot be read", opened=True):
             table = self._data.take([int(key)], columns=[self._column.name, *self._column.about.values()])
             return _only_row(table, key)
 

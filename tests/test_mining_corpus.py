@@ -1,5 +1,6 @@
 """A corpus is read in one order, never left, and never trusted."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -214,32 +215,14 @@ def test_an_object_store_is_a_corpus(tmp_path: Path) -> None:
         open_corpus("nonsense://x")
 
 
-def test_shards_in_an_object_store_are_read_by_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fsspec
-
-    files = fsspec.filesystem("memory")
-    data = pictures(40)
-    members = [(f"{n:02d}.png", each) for n, each in enumerate(data)] + [("40.json", b"{}")]
-    files.pipe_file("/shards/a.tar", tar(tmp_path / "a.tar", *members).read_bytes())
-    table = pa.table({"image": data, "license": ["CC0-1.0"] * 40})
-    pq.write_table(table, tmp_path / "a.parquet", row_group_size=10)
-    files.pipe_file("/rows/deep/a.parquet", (tmp_path / "a.parquet").read_bytes())
-    asked: list[int] = []
-    whole = type(files).cat_file
-
-    def watched(self: object, path: str, start: int | None = None, end: int | None = None, **more: object) -> bytes:
-        asked.append((end or 0) - (start or 0))
-        return bytes(whole(self, path, start=start, end=end, **more))
-
-    monkeypatch.setattr(type(files), "cat_file", watched)
-    shards, rows = open_corpus("memory://shards"), open_corpus("memory://rows/deep/a.parquet")
-    assert contents(shards) == contents(rows) == contents(open_corpus("memory://rows")) == data
-    assert asked == [len(each) for each in data], "only the images themselves are fetched from an archive"
-    first = next(iter(rows.items()))
-    assert (rows.about(first.key), rows.stamp(first.key)) == ({"licence": "CC0-1.0"}, first.stamp)
-    assert first.stamp
-    with pytest.raises(InputError, match="no such file"):
-        shards.read("b.tar/x.png@0:0:9")
+def test_a_store_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.import_module("fsspec.registry")._registry  # what was imported before
+    for scheme, library, cure in (("s3", "s3fs", "'tilth[s3]'"), ("gs", "gcsfs", "gcsfs")):
+        monkeypatch.delitem(known, scheme, raising=False)
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(InputError) as error:
+            open_corpus(f"{scheme}://bucket/images")
+        assert str(error.value) == f"{scheme}://bucket/images: {library} is not installed; run: pip install {cure}"
 
 
 def test_a_store_that_does_not_answer_is_one_line_and_to_be_tried_again(tmp_path: Path) -> None:
