@@ -14,7 +14,14 @@ from tilth.samples import Sample
 
 Way = Literal["folder", "upload", "origin"]
 KINDS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp", b"GI": "gif"}
-SCHEMES = ("s3", "gs", "http", "https", "azure-blob")
+SCHEMES = {  # what an address begins with -> what Label Studio calls it
+    "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "azure-blob": "azure-blob", "az": "azure-blob", "http": "http", "https": "https"
+}  # fmt: skip
+STORAGES = {
+    "s3": ("s3", "bucket"),
+    "gs": ("gcs", "bucket"),
+    "azure-blob": ("azure", "container"),
+}  # its address, their name
 UPLOAD_BYTES = 50_000_000  # in one request; the server takes 250 MB
 
 
@@ -37,6 +44,7 @@ class Images:
     def __init__(self, studio: Studio, way: Way, files: Path | None = None) -> None:
         self._studio, self._way, self._files = studio, way, files
         self._uploaded: dict[str, str] | None = None
+        self._served: set[str] = set()
         if way == "folder":
             if files is None:
                 raise InputError(
@@ -50,13 +58,30 @@ class Images:
         """Return what a task says of each image's place.
 
         Raises:
-            InputError: An image has no address of its own.
+            InputError: An image has no address of its own, or one in a bucket that the project cannot read.
         """
         if self._way == "origin":
-            return [_origin(sample) for sample in samples]
+            addresses = [_origin(sample) for sample in samples]
+            for bucket in sorted({"/".join(address.split("/")[:3]) for address in addresses} - self._served):
+                self._check_storage(bucket)
+                self._served.add(bucket)
+            return addresses
         if self._way == "folder":
             return [self._put(sample) for sample in samples]
         return self._upload(samples)
+
+    def _check_storage(self, bucket: str) -> None:
+        """Refuse a bucket that the server would show nothing of; it takes such tasks, and people see broken images."""
+        scheme, _, name = bucket.partition("://")
+        if scheme not in STORAGES:
+            return
+        kind, field = STORAGES[scheme]
+        known = self._studio.call("GET", f"api/storages/{kind}/", params={"project": self._studio.project})
+        if not any(storage.get(field) == name for storage in known):
+            raise InputError(
+                f"{self._studio.page} has no storage for {bucket}, so nobody would see its images; add one in its Settings > "
+                "Cloud Storage > Add Source Storage (save it, do not sync), then run again; or show images by folder or upload"
+            )
 
     def _put(self, sample: Sample) -> str:
         name, data = _file(sample)
@@ -95,10 +120,13 @@ class Images:
 
 
 def _origin(sample: Sample) -> str:
-    source = str(sample.origin.get("source") or "")
-    if not re.match(rf"({'|'.join(SCHEMES)})://[^/\s]", source):
-        raise InputError(
-            f"sample {sample.id[:12]} came from {source or 'nowhere'!r}, which is no {', '.join(f'{s}://' for s in SCHEMES)} "
-            "address; show images by folder or upload"
-        )
-    return source
+    # what was mined has the key in its corpus as `source`; where that is an address, the corpus says so as `url`
+    said = [str(sample.origin.get(name) or "") for name in ("source", "url")]
+    for address in said:
+        scheme, _, rest = address.partition("://")
+        if scheme in SCHEMES and re.match(r"[^/\s]", rest):
+            return f"{SCHEMES[scheme]}://{rest}"
+    raise InputError(
+        f"sample {sample.id[:12]} came from {said[0] or 'nowhere'!r}, which is no {', '.join(f'{s}://' for s in SCHEMES)} "
+        "address; show images by folder or upload"
+    )

@@ -192,6 +192,9 @@ def _environment(home: Path, login: dict[str, str]) -> dict[str, str]:
         "LOCAL_FILES_SERVING_ENABLED": "true",
         "LOCAL_FILES_DOCUMENT_ROOT": str(home / "files"),
     }
+    # a store in one's own network: the server refuses such an address from its users, but trusts that of who starts it
+    if store := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        settings["S3_ENDPOINT"] = store
     kept = {name: value for name, value in os.environ.items() if name in KEPT}
     return (
         kept

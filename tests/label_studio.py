@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
@@ -21,12 +22,14 @@ EXECUTABLE = "TILTH_LABEL_STUDIO"
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running server: its address, its token, the folder it serves local files from, and where it keeps its own."""
+    """A running server: its address, its token, the folder it serves local files from, where it keeps its own, and the port of this
+    machine at which it looks for S3."""
 
     url: str
     token: str
     files: Path
     home: Path
+    store_port: int
 
     @property
     def port(self) -> int:
@@ -61,8 +64,10 @@ def free_port() -> int:
 @contextmanager
 def serving(home: Path) -> Iterator[Server]:
     """Start a server whose every file lies under a folder, and stop it."""
-    server = up(home, free_port())
+    store_port = free_port()
+    with patch.dict(os.environ, {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store_port}"}):
+        server = up(home, free_port())
     try:
-        yield Server(url=server.url, token=server.key, files=server.files, home=home)
+        yield Server(url=server.url, token=server.key, files=server.files, home=home, store_port=store_port)
     finally:
         down(home)
