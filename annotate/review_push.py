@@ -31,6 +31,19 @@ def own_server(url: str) -> Server | None:
     return server if server and url.rstrip("/") in ("", server.url) else None
 
 
+def address(review: "Review", ledger: Ledger) -> str:
+    """Return where the server is.
+
+    Raises:
+        InputError: Nobody says so.
+    """
+    own = own_server(review.url or ledger.url)
+    url = review.url or ledger.url or (own.url if own else "")
+    if not url:
+        raise InputError("no Label Studio is known; start one with tilth review up, or name one with --url")
+    return url
+
+
 def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> Studio:
     """Connect to the project of a review.
 
@@ -44,10 +57,7 @@ def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> 
         InputError: No server or no key is known, or the project is not ours.
         Unavailable: The server does not answer.
     """
-    own = own_server(review.url or ledger.url)
-    url = review.url or ledger.url or (own.url if own else "")
-    if not url:
-        raise InputError("no Label Studio is known; start one with tilth review up, or name one with --url")
+    own, url = own_server(review.url or ledger.url), address(review, ledger)
     key = os.environ.get(KEY) or (own.key if own else "")
     if not key:
         raise InputError(f"review with Label Studio needs its access token in the environment variable {KEY}")
@@ -78,10 +88,13 @@ def push(review: "Review", work: Work, ledger: Ledger, *, top_up: bool = True) -
         InputError: A task is malformed, the project is another's, or images cannot be shown; nothing of that batch was sent.
         Unavailable: The server failed; the same command goes on.
     """
-    own = own_server(review.url or ledger.url)
+    url, own = address(review, ledger), own_server(review.url or ledger.url)
     files: Path | None = review.files or (own.files if own else None)
     if review.images == "folder" and files is None:
-        raise InputError("review with Label Studio needs the setting files: the folder it serves local files from")
+        raise InputError(
+            f"Label Studio at {url} was not started by tilth review up, so review needs the setting files (--files): the "
+            "folder that it serves local files from; or images: upload (--images upload)"
+        )
     with open_studio(review, work, ledger, make=True) as studio:
         waiting = len(ledger.open)
         if not ledger.queue or top_up:

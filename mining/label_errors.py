@@ -149,7 +149,9 @@ def fewest_groups(labels: Bools, groups: list[str]) -> int:
     >>> fewest_groups(np.array([1, 1, 0, 0], bool), ["burst", "burst", "a", "b"])
     1
     """
-    return min(len({group for group, label in zip(groups, labels, strict=True) if label == side}) for side in (True, False))
+    return min(
+        len({group for group, label in zip(groups, labels, strict=True) if label == side}) for side in (True, False)
+    )
 
 
 def predict_unseen(

@@ -25,6 +25,7 @@ RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/rec
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")
 ]
+PolicyPath = Annotated[Path | None, typer.Option("--policy", help="Policy file instead of the recipe's own.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
@@ -50,17 +51,21 @@ def pairs(settings: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _recipe(path: Path, settings: list[str] | None) -> Any:
+def _recipe(path: Path, settings: list[str] | None, policy: Path | None) -> Any:
     from tilth.pipeline.steps import step_table
     from tilth.recipe import load_recipe
 
-    return load_recipe(path, step_table(), pairs(settings))
+    return load_recipe(path, step_table(), pairs(settings), policy)
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
-def check(recipe: RecipePath, settings: Setting = None, as_json: AsJson = False) -> None:
+def check(recipe: RecipePath, settings: Setting = None, policy: PolicyPath = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a recipe, without running it."""
-    found = _recipe(recipe, settings)
+    from tilth.recipe import absent_inputs
+
+    found = _recipe(recipe, settings, policy)
+    if wrong := absent_inputs(found.steps, found.variables):
+        raise InputError("\n".join(wrong))
     if as_json:
         say(json.dumps({"recipe": found.name, "steps": {n: type(s).__name__ for n, s in found.steps.items()}}))
         return
@@ -69,12 +74,17 @@ def check(recipe: RecipePath, settings: Setting = None, as_json: AsJson = False)
 
 @app.command(epilog="Example: tilth plan configs/recipes/hub.yaml")
 def plan(
-    recipe: RecipePath, settings: Setting = None, runs: Runs = Path("runs"), name: Name = "", as_json: AsJson = False
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    runs: Runs = Path("runs"),
+    name: Name = "",
+    as_json: AsJson = False,
 ) -> None:
     """Show what a run would do: steps, models with licence and size, and what is done already. Nothing is downloaded."""
     from tilth.pipeline.plan import plan_tables, plan_text
 
-    tables = plan_tables(_recipe(recipe, settings), runs)
+    tables = plan_tables(_recipe(recipe, settings, policy), runs)
     say(json.dumps(tables, indent=1) if as_json else plan_text(tables))
 
 
@@ -82,6 +92,7 @@ def plan(
 def run(
     recipe: RecipePath,
     settings: Setting = None,
+    policy: PolicyPath = None,
     runs: Runs = Path("runs"),
     name: Name = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -101,7 +112,7 @@ def run(
     """Run a recipe, or go on where an earlier run of it stopped."""
     from tilth.pipeline.run import Choices, Run
 
-    loaded = _recipe(recipe, settings)
+    loaded = _recipe(recipe, settings, policy)
     if until and until not in loaded.steps:
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
     if executor not in ("local", "ray"):
@@ -116,6 +127,8 @@ def run(
 @app.command(epilog="Example: tilth status runs/starter")
 def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
     """Say how far a run is."""
+    import yaml
+
     from tilth.pipeline.run import read_record
 
     if not (folder / "recipe.yaml").exists():
@@ -129,6 +142,8 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
         return
     for step, row in lines.items():
         say(f"{step:32} {row['seconds']:>8} s  {row['peak_rss_mb']:>8} MB  {row['finished']}")
+    steps = yaml.safe_load((folder / "recipe.yaml").read_text())["steps"]
+    say(f"{len(lines)} of {len(steps)} steps are done")
     events = folder / "events.jsonl"
     if events.exists() and (last := events.read_text().splitlines()[-1:]):
         say(f"last event: {last[0]}")
@@ -201,8 +216,9 @@ def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when
 
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
-    from tilth.pipeline import cli_data, cli_review
+    from tilth.pipeline import cli_data, cli_review, cli_steps
 
+    cli_steps.add_to(app)
     cli_data.add_to(app)
     cli_review.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix

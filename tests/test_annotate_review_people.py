@@ -357,9 +357,9 @@ def test_an_address_or_a_key_that_cannot_be_one_is_refused_before_anything_is_se
 def test_the_key_and_the_folder_must_be_given(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    with pytest.raises(InputError, match="the setting files"):
-        Review(backend="labelstudio").run(work)
     with pytest.raises(InputError, match="no Label Studio is known; start one with tilth review up"):
-        Review(backend="labelstudio", files=tmp_path).run(work)
+        Review(backend="labelstudio").run(work)
+    with pytest.raises(InputError, match=r"the setting files \(--files\)"):
+        Review(backend="labelstudio", url="http://127.0.0.1:9").run(work)
     with pytest.raises(InputError, match="environment variable LABEL_STUDIO_API_KEY"):
         Review(backend="labelstudio", files=tmp_path, url="http://127.0.0.1:9").run(work)

@@ -80,7 +80,9 @@ def test_copies_of_too_few_pictures_give_no_verdict_and_say_what_to_do(work: Wor
         ],
     )
     groups_of(work, lambda i: f"burst {i % 8}")
-    with pytest.raises(InputError, match=r"the 48 reviewed images are copies of too few pictures: bottle of 4, and fol"):
+    with pytest.raises(
+        InputError, match=r"the 48 reviewed images are copies of too few pictures: bottle of 4, and fol"
+    ):
         LabelErrors().run(work)
     assert LabelErrors(folds=4).run(work)["share_doubted"], "as many groups as folds are enough"
     groups_of(work, lambda i: f"{i % 2} {i if i % 2 else 0}")  # one burst shows the bottle, all others are apart
