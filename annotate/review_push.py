@@ -2,18 +2,20 @@
 
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from tilth.annotate.labelstudio import BATCH, Studio
+from tilth.annotate.labelstudio import BATCH, Studio, start_it
 from tilth.annotate.labelstudio_images import Images
 from tilth.annotate.labelstudio_server import Server, default_home, running
 from tilth.annotate.labelstudio_tasks import Row, digest, make_prediction, make_task
 from tilth.annotate.review_ledger import Ledger
 from tilth.engine import batched
-from tilth.errors import InputError
+from tilth.errors import InputError, TilthError, Unavailable
 from tilth.samples import Sample
 from tilth.steps import Facts
 from tilth.work import Work
@@ -44,6 +46,18 @@ def address(review: "Review", ledger: Ledger) -> str:
     return url
 
 
+def _lacking(url: str, message: str) -> TilthError:
+    """Make the error of what is not known of a server; of one that is down, which may be our own, say that alone."""
+    there = urlsplit(url)
+    try:
+        with socket.create_connection(
+            (there.hostname or "", there.port or (443 if there.scheme == "https" else 80)), 5
+        ):
+            return InputError(message)
+    except (OSError, ValueError):
+        return Unavailable(f"Label Studio at {url} does not answer; {start_it(url)}, run again")
+
+
 def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> Studio:
     """Connect to the project of a review.
 
@@ -60,7 +74,7 @@ def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> 
     own, url = own_server(review.url or ledger.url), address(review, ledger)
     key = os.environ.get(KEY) or (own.key if own else "")
     if not key:
-        raise InputError(f"review with Label Studio needs its access token in the environment variable {KEY}")
+        raise _lacking(url, f"review with Label Studio needs its access token in the environment variable {KEY}")
     if not work.policy.pictured:
         raise InputError(f"policy {work.policy.policy} has no category that boxes can be drawn around")
     place = hashlib.sha256(str(work.dataset.root.resolve()).encode()).hexdigest()[:8]
@@ -91,9 +105,10 @@ def push(review: "Review", work: Work, ledger: Ledger, *, top_up: bool = True) -
     url, own = address(review, ledger), own_server(review.url or ledger.url)
     files: Path | None = review.files or (own.files if own else None)
     if review.images == "folder" and files is None:
-        raise InputError(
+        raise _lacking(
+            url,
             f"Label Studio at {url} was not started by tilth review up, so review needs the setting files (--files): the "
-            "folder that it serves local files from; or images: upload (--images upload)"
+            "folder that it serves local files from; or images: upload (--images upload)",
         )
     with open_studio(review, work, ledger, make=True) as studio:
         waiting = len(ledger.open)

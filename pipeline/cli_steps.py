@@ -19,8 +19,11 @@ from pydantic import TypeAdapter, ValidationError
 from typer.core import TyperCommand
 
 from tilth.errors import InputError
+from tilth.yaml_text import plainly
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from tilth.dataset import Dataset
     from tilth.work import Work
 
@@ -102,19 +105,17 @@ def make_step(cls: type, command: str, settings: Mapping[str, Any], prefix: str 
         raise InputError("\n".join([*wrong, f"all settings: tilth {command} --help"])) from error
 
 
-def _told(item: Mapping[str, Any], command: str, prefix: str, known: list[str]) -> str:
+def _told(item: "ErrorDetails", command: str, prefix: str, known: list[str]) -> str:
     """Say one mistake: of a setting by its name, of how several go together by the command's."""
     name = ".".join(map(str, item["loc"]))
-    message = str(item["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
     if not name:
-        return f"{command}: {message}"
+        return f"{command}: {plainly(item)}"
     if item["type"] == "unexpected_keyword_argument":
         near = difflib.get_close_matches(name, known, n=1)
         return f"{prefix}{name}: no such setting{f'; did you mean {near[0]!r}?' if near else ''}"
     if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{prefix}{name}=…: needs a value"
-    return f"{prefix}{name}: {message}" + ("" if item["type"] == "value_error" else f", got {item['input']!r}")
+    return f"{prefix}{name}: {plainly(item)}"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -359,7 +360,14 @@ def test_the_key_and_the_folder_must_be_given(work: Work, tmp_path: Path, monkey
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(InputError, match="no Label Studio is known; start one with tilth review up"):
         Review(backend="labelstudio").run(work)
-    with pytest.raises(InputError, match=r"the setting files \(--files\)"):
-        Review(backend="labelstudio", url="http://127.0.0.1:9").run(work)
-    with pytest.raises(InputError, match="environment variable LABEL_STUDIO_API_KEY"):
-        Review(backend="labelstudio", files=tmp_path, url="http://127.0.0.1:9").run(work)
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        url = f"http://127.0.0.1:{somebody.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"the setting files \(--files\)"):
+            Review(backend="labelstudio", url=url).run(work)
+        with pytest.raises(InputError, match="environment variable LABEL_STUDIO_API_KEY"):
+            Review(backend="labelstudio", files=tmp_path, url=url).run(work)
+    for files in (None, tmp_path):
+        with pytest.raises(
+            Unavailable, match=rf"at {url} does not answer; start it \(tilth review up --port \d+\), run"
+        ):
+            Review(backend="labelstudio", files=files, url=url).run(work)

@@ -130,13 +130,15 @@ def test_a_broken_image_is_a_row_and_not_the_end(recipe: Path, tmp_path: Path) -
     assert any("broken.png" in str(e["source"]) and "not an image" in str(e["error"]) for e in failed)
 
 
-def test_a_missing_folder_ends_in_one_line_and_exit_code_2(recipe: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_ends_in_a_line_each_and_exit_code_2(recipe: Path, tmp_path: Path) -> None:
     done = tilth("run", recipe, "--runs", tmp_path / "runs", "--set", "world=/nowhere")
     assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("tilth: ")
-    assert "/nowhere/labelled" in last
-    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines() == [
+        "tilth: import: /nowhere/labelled: no such file or folder; give another with --set world=…",
+        "import.corpus: /nowhere/corpus: no such file or folder; give another with --set world=…",
+        "leakage: /nowhere/test: no such file or folder; give another with --set world=…",
+    ]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_two_runs_at_once_are_told_apart(recipe: Path, tmp_path: Path) -> None:
