@@ -1,5 +1,6 @@
 """The `tilth` command: every error ends in one line with its cure and an exit code that a scheduler can act on."""
 
+import errno
 import json
 import os
 import sys
@@ -20,6 +21,9 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
     "75 try again, 130 stopped by Ctrl-C.",
 )
+
+# what is wrong with a path that was given; any other error of the system keeps its traceback
+PLACES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/recipes/starter.yaml.")]
 Setting = Annotated[
@@ -110,6 +114,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe, or go on where an earlier run of it stopped."""
+    from tilth.models import check_device
     from tilth.pipeline.run import Choices, Run
 
     loaded = _recipe(recipe, settings, policy)
@@ -117,6 +122,8 @@ def run(
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
     if executor not in ("local", "ray"):
         raise InputError(f"--executor must be local or ray, got {executor!r}")
+    if executor == "local":  # the machines of a cluster may have what this one lacks
+        check_device(device)
     options = {"executor": executor, "ray_address": ray_address, **({"review": review} if review else {})}
     choices = Choices(device=device, retry_failed=retry_failed, until=until, options=options)
     folder = Run(loaded, runs / (name or loaded.name), choices).execute()
@@ -234,6 +241,11 @@ def main() -> None:
     except TilthError as error:
         print(f"tilth: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in PLACES or not error.filename:
+            raise
+        print(f"tilth: {error.filename}: {error.strerror}; name another place", file=sys.stderr)
+        code = InputError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("tilth: stopped; everything finished is kept, run the same command to go on", file=sys.stderr)
         code = 130

@@ -181,10 +181,14 @@ def run_one(
     Raises:
         InputError: A setting is wrong, of which all are listed; or the dataset or a file that the step reads is absent.
     """
+    from tilth.models import check_device
     from tilth.pipeline.steps import step_table
-    from tilth.recipe import absent_inputs, load_class
+    from tilth.recipe import NAME, absent_inputs, load_class
     from tilth.steps import fingerprint, inputs_digest
 
+    if label and not NAME.fullmatch(label):  # it becomes part of the names of folders
+        raise InputError(f"--as: a name is letters, digits, '.', '-' and '_', got {label!r}")
+    check_device(device)
     step = make_step(load_class(step_table(), one.step), command, settings)
     name = label or one.step
     if wrong := absent_inputs({name: step}):

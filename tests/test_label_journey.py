@@ -86,6 +86,9 @@ def test_help_tells_every_setting_and_gives_an_example_that_can_be_run(name: str
         (["fuse", "--set", "of=[ground, ground]"], "fuse: of needs the names of at least two different ground steps"),
         (["train", "detector", "--set", "steps=x"], "--set steps: input should be a valid integer"),
         (["import", "--set", "path=/nowhere"], "import: /nowhere: no such file or folder"),
+        (["ground", "--as", "../../evil"], "--as: a name is letters, digits, '.', '-' and '_', got '../../evil'"),
+        (["ground", "--device", "potato"], "device must be auto, cpu, cuda, cuda:1 or mps, got 'potato'"),
+        (["ground", "--device", "cuda:99"], "device cuda:99 is not on this machine, which has "),
         (["ground"], "data: no dataset here; take images in first: tilth import data --set path=…"),
         (["second-opinion"], "data: no dataset here"),
         (["review", "push", "--people", "0"], "review push: people must be at least 1, got 0"),
@@ -103,6 +106,21 @@ def test_a_mistake_is_named_before_anything_is_begun(arguments: list[str], told:
 def test_a_policy_that_is_not_there_leaves_no_dataset(photos: Path, empty: Path) -> None:
     said = refused("import", "data", "--policy", "nowhere.yaml", "--set", f"path={photos}", cwd=empty)
     assert said == "nowhere.yaml: no such file\n"
+
+
+def test_a_place_that_is_a_file_is_named_in_one_line(photos: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("mine")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"policy: {POLICY}\nsteps:\n  - import: {{path: {photos}, format: folder}}\n")
+    for arguments in (
+        ("import", taken, "--policy", POLICY, "--set", f"path={photos}"),
+        ("run", recipe, "--runs", taken),
+    ):
+        done = tilth(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(rf"tilth: {taken}\S*: (File exists|Not a directory); name another place\n", done.stderr)
+    assert taken.read_text() == "mine"
 
 
 def test_a_value_is_text_unless_it_begins_like_yaml() -> None:

@@ -19,6 +19,7 @@ from tilth.yaml_text import Place, describe, line_of, load_yaml, spell
 Table = Mapping[str, str]
 """Step name -> `module:Class`; imported only when a recipe names it."""
 
+NAME = re.compile(r"[A-Za-z][\w.-]*")  # of a step in a recipe, and of what it leaves
 KEYS = ("recipe", "policy", "seed", "max_fail_rate", "variables", "steps")
 
 
@@ -104,7 +105,7 @@ class _Reader:
                 continue
             name = names[0]
             label = str(entry.get("as", name))
-            if not re.fullmatch(r"[A-Za-z][\w.-]*", label):
+            if not NAME.fullmatch(label):
                 self.wrong((*place, "as"), f"a name is letters, digits, '.', '-' and '_', got {label!r}")
             if label in named:
                 self.wrong(place, f"two steps are called {label!r}; give one another name with 'as: …'")
