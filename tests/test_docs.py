@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from tilth.pipeline import cli, cli_data, cli_review, cli_steps
 from tilth.pipeline.steps import step_table
+from tilth.policy import load_policy
 from tilth.recipe import load_class, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +72,13 @@ def test_every_command_is_one_that_the_command_line_reads(page: Path, arguments:
         told = RECIPES if recipe.name == "recipe.yaml" else [ROOT / recipe]
         named = {setting.partition("=")[0] for setting in options["settings"] or []}
         assert named <= set(yaml.safe_load(told[0].read_text()).get("variables") or {}), f"{page.name}: {arguments}"
+
+
+def test_the_policy_that_a_page_shows_is_one(tmp_path: Path) -> None:
+    shown = re.search(r"((?:^    .+\n)+)", (ROOT / "docs/annotate.md").read_text().partition("`policy.yaml`:")[2], re.M)
+    assert shown
+    (tmp_path / "policy.yaml").write_text(textwrap.dedent(shown[1]))
+    assert load_policy(tmp_path / "policy.yaml")["knife"].counter_prompts == ("spoon",)
 
 
 def test_commands_are_found_in_the_documents() -> None:
