@@ -125,6 +125,7 @@ def _alone(boxes: Boxes, whole: Floats, rules: CleanUp, codes: npt.NDArray[np.ui
     sliver = short < rules.min_side_px
     if rules.max_aspect:
         sliver |= long > rules.max_aspect * np.maximum(short, 1e-9)
+    sliver |= ~np.isfinite(boxes).all(1)  # a side that is no number is below and above nothing
     codes[sliver] = REASONS.index("sliver")
     if rules.whole_image:
         codes[(areas(boxes) > rules.whole_image * whole) & ~sliver] = REASONS.index("whole image")

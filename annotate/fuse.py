@@ -138,7 +138,8 @@ class Fuse:
             instead_of=sources,
             rules=self.clean_up,
         )
-        work.map(decide, lambda s: self._wanted(s) and f"{work.name}.seen" in s.columns, on="claims")
+        seen = f"{work.name}.seen"
+        work.map(decide, lambda s: self._wanted(s) and seen in s.columns, on="claims", label=f"{work.name}: decide")
         return {"images": joined.get("ok", 0), "failed": joined.get("failed", 0), **self._count(work, source)}
 
     def _wanted(self, sample: Sample) -> bool:

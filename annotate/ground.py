@@ -16,7 +16,7 @@ from tilth import models
 from tilth.annotate.boxes import CleanUp
 from tilth.annotate.decide import Decide
 from tilth.annotate.grounding_model import Finder, Seen, precision_on
-from tilth.annotate.phrases import Question, questions
+from tilth.annotate.phrases import Question, questions, spelled
 from tilth.claims import Json
 from tilth.samples import Result, Sample
 from tilth.steps import Facts, fingerprint, step
@@ -156,7 +156,10 @@ class Ground:
             thresholds={**self._calibrated(work), **self.thresholds},
             rules=self.clean_up,
         )
-        work.map(decide, lambda sample: wanted(sample) and f"{work.name}.seen" in sample.columns, on="claims")
+        seen = f"{work.name}.seen"
+        work.map(decide, lambda s: wanted(s) and seen in s.columns, on="claims", label=f"{work.name}: decide")
+        if new:
+            self._warn_of_words(work, asked)
         return {
             "images": looked.get("ok", 0),
             "failed": looked.get("failed", 0),
@@ -177,6 +180,19 @@ class Ground:
             return {}
         path = self.inputs()[0] if self.inputs() else work.artifact(self.calibrated)
         return {name: value for name, value in read_thresholds(path).items() if value >= FLOOR}
+
+    def _warn_of_words(self, work: Work, asked: Sequence[Question]) -> None:
+        """Say which prompts the model cannot know; that nothing was found would look like an answer."""
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(models.locate(self.model), local_files_only=True)
+        words = spelled([phrase for question in asked for phrase in question.phrases], tokenizer.tokenize)
+        if words:
+            told = f"  {self.model} was not taught these words and will hardly find them: {', '.join(words[:10])}"
+            more = f" and {len(words) - 10} more" if len(words) > 10 else ""
+            work.events.emit(
+                "unknown_words", words=list(words), message=f"{told}{more}; use its words, or another model"
+            )
 
     @staticmethod
     def _looked(work: Work, look: Look) -> int:

@@ -172,7 +172,9 @@ class Import:
         path = self.path.expanduser().resolve()
         images = self.images.expanduser().resolve() if self.images else None
         format_, reader = open_reader(path, self.format, self.split, images, odd)
-        key = fingerprint(self, inputs_digest(self.inputs()))
+        # what the policy does not know is skipped, so a policy that knows more has the labels read again
+        known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(work.policy.names)
+        key = fingerprint(self, inputs_digest(self.inputs()), *known_names)
         taker = _Taker(
             policy=work.policy,
             root=reader.root,

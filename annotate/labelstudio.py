@@ -25,6 +25,16 @@ ANNOTATED = {
 }
 
 
+def start_it(url: str) -> str:
+    """Say how a server of this address is started.
+
+    >>> start_it("http://127.0.0.1:8081"), start_it("https://labels.example.org")
+    ('start it (tilth review up --port 8081)', 'start it')
+    """
+    here = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/?", url)
+    return f"start it (tilth review up --port {here[1]})" if here else "start it"
+
+
 class Studio:
     """A project on a Label Studio server.
 
@@ -100,7 +110,7 @@ class Studio:
             code, text = error.status_code or 500, ""
         except httpx.TransportError as error:
             raise Unavailable(
-                f"Label Studio at {self.url} does not answer ({type(error).__name__}); start it (tilth review up), run again"
+                f"Label Studio at {self.url} does not answer ({type(error).__name__}); {start_it(self.url)}, run again"
             ) from error
         except ValueError as error:
             raise Unavailable(

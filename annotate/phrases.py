@@ -52,22 +52,33 @@ def questions(categories: Sequence[Category]) -> tuple[Question, ...]:
     )
     owners: dict[str, str] = {}
     for question in asked:
+        for phrase in (*question.phrases, *question.counters):
+            if not phrase or set(phrase) & set(".?"):
+                raise InputError(f"policy: prompt {phrase!r} of {question.category} must be words without '.' and '?'")
         for phrase in question.phrases:
-            if (
-                not phrase
-                or set(phrase) & set(".?")
-                or owners.setdefault(phrase, question.category) != question.category
-            ):
-                other = f" and of {owners[phrase]}" if phrase in owners and owners[phrase] != question.category else ""
+            if (other := owners.setdefault(phrase, question.category)) != question.category:
                 raise InputError(
-                    f"policy: prompt {phrase!r} of {question.category}{other} must be words without '.' and '?', "
-                    "and belong to one category"
+                    f"policy: prompt {phrase!r} belongs to {other} and to {question.category}; leave it to one of them"
                 )
     return asked
 
 
 def _plain(phrases: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(" ".join(phrase.lower().split()) for phrase in phrases))
+
+
+def spelled(phrases: Sequence[str], tokenize: Callable[[str], Sequence[str]]) -> list[str]:
+    """Return the phrases with a word that a tokenizer knows by its letters alone, as the model was not taught it.
+
+    >>> pieces = {"knife": ["knife"], "vape": ["v", "##a", "##p", "##e"]}
+    >>> spelled(["knife", "vape knife"], pieces.__getitem__)
+    ['vape knife']
+    """
+
+    def unknown(word: str) -> bool:
+        return len(word) > 2 and all(len(piece.removeprefix("##")) == 1 for piece in tokenize(word))
+
+    return [phrase for phrase in phrases if any(map(unknown, phrase.split()))]
 
 
 def make_prompts(asked: Sequence[Question], count_tokens: Callable[[str], int], limit: int) -> tuple[Prompt, ...]:

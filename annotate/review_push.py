@@ -2,18 +2,20 @@
 
 import hashlib
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
-from tilth.annotate.labelstudio import BATCH, Studio
+from tilth.annotate.labelstudio import BATCH, Studio, start_it
 from tilth.annotate.labelstudio_images import Images
 from tilth.annotate.labelstudio_server import Server, default_home, running
 from tilth.annotate.labelstudio_tasks import Row, digest, make_prediction, make_task
 from tilth.annotate.review_ledger import Ledger
 from tilth.engine import batched
-from tilth.errors import InputError
+from tilth.errors import InputError, TilthError, Unavailable
 from tilth.samples import Sample
 from tilth.steps import Facts
 from tilth.work import Work
@@ -31,6 +33,31 @@ def own_server(url: str) -> Server | None:
     return server if server and url.rstrip("/") in ("", server.url) else None
 
 
+def address(review: "Review", ledger: Ledger) -> str:
+    """Return where the server is.
+
+    Raises:
+        InputError: Nobody says so.
+    """
+    own = own_server(review.url or ledger.url)
+    url = review.url or ledger.url or (own.url if own else "")
+    if not url:
+        raise InputError("no Label Studio is known; start one with tilth review up, or name one with --url")
+    return url
+
+
+def _lacking(url: str, message: str) -> TilthError:
+    """Make the error of what is not known of a server; of one that is down, which may be our own, say that alone."""
+    there = urlsplit(url)
+    try:
+        with socket.create_connection(
+            (there.hostname or "", there.port or (443 if there.scheme == "https" else 80)), 5
+        ):
+            return InputError(message)
+    except (OSError, ValueError):
+        return Unavailable(f"Label Studio at {url} does not answer; {start_it(url)}, run again")
+
+
 def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> Studio:
     """Connect to the project of a review.
 
@@ -44,13 +71,10 @@ def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> 
         InputError: No server or no key is known, or the project is not ours.
         Unavailable: The server does not answer.
     """
-    own = own_server(review.url or ledger.url)
-    url = review.url or ledger.url or (own.url if own else "")
-    if not url:
-        raise InputError("no Label Studio is known; start one with tilth review up, or name one with --url")
+    own, url = own_server(review.url or ledger.url), address(review, ledger)
     key = os.environ.get(KEY) or (own.key if own else "")
     if not key:
-        raise InputError(f"review with Label Studio needs its access token in the environment variable {KEY}")
+        raise _lacking(url, f"review with Label Studio needs its access token in the environment variable {KEY}")
     if not work.policy.pictured:
         raise InputError(f"policy {work.policy.policy} has no category that boxes can be drawn around")
     place = hashlib.sha256(str(work.dataset.root.resolve()).encode()).hexdigest()[:8]
@@ -78,10 +102,14 @@ def push(review: "Review", work: Work, ledger: Ledger, *, top_up: bool = True) -
         InputError: A task is malformed, the project is another's, or images cannot be shown; nothing of that batch was sent.
         Unavailable: The server failed; the same command goes on.
     """
-    own = own_server(review.url or ledger.url)
+    url, own = address(review, ledger), own_server(review.url or ledger.url)
     files: Path | None = review.files or (own.files if own else None)
     if review.images == "folder" and files is None:
-        raise InputError("review with Label Studio needs the setting files: the folder it serves local files from")
+        raise _lacking(
+            url,
+            f"Label Studio at {url} was not started by tilth review up, so review needs the setting files (--files): the "
+            "folder that it serves local files from; or images: upload (--images upload)",
+        )
     with open_studio(review, work, ledger, make=True) as studio:
         waiting = len(ledger.open)
         if not ledger.queue or top_up:

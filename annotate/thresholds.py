@@ -209,8 +209,13 @@ class Thresholds:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_beside(path, json.dumps({"of": self.of, "precision": self.precision, "categories": rows}, indent=1))
         work.publish(work.name, path)
-        facts: dict[str, Json] = {"images": max((len(b.true) for b in found.values()), default=0), "categories": rows}
-        if self.apply:
+        images = max((len(b.true) for b in found.values()), default=0)
+        facts: dict[str, Json] = {"images": images, "categories": rows}
+        if not images:  # to decide by defaults would undo what `ground` and a second opinion were told
+            which = "the random part of a review (see audit_only)" if self.audit_only else "a review"
+            message = f"  nothing to learn from: people have labelled no image of {which}; all boxes stay as they are"
+            work.events.emit("no_reviews", step=work.name, message=message)
+        elif self.apply:
             facts |= self._apply(work, read_thresholds(path))
         return facts
 

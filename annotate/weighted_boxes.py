@@ -48,7 +48,7 @@ def fuse_boxes(
     """Fuse boxes of one class and image that overlap; a fused box is the mean of its members, weighted by their scores.
 
     Args:
-        boxes_xyxy: `(n, 4)` in pixels; those without area take no part.
+        boxes_xyxy: `(n, 4)` in pixels; those without area, or with a side that is no number, take no part.
         scores: `(n,)`; those that are not above 0 take no part.
         classes: `(n,)`, names or numbers.
         images: Which image each box is of, `(n,)`, in any order.
@@ -67,7 +67,8 @@ def fuse_boxes(
     kinds, images = np.asarray(classes), np.asarray(images, np.int64)
     strength = scores * trust[models]
     part_of = np.full(len(boxes), -1)
-    usable = np.flatnonzero((areas(boxes) > 0) & (scores > 0) & (scores >= min_score))
+    whole = np.isfinite(boxes).all(1) & np.isfinite(scores)
+    usable = np.flatnonzero(whole & (areas(boxes) > 0) & (scores > 0) & (scores >= min_score))
     group = np.unique(kinds[usable], return_inverse=True)[1] if len(usable) else usable
     count = 0
     for within in by_image(images[usable]):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.claims import Json, State
+from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.mining.alike import sample_vectors
 from tilth.mining.apply import Apply
@@ -47,7 +48,8 @@ class LabelErrors:
     Args:
         model: Whose vectors are learned from.
         folds: Parts of the cross-validation.
-        min_images: A category is judged when so many images show it, and so many do not.
+        min_images: A category is judged when so many images show it, and so many do not; and when each of the two kinds
+            comes from at least `folds` groups of near-duplicates.
     """
 
     model: str = "starter:retrieval"
@@ -66,7 +68,11 @@ class LabelErrors:
         return (self.model,)
 
     def run(self, work: Work) -> Facts:
-        """Cross-validate, compare and write down."""
+        """Cross-validate, compare and write down.
+
+        Raises:
+            InputError: There are enough images, but they are copies of too few pictures to judge any category.
+        """
         ids, groups, shown = [], [], []
         for sample in work.dataset.samples(lambda s: s.state in JUDGED and s.split != "test", images=False):
             ids.append(sample.id)
@@ -75,12 +81,16 @@ class LabelErrors:
         found: dict[str, tuple[float, str, str]] = {}
         rates: dict[str, Json] = {}
         skipped: dict[str, Json] = {}
+        copies: dict[str, Json] = {}
         encoder = open_encoder(self.model, work.device)
         vectors = _vectors(work, ids, encoder) if ids else np.empty((0, encoder.queries, encoder.width), np.float16)
         for category in work.policy.names:
             labels = np.array([category in each for each in shown], bool)
             if min(labels.sum(), (~labels).sum()) < self.min_images:
                 skipped[category] = int(labels.sum())
+                continue
+            if (apart := fewest_groups(labels, groups)) < self.folds:
+                copies[category] = apart
                 continue
             prompts = list(map(phrase, work.policy[category].prompts)) if encoder.reads else []
             features = _features(vectors, encoder.texts(prompts) if prompts else None)
@@ -91,6 +101,12 @@ class LabelErrors:
                 score = float(chance[place] if labels[place] else 1 - chance[place])
                 says = "wrong" if labels[place] else "missing"
                 found[ids[place]] = min(found.get(ids[place], (2.0, "", "")), (score, category, says))
+        if copies and not rates:
+            raise InputError(
+                f"{work.name}: the {len(ids)} reviewed images are copies of too few pictures: "
+                f"{', '.join(f'{name} of {n}' for name, n in copies.items())}, and folds is {self.folds}; "
+                "review more images, or set folds lower"
+            )
         Apply.to(work, dict(_results(found)))
         return {
             "judged": len(ids),
@@ -98,6 +114,7 @@ class LabelErrors:
             "by_category": dict(Counter(category for _, category, _ in found.values())),
             "share_doubted": rates,
             "too_few_images": skipped,
+            "too_few_groups": copies,
         }
 
 
@@ -126,6 +143,17 @@ def _standard(values: Floats) -> Floats:
     return np.asarray((values - values.mean(0)) / np.maximum(values.std(0), 1e-6), np.float32)
 
 
+def fewest_groups(labels: Bools, groups: list[str]) -> int:
+    """Count the groups that show a category and those that do not, and return the smaller number.
+
+    >>> fewest_groups(np.array([1, 1, 0, 0], bool), ["burst", "burst", "a", "b"])
+    1
+    """
+    return min(
+        len({group for group, label in zip(groups, labels, strict=True) if label == side}) for side in (True, False)
+    )
+
+
 def predict_unseen(
     features: Floats, labels: Bools, groups: list[str], folds: int, seed: int
 ) -> npt.NDArray[np.float64]:
@@ -134,7 +162,7 @@ def predict_unseen(
     Args:
         features: `(n, d)`.
         labels: Whether the category is there, `(n,)`.
-        groups: Of near-duplicates, `(n,)`.
+        groups: Of near-duplicates, `(n,)`; at least `folds` that show the category, and as many that do not.
         folds: How many models.
         seed: Of the division.
     """

@@ -1,5 +1,6 @@
 """The `tilth` command: every error ends in one line with its cure and an exit code that a scheduler can act on."""
 
+import errno
 import json
 import os
 import sys
@@ -21,10 +22,14 @@ app = typer.Typer(
     "75 try again, 130 stopped by Ctrl-C.",
 )
 
+# what is wrong with a path that was given; any other error of the system keeps its traceback
+PLACES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
 RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/recipes/starter.yaml.")]
 Setting = Annotated[
     list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")
 ]
+PolicyPath = Annotated[Path | None, typer.Option("--policy", help="Policy file instead of the recipe's own.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
@@ -50,17 +55,21 @@ def pairs(settings: list[str] | None) -> dict[str, str]:
     return found
 
 
-def _recipe(path: Path, settings: list[str] | None) -> Any:
+def _recipe(path: Path, settings: list[str] | None, policy: Path | None) -> Any:
     from tilth.pipeline.steps import step_table
     from tilth.recipe import load_recipe
 
-    return load_recipe(path, step_table(), pairs(settings))
+    return load_recipe(path, step_table(), pairs(settings), policy)
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
-def check(recipe: RecipePath, settings: Setting = None, as_json: AsJson = False) -> None:
+def check(recipe: RecipePath, settings: Setting = None, policy: PolicyPath = None, as_json: AsJson = False) -> None:
     """Say everything that is wrong with a recipe, without running it."""
-    found = _recipe(recipe, settings)
+    from tilth.recipe import absent_inputs
+
+    found = _recipe(recipe, settings, policy)
+    if wrong := absent_inputs(found.steps, found.variables):
+        raise InputError("\n".join(wrong))
     if as_json:
         say(json.dumps({"recipe": found.name, "steps": {n: type(s).__name__ for n, s in found.steps.items()}}))
         return
@@ -69,12 +78,17 @@ def check(recipe: RecipePath, settings: Setting = None, as_json: AsJson = False)
 
 @app.command(epilog="Example: tilth plan configs/recipes/hub.yaml")
 def plan(
-    recipe: RecipePath, settings: Setting = None, runs: Runs = Path("runs"), name: Name = "", as_json: AsJson = False
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    runs: Runs = Path("runs"),
+    name: Name = "",
+    as_json: AsJson = False,
 ) -> None:
     """Show what a run would do: steps, models with licence and size, and what is done already. Nothing is downloaded."""
     from tilth.pipeline.plan import plan_tables, plan_text
 
-    tables = plan_tables(_recipe(recipe, settings), runs)
+    tables = plan_tables(_recipe(recipe, settings, policy), runs)
     say(json.dumps(tables, indent=1) if as_json else plan_text(tables))
 
 
@@ -82,6 +96,7 @@ def plan(
 def run(
     recipe: RecipePath,
     settings: Setting = None,
+    policy: PolicyPath = None,
     runs: Runs = Path("runs"),
     name: Name = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
@@ -99,13 +114,16 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe, or go on where an earlier run of it stopped."""
+    from tilth.models import check_device
     from tilth.pipeline.run import Choices, Run
 
-    loaded = _recipe(recipe, settings)
+    loaded = _recipe(recipe, settings, policy)
     if until and until not in loaded.steps:
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
     if executor not in ("local", "ray"):
         raise InputError(f"--executor must be local or ray, got {executor!r}")
+    if executor == "local":  # the machines of a cluster may have what this one lacks
+        check_device(device)
     options = {"executor": executor, "ray_address": ray_address, **({"review": review} if review else {})}
     choices = Choices(device=device, retry_failed=retry_failed, until=until, options=options)
     folder = Run(loaded, runs / (name or loaded.name), choices).execute()
@@ -116,6 +134,8 @@ def run(
 @app.command(epilog="Example: tilth status runs/starter")
 def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
     """Say how far a run is."""
+    import yaml
+
     from tilth.pipeline.run import read_record
 
     if not (folder / "recipe.yaml").exists():
@@ -129,6 +149,8 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
         return
     for step, row in lines.items():
         say(f"{step:32} {row['seconds']:>8} s  {row['peak_rss_mb']:>8} MB  {row['finished']}")
+    steps = yaml.safe_load((folder / "recipe.yaml").read_text())["steps"]
+    say(f"{len(lines)} of {len(steps)} steps are done")
     events = folder / "events.jsonl"
     if events.exists() and (last := events.read_text().splitlines()[-1:]):
         say(f"last event: {last[0]}")
@@ -201,8 +223,9 @@ def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when
 
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
-    from tilth.pipeline import cli_data, cli_review
+    from tilth.pipeline import cli_data, cli_review, cli_steps
 
+    cli_steps.add_to(app)
     cli_data.add_to(app)
     cli_review.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
@@ -218,6 +241,11 @@ def main() -> None:
     except TilthError as error:
         print(f"tilth: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in PLACES or not error.filename:
+            raise
+        print(f"tilth: {error.filename}: {error.strerror}; name another place", file=sys.stderr)
+        code = InputError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("tilth: stopped; everything finished is kept, run the same command to go on", file=sys.stderr)
         code = 130

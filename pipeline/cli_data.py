@@ -1,183 +1,24 @@
-"""The commands that look at a dataset or run one step on it: `import`, `export`, `diff`, `mine`, `ground`, `train` and so on."""
+"""The commands that look at a dataset as it is: `history`, `diff`, `tag`, `rollback`, `explain`, `export` and `gallery`."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from tilth.errors import InputError
+from tilth.pipeline.cli_steps import DatasetPath
 
-if TYPE_CHECKING:
-    from tilth.dataset import Dataset
-    from tilth.work import Work
-
-# command -> the step that it runs on a dataset
-ONE_STEP = {
-    "import": "import",
-    "mine": "mine",
-    "ground": "ground",
-    "fuse": "fuse",
-    "synth": "generate",
-    "hash": "hash",
-    "quality": "quality",
-    "words": "words",
-    "filter": "filter",
-    "label-errors": "label_errors",
-    "clean": "dedup",
-    "split": "split",
-    "thresholds": "thresholds",
-    "gate": "gate",
-    "package": "package",
-    "eval": "evaluate",
-    "calibrate": "calibrate",
+# command -> what its example gives after the dataset
+EXAMPLES = {
+    "history": "",
+    "diff": " 3 7",
+    "tag": " clean",
+    "rollback": " clean",
+    "explain": " 3f9a",
+    "export": " out/coco --format coco",
+    "gallery": " --policy configs/policies/starter.yaml --out gallery",
 }
-TRAINED = ("classifier", "detector")  # `tilth train classifier` runs the step `train.classifier`
-
-DatasetPath = Annotated[Path, typer.Argument(help="Dataset folder.")]
-
-
-def _settings(texts: list[str] | None) -> dict[str, Any]:
-    from tilth.pipeline.cli import pairs
-
-    return {name: yaml.safe_load(value) for name, value in pairs(texts).items()}
-
-
-@contextmanager
-def opened(
-    dataset: Path, policy: Path, name: str, folder: "Callable[[Dataset], Path]", device: str = "auto"
-) -> "Iterator[Work]":
-    """Open a dataset for one command, alone, after the images that a hash list has come to name were taken out.
-
-    What the command publishes and reports is kept in `published.json` beside the dataset, where later commands find it.
-
-    Args:
-        dataset: Folder; made when absent.
-        policy: Policy file.
-        name: Of what the command leaves.
-        folder: Says where its files go.
-        device: `auto`, `cpu`, `cuda`, …
-    """
-    from tilth.dataset import Dataset, write_beside
-    from tilth.events import Events
-    from tilth.mining.listed import guard_of, sweep
-    from tilth.pipeline.run import only_run
-    from tilth.policy import load_policy
-    from tilth.work import Work, utc_now
-
-    with only_run(dataset):
-        rules = load_policy(policy)
-        guard = guard_of(rules)
-        found = Dataset(dataset, guard=guard)
-        sweep(found, guard, utc_now())
-        place = folder(found)
-        place.mkdir(parents=True, exist_ok=True)
-        notes = dataset / "published.json"
-        kept = json.loads(notes.read_text()) if notes.exists() else {"artifacts": {}, "facts": {}}
-        work = Work(
-            name=name,
-            dataset=found,
-            policy=rules,
-            folder=place,
-            events=Events(dataset / "events.jsonl"),
-            device=device,
-            artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
-            facts=kept["facts"],
-        )
-        yield work
-        paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
-        write_beside(notes, json.dumps({"artifacts": paths, "facts": work.facts}, indent=1))
-
-
-def run_one(
-    dataset: Path, policy: Path, name: str, settings: dict[str, Any], device: str, label: str = ""
-) -> dict[str, Any]:
-    """Run one step on a dataset and return what it reports.
-
-    Args:
-        dataset: Folder; made when absent.
-        policy: Policy file.
-        name: Of the step.
-        settings: Of the step.
-        device: `auto`, `cpu`, `cuda`, …
-        label: Other name for what the step leaves, so that it can run twice.
-
-    Raises:
-        InputError: A setting is wrong; all of them are listed.
-    """
-    from tilth.pipeline.steps import step_table
-    from tilth.recipe import load_class
-    from tilth.steps import fingerprint, inputs_digest
-
-    cls = load_class(step_table(), name)
-    step: Any = make_step(cls, name, settings)
-
-    def folder(opened: "Dataset") -> Path:
-        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
-        key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
-        return dataset / "files" / f"{label or name}-{key}"
-
-    with opened(dataset, policy, label or name, folder, device) as work:
-        facts = dict(step.run(work))
-        work.facts[label or name] = facts
-        return facts
-
-
-def make_step(cls: type, name: str, settings: dict[str, Any]) -> Any:
-    """Make a step of its settings.
-
-    Raises:
-        InputError: A setting is wrong; all of them are listed.
-    """
-    try:
-        return TypeAdapter(cls).validate_python(settings)
-    except ValidationError as error:
-        wrong = [
-            f"--set {'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()
-        ]
-        raise InputError("\n".join([*wrong, f"settings of {name}: {', '.join(describe_fields(cls))}"])) from error
-
-
-def describe_fields(cls: type) -> list[str]:
-    """List the settings of a step with their defaults."""
-    described = []
-    for item in fields(cls):
-        default = (
-            item.default
-            if item.default is not MISSING
-            else (item.default_factory() if item.default_factory is not MISSING else "required")
-        )
-        described.append(f"{item.name}={default}")
-    return described
-
-
-def _one_step_command(app: typer.Typer, command: str, name: str, full: str = "") -> None:
-    from tilth.pipeline.steps import step_table
-
-    table = step_table()
-    if name not in table:
-        return
-
-    def act(
-        dataset: DatasetPath,
-        policy: Annotated[Path, typer.Option(help="Policy file.")],
-        settings: Annotated[
-            list[str] | None, typer.Option("--set", help="A setting of the step: --set path=/data.")
-        ] = None,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
-        label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
-    ) -> None:
-        typer.echo(json.dumps(run_one(dataset, policy, name, _settings(settings), device, label), indent=1))
-
-    example = f"Example: tilth {full or command} data/mine --policy configs/policies/starter.yaml --set name=value"
-    app.command(
-        command, help=f"Run the step `{name}` on a dataset. Without --set it says what is missing.", epilog=example
-    )(act)
 
 
 def history(dataset: DatasetPath) -> None:
@@ -209,7 +50,9 @@ def tag(
 ) -> None:
     """Name a version."""
     opened = _open(dataset)
-    (opened.checkout(version) if version else opened).tag(name)
+    chosen = opened.checkout(version) if version else opened
+    chosen.tag(name)
+    typer.echo(f"version {chosen.at.number} is now {name!r}; go back to it with: tilth rollback {dataset} {name}")
 
 
 def rollback(
@@ -272,13 +115,19 @@ def export(
         typer.Option("--unlabelled", help="Images that nobody has labelled too, where the format tells them apart."),
     ] = False,
     version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Policy file, whose categories are all numbered, in its order; those that occur when empty."),
+    ] = None,
 ) -> None:
     """Write a dataset in a format that other tools read; says first what the format cannot hold."""
     from tilth.annotate.exporting import export as write
+    from tilth.policy import load_policy
 
     opened = _open(dataset)
     chosen = opened.checkout(version) if version else opened
-    typer.echo(json.dumps(write(chosen, out, format_, images=images, unlabelled=unlabelled)))
+    names = load_policy(policy).names if policy else ()
+    typer.echo(json.dumps(write(chosen, out, format_, images=images, unlabelled=unlabelled, categories=names)))
 
 
 def gallery(
@@ -316,11 +165,6 @@ def _open(path: Path) -> Any:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command, name in ONE_STEP.items():
-        _one_step_command(app, command, name)
-    train = typer.Typer(no_args_is_help=True, help="Fine-tune a classifier or a detector on a dataset.")
-    app.add_typer(train, name="train")
-    for kind in TRAINED:
-        _one_step_command(train, kind, f"train.{kind}", f"train {kind}")
     for function in (history, diff, tag, rollback, explain, export, gallery):
-        app.command(epilog=f"Example: tilth {function.__name__} runs/starter/dataset …")(function)
+        example = f"Example: tilth {function.__name__} runs/starter/dataset{EXAMPLES[function.__name__]}"
+        app.command(epilog=example)(function)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilth.pipeline.cli_data import DatasetPath, make_step, opened
+from tilth.pipeline.cli_steps import DatasetPath, make_step, opened
 
 if TYPE_CHECKING:
     from tilth.annotate.review_ledger import Ledger
@@ -30,7 +30,8 @@ def up(
 
     server = start(default_home(), port, lambda text: typer.echo(text, err=True))
     typer.echo(
-        f"{server.url}\nuser, password and key: {server.login} (only you can read it)\nstop it: tilth review down"
+        f"{server.url}\nuser, password and key: {server.login} (only you can read it)\n"
+        "next: tilth review push <dataset> --policy <policy>\nstop it: tilth review down"
     )
 
 
@@ -69,7 +70,7 @@ def push(
 
     chosen: dict[str, Any] = {"budget": budget, "url": url, "images": images, "files": files, "people": people}
     chosen |= {"audit_share": audit_share, "threshold": threshold, "backend": "labelstudio"}
-    review = make_step(Review, NAME, chosen)
+    review = make_step(Review, "review push", chosen, "--")
     with _desk(dataset, policy) as (work, ledger):
         _say(send(review, work, ledger))
 
@@ -85,7 +86,7 @@ def pull(
     from tilth.annotate.review_pull import pull as take
 
     with _desk(dataset, policy) as (work, ledger):
-        facts = take(make_step(Review, NAME, {"backend": "labelstudio", "url": url}), work, ledger)
+        facts = take(make_step(Review, "review pull", {"backend": "labelstudio", "url": url}, "--"), work, ledger)
         if facts["changed"] or NAME not in work.facts:
             work.facts[NAME] = {"backend": "labelstudio", **facts, **people_facts(work, ledger)}
         _say(facts)

@@ -146,7 +146,7 @@ class Gallery:
         return self.policy is None or not is_known_safe(sample, self.policy)
 
     def sheet(self, out: Path, *, unveiled: bool = False) -> dict[str, Json]:
-        """Write a PNG of a few samples with their boxes, the same ones every time, and return how many there are.
+        """Write a PNG of a few samples with their boxes, the same ones every time, and count them.
 
         Args:
             out: The file.
@@ -158,7 +158,7 @@ class Gallery:
         drawn = Few(ON_A_SHEET)
         for sample in self.dataset.samples(images=False):
             drawn.offer(sample.id)
-        tiles = []
+        tiles, veiled = [], 0
         for sample in self.dataset.read(drawn.ids()):
             try:
                 image = self.picture(sample)
@@ -167,6 +167,7 @@ class Gallery:
             if unveiled or not self.veiled(sample):
                 tiles.append(overlay(image, sample.truth.labels, side=SHEET_SIDE))
             else:
+                veiled += 1
                 grey = np.asarray(PilImage.fromarray(blurred(image)).convert("L").convert("RGB"))
                 tiles.append(overlay(grey, [], side=SHEET_SIDE))
         if not tiles:
@@ -175,7 +176,7 @@ class Gallery:
         partial = out.with_name(out.name + ".partial")
         partial.write_bytes(encode_png(contact_sheet(tiles, side=SHEET_SIDE)))
         os.replace(partial, out)
-        return {"shown": len(tiles)}
+        return {"shown": len(tiles), "veiled": veiled}
 
 
 @dataclass

@@ -28,12 +28,13 @@ import psutil
 import yaml
 
 from tilth import models
+from tilth.annotate.review import Review
 from tilth.claims import Json
 from tilth.dataset import Dataset, write_beside
-from tilth.errors import GateRefused, TilthError, Unavailable
+from tilth.errors import GateRefused, InputError, TilthError, Unavailable
 from tilth.events import Events
 from tilth.mining.listed import guard_of, sweep
-from tilth.recipe import Recipe
+from tilth.recipe import Recipe, absent_inputs
 from tilth.steps import Step, fingerprint, inputs_digest
 from tilth.work import Work, utc_now
 
@@ -121,12 +122,16 @@ class Run:
         folder: `runs/<name>`; made when absent.
         choices: Decisions of the person.
         events: Where to report; `events.jsonl` and standard error when None.
+
+    Raises:
+        InputError: Files that the recipe needs are absent; all are listed, and nothing is begun.
     """
 
     def __init__(
         self, recipe: Recipe, folder: Path, choices: Choices | None = None, events: Events | None = None
     ) -> None:
         self.recipe, self.folder, self.choices = recipe, folder, choices or Choices()
+        self._look_for_inputs()
         folder.mkdir(parents=True, exist_ok=True)
         self.events = events or Events(folder / "events.jsonl")
         self.records: dict[str, Record] = {}
@@ -161,11 +166,20 @@ class Run:
         self.events.emit("done", message=f"Done in {time.monotonic() - began:.0f} s: {self.folder / 'report.html'}")
         return self.folder
 
+    def _look_for_inputs(self) -> None:
+        """Miss a file now and not hours into the run."""
+        names = list(self.recipe.steps)
+        last = names.index(self.choices.until) + 1 if self.choices.until else len(names)
+        people = self.choices.options.get("review") == "labelstudio"
+        steps = {n: s for n, s in list(self.recipe.steps.items())[:last] if not (people and isinstance(s, Review))}
+        if wrong := absent_inputs(steps, self.recipe.variables):
+            raise InputError("\n".join(wrong))
+
     def _resolved(self) -> dict[str, Any]:
         return {**self.recipe.document, "policy": str(self.recipe.policy_path.resolve())}
 
     def _key(self, step: Step, before: str) -> str:
-        review = self.choices.options.get("review", "") if hasattr(step, "backend") else ""  # not where it runs
+        review = self.choices.options.get("review", "") if isinstance(step, Review) else ""  # not where it runs
         return fingerprint(step, before, inputs_digest(step.inputs()), review)
 
     def _take(self, number: int, name: str, step: Step, key: str) -> None:
@@ -305,9 +319,11 @@ def read_record(path: Path) -> Record | None:
 
 
 def brief_facts(facts: Mapping[str, Json], limit: int = 4) -> dict[str, Json]:
-    """Pick the first few single numbers and words of a step's facts, for one line on a terminal."""
+    """Pick the first few single numbers and words of a step's facts, for one line on a terminal that has its seconds."""
     plain = {
-        k: round(v, 3) if isinstance(v, float) else v for k, v in facts.items() if isinstance(v, int | float | str)
+        k: round(v, 3) if isinstance(v, float) else v
+        for k, v in facts.items()
+        if isinstance(v, int | float | str) and k != "seconds" and (k, v) != ("failed", 0)
     }
     return dict(list(plain.items())[:limit])
 

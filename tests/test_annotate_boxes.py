@@ -90,6 +90,14 @@ def test_a_rule_that_is_off_removes_nothing() -> None:
     assert clean(boxes, np.ones(4), list("aabb"), SIZE, OFF).kept == [0, 1, 2, 3]
 
 
+def test_boxes_without_numbers_or_turned_inside_out_never_stay() -> None:
+    odd = np.array([[0, 0, 10, 10], [np.nan, 0, 30, 30], [20, 20, np.inf, 30], [40, 40, 30, 30], [-np.inf, 0, 5, 5]])
+    for rules in (CleanUp(), OFF):
+        cleaned = clean(odd, np.full(5, 0.5), list("abcde"), SIZE, rules)
+        assert cleaned.reasons == ("", "sliver", "sliver", "sliver", "sliver") or rules is OFF
+        assert cleaned.kept in ([0], [0, 3]), "with the rule off, only what is no box at all goes"
+
+
 def one_by_one(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, rules: CleanUp) -> list[tuple[str, int]]:
     """The rules as a person would write them down: box after box, over the full table of overlaps."""
     said: list[tuple[str, int]] = [("", -1)] * len(boxes)

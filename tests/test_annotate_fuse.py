@@ -106,6 +106,9 @@ def test_what_cannot_be_fused_takes_no_part() -> None:
     fused = fuse_boxes(boxes, scores, list("aaaaa"), np.zeros(5, int), np.zeros(5, int), [1.0], min_score=0.2)
     assert fused.into.tolist() == [0, -1, -1, -1, -1]
     assert fused.classes.tolist() == ["a"]
+    odd = np.array([[0, 0, 10, 10], [np.nan, 0, 10, 10], [0, 0, np.inf, 10], [0, 0, 10, 10]])
+    whole = fuse_boxes(odd, np.array([0.9, 0.9, 0.9, np.nan]), list("aaaa"), np.zeros(4, int), np.zeros(4, int), [1.0])
+    assert (whole.into.tolist(), whole.boxes_xyxy.tolist()) == ([0, -1, -1, -1], [[0, 0, 10, 10]])
     none = fuse_boxes(np.zeros((0, 4)), np.zeros(0), [], np.zeros(0, int), np.zeros(0, int), [1.0])
     assert none.boxes_xyxy.shape == (0, 4)
     for weights, limit in (([0.0], 0.5), ([], 0.5), ([1.0], 1.0)):

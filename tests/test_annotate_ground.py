@@ -1,5 +1,6 @@
 """Boxes are found by words: each box gets one phrase of the policy, look-alikes compete, and a batch changes nothing."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -85,8 +86,30 @@ def test_prompts_that_would_break_the_text_are_refused(first: str, second: str) 
         Category(name="a", definition="", prompts=(first,)),
         Category(name="b", definition="", prompts=(second,)),
     ]
-    with pytest.raises(InputError, match="must be words without"):
+    with pytest.raises(InputError, match=r"must be words without|belongs to a and to b; leave it to one of them"):
         questions(categories)
+
+
+@pytest.mark.parametrize("counter", ["spoon. pill", "", "  ", "what?"])
+def test_look_alikes_that_would_break_the_text_are_refused(counter: str) -> None:
+    with pytest.raises(InputError, match="of a must be words without"):
+        questions([Category(name="a", definition="", prompts=("knife",), counter_prompts=(counter,))])
+
+
+def test_prompts_that_the_model_was_not_taught_are_named(work: Work, trained: str) -> None:
+    work.policy = Policy(
+        policy="p",
+        version=1,
+        categories=(
+            Category(name="card", definition="", prompts=("playing card",)),
+            Category(name="knife", definition="", prompts=("knife",)),
+        ),
+    )
+    work.add("one", [NewSample(data=noise_image(0), origin={"source": "0"})])
+    Ground(model=trained).run(work)
+    Ground(model=trained).run(work)  # has nothing to do, and nothing to say
+    lines = [json.loads(line) for line in (work.dataset.root.parent / "events.jsonl").read_text().splitlines()]
+    assert [row["words"] for row in lines if row["event"] == "unknown_words"] == [["playing card"]]
 
 
 def test_three_hundred_categories_are_cut_and_three_hundred_words_are_refused() -> None:

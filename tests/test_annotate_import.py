@@ -14,6 +14,7 @@ from tilth.annotate.orientation import read_header, turn
 from tilth.claims import State
 from tilth.errors import InputError
 from tilth.images import decode
+from tilth.policy import Category, Policy
 from tilth.work import Work
 
 
@@ -237,6 +238,22 @@ def test_running_again_adds_nothing(work: Work, root: Path) -> None:
     first = Import(path=root).run(work)
     version = work.dataset.at
     assert Import(path=root).run(work) == first
+    assert work.dataset.at == version
+
+
+def test_a_policy_that_knows_more_has_the_labels_read_again(work: Work, root: Path) -> None:
+    images(root, "a.png", "b.png")
+    coco(root, [("a.png", [("knife", [1, 2, 3, 4]), ("vape", [5, 5, 4, 4])]), ("b.png", [("vape", [1, 1, 2, 2])])])
+    assert Import(path=root).run(work)["unknown_categories"] == {"vape": {"boxes": 2, "did_you_mean": ""}}
+    vape = Category(name="vape", definition="", prompts=("vape",))
+    work.policy = Policy(policy="starter", version=2, categories=(*work.policy.categories, vape))
+    assert Import(path=root).run(work)["boxes"] == 3
+    a, b = named(work)["a.png"], named(work)["b.png"]
+    assert sorted(str(label.category) for label in a.truth.labels) == ["knife", "vape"], "each once"
+    assert [label.category for label in b.truth.labels] == ["vape"]
+    assert work.dataset.count() == 2
+    version = work.dataset.at
+    Import(path=root).run(work)
     assert work.dataset.at == version
 
 

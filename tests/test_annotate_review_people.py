@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -357,9 +358,16 @@ def test_an_address_or_a_key_that_cannot_be_one_is_refused_before_anything_is_se
 def test_the_key_and_the_folder_must_be_given(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LABEL_STUDIO_API_KEY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    with pytest.raises(InputError, match="the setting files"):
-        Review(backend="labelstudio").run(work)
     with pytest.raises(InputError, match="no Label Studio is known; start one with tilth review up"):
-        Review(backend="labelstudio", files=tmp_path).run(work)
-    with pytest.raises(InputError, match="environment variable LABEL_STUDIO_API_KEY"):
-        Review(backend="labelstudio", files=tmp_path, url="http://127.0.0.1:9").run(work)
+        Review(backend="labelstudio").run(work)
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        url = f"http://127.0.0.1:{somebody.getsockname()[1]}"
+        with pytest.raises(InputError, match=r"the setting files \(--files\)"):
+            Review(backend="labelstudio", url=url).run(work)
+        with pytest.raises(InputError, match="environment variable LABEL_STUDIO_API_KEY"):
+            Review(backend="labelstudio", files=tmp_path, url=url).run(work)
+    for files in (None, tmp_path):
+        with pytest.raises(
+            Unavailable, match=rf"at {url} does not answer; start it \(tilth review up --port \d+\), run"
+        ):
+            Review(backend="labelstudio", files=files, url=url).run(work)

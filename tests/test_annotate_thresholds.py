@@ -138,3 +138,17 @@ def test_a_step_that_saw_nothing_and_a_file_of_another_kind_are_refused(work: Wo
         read_thresholds(tmp_path / "x.json")
     with pytest.raises(ValueError, match=r"precision must lie in \[0, 1\], got 95"):
         Thresholds(precision=95)
+
+
+def test_before_anybody_has_reviewed_nothing_is_changed_and_it_is_said(work: Work) -> None:
+    work.add("scenes", [NewSample(data=draw("test", n)[0], origin={"n": n}) for n in range(12)])
+    work.name, work.device = "ground", "cpu"
+    assert Ground(threshold=0.6).run(work)["boxes"]
+    work.name = "thresholds"
+    before = {s.id: s.truth for s in work.dataset.samples(images=False)}
+    facts = Thresholds().run(work)
+    assert (facts["images"], "boxes_after" in facts) == (0, False)
+    assert {s.id: s.truth for s in work.dataset.samples(images=False)} == before
+    last = json.loads((work.dataset.root.parent / "events.jsonl").read_text().splitlines()[-1])
+    assert last["event"] == "no_reviews"
+    assert "people have labelled no image of the random part" in last["message"]

@@ -1,13 +1,20 @@
 """What the documents say is so: links lead somewhere, commands exist, and the first line of a recipe is its command."""
 
 import re
+import shlex
+import textwrap
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from tilth.pipeline import cli, cli_data, cli_review, cli_steps
 from tilth.pipeline.steps import step_table
-from tilth.recipe import load_recipe
+from tilth.policy import load_policy
+from tilth.recipe import load_class, load_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,6 +34,58 @@ def test_files_that_are_named_exist(page: Path) -> None:
         r"`((?:configs|docs|tests|starter|pipeline|tilth|annotate)/[\w./-]+\.(?:py|yaml|md))`", page.read_text()
     ):
         assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every `tilth …` line that a reader would copy, as the shell would cut it."""
+    lines = re.findall(r"^(?:    |# +)(tilth .+)$", text, re.M)
+    return [shlex.split(line.replace("<dataset>", "data"), comments=True)[1:] for line in lines]
+
+
+def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Let the real command line read arguments; it raises what it would print. Nothing is run."""
+    app = typer.Typer()
+    app.registered_commands = list(cli.app.registered_commands)
+    for part in (cli_steps, cli_data, cli_review):
+        part.add_to(app)
+    command: Any = typer.main.get_command(app)
+    context: Any = None
+    names: list[str] = []
+    while hasattr(command, "commands"):
+        context = command.make_context("tilth", list(arguments), parent=context)
+        name, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
+        names.append(name)
+    return " ".join(names), dict(command.make_context(names[-1], list(arguments), parent=context).params)
+
+
+PRINTED = [(page, arguments) for page in [*PAGES, *RECIPES] for arguments in commands(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "arguments"), PRINTED, ids=lambda v: v.name if isinstance(v, Path) else " ".join(v))
+def test_every_command_is_one_that_the_command_line_reads(page: Path, arguments: list[str]) -> None:
+    name, options = parsed(arguments)
+    one = cli_steps.COMMANDS.get(name) or cli_steps.TRAINED.get(name.removeprefix("train "))
+    if one is not None:
+        known = {item.name for item in fields(load_class(step_table(), one.step))}
+        assert set(cli_steps.read_settings(options["settings"])) <= known, f"{page.name}: {arguments}"
+    elif recipe := options.get("recipe"):
+        told = RECIPES if recipe.name == "recipe.yaml" else [ROOT / recipe]
+        named = {setting.partition("=")[0] for setting in options["settings"] or []}
+        assert named <= set(yaml.safe_load(told[0].read_text()).get("variables") or {}), f"{page.name}: {arguments}"
+
+
+def test_the_policy_that_a_page_shows_is_one(tmp_path: Path) -> None:
+    shown = re.search(r"((?:^    .+\n)+)", (ROOT / "docs/annotate.md").read_text().partition("`policy.yaml`:")[2], re.M)
+    assert shown
+    (tmp_path / "policy.yaml").write_text(textwrap.dedent(shown[1]))
+    assert load_policy(tmp_path / "policy.yaml")["knife"].counter_prompts == ("spoon",)
+
+
+def test_commands_are_found_in_the_documents() -> None:
+    assert len(PRINTED) > 20
+    assert ["gallery", "data/set", "--policy", "policy.yaml", "--out", "gallery"] in [a for _, a in PRINTED]
+    with pytest.raises(Exception, match="No such option"):
+        parsed(["ground", "data", "--policy", "p", "--nonsense"])
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.name)

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tilth.errors import RecipeError
+from tilth.errors import InputError, RecipeError
 from tilth.pipeline.steps import step_table
+from tilth.policy import load_policy
 from tilth.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -76,3 +78,38 @@ def test_a_missing_recipe_says_so() -> None:
         [sys.executable, "-m", "tilth.pipeline.cli", "run", "nowhere.yaml"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, "tilth: nowhere.yaml: no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("category", "told"),
+    [
+        (
+            "{name: a, definition: x, prompts: knife}",
+            "categories[0].prompts: must be a list, as in [a, b], got 'knife'",
+        ),
+        ("{name: a, definition: x, prompts: []}", "categories[0]: a picture category needs at least one prompt"),
+        ("{name: a, definition: x, promts: [b], prompts: [b]}", "categories[0].promts: no such key"),
+        ("{name: a, definition: x, prompts: [9]}", "categories[0].prompts[0]: input should be a valid string, got 9"),
+        ("knife", "categories[0]: must be a mapping, as in {a: 1}, got 'knife'"),
+    ],
+)
+def test_a_mistake_of_a_policy_is_told_once_and_plainly(category: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"policy: mine\nversion: 1\ncategories:\n  - {category}\n")
+    with pytest.raises(InputError) as error:
+        load_policy(path)
+    assert str(error.value) == f"{path}:4: {told}"
+
+
+def test_a_policy_without_categories_and_one_that_unfolds_without_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("policy: mine\nversion: 1\ncategories: []\n")
+    with pytest.raises(InputError, match="categories: needs at least one"):
+        load_policy(path)
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    path.write_text("\n".join(lines))
+    began = time.process_time()
+    with pytest.raises(InputError, match="unfolds to more than 100,000 values"):
+        load_policy(path)
+    assert time.process_time() - began < 10

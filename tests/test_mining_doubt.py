@@ -1,21 +1,26 @@
 """Wrong labels are found, writing is measured, and what looks alike is joined without holding all vectors."""
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from mining_parts import new_store, scene, unit
 from test_mining_clean import add
 
 from tilth.claims import Claim
+from tilth.errors import InputError
 from tilth.images import encode_png
 from tilth.mining.alike import alike_pairs
+from tilth.mining.apply import Apply
 from tilth.mining.filter import Filter
-from tilth.mining.label_errors import LabelErrors, doubtful
+from tilth.mining.label_errors import LabelErrors, doubtful, fewest_groups, predict_unseen
 from tilth.mining.words import Words, measure
-from tilth.samples import NewSample
+from tilth.samples import NewSample, Result
 from tilth.work import Work
 
 IMAGES, WRONG = 400, 30
@@ -58,6 +63,43 @@ def test_too_few_labels_give_no_verdict(work: Work) -> None:
     assert (facts["judged"], facts["candidates"]) == (1, 0)
     with pytest.raises(ValueError, match="min_images must be at least folds"):
         LabelErrors(min_images=3)
+
+
+def groups_of(work: Work, group: Callable[[int], str]) -> None:
+    rows = {s.id: {"dedup.group": group(int(str(s.origin["source"])))} for s in work.dataset.samples(images=False)}
+    Apply.to(work, {id_: Result(columns=dict(columns)) for id_, columns in rows.items()})
+
+
+def test_copies_of_too_few_pictures_give_no_verdict_and_say_what_to_do(work: Work) -> None:
+    bottle, empty = label("bottle"), Claim(says="empty", source="human:a")
+    work.add(
+        "copies",
+        [
+            NewSample(data=encode_png(scene(i).image), origin={"source": str(i)}, claims=(empty if i % 2 else bottle,))
+            for i in range(48)
+        ],
+    )
+    groups_of(work, lambda i: f"burst {i % 8}")
+    with pytest.raises(
+        InputError, match=r"the 48 reviewed images are copies of too few pictures: bottle of 4, and fol"
+    ):
+        LabelErrors().run(work)
+    assert LabelErrors(folds=4).run(work)["share_doubted"], "as many groups as folds are enough"
+    groups_of(work, lambda i: f"{i % 2} {i if i % 2 else 0}")  # one burst shows the bottle, all others are apart
+    with pytest.raises(InputError, match="bottle of 1, and folds is 2; review more images, or set folds lower"):
+        LabelErrors(folds=2).run(work)
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data(), folds=st.integers(2, 5))
+def test_every_division_by_enough_groups_teaches_both_sides(data: st.DataObject, folds: int) -> None:
+    labels = np.array(data.draw(st.lists(st.booleans(), min_size=2 * folds, max_size=40)))
+    groups = data.draw(st.lists(st.sampled_from("abcdefghijkl"), min_size=len(labels), max_size=len(labels)))
+    assume(fewest_groups(labels, groups) >= folds)
+    features = np.random.default_rng(0).normal(size=(len(labels), 3)).astype(np.float32)
+    chance = predict_unseen(features, labels, groups, folds, 0)
+    assert chance.shape == labels.shape
+    assert np.isfinite(chance).all()
 
 
 def test_a_doubt_needs_what_is_usual_for_the_opposite() -> None:

@@ -1,5 +1,6 @@
 """Runs: what is done is not done again, a kill loses nothing, and every mistake ends in one line with an exit code."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tilth.dataset import Dataset
+from tilth.events import Events
+from tilth.pipeline.run import brief_facts
 from tilth.starter.files import write_world
 
 ROOT = Path(__file__).parents[1]
@@ -130,13 +133,15 @@ def test_a_broken_image_is_a_row_and_not_the_end(recipe: Path, tmp_path: Path) -
     assert any("broken.png" in str(e["source"]) and "not an image" in str(e["error"]) for e in failed)
 
 
-def test_a_missing_folder_ends_in_one_line_and_exit_code_2(recipe: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_ends_in_a_line_each_and_exit_code_2(recipe: Path, tmp_path: Path) -> None:
     done = tilth("run", recipe, "--runs", tmp_path / "runs", "--set", "world=/nowhere")
     assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("tilth: ")
-    assert "/nowhere/labelled" in last
-    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines() == [
+        "tilth: import: /nowhere/labelled: no such file or folder; give another with --set world=…",
+        "import.corpus: /nowhere/corpus: no such file or folder; give another with --set world=…",
+        "leakage: /nowhere/test: no such file or folder; give another with --set world=…",
+    ]
+    assert not (tmp_path / "runs").exists()
 
 
 def test_two_runs_at_once_are_told_apart(recipe: Path, tmp_path: Path) -> None:
@@ -226,3 +231,23 @@ def test_single_commands_hand_what_they_made_to_the_next(world: Path, tmp_path: 
     refused = tilth("eval", data, "--policy", policy, "--set", "classifier=second")
     assert refused.returncode == 2
     assert "no artifact 'second'; there are: evaluate.first.predictions, first" in refused.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_bars_of_something_and_the_numbers_that_matter() -> None:
+    stream = Terminal()
+    events = Events(stream=stream)
+    for label, total in (("empty", 0), ("full", 2), ("unknown", None)):
+        with events.progress(label, total) as advance:
+            advance()
+    shown = stream.getvalue()
+    assert "full" in shown
+    assert "unknown" in shown
+    assert "empty" not in shown
+    facts = {"images": 3, "failed": 0, "seconds": 9.5, "images_per_s": 0.31579, "boxes": 7, "list": [1]}
+    assert brief_facts(facts) == {"images": 3, "images_per_s": 0.316, "boxes": 7}
+    assert brief_facts({"failed": 2}) == {"failed": 2}

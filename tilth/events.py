@@ -58,6 +58,9 @@ class Events:
     @contextmanager
     def progress(self, label: str, total: int | None, *, unit: str = "images") -> Iterator[Advance]:
         """Show how far a piece of work is, with its rate and the time left."""
+        if self.live and total == 0:
+            yield lambda n=1: None  # a bar of nothing says nothing
+            return
         if self.live:
             columns = (
                 TextColumn("  {task.description}"),

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from tilth.errors import ModelError
+from tilth.errors import InputError, ModelError
+from tilth.extras import optional
 
 # The only files that a checkpoint may hold. Nothing here can run code when it is read.
 SAFE_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja", ".yaml")
@@ -152,6 +153,25 @@ def device(wanted: str = "auto") -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(wanted: str) -> None:
+    """Refuse a device that this machine does not have, before it is needed.
+
+    Raises:
+        InputError: It is none that torch knows, or not here.
+    """
+    if wanted in ("auto", "cpu"):
+        return
+    with optional():
+        import torch
+    try:
+        asked = torch.device(wanted)
+    except RuntimeError as error:
+        raise InputError(f"device must be auto, cpu, cuda, cuda:1 or mps, got {wanted!r}") from error
+    count = torch.cuda.device_count() if asked.type == "cuda" else int(torch.backends.mps.is_available())
+    if asked.type not in ("cuda", "mps") or (asked.index or 0) >= count:
+        raise InputError(f"device {wanted} is not on this machine, which has {count} of its kind; give auto or cpu")
 
 
 def precision(on: str) -> str:

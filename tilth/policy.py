@@ -50,11 +50,13 @@ class Policy(BaseModel):
 
     policy: str
     version: int
-    categories: tuple[Category, ...] = Field(min_length=1)
+    categories: tuple[Category, ...]
     hash_lists: tuple[Path, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> "Policy":
+        if not self.categories:
+            raise ValueError("categories: needs at least one")
         names = [category.name for category in self.categories]
         if doubles := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"categories named twice: {', '.join(sorted(doubles))}")

@@ -19,6 +19,7 @@ from tilth.yaml_text import Place, describe, line_of, load_yaml, spell
 Table = Mapping[str, str]
 """Step name -> `module:Class`; imported only when a recipe names it."""
 
+NAME = re.compile(r"[A-Za-z][\w.-]*")  # of a step in a recipe, and of what it leaves
 KEYS = ("recipe", "policy", "seed", "max_fail_rate", "variables", "steps")
 
 
@@ -34,6 +35,7 @@ class Recipe:
     max_fail_rate: float
     steps: Mapping[str, Step]
     document: Mapping[str, Json]
+    variables: Mapping[str, str]
 
 
 def load_class(table: Table, name: str) -> type:
@@ -103,7 +105,7 @@ class _Reader:
                 continue
             name = names[0]
             label = str(entry.get("as", name))
-            if not re.fullmatch(r"[A-Za-z][\w.-]*", label):
+            if not NAME.fullmatch(label):
                 self.wrong((*place, "as"), f"a name is letters, digits, '.', '-' and '_', got {label!r}")
             if label in named:
                 self.wrong(place, f"two steps are called {label!r}; give one another name with 'as: …'")
@@ -129,13 +131,16 @@ def _near(name: object, known: tuple[str, ...]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known)) or 'none'}"
 
 
-def load_recipe(path: Path, table: Table, variables: Mapping[str, str] | None = None) -> Recipe:
+def load_recipe(
+    path: Path, table: Table, variables: Mapping[str, str] | None = None, policy_path: Path | None = None
+) -> Recipe:
     """Read a recipe and build its steps.
 
     Args:
         path: The YAML file.
         table: The steps there are.
         variables: Values for the recipe's `variables`.
+        policy_path: Policy file instead of the one that the recipe names.
 
     Raises:
         RecipeError: Lists every mistake, with its line and the nearest valid name.
@@ -145,8 +150,9 @@ def load_recipe(path: Path, table: Table, variables: Mapping[str, str] | None = 
     document = reader.document
     steps = reader.steps()
     policy: Policy | None = None
-    policy_path = path.parent / str(document.get("policy", ""))
-    if "policy" not in document:
+    known = policy_path is not None or "policy" in document
+    policy_path = policy_path or path.parent / str(document.get("policy", ""))
+    if not known:
         reader.wrong((), "needs a policy, as in 'policy: ../policies/starter.yaml'")
     else:
         try:
@@ -170,4 +176,22 @@ def load_recipe(path: Path, table: Table, variables: Mapping[str, str] | None = 
         max_fail_rate=float(numbers["max_fail_rate"]),
         steps=steps,
         document=document,
+        variables=reader.variables,
     )
+
+
+def absent_inputs(steps: Mapping[str, Step], variables: Mapping[str, str] | None = None) -> list[str]:
+    """Say which files and folders steps would look for in vain, and which variable names each.
+
+    Args:
+        steps: By name.
+        variables: Of their recipe.
+    """
+    wrong: dict[Path, str] = {}
+    for name, step in steps.items():
+        for path in step.inputs():
+            if not path.exists():
+                named = [v for v, text in (variables or {}).items() if text and Path(text) in (path, *path.parents)]
+                cure = f"; give another with --set {named[0]}=…" if named else ""
+                wrong.setdefault(path, f"{name}: {path}: no such file or folder{cure}")
+    return list(wrong.values())

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import ValidationError
@@ -9,7 +10,22 @@ from pydantic import ValidationError
 from tilth.claims import Json
 from tilth.errors import InputError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 Place = tuple[str | int, ...]
+
+MOST_VALUES = 100_000  # of a file that people write; aliases of aliases can unfold a short one to billions
+LONGEST_VALUE = 80  # letters of a value that a message quotes
+PLAINLY = {
+    "tuple_type": "must be a list, as in [a, b]",
+    "list_type": "must be a list, as in [a, b]",
+    "dict_type": "must be a mapping, as in {a: 1}",
+    "model_type": "must be a mapping, as in {a: 1}",
+    "dataclass_type": "must be a mapping, as in {a: 1}",
+    "extra_forbidden": "no such key",
+    "unexpected_keyword_argument": "no such key",
+}
 
 
 def load_yaml(path: Path) -> tuple[Json, dict[Place, int]]:
@@ -27,6 +43,8 @@ def load_yaml(path: Path) -> tuple[Json, dict[Place, int]]:
         node = yaml.compose(text, yaml.SafeLoader)
         lines: dict[Place, int] = {}
         _note_lines(node, (), lines)
+        if len(lines) > MOST_VALUES:
+            raise InputError(f"{path}: unfolds to more than {MOST_VALUES:,} values; write it with fewer aliases")
         return yaml.safe_load(text), lines
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -35,7 +53,7 @@ def load_yaml(path: Path) -> tuple[Json, dict[Place, int]]:
 
 
 def _note_lines(node: yaml.Node | None, place: Place, lines: dict[Place, int]) -> None:
-    if node is None:
+    if node is None or len(lines) > MOST_VALUES:
         return
     lines.setdefault(place, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
@@ -72,10 +90,15 @@ def describe(error: ValidationError, path: Path, lines: Mapping[Place, int], pre
     told = []
     for item in error.errors():
         place = (*prefix, *item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        got = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         where = spell(place)
-        told.append(
-            f"{path}:{line_of(place, lines)}: {where + ': ' if where else ''}{message[:1].lower()}{message[1:]}{got}"
-        )
+        told.append(f"{path}:{line_of(place, lines)}: {where + ': ' if where else ''}{plainly(item)}")
     return told
+
+
+def plainly(item: "ErrorDetails") -> str:
+    """Say what pydantic found in the words of YAML, with what came."""
+    message = PLAINLY.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+    got = repr(item["input"])
+    got = got if len(got) <= LONGEST_VALUE else got[: LONGEST_VALUE - 1] + "…"
+    silent = item["type"] in ("missing", "value_error", "extra_forbidden", "unexpected_keyword_argument")
+    return f"{message[:1].lower()}{message[1:]}" + ("" if silent else f", got {got}")
