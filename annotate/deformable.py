@@ -57,7 +57,7 @@ def attend(
     bags = place.new_empty(n, queries, heads, 4, *place.shape[3:])
     weights = attention.new_empty(bags.shape)
     lower = attention * below
-    for row, (line_of, share) in enumerate(((0, attention - lower), (line, lower))):
+    for row, (line_of, share) in enumerate(((torch.zeros_like(line), attention - lower), (line, lower))):
         near, far = 2 * row, 2 * row + 1
         torch.add(place, line_of, out=bags[:, :, :, near])
         torch.add(place, line_of + heads, out=bags[:, :, :, far])
