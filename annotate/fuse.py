@@ -140,7 +140,13 @@ class Fuse:
         )
         seen = f"{work.name}.seen"
         work.map(decide, lambda s: self._wanted(s) and seen in s.columns, on="claims", label=f"{work.name}: decide")
-        return {"images": joined.get("ok", 0), "failed": joined.get("failed", 0), **self._count(work, source)}
+        return {
+            "images": joined.get("ok", 0),
+            "failed": joined.get("failed", 0),
+            "threshold": self.threshold,
+            "thresholds": self.thresholds,
+            **self._count(work, source),
+        }
 
     def _wanted(self, sample: Sample) -> bool:
         if sample.split == "test" or sample.labelled_by_people:

@@ -166,6 +166,8 @@ class Ground:
             "looked_at_now": new,
             "seconds": round(seconds, 2),
             "images_per_s": round(new / seconds, 2) if new else None,
+            "threshold": decide.threshold,
+            "thresholds": decide.thresholds,
             **_count(work, source, fingerprint(decide)),
         }
 

@@ -26,6 +26,7 @@ from tilth.work import Work
 Array = npt.NDArray[Any]
 RESAMPLES = 200
 RIGHT_IOU = 0.5
+USUAL = 0.3  # where nothing tells what the detector's step had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +168,7 @@ class Thresholds:
     Args:
         of: The `ground` step whose scores are judged.
         precision: Asked for; the lowest threshold that reaches it is taken. 0 takes the best F1.
-        default: Threshold of a category of which too little is known.
+        default: Threshold of a category of which too little is known; what the `ground` step had when None.
         least: True and automatic boxes that a category needs.
         audit_only: Learn from the random part of the review alone. The rest was reviewed for being doubtful, and thresholds
             that fit it are too strict for what is left.
@@ -177,7 +178,7 @@ class Thresholds:
 
     of: str = "ground"
     precision: float = 0.0
-    default: float = 0.3
+    default: float | None = None
     least: int = 10
     audit_only: bool = True
     apply: bool = True
@@ -187,7 +188,7 @@ class Thresholds:
         """Check the numbers."""
         if not 0 <= self.precision <= 1:
             raise ValueError(f"precision must lie in [0, 1], got {self.precision}")
-        if not FLOOR <= self.default <= 1:
+        if self.default is not None and not FLOOR <= self.default <= 1:
             raise ValueError(f"default must lie in [{FLOOR}, 1], got {self.default}")
 
     def run(self, work: Work) -> Facts:
@@ -201,8 +202,15 @@ class Thresholds:
         if not asked:
             raise InputError(f"{work.name}: no image has a column {self.of}.seen; name the ground step in 'of'")
         found = gather(work.dataset.samples(self._reviewed, images=False), self.of, categories, self.clean_up)
+        base, single = self._had(work)
         rows: dict[str, Mapping[str, Json]] = {
-            category: calibrate(boxes, precision=self.precision, default=self.default, least=self.least, seed=work.seed)
+            category: calibrate(
+                boxes,
+                precision=self.precision,
+                default=single.get(category, base),
+                least=self.least,
+                seed=work.seed,
+            )
             for category, boxes in found.items()
         }
         path = work.folder / "thresholds.json"
@@ -211,12 +219,12 @@ class Thresholds:
         work.publish(work.name, path)
         images = max((len(b.true) for b in found.values()), default=0)
         facts: dict[str, Json] = {"images": images, "categories": rows}
-        if not images:  # to decide by defaults would undo what `ground` and a second opinion were told
+        if not images and self.default is None:  # to decide again would undo a second opinion, and for nothing
             which = "the random part of a review (see audit_only)" if self.audit_only else "a review"
             message = f"  nothing to learn from: people have labelled no image of {which}; all boxes stay as they are"
             work.events.emit("no_reviews", step=work.name, message=message)
         elif self.apply:
-            facts |= self._apply(work, read_thresholds(path))
+            facts |= self._apply(work, read_thresholds(path), base)
         return facts
 
     def _reviewed(self, sample: Sample) -> bool:
@@ -225,7 +233,14 @@ class Thresholds:
         audit = any(name.endswith(".why") and value == "audit" for name, value in sample.columns.items())
         return f"{self.of}.seen" in sample.columns and people and known and (audit or not self.audit_only)
 
-    def _apply(self, work: Work, thresholds: dict[str, float]) -> dict[str, Json]:
+    def _had(self, work: Work) -> tuple[float, dict[str, float]]:
+        """Return the threshold for what too little is known of, and those of single categories."""
+        if self.default is not None:
+            return self.default, {}
+        told = cast("dict[str, Any]", work.facts.get(self.of, {}))
+        return float(told.get("threshold", USUAL)), dict(told.get("thresholds", {}))
+
+    def _apply(self, work: Work, thresholds: dict[str, float], base: float) -> dict[str, Json]:
         def wanted(sample: Sample) -> bool:
             return f"{self.of}.by" in sample.columns and sample.split != "test" and not sample.labelled_by_people
 
@@ -239,7 +254,7 @@ class Thresholds:
                 name=self.of,
                 source=source,
                 asked="",
-                threshold=self.default,
+                threshold=base,
                 thresholds=thresholds,
                 rules=self.clean_up,
             )

@@ -151,6 +151,8 @@ def test_fused_boxes_replace_those_they_are_made_of_and_name_them(seen_twice: Wo
     assert facts == {
         "images": 3,
         "failed": 0,
+        "threshold": 0.2,
+        "thresholds": {},
         "boxes_seen": 12,
         "boxes": 6,
         "boxes_by_category": {"knife": 3, "pill": 3},

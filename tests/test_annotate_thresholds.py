@@ -113,6 +113,10 @@ def test_reviews_move_the_thresholds_and_the_rest_is_decided_again_without_the_m
     alone: dict[str, Any] = dict(Thresholds(apply=False).run(reviewed))
     assert alone["images"] == 5, "the audit, a tenth of the review"
     assert all("fewer than 10 boxes" in row["why"] for row in alone["categories"].values())
+    reviewed.facts["ground"] = {"threshold": 0.6, "thresholds": {"knife": 0.8}}
+    kept: dict[str, Any] = dict(Thresholds(least=10_000, apply=False).run(reviewed))
+    had = {category: row["threshold"] for category, row in kept["categories"].items()}
+    assert had == dict.fromkeys(had, 0.6) | {"knife": 0.8}, "of which too little is known, what ground had stays"
     strict = Thresholds(least=10_000, default=1.0).run(reviewed)
     assert (strict["boxes_before"], strict["boxes_after"]) == (facts["boxes_after"], 0)
 
