@@ -117,16 +117,26 @@ def export(
     version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
     policy: Annotated[
         Path | None,
-        typer.Option(help="Policy file, whose categories are all numbered, in its order; those that occur when empty."),
+        typer.Option(
+            help="Policy file: its categories are all numbered, in its order, and what its hash lists name stays here. "
+            "Those that occur when empty."
+        ),
     ] = None,
 ) -> None:
     """Write a dataset in a format that other tools read; says first what the format cannot hold."""
     from tilth.annotate.exporting import export as write
+    from tilth.mining.listed import guard_of, sweep
+    from tilth.pipeline.run import only_run
     from tilth.policy import load_policy
+    from tilth.work import utc_now
 
-    opened = _open(dataset)
+    opened, rules = _open(dataset), load_policy(policy) if policy else None
+    if rules and rules.hash_lists:
+        opened.guard = guard_of(rules)
+        with only_run(dataset):
+            sweep(opened, opened.guard, utc_now())
     chosen = opened.checkout(version) if version else opened
-    names = load_policy(policy).names if policy else ()
+    names = rules.names if rules else ()
     typer.echo(json.dumps(write(chosen, out, format_, images=images, unlabelled=unlabelled, categories=names)))
 
 

@@ -16,6 +16,7 @@ from tilth.errors import InputError
 from tilth.events import Events
 from tilth.images import encode_png
 from tilth.mining.listed import HashLists, hashes_of, read_list
+from tilth.pipeline.cli_data import export
 from tilth.pipeline.run import Run
 from tilth.pipeline.steps import step_table
 from tilth.policy import Policy, load_policy
@@ -134,6 +135,10 @@ def test_a_longer_list_takes_out_what_was_kept_before(tmp_path: Path) -> None:
     version = first.at.number
     assert sorted(s.origin["source"] for s in first.samples()) == ["images/2.png", "images/3.png"]
     listed(list_path, scene(1), scene(2))
+    dataset, policy = tmp_path / "run" / "dataset", tmp_path / "policy.yaml"
+    export(dataset, tmp_path / "out", "imagefolder", unlabelled=True, policy=policy)
+    assert holds(tmp_path / "out", files[3])
+    assert not holds(tmp_path / "out", files[2])
     after = run()
     assert [s.origin["source"] for s in after.samples()] == ["images/3.png"]
     assert [s.origin["source"] for s in after.checkout(version).samples()] == ["images/3.png"]
