@@ -159,6 +159,8 @@ def predict_unseen(
 ) -> npt.NDArray[np.float64]:
     """Return the probability of a category for each image, by a model that has seen none of its group, `(n,)`.
 
+    Where a part of the division leaves only images of one kind to learn from, its labels are taken at their word.
+
     Args:
         features: `(n, d)`.
         labels: Whether the category is there, `(n,)`.
@@ -168,11 +170,14 @@ def predict_unseen(
     """
     with optional():
         from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+        from sklearn.model_selection import StratifiedGroupKFold
     model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=500)
     division = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    chances = cross_val_predict(model, features, labels, groups=groups, cv=division, method="predict_proba")
-    return np.asarray(chances[:, 1], np.float64)
+    chance = labels.astype(np.float64)
+    for known, unseen in division.split(features, labels, groups):
+        if labels[known].any() and not labels[known].all():
+            chance[unseen] = model.fit(features[known], labels[known]).predict_proba(features[unseen])[:, 1]
+    return chance
 
 
 def doubtful(chance: npt.NDArray[np.float64], labels: Bools) -> Bools:

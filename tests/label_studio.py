@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 import httpx
 
+from tilth.annotate.labelstudio_server import Server as Started
 from tilth.annotate.labelstudio_server import down, up
 
 EXECUTABLE = "TILTH_LABEL_STUDIO"
@@ -39,6 +40,10 @@ class Server:
     def login(self) -> dict[str, str]:
         return dict(json.loads((self.home / "login.json").read_text()))
 
+    def start(self) -> None:
+        """Start it where it was, after it was killed."""
+        _start(self.home, self.port, self.store_port)
+
     def call(self, method: str, path: str, body: object = None, **more: Any) -> Any:
         """Do what a browser does, as the first user."""
         with httpx.Client(base_url=self.url, headers={"Authorization": f"Token {self.token}"}, timeout=60) as client:
@@ -61,12 +66,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _start(home: Path, port: int, store_port: int) -> Started:
+    with patch.dict(os.environ, {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store_port}"}):
+        return up(home, port)
+
+
 @contextmanager
 def serving(home: Path) -> Iterator[Server]:
     """Start a server whose every file lies under a folder, and stop it."""
     store_port = free_port()
-    with patch.dict(os.environ, {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{store_port}"}):
-        server = up(home, free_port())
+    server = _start(home, free_port(), store_port)
     try:
         yield Server(url=server.url, token=server.key, files=server.files, home=home, store_port=store_port)
     finally:

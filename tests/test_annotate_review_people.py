@@ -20,7 +20,7 @@ from faulty_proxy import proxying
 from review_desk import MODEL, Desk, auto, choice, fill, other_person
 
 from tilth.annotate.labelstudio import Studio
-from tilth.annotate.labelstudio_server import running, up
+from tilth.annotate.labelstudio_server import running
 from tilth.annotate.labelstudio_tasks import EMPTY, ESCALATE, make_task
 from tilth.annotate.review import Review
 from tilth.annotate.review_status import status, status_text
@@ -283,7 +283,7 @@ def test_a_server_that_dies_in_the_middle_of_a_push_ends_with_every_task_once(
     thread.join()
     with pytest.raises(Unavailable, match="does not answer"):
         desk.pull()
-    up(server.home, server.port)
+    server.start()
     before = len(desk.ledger.tasks)
     facts = desk.push()
     assert 0 < before < 2505

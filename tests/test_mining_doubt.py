@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from mining_parts import new_store, scene, unit
 from test_mining_clean import add
@@ -90,11 +90,17 @@ def test_copies_of_too_few_pictures_give_no_verdict_and_say_what_to_do(work: Wor
         LabelErrors(folds=2).run(work)
 
 
+@st.composite
+def divided(draw: st.DrawFn) -> tuple[list[bool], list[str]]:
+    labels = draw(st.lists(st.booleans(), min_size=4, max_size=40))
+    return labels, draw(st.lists(st.sampled_from("abcdefghijkl"), min_size=len(labels), max_size=len(labels)))
+
+
 @settings(deadline=None, max_examples=30)
-@given(data=st.data(), folds=st.integers(2, 5))
-def test_every_division_by_enough_groups_teaches_both_sides(data: st.DataObject, folds: int) -> None:
-    labels = np.array(data.draw(st.lists(st.booleans(), min_size=2 * folds, max_size=40)))
-    groups = data.draw(st.lists(st.sampled_from("abcdefghijkl"), min_size=len(labels), max_size=len(labels)))
+@given(division=divided(), folds=st.integers(2, 5))
+@example(division=([False, False, True, True], list("abac")), folds=2)  # one half has all that show it
+def test_every_division_by_enough_groups_tells_something(division: tuple[list[bool], list[str]], folds: int) -> None:
+    labels, groups = np.array(division[0]), division[1]
     assume(fewest_groups(labels, groups) >= folds)
     features = np.random.default_rng(0).normal(size=(len(labels), 3)).astype(np.float32)
     chance = predict_unseen(features, labels, groups, folds, 0)
