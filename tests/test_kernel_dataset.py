@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import noise_samples
+from conftest import noise_image, noise_samples
 
 from tilth import dataset
 from tilth.claims import Claim, State, resolve
 from tilth.dataset import RESULT, Table, result_row
 from tilth.errors import InputError
 from tilth.pipeline.versions import diff_versions
-from tilth.samples import Result
+from tilth.samples import NewSample, Result
 from tilth.work import Work
 
 KNIFE = Claim(category="knife", box_xyxy=(1, 1, 8, 8), score=0.9, source="model:a@1")
@@ -120,3 +120,21 @@ def test_what_the_pool_compacted_away_goes_once_nobody_can_be_reading_it(
     work.dataset.pool.optimize()
     assert len(list(files.iterdir())) == 1
     assert sum(len(sample.pixels()) > 0 for sample in work.dataset.samples()) == 40
+
+
+def test_a_look_up_reads_the_images_that_it_is_asked_for_and_no_others(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    monkeypatch.setattr(dataset, "INDEX_FROM_ROWS", 50)
+    work.add("a", [NewSample(data=noise_image(n, 80), origin={}) for n in range(60)])
+    work.dataset.pool.optimize()
+    work.add("b", [NewSample(data=noise_image(n, 80), origin={}) for n in range(60, 260)])  # 4 MB that no index covers
+    ids = [i for some in work.dataset.ids() for i in some]
+    some = [ids[3], ids[100]]
+    work.dataset.pool.get(some, ["data"])
+    before = read_so_far()
+    assert len(work.dataset.pool.get(some, ["data"])) == 2
+    assert read_so_far() - before < 1e6

@@ -56,8 +56,10 @@ RESULT = pa.schema(
     ]
 )
 INDEX_FROM_ROWS = 50_000  # fewer rows without an index are scanned as fast
-COMPACT_EVERY = 128  # appends
-FRAGMENT_ROWS = 8192  # compaction leaves a file of so many rows alone: writing all rows again would cost their square
+COMPACT_EVERY = 128  # appends, or as soon as there are …
+FRAGMENT_ROWS = (
+    8192  # … which compaction makes a file of and leaves alone: to write all rows again would cost their square
+)
 READERS_HAVE = timedelta(hours=1)  # what a pool compacted away stays so long for those who read it
 BATCH_ROWS = 256
 SESSION = lance.Session(index_cache_size_bytes=1 << 30, metadata_cache_size_bytes=1 << 26)  # for all tables
@@ -134,7 +136,7 @@ class Table:
         self.path, self.schema = path, schema
         self._pinned = pinned
         self._data: lance.LanceDataset | None = None
-        self._appends = 0
+        self._appends = self._appended = 0  # since the last compaction
         if path.exists():
             self._open(version)
 
@@ -162,14 +164,15 @@ class Table:
             self._open()
         else:
             self._data = lance.write_dataset(batch, self._data, mode="append")
-        self._appends += 1
-        if self._appends % COMPACT_EVERY == 0:
+        self._appends, self._appended = self._appends + 1, self._appended + len(rows)
+        if self._appends >= COMPACT_EVERY or self._appended >= FRAGMENT_ROWS:  # each small file slows every look-up
             self.optimize()
 
     def optimize(self) -> None:
         """Merge the small files that appends leave, and index the ids of a large table."""
         if self._data is None:
             return
+        self._appends = self._appended = 0
         # copied as they are, since decoding a file of images takes its size in memory
         self._data.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, compaction_mode="try_binary_copy")
         data = self._open()
@@ -202,7 +205,9 @@ class Table:
         """Return the rows of these ids, by id."""
         if self._data is None or not ids:
             return {}
-        rows = self._data.to_table(columns=["id", *columns], filter=_in(ids)).to_pylist()
+        # places first: with an index, a search that asks for columns reads them of every row that the index does not cover yet
+        places = self._data.to_table(columns=["_rowoffset"], filter=_in(ids))["_rowoffset"]
+        rows = self._data.take(places.to_pylist(), columns=["id", *columns]).to_pylist() if len(places) else []
         return {row["id"]: row for row in rows}
 
     def ids(self, batch_rows: int = BATCH_ROWS, where: str | None = None) -> Iterator[list[str]]:
