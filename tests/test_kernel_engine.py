@@ -157,6 +157,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import noise_samples
 from test_kernel_engine import Brightness
+from tilth import engine
 from tilth.dataset import Dataset
 from tilth.events import Events
 from tilth.policy import load_policy
@@ -164,7 +165,8 @@ from tilth.work import Work
 root = Path(sys.argv[1])
 work = Work(name="test", dataset=Dataset(root / "dataset"), policy=load_policy(Path({policy!r})), folder=root,
             events=Events(root / "e.jsonl"))
-work.add("a", noise_samples(600))
+engine.COMMIT_ROWS = 64  # so that kills come between commits
+work.add("a", noise_samples(600), commit_rows=64)
 work.map(Brightness(batch_size=8, slow_s=0.02))
 """
 
