@@ -216,7 +216,6 @@ def add_samples(
     dataset = work.dataset
     table = dataset.table(f"{work.name}-{key}")
     before = len(table)  # rows come in the order of the source, so what is there is a prefix of it
-    writer = Writer(table)
     failed = 0
     with work.events.progress(work.name, total) as advance:
         advance(before)
@@ -245,8 +244,7 @@ def add_samples(
                 work.events.emit("failed", step=work.name, source=name, error=error)
                 rows.append(failure_row("failed:" + hashlib.sha256(name.encode()).hexdigest()[:24], f"{name}: {error}"))
             copies.write()
-            writer.add(rows)
-            writer.flush()
+            table.append(rows)
             advance(len(batch))
             if len(table) >= FEW and failed > work.max_fail_rate * len(table):
                 raise TooManyFailures(_too_many(work, failed, len(table), table))
