@@ -57,9 +57,7 @@ RESULT = pa.schema(
 )
 INDEX_FROM_ROWS = 50_000  # fewer rows without an index are scanned as fast
 COMPACT_EVERY = 128  # appends, or as soon as there are …
-FRAGMENT_ROWS = (
-    8192  # … which compaction makes a file of and leaves alone: to write all rows again would cost their square
-)
+FRAGMENT_ROWS = 8192  # … for a file that later compactions leave alone: all rows again would cost their square
 READERS_HAVE = timedelta(hours=1)  # what a pool compacted away stays so long for those who read it
 BATCH_ROWS = 256
 SESSION = lance.Session(index_cache_size_bytes=1 << 30, metadata_cache_size_bytes=1 << 26)  # for all tables
