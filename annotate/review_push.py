@@ -33,8 +33,8 @@ def own_server(url: str) -> Server | None:
     return server if server and url.rstrip("/") in ("", server.url) else None
 
 
-def address(review: "Review", ledger: Ledger) -> str:
-    """Return where the server is.
+def _server(review: "Review", ledger: Ledger) -> tuple[str, Server | None]:
+    """Return where the server is, and its notes when `tilth review up` started it.
 
     Raises:
         InputError: Nobody says so.
@@ -43,7 +43,7 @@ def address(review: "Review", ledger: Ledger) -> str:
     url = review.url or ledger.url or (own.url if own else "")
     if not url:
         raise InputError("no Label Studio is known; start one with tilth review up, or name one with --url")
-    return url
+    return url, own
 
 
 def _lacking(url: str, message: str) -> TilthError:
@@ -71,7 +71,7 @@ def open_studio(review: "Review", work: Work, ledger: Ledger, *, make: bool) -> 
         InputError: No server or no key is known, or the project is not ours.
         Unavailable: The server does not answer.
     """
-    own, url = own_server(review.url or ledger.url), address(review, ledger)
+    url, own = _server(review, ledger)
     key = os.environ.get(KEY) or (own.key if own else "")
     if not key:
         raise _lacking(url, f"review with Label Studio needs its access token in the environment variable {KEY}")
@@ -102,7 +102,7 @@ def push(review: "Review", work: Work, ledger: Ledger, *, top_up: bool = True) -
         InputError: A task is malformed, the project is another's, or images cannot be shown; nothing of that batch was sent.
         Unavailable: The server failed; the same command goes on.
     """
-    url, own = address(review, ledger), own_server(review.url or ledger.url)
+    url, own = _server(review, ledger)
     files: Path | None = review.files or (own.files if own else None)
     if review.images == "folder" and files is None:
         raise _lacking(
