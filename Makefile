@@ -34,8 +34,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pip install --quiet --no-deps --target build/typed .
-	MYPYPATH=build/typed $(BIN)/mypy
+	$(BIN)/mypy
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/loop.py

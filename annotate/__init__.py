@@ -1,10 +1,10 @@
 """Label images."""
 
 STEPS = {
-    "import": "tilth.annotate.importing:Import",
-    "ground": "tilth.annotate.ground:Ground",
-    "fuse": "tilth.annotate.fuse:Fuse",
-    "thresholds": "tilth.annotate.thresholds:Thresholds",
-    "export": "tilth.annotate.export_step:Export",
-    "review": "tilth.annotate.review:Review",
+    "import": "tilth.annotate.exchange.importing:Import",
+    "ground": "tilth.annotate.grounding.ground:Ground",
+    "fuse": "tilth.annotate.boxes.fuse:Fuse",
+    "thresholds": "tilth.annotate.grounding.thresholds:Thresholds",
+    "export": "tilth.annotate.exchange.export:Export",
+    "review": "tilth.annotate.review.review:Review",
 }

@@ -91,7 +91,7 @@ def starts(batch: Batch) -> list[slice]:
 
 
 def ours_fused(batch: Batch) -> tuple[float, Batch]:
-    from tilth.annotate.weighted_boxes import fuse_boxes
+    from tilth.annotate.boxes.weighted import fuse_boxes
 
     names = ("boxes", "scores", "classes", "images", "models")
     seconds, made = timed(lambda: fuse_boxes(*(batch[n] for n in names), [1.0] * MODELS, iou=IOU))
@@ -104,7 +104,7 @@ def ours_fused(batch: Batch) -> tuple[float, Batch]:
 
 
 def ours_cleaned(batch: Batch, **rules: float) -> tuple[float, Batch]:
-    from tilth.annotate.boxes import CleanUp, clean_batch
+    from tilth.annotate.boxes.clean import CleanUp, clean_batch
 
     names = ("boxes", "scores", "classes", "images")
     seconds, made = timed(lambda: clean_batch(*(batch[n] for n in names), batch["sizes"], CleanUp(**rules)))

@@ -23,18 +23,18 @@ from pathlib import Path
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import torch
 torch.set_num_threads(1)
-from tilth.annotate.importing import Import
-from tilth.dataset import Dataset
+from tilth.annotate.exchange.importing import Import
+from tilth.data.dataset import Dataset
 from tilth.events import Events
-from tilth.mining.corpora import open_corpus
-from tilth.mining.embed import embed
-from tilth.mining.encode import open_encoder
-from tilth.mining.hash import Hash
-from tilth.mining.store import Store
+from tilth.mining.corpora.opening import open_corpus
+from tilth.mining.vectors.embed import embed
+from tilth.mining.encoders.families import open_encoder
+from tilth.mining.copies.hash import Hash
+from tilth.mining.vectors.store import Store
 from tilth.policy import load_policy
-from tilth.work import Work
+from tilth.engine.work import Work
 job, where, folder, images, policy = sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4], Path(sys.argv[5])
-options = {}
+there = {}
 nodes = int(where) if where.isdigit() else 0
 if nodes:
     import ray
@@ -43,9 +43,10 @@ if nodes:
     for _ in range(nodes):
         cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False)
-    options = {"executor": "ray", "ray_address": cluster.address}
+    from tilth.engine.cluster import Cluster as Ray
+    there = {"executor": Ray(cluster.address, folder / "files")}
 work = Work(name="x", dataset=Dataset(folder / "dataset"), policy=load_policy(policy), folder=folder / "files",
-            events=Events(folder / "events.jsonl"), options=options)
+            events=Events(folder / "events.jsonl"), **there)
 if job == "hash":
     Import(path=Path(images)).run(Work(name="import", dataset=work.dataset, policy=work.policy, folder=folder / "import",
                                        events=work.events))
@@ -57,7 +58,7 @@ else:
     store = Store(folder / "vectors", model=encoder.name, digest=encoder.digest, queries=encoder.queries, width=encoder.width)
     spread = None
     if nodes:
-        from tilth.mining.spread_embed import on_cluster
+        from tilth.mining.vectors.spread import on_cluster
         spread = on_cluster(cluster.address, folder / "todo.lance", encoder, location=images, downloads=folder,
                             backend="transformers", device="cpu", batch_size=32)
     began = time.monotonic()

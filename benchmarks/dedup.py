@@ -79,7 +79,7 @@ def copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]
 
 def make(photos: Path, folder: Path, limit: int) -> int:
     from tilth.images import SUFFIXES, decode, fit_within
-    from tilth.mining.hash import pdq, to_bytes
+    from tilth.mining.copies.hash import pdq, to_bytes
 
     number, seen = 0, np.empty((0, 32), np.uint8)
     for path in sorted(p for p in photos.rglob("*") if p.suffix.lower() in SUFFIXES):
@@ -101,7 +101,7 @@ def hashing(folder: Path) -> None:
     import pdqhash
 
     from tilth.images import decode
-    from tilth.mining.hash import pdq, to_bytes
+    from tilth.mining.copies.hash import pdq, to_bytes
 
     images = [np.ascontiguousarray(decode(path.read_bytes())) for path in sorted(folder.glob("*_original.jpg"))[:100]]
     began = time.perf_counter()
@@ -133,13 +133,13 @@ def report(name: str, pairs: set[tuple[str, str]], photos: int, seconds: float, 
 
 
 def ours(folder: Path, work_folder: Path, *, edits: bool) -> tuple[set[tuple[str, str]], float]:
-    from tilth.annotate.importing import Import
-    from tilth.dataset import Dataset
+    from tilth.annotate.exchange.importing import Import
+    from tilth.data.dataset import Dataset
+    from tilth.engine.work import Work
     from tilth.events import Events
-    from tilth.mining.dedup import Dedup
-    from tilth.mining.hash import Hash
+    from tilth.mining.copies.dedup import Dedup
+    from tilth.mining.copies.hash import Hash
     from tilth.policy import load_policy
-    from tilth.work import Work
 
     policy = load_policy(Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml")
     dataset = Dataset(work_folder / f"dataset-{edits}")
@@ -169,7 +169,7 @@ def quiet(line: list[str]) -> str:
 
 
 def million(count: int, imagededup: str | None) -> None:
-    from tilth.mining.near import close_pairs
+    from tilth.mining.copies.near import close_pairs
 
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 256, (count, 32), np.uint8)

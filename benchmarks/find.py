@@ -26,23 +26,23 @@ from pathlib import Path
 
 import numpy as np
 
-from tilth.annotate import phrases
-from tilth.annotate.grounding_model import Finder
-from tilth.dataset import Dataset
+from tilth.annotate.grounding import phrases
+from tilth.annotate.grounding.model import Finder
+from tilth.data.dataset import Dataset
 from tilth.events import Events
 from tilth.images import decode
-from tilth.mining.corpus import FolderCorpus
-from tilth.mining.embed import embed
-from tilth.mining.encode import open_encoder
-from tilth.mining.examples import Examples
-from tilth.mining.feedback import Feedback
-from tilth.mining.index import Index
-from tilth.mining.sealed import Sealed
-from tilth.mining.search import Question, Searcher, questions
-from tilth.mining.store import Store
-from tilth.mining.verify import combined
+from tilth.mining.copies.sealed import Sealed
+from tilth.mining.corpora.corpus import FolderCorpus
+from tilth.mining.encoders.families import open_encoder
+from tilth.mining.search.examples import Examples
+from tilth.mining.search.feedback import Feedback
+from tilth.mining.search.rank import Question, Searcher, questions
+from tilth.mining.search.verify import combined
+from tilth.mining.vectors.embed import embed
+from tilth.mining.vectors.index import Index
+from tilth.mining.vectors.store import Store
 from tilth.policy import load_policy
-from tilth.starter.files import draw
+from tilth.starter.world.files import draw
 
 ROOT = Path(__file__).parents[1]
 POLICY = ROOT / "configs" / "policies" / "starter.yaml"

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilth.annotate.formats import Boxed, Entry, Oddities
+from tilth.annotate.formats.parts.records import Boxed, Entry, Oddities
 from tilth.annotate.formats.reading import open_reader
 from tilth.annotate.formats.writing import FORMATS, open_writer
 
@@ -111,15 +111,15 @@ def job(way: str, format_: str, out: Path, count: int) -> dict[str, float]:
 
 def through_dataset(out: Path, count: int) -> None:
     """Print the rates of whole exports and imports, by the clock and by processor time: most of it is the dataset."""
-    from tilth.annotate.exporting import export
-    from tilth.annotate.importing import Import
+    from tilth.annotate.exchange.exporting import export
+    from tilth.annotate.exchange.importing import Import
     from tilth.claims import Claim
-    from tilth.dataset import Dataset
+    from tilth.data.dataset import Dataset
+    from tilth.engine.work import Work
     from tilth.events import Events
     from tilth.images import encode_png
     from tilth.policy import Category, Policy
     from tilth.samples import NewSample
-    from tilth.work import Work
 
     shutil.rmtree(out, ignore_errors=True)
     (out / "pictures").mkdir(parents=True)

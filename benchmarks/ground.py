@@ -31,11 +31,11 @@ from typing import Any
 import numpy as np
 
 from tilth import models
-from tilth.annotate.grounding_model import Finder
-from tilth.annotate.phrases import Question
+from tilth.annotate.grounding.model import Finder
+from tilth.annotate.grounding.phrases import Question
 from tilth.images import Image
-from tilth.starter.data import scene_rng
-from tilth.starter.world import COLORS, KINDS, Thing, draw_spec, render
+from tilth.starter.world.scene import COLORS, KINDS, Thing, draw_spec, render
+from tilth.starter.world.sets import scene_rng
 
 MODEL = "starter:grounding"
 FLOOR = 0.1
@@ -160,7 +160,7 @@ def autodistill_loop() -> Find:
 
 
 def _package_model() -> Any:
-    from tilth.annotate.grounding_package import PackageNetwork
+    from tilth.annotate.grounding.package import PackageNetwork
 
     return PackageNetwork(models.locate(MODEL), MODEL, "cpu")._model
 

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 
 from tilth import models
-from tilth.annotate.ground import Ground
-from tilth.dataset import Dataset
+from tilth.annotate.grounding.ground import Ground
+from tilth.data.dataset import Dataset
+from tilth.engine.work import Work
 from tilth.events import Events
 from tilth.images import encode_png
 from tilth.policy import load_policy
 from tilth.samples import NewSample
-from tilth.work import Work
 
 POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
 SIDE = 32

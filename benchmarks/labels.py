@@ -9,7 +9,7 @@ Both detectors see the same random images of the corpus, train by the same setti
   doubtful, erring on 2 % of the things.
 - `truth`: every image has its true boxes. Its price is that of a person who draws each of them.
 
-Hours are published seconds an action (`annotate/effort.py`); nobody was timed here. Finished work in `--out` is kept.
+Hours are published seconds an action (`annotate/review/effort.py`); nobody was timed here. Finished work in `--out` is kept.
 """
 
 import argparse
@@ -21,20 +21,20 @@ from typing import Any
 
 import numpy as np
 
-from tilth.annotate.effort import SECONDS_SOURCE, seconds
-from tilth.annotate.ground import Ground
-from tilth.annotate.review import Review
-from tilth.annotate.reviewer import TruthBox, label_by_truth, read_truth
+from tilth.annotate.grounding.ground import Ground
+from tilth.annotate.review.effort import SECONDS_SOURCE, seconds
+from tilth.annotate.review.review import Review
+from tilth.annotate.review.reviewer import TruthBox, label_by_truth, read_truth
 from tilth.claims import Claim
-from tilth.dataset import Dataset
+from tilth.data.dataset import Dataset
+from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.events import Events
 from tilth.images import decode, image_id
 from tilth.policy import Policy, load_policy
 from tilth.samples import NewSample
-from tilth.train.detector import TrainDetector
-from tilth.train.evaluate import Evaluate
-from tilth.work import Work
+from tilth.train.judge.evaluate import Evaluate
+from tilth.train.learn.detector import TrainDetector
 
 POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
 SHARE = 0.1
@@ -95,7 +95,7 @@ def one_seed(out: Path, world: Path, seed: int, count: int, steps: int, opinion:
         if name == "loop":
             Ground().run(replace(work, name="ground"))
             if opinion:
-                from tilth.mining.second_opinion import SecondOpinion
+                from tilth.mining.cleaning.second_opinion import SecondOpinion
 
                 SecondOpinion().run(replace(work, name="second_opinion"))
             review = Review(truth=world / "truth.jsonl", share=SHARE)

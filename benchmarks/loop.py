@@ -82,7 +82,7 @@ def run(name: str, document: dict[str, Any], runs: Path, *, until: str = "", sta
     if start and not (runs / name).exists():
         shutil.copytree(runs / start, runs / f"{name}.partial", dirs_exist_ok=True)
         (runs / f"{name}.partial").rename(runs / name)
-    command = [sys.executable, "-m", "tilth.pipeline.cli", "run", str(path), "--runs", str(runs), "--name", name]
+    command = [sys.executable, "-m", "tilth.pipeline.cli.main", "run", str(path), "--runs", str(runs), "--name", name]
     command += ["--until", until] if until else []
     began = time.monotonic()
     with log.open("a") as stream:

@@ -35,8 +35,8 @@ def anonymous_mb() -> float:
 def work(folder: Path, rows: int) -> dict[str, float]:
     import faiss
 
-    from tilth.mining.index import Index
-    from tilth.mining.store import Store
+    from tilth.mining.vectors.index import Index
+    from tilth.mining.vectors.store import Store
 
     faiss.omp_set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     store = Store(folder, model="made", digest="made", queries=1, width=WIDTH)

@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from labels import POLICY, new_work, samples
 
-from tilth.annotate.fuse import Fuse
-from tilth.annotate.ground import Ground
-from tilth.annotate.review import Review
-from tilth.annotate.reviewer import TruthBox, read_truth
-from tilth.annotate.thresholds import Thresholds
+from tilth.annotate.boxes.fuse import Fuse
+from tilth.annotate.grounding.ground import Ground
+from tilth.annotate.grounding.thresholds import Thresholds
+from tilth.annotate.review.review import Review
+from tilth.annotate.review.reviewer import TruthBox, read_truth
 from tilth.claims import Claim, State
+from tilth.engine.work import Work
 from tilth.geometry import iou
-from tilth.mining.second_opinion import SecondOpinion
+from tilth.mining.cleaning.second_opinion import SecondOpinion
 from tilth.policy import load_policy
-from tilth.work import Work
 
 
 def right(labels: Sequence[Claim], truth: Sequence[TruthBox]) -> int:

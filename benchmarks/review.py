@@ -20,19 +20,19 @@ import httpx
 import numpy as np
 import psutil
 
-from tilth.annotate.labelstudio import Studio
-from tilth.annotate.labelstudio_server import down, up
-from tilth.annotate.review import Review
-from tilth.annotate.review_ledger import Ledger
-from tilth.annotate.review_pull import pull
-from tilth.annotate.review_push import push
+from tilth.annotate.labelstudio.client import Studio
+from tilth.annotate.labelstudio.server import down, up
+from tilth.annotate.review.ledger import Ledger
+from tilth.annotate.review.pull import pull
+from tilth.annotate.review.push import push
+from tilth.annotate.review.review import Review
 from tilth.claims import Claim
-from tilth.dataset import Dataset
+from tilth.data.dataset import Dataset
+from tilth.engine.work import Work
 from tilth.events import Events
 from tilth.images import encode_png
 from tilth.policy import load_policy
 from tilth.samples import NewSample
-from tilth.work import Work
 
 POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
 SIDE = 64

@@ -57,7 +57,7 @@ def made(rng: np.random.Generator, heaps: np.ndarray, spans: np.ndarray, n: int)
 
 def fill(folder: Path, rows: int) -> None:
     """Write the store, the questions and their true answers, block by block."""
-    from tilth.mining.store import Store
+    from tilth.mining.vectors.store import Store
 
     rng = np.random.default_rng(0)
     topics = rng.normal(size=(200, 1, WIDTH)).astype(np.float32)
@@ -81,8 +81,8 @@ def fill(folder: Path, rows: int) -> None:
 def ours(folder: Path, kind: str, recall: float) -> dict[str, object]:
     import faiss
 
-    from tilth.mining.index import Index
-    from tilth.mining.store import Store
+    from tilth.mining.vectors.index import Index
+    from tilth.mining.vectors.store import Store
 
     faiss.omp_set_num_threads(1)
     store = Store(folder / "store", model="made", digest="made", queries=1, width=WIDTH)
@@ -118,7 +118,7 @@ def rival(folder: Path, python: str, size: float) -> dict[str, object]:
         return {"error": out.stderr.strip().splitlines()[-1][:300]}
     told = json.loads(out.stdout.strip().splitlines()[-1])
     found, asked, kth = np.load(folder / "autofaiss.npy"), np.load(folder / "asked.npy"), np.load(folder / "kth.npy")
-    from tilth.mining.store import Store
+    from tilth.mining.vectors.store import Store
 
     store = Store(folder / "store", model="made", digest="made", queries=1, width=WIDTH)
     hits = []

@@ -1,15 +1,15 @@
 """Find images in a corpus, then clean what was found."""
 
 STEPS = {
-    "mine": "tilth.mining.mine:Mine",
-    "verify": "tilth.mining.verify:Verify",
-    "hash": "tilth.mining.hash:Hash",
-    "quality": "tilth.mining.quality:Quality",
-    "words": "tilth.mining.words:Words",
-    "label_errors": "tilth.mining.label_errors:LabelErrors",
-    "filter": "tilth.mining.filter:Filter",
-    "dedup": "tilth.mining.dedup:Dedup",
-    "leakage": "tilth.mining.leakage:Leakage",
-    "second_opinion": "tilth.mining.second_opinion:SecondOpinion",
-    "split": "tilth.mining.split:Split",
+    "mine": "tilth.mining.search.mine:Mine",
+    "verify": "tilth.mining.search.verify:Verify",
+    "hash": "tilth.mining.copies.hash:Hash",
+    "quality": "tilth.mining.cleaning.quality:Quality",
+    "words": "tilth.mining.cleaning.words:Words",
+    "label_errors": "tilth.mining.cleaning.label_errors:LabelErrors",
+    "filter": "tilth.mining.cleaning.filter:Filter",
+    "dedup": "tilth.mining.copies.dedup:Dedup",
+    "leakage": "tilth.mining.copies.leakage:Leakage",
+    "second_opinion": "tilth.mining.cleaning.second_opinion:SecondOpinion",
+    "split": "tilth.mining.cleaning.split:Split",
 }

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 
 from tilth import models
+from tilth.engine.recipe import Recipe
 from tilth.errors import ModelError
 from tilth.extras import EXTRAS
 from tilth.pipeline.run import read_record
-from tilth.recipe import Recipe
 
 
 def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:

@@ -28,15 +28,16 @@ import psutil
 import yaml
 
 from tilth import models
-from tilth.annotate.review import Review
+from tilth.annotate.review.review import Review
 from tilth.claims import Json
-from tilth.dataset import Dataset, write_beside
+from tilth.data.dataset import Dataset, write_beside
+from tilth.engine.local import Local
+from tilth.engine.recipe import Recipe, absent_inputs
+from tilth.engine.steps import fingerprint, inputs_digest
+from tilth.engine.work import Executor, Step, Work, utc_now
 from tilth.errors import GateRefused, InputError, TilthError, Unavailable
 from tilth.events import Events
-from tilth.mining.listed import guard_of, sweep
-from tilth.recipe import Recipe, absent_inputs
-from tilth.steps import Step, fingerprint, inputs_digest
-from tilth.work import Work, utc_now
+from tilth.mining.copies.listed import guard_of, sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class Choices:
     device: str = "auto"
     retry_failed: bool = False
     until: str = ""
+    executor: Executor = field(default_factory=Local)
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -237,6 +239,7 @@ class Run:
             device=self.choices.device,
             retry_failed=self.choices.retry_failed,
             max_fail_rate=self.recipe.max_fail_rate,
+            executor=self.choices.executor,
             options=dict(self.choices.options),
         )
         started, began = utc_now(), time.monotonic()
@@ -305,7 +308,7 @@ class Run:
         return dict(json.loads(path.read_text())) if path.exists() else None
 
     def _report(self) -> None:
-        from tilth.pipeline.report import write_report
+        from tilth.pipeline.report.page import write_report
 
         write_report(self.folder, self._dataset(), self.recipe.policy)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tilth.claims import Json, Truth
-from tilth.dataset import BATCH_ROWS, Dataset
+from tilth.data.dataset import BATCH_ROWS, Dataset
 from tilth.samples import Sample
 
 

@@ -13,22 +13,22 @@ MODELS = Path(__file__).parent / "models"
 
 # name -> the function that trains it: (out, work, device, steps) -> scores on held-out scenes
 TRAINERS = {
-    "judge": "tilth.starter.judge:train",
-    "diffusion": "tilth.starter.diffusion:train",
-    "controlnet": "tilth.starter.controlnet:train",
-    "lora": "tilth.starter.lora:train",
-    "retrieval": "tilth.starter.retrieval:train",
-    "grounding": "tilth.starter.grounding:train",
-    "detector": "tilth.starter.detector:train",
-    "classifier": "tilth.starter.classifier:train",
-    "verdict": "tilth.starter.verdict:train",
+    "judge": "tilth.starter.diffusion.judge:train",
+    "diffusion": "tilth.starter.diffusion.train:train",
+    "controlnet": "tilth.starter.diffusion.controlnet:train",
+    "lora": "tilth.starter.diffusion.lora:train",
+    "retrieval": "tilth.starter.retrieval.train:train",
+    "grounding": "tilth.starter.grounding.train:train",
+    "detector": "tilth.starter.stage1.detector:train",
+    "classifier": "tilth.starter.stage1.classifier:train",
+    "verdict": "tilth.starter.verdict.train:train",
 }
 
 
 def write_files(arguments: argparse.Namespace) -> None:
     """Write the world and show how far it is."""
     from tilth.events import Events
-    from tilth.starter.files import write_world
+    from tilth.starter.world.files import write_world
 
     events = Events()
     total = arguments.labelled + arguments.corpus + arguments.test
@@ -61,7 +61,7 @@ def main() -> None:
     if arguments.command == "world":
         write_files(arguments)
         return
-    from tilth.starter.loop import pick_device
+    from tilth.train.learn.loop import pick_device
 
     module, _, function = TRAINERS[arguments.name].partition(":")
     trainer = getattr(importlib.import_module(module), function)

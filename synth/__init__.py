@@ -1,6 +1,6 @@
 """Make images where the dataset is thin, of harmless kinds of subjects only, each with its provenance."""
 
 STEPS = {
-    "generate": "tilth.synth.generate:Generate",
-    "adherence": "tilth.synth.adherence:Adherence",
+    "generate": "tilth.synth.draw.generate:Generate",
+    "adherence": "tilth.synth.check.adherence:Adherence",
 }

@@ -1,41 +1,27 @@
 """Small worlds for the tests."""
 
-import io
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import label_studio
-import numpy as np
 import pytest
+from noise import noise_image
+from places import POLICY
 
-from tilth.dataset import Dataset
+from tilth.data.dataset import Dataset
+from tilth.engine.work import Work
 from tilth.events import Events
-from tilth.images import encode_png
 from tilth.policy import Policy, load_policy
-from tilth.samples import NewSample
-from tilth.work import Work
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture(scope="session")
 def policy() -> Policy:
-    return load_policy(ROOT / "configs" / "policies" / "starter.yaml")
-
-
-def noise_image(seed: int, side: int = 16) -> bytes:
-    """A PNG that no other seed has."""
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8))
-
-
-def noise_samples(n: int, side: int = 16) -> list[NewSample]:
-    return [NewSample(data=noise_image(i, side), origin={"source": f"{i}.png"}) for i in range(n)]
+    return load_policy(POLICY)
 
 
 @pytest.fixture
@@ -46,17 +32,6 @@ def image_folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(("a.png", "b.png")):
         (folder / name).write_bytes(noise_image(seed))
     return folder
-
-
-def tar(path: Path, *members: tuple[str, bytes]) -> Path:
-    """Write an archive."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture

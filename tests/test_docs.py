@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from places import ROOT
 
-from tilth.pipeline import cli, cli_data, cli_review, cli_steps
-from tilth.pipeline.steps import step_table
+from tilth.engine.recipe import load_class, load_recipe
+from tilth.pipeline.cli import data as cli_data
+from tilth.pipeline.cli import main as cli
+from tilth.pipeline.cli import review as cli_review
+from tilth.pipeline.cli import steps as cli_steps
+from tilth.pipeline.table import step_table
 from tilth.policy import load_policy
-from tilth.recipe import load_class, load_recipe
 
-ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
 

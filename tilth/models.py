@@ -56,7 +56,7 @@ class ModelSpec:
 
 @lru_cache(maxsize=1)
 def _cards() -> dict[str, dict[str, object]]:
-    folder = Path(str(files("tilth"))).parent / "configs" / "models"
+    folder = Path(str(files("tilth"))) / "configs" / "models"
     cards = {}
     for path in sorted(folder.glob("*.card.yaml")):
         card = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
 """Learn from images: fine-tune, calibrate, evaluate, gate, export."""
 
 STEPS = {
-    "train.classifier": "tilth.train.classifier:TrainClassifier",
-    "train.detector": "tilth.train.detector:TrainDetector",
-    "calibrate": "tilth.train.calibrate:Calibrate",
-    "evaluate": "tilth.train.evaluate:Evaluate",
-    "gate": "tilth.train.gate:Gate",
+    "train.classifier": "tilth.train.learn.classifier:TrainClassifier",
+    "train.detector": "tilth.train.learn.detector:TrainDetector",
+    "calibrate": "tilth.train.judge.calibrate:Calibrate",
+    "evaluate": "tilth.train.judge.evaluate:Evaluate",
+    "gate": "tilth.train.judge.gate:Gate",
 }

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from tilth.annotate.formats import Boxed, Entry, Found, Named, Oddities, limited, on_disk
-from tilth.annotate.formats.files import Files, scratch, write_image
-from tilth.annotate.formats.texts import json_lists
+from tilth.annotate.formats.parts.files import Files, scratch, write_image
+from tilth.annotate.formats.parts.records import Boxed, Entry, Found, Named, Oddities, limited, on_disk
+from tilth.annotate.formats.parts.texts import json_lists
 from tilth.errors import InputError
 
 IMAGE_FOLDERS = ("", "images", "data", "train2017", "val2017")

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named
-from tilth.annotate.formats.files import scratch, write_image
-from tilth.annotate.formats.listing import Listed
-from tilth.annotate.formats.texts import lines
+from tilth.annotate.formats.parts.files import scratch, write_image
+from tilth.annotate.formats.parts.listing import Listed
+from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Named
+from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 
 FILE = "labels.csv"

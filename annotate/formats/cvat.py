@@ -6,9 +6,9 @@ from pathlib import Path
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
-from tilth.annotate.formats import MAX_LABELS, Entry, Found, Named, Oddities
-from tilth.annotate.formats.files import write_image
-from tilth.annotate.formats.listing import Listed
+from tilth.annotate.formats.parts.files import write_image
+from tilth.annotate.formats.parts.listing import Listed
+from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Named, Oddities
 from tilth.claims import State
 from tilth.errors import InputError
 

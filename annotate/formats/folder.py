@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Found, Oddities
-from tilth.annotate.formats.files import Files
+from tilth.annotate.formats.parts.files import Files
+from tilth.annotate.formats.parts.records import Found, Oddities
 
 
 class Folder:

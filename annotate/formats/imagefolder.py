@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tilth.annotate.formats import Entry, Found
-from tilth.annotate.formats.listing import Listed
-from tilth.annotate.formats.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
-from tilth.annotate.formats.texts import lines
+from tilth.annotate.formats.parts.listing import Listed
+from tilth.annotate.formats.parts.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
+from tilth.annotate.formats.parts.records import Entry, Found
+from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 
 METADATA = "metadata.jsonl"

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from tilth.annotate.formats import Entry, Found, Named
-from tilth.annotate.formats.files import write_image
-from tilth.annotate.formats.listing import Listed
-from tilth.annotate.formats.objects import NO_BOX
-from tilth.annotate.formats.texts import json_lists
-from tilth.annotate.labelstudio_tasks import EMPTY, IMAGE, SHOWS, UNUSABLE, WHOLE, corners, make_interface, make_region
+from tilth.annotate.formats.parts.files import write_image
+from tilth.annotate.formats.parts.listing import Listed
+from tilth.annotate.formats.parts.objects import NO_BOX
+from tilth.annotate.formats.parts.records import Entry, Found, Named
+from tilth.annotate.formats.parts.texts import json_lists
+from tilth.annotate.labelstudio.tasks import EMPTY, IMAGE, SHOWS, UNUSABLE, WHOLE, corners, make_interface, make_region
 from tilth.claims import State
 from tilth.images import SUFFIXES
 

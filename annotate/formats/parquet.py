@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tilth.annotate.formats import Entry, Found, Oddities, on_disk
-from tilth.annotate.formats.files import Files
-from tilth.annotate.formats.objects import has_objects, labels_of, size_of, state_of, to_row
+from tilth.annotate.formats.parts.files import Files
+from tilth.annotate.formats.parts.objects import has_objects, labels_of, size_of, state_of, to_row
+from tilth.annotate.formats.parts.records import Entry, Found, Oddities, on_disk
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES
 

@@ -5,7 +5,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal, get_args
 
-from tilth.annotate.formats import Oddities, Reader
 from tilth.annotate.formats.coco import Coco, find_json
 from tilth.annotate.formats.csv_table import Csv, looks_like_csv
 from tilth.annotate.formats.cvat import Cvat, looks_like_cvat
@@ -13,6 +12,7 @@ from tilth.annotate.formats.folder import Folder
 from tilth.annotate.formats.imagefolder import METADATA, ImageFolder
 from tilth.annotate.formats.labelstudio import LabelStudio, looks_like_tasks
 from tilth.annotate.formats.parquet import Parquet
+from tilth.annotate.formats.parts.records import Oddities, Reader
 from tilth.annotate.formats.voc import Voc
 from tilth.annotate.formats.webdataset import WebDataset
 from tilth.annotate.formats.yolo import Yolo, looks_like_yolo

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from tilth.annotate.formats import Entry, Found, Named, Oddities, on_disk
-from tilth.annotate.formats.files import Files, Seen, write_text
-from tilth.annotate.formats.texts import lines
+from tilth.annotate.formats.parts.files import Files, Seen, write_text
+from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, on_disk
+from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 from tilth.samples import SPLITS
 

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from tilth.annotate.formats import Entry, Found, Oddities
-from tilth.annotate.formats.files import Files
-from tilth.annotate.formats.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
-from tilth.annotate.formats.texts import MAX_ITEM
+from tilth.annotate.formats.parts.files import Files
+from tilth.annotate.formats.parts.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
+from tilth.annotate.formats.parts.records import Entry, Found, Oddities
+from tilth.annotate.formats.parts.texts import MAX_ITEM
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
 

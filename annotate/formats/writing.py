@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tilth.annotate.formats import Entry, Writer
 from tilth.annotate.formats.coco import CocoWriter
 from tilth.annotate.formats.csv_table import CsvWriter
 from tilth.annotate.formats.cvat import CvatWriter
 from tilth.annotate.formats.imagefolder import ImageFolderWriter
 from tilth.annotate.formats.labelstudio import LabelStudioWriter
 from tilth.annotate.formats.parquet import ParquetWriter
+from tilth.annotate.formats.parts.records import Entry, Writer
 from tilth.annotate.formats.voc import VocWriter
 from tilth.annotate.formats.webdataset import WebDatasetWriter
 from tilth.annotate.formats.yolo import YoloWriter

@@ -9,9 +9,9 @@ from typing import TextIO
 
 import yaml
 
-from tilth.annotate.formats import Entry, Found, Named, Oddities, inside, limited, on_disk
-from tilth.annotate.formats.files import Files, Seen, write_text
-from tilth.annotate.formats.texts import lines
+from tilth.annotate.formats.parts.files import Files, Seen, write_text
+from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, inside, limited, on_disk
+from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}

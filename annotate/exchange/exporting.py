@@ -1,0 +1,242 @@
+"""Write a dataset in a format that other tools read, after saying what the format cannot hold."""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tilth.annotate.formats.parts.files import Seen
+from tilth.annotate.formats.parts.orientation import read_header
+from tilth.annotate.formats.parts.records import Boxed, Entry, Writer
+from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, open_writer
+from tilth.claims import Json, State, Truth
+from tilth.data.dataset import Dataset, Where
+from tilth.errors import InputError
+from tilth.images import SUFFIXES, encode_png
+from tilth.samples import Sample
+
+EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
+SIGNATURES = {
+    b"\xff\xd8": ".jpg",
+    b"\x89P": ".png",
+    b"RI": ".webp",
+    b"BM": ".bmp",
+    b"GI": ".gif",
+    b"II": ".tif",
+    b"MM": ".tif",
+}
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What an export will write, and what it will leave out."""
+
+    images: int = 0
+    boxes: int = 0
+    splits: Counter[str] = field(default_factory=Counter)
+    categories: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+
+
+def survey(dataset: Dataset, format_: str, where: Where | None = None, *, unlabelled: bool = False) -> Survey:
+    """Look at all samples, without their images, and count what the format can hold and what it cannot."""
+    found = Survey()
+    for sample in dataset.samples(where, images=False):
+        if reason := _left_out(sample, sample.truth, unlabelled):
+            found.left_out[reason] += 1
+            continue
+        truth = sample.truth
+        boxed = [label for label in truth.labels if label.box_xyxy is not None]
+        found.images += 1
+        found.boxes += len(boxed)
+        found.splits[sample.split] += 1
+        found.categories.update(str(label.category) for label in boxed)
+        found.lost["labels of whole images"] += len(truth.labels) - len(boxed)
+        if format_ not in HOLDS_ALL:
+            found.lost["scores below 1"] += sum(label.score < 1 for label in boxed)
+            found.lost["whether an empty image was confirmed by a person"] += not truth.labels
+        if format_ == "voc":
+            found.lost["fractions of pixels, rounded"] += sum(
+                any(v != round(v) for v in label.box_xyxy) for label in boxed if label.box_xyxy
+            )
+    found.lost = +found.lost
+    return found
+
+
+def _left_out(sample: Sample, truth: Truth, unlabelled: bool) -> str:
+    """Say why an image stays out: most tools take an image without boxes for one with nothing in it."""
+    if truth.state not in EXPORTED and not (unlabelled and truth.state == State.UNLABELLED):
+        return f"{truth.state}"
+    if truth.labels and all(label.box_xyxy is None for label in truth.labels):
+        return "labels without boxes only"
+    return ""
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def export(
+    dataset: Dataset,
+    out: Path,
+    format_: str,
+    *,
+    images: str = "copy",
+    unlabelled: bool = False,
+    where: Where | None = None,
+    categories: tuple[str, ...] = (),
+    say: Callable[[str], None] = _to_stderr,
+) -> Mapping[str, Json]:
+    """Write the labelled samples of a dataset; what the format cannot hold goes to `samples.jsonl` beside it.
+
+    Images keep their files, but for those that EXIF turns: tools differ in whether they turn them, so these are written
+    upright as PNG. Labels that are written alone name the images as they were called when they were taken in.
+
+    Args:
+        dataset: Open at the version to write.
+        out: Folder to make.
+        format_: One of `FORMATS`.
+        images: `copy` them, or `none`: write the labels alone.
+        unlabelled: Write images that nobody has labelled too, where the format can tell them from empty ones.
+        where: Keeps the samples it is true for.
+        categories: Order of the categories; those that occur, by name, when empty.
+        say: Told what is left out and lost, before anything is written.
+
+    Returns:
+        Counts of what was written, left out and lost.
+
+    Raises:
+        InputError: The format is unknown or cannot do what is asked, the folder exists, or a sample has a category that
+            is not in `categories`.
+    """
+    _check(out, format_, images, unlabelled)
+    found = survey(dataset, format_, where, unlabelled=unlabelled)
+    names = categories or tuple(sorted(found.categories))
+    if unknown := sorted(set(found.categories) - set(names)):
+        raise InputError(f"categories {', '.join(unknown)} occur but are not among {', '.join(names)}")
+    if odd := [name for name in names if not name.isprintable() or not name.strip()]:
+        raise InputError(
+            f"no label file can hold the categories {odd}; give them other names by `categories` on import"
+        )
+    for what, count in found.left_out.items():
+        say(f"left out: {count} images: {what}")
+    for what, count in found.lost.items():
+        say(f"{format_} cannot hold: {what} ({count}); samples.jsonl has them")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    writer = open_writer(format_, partial, names, tuple(sorted(found.splits)))
+    entries = _entries(dataset, where, images, unlabelled)
+    turned = _write(entries, partial, writer)
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)  # renamed last, so its existence means that the export is whole
+    return {
+        "format": format_,
+        "images": found.images,
+        "boxes": found.boxes,
+        "categories": list(names),
+        "splits": dict(found.splits),
+        "left_out": dict(found.left_out),
+        "cannot_hold": dict(found.lost),
+        "turned_upright": turned,
+    }
+
+
+def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
+    if format_ not in FORMATS:
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, got {format_!r}")
+    if images not in ("copy", "none"):
+        raise InputError(f"images must be copy or none, got {images!r}")
+    if images == "none" and format_ in CARRIES_IMAGES:
+        raise InputError(f"{format_} carries the images; give images copy, or one of the other formats")
+    if unlabelled and format_ not in HOLDS_ALL:
+        raise InputError(f"{format_} cannot tell an unlabelled image from an empty one; {', '.join(HOLDS_ALL)} can")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: is there already; give a new folder")
+
+
+def _entries(
+    dataset: Dataset, where: Where | None, images: str, unlabelled: bool
+) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
+    """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
+    taken = Seen()
+    for sample in dataset.samples(where, images=images == "copy"):
+        truth = sample.truth
+        if _left_out(sample, truth, unlabelled):
+            continue
+        data, file, turned = None, "", False
+        if images == "copy":
+            data, file, turned = _upright(sample)
+        else:
+            file = _known_as(sample, taken)
+        labels = tuple(
+            Boxed(str(label.category), label.box_xyxy, label.score, label.source)
+            for label in truth.labels
+            if label.box_xyxy is not None
+        )
+        entry = Entry(
+            id=sample.id,
+            file=file,
+            data=data,
+            size_wh=sample.size_wh,
+            split=sample.split,
+            state=str(truth.state),
+            licence=str(sample.origin.get("licence") or ""),
+            labels=labels,
+        )
+        yield sample, truth, entry, turned
+
+
+def _upright(sample: Sample) -> tuple[bytes, str, bool]:
+    if read_header(sample.data)[1] != 1:
+        return encode_png(sample.pixels()), sample.id + ".png", True
+    suffix = next((s for head, s in SIGNATURES.items() if sample.data.startswith(head)), ".png")
+    return sample.data, sample.id + suffix, False
+
+
+def _known_as(sample: Sample, taken: Seen) -> str:
+    """Return the path that an image came from, if it is one that a label file may name and no other image has it."""
+    source = str(sample.origin.get("source") or "")
+    parts = source.split("/")
+    clean = source.isprintable() and not set(parts) & {"", ".", ".."} and not set(source) & set(':\\"*?<>|')
+    stem, _, suffix = source.rpartition(".")
+    if clean and len(source) < 512 and f".{suffix.lower()}" in SUFFIXES and taken.add(stem.lower()):
+        return source
+    return sample.id + ".png"
+
+
+def _write(entries: Iterable[tuple[Sample, Truth, Entry, bool]], folder: Path, writer: Writer) -> int:
+    count = 0
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as stream:
+        for sample, truth, entry, turned in entries:
+            writer.add(entry)
+            stream.write(json.dumps(_line(sample, truth, entry.file), sort_keys=True) + "\n")
+            count += turned
+    writer.close()
+    return count
+
+
+def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
+    labels = [
+        {
+            "category": label.category,
+            "box_xyxy": list(label.box_xyxy) if label.box_xyxy else None,
+            "score": label.score,
+            "source": label.source,
+        }
+        for label in truth.labels
+    ]
+    return {
+        "id": sample.id,
+        "file": file,
+        "state": str(truth.state),
+        "split": sample.split,
+        "made": sample.made,
+        "origin": dict(sample.origin),
+        "labels": labels,
+    }

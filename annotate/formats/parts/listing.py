@@ -1,0 +1,79 @@
+"""Formats whose label files name their images: which files there are under a path, and where the images lie that they name."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tilth.annotate.formats.parts.files import Files
+from tilth.annotate.formats.parts.records import Found, Named, Oddities, on_disk
+from tilth.errors import InputError
+
+
+class Listed:
+    """Reads the label files of a source, one after the other; a format says what is in one.
+
+    Args:
+        path: A label file, or a folder of them.
+        images: Folder of the images; that of the labels when None.
+        odd: Takes notes.
+    """
+
+    suffixes: tuple[str, ...]  # of label files
+
+    def __init__(self, path: Path, images: Path | None, odd: Oddities) -> None:
+        self.folder = path.parent if path.is_file() else path
+        self.root = images or self.folder
+        self.odd, self._apart = odd, images is not None
+        self._only = path.name if path.is_file() else ""
+        self._labels = Files(self.folder, self.suffixes)
+        self._images = Files(self.root)
+
+    def in_file(self, file: str, place: Path) -> Iterator[Found]:
+        """Yield what a label file says.
+
+        Args:
+            file: Its name, relative to the folder.
+            place: Where it lies.
+
+        Raises:
+            InputError: It is damaged from here on.
+        """
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images in the order of the files; what cannot be read of a file is one that failed."""
+        for file in (self._only,) if self._only else self._labels:
+            try:
+                # a link that leads out of the folder is refused here
+                yield from self.in_file(file, self.folder / file if self._only else self._labels.checked(file))
+            except InputError as error:
+                yield Found(name=file, label_file=file, error=str(error))
+        for path in self._images.unmarked():
+            self.odd.note("image that the label file does not list, left out", path)
+
+    def found(
+        self,
+        name: str,
+        label_file: str,
+        *,
+        labels: tuple[Named, ...] = (),
+        size_wh: tuple[int, int] | None = None,
+        state: str = "",
+        error: str = "",
+    ) -> Found:
+        """Say what a label file says of the image that it calls `name`."""
+        beside = label_file.rpartition("/")[0]
+        places = ("",) if self._apart else tuple(p.strip("/") for p in (beside, f"{beside}/images", "", "images"))
+        try:
+            if error or not name:
+                raise InputError(error or "names no image")
+            path = self._images.find(name, places, self.odd)
+        except InputError as problem:
+            return Found(name=name or label_file, label_file=label_file, error=str(problem))
+        if not self._images.mark(path):
+            self.odd.note("image listed twice", name)
+        read = on_disk(self.root / path)
+        return Found(name=path, read=read, label_file=label_file, labels=labels, size_wh=size_wh, state=state)
+
+    def count(self) -> int:
+        """Count the images that lie there."""
+        return len(self._images)

@@ -1,0 +1,171 @@
+"""Label files of other tools: what every reader yields and every writer gets, and what is noted when a file is odd."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from tilth.errors import InputError
+from tilth.geometry import Box
+from tilth.images import MAX_BYTES
+
+EXAMPLES = 10  # of each oddity that are named
+MAX_LABELS = 100_000  # of an image; more is an attack, or no label file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A box as a file has it: `xyxy`, end exclusive, not clipped, in pixels or (`parts`) in parts of the image."""
+
+    category: str
+    box_xyxy: Box
+    parts: bool = False
+    score: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An image and what a label file says of it.
+
+    Args:
+        name: Path of the image relative to the root, or what the file calls it when it cannot be had.
+        read: Returns the image file's bytes when it is called, and not before; None when `error` says why there is none.
+        label_file: Path of the label file relative to the root; empty when nothing speaks of the image.
+        labels: The boxes.
+        size_wh: The size that the label file gives; None when it gives none.
+        state: What the file says of an image without boxes, if it does: `confirmed_empty` or `unlabelled`.
+        error: Why the image cannot be had.
+    """
+
+    name: str
+    read: Callable[[], bytes] | None = None
+    label_file: str = ""
+    labels: tuple[Named, ...] = ()
+    size_wh: tuple[int, int] | None = None
+    state: str = ""
+    error: str = ""
+
+
+class Reader(Protocol):
+    """Reads a label source; its memory does not grow with the number of images."""
+
+    root: Path
+
+    def count(self) -> int | None:
+        """Return how many images there are at most; None when only reading would tell."""
+        ...
+
+    def __iter__(self) -> Iterator[Found]: ...
+
+
+class Boxed(NamedTuple):
+    """A box to write."""
+
+    category: str
+    box_xyxy: Box
+    score: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An image to write.
+
+    Args:
+        id: Of the sample.
+        file: Path to write it under, or the path it is known by when the labels are written alone.
+        data: The image file; None when the labels are written alone.
+        size_wh: As it is shown.
+        split: `train`, `val`, `test` or empty.
+        state: Of the sample.
+        licence: Of the image.
+        labels: The boxes, pixels of the image as it is shown.
+    """
+
+    id: str
+    file: str
+    data: bytes | None
+    size_wh: tuple[int, int]
+    split: str
+    state: str
+    licence: str = ""
+    labels: tuple[Boxed, ...] = ()
+
+
+class Writer(Protocol):
+    """Writes one format into a folder that is there, one image at a time."""
+
+    def add(self, entry: Entry) -> None:
+        """Write an image and its boxes."""
+        ...
+
+    def close(self) -> None:
+        """Write what comes last."""
+        ...
+
+
+@dataclass
+class Oddities:
+    """Counts what is odd in a source, and names the first of each kind."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, kind: str, where: str) -> None:
+        """Count one."""
+        self.counts[kind] += 1
+        named = self.examples.setdefault(kind, [])
+        if len(named) < EXAMPLES:
+            named.append(where[:200])
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the path that a label file names, which must stay under the root, links followed.
+
+    Raises:
+        InputError: It leaves the root.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\0" in name:
+        raise InputError(f"refused: {name!r} leads out of the folder")
+    path = root.joinpath(*parts)
+    real = os.path.realpath(root)
+    if os.path.commonpath((real, os.path.realpath(path))) != real:
+        raise InputError(f"refused: {name!r} is a link out of the folder")
+    return path
+
+
+def limited(labels: Iterable[Named]) -> tuple[Named, ...]:
+    """Collect the labels of an image.
+
+    Raises:
+        InputError: There are more than any image has.
+    """
+    taken = tuple(islice(labels, MAX_LABELS + 1))
+    if len(taken) > MAX_LABELS:
+        raise InputError(f"refused: more than {MAX_LABELS} labels of one image")
+    return taken
+
+
+def is_absolute(name: str) -> bool:
+    r"""Tell whether a path is one of another machine: from its root, or from a drive of Windows.
+
+    >>> is_absolute("C:\\sets\\a.png"), is_absolute("/sets/a.png"), is_absolute("a:b.png")
+    (True, True, False)
+    """
+    return name.startswith(("/", "\\")) or name[1:3] in (":\\", ":/")
+
+
+def on_disk(path: Path) -> Callable[[], bytes]:
+    """Return what reads a file later, refusing one that is larger than any image may be."""
+    return partial(_read, path)
+
+
+def _read(path: Path) -> bytes:
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(f"file of {size / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
+    return path.read_bytes()

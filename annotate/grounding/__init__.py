@@ -1,0 +1,1 @@
+"""Find boxes by words: GroundingDINO behind the step `ground`, without training. Start with `ground.py`."""

@@ -1,0 +1,215 @@
+"""What people said in Label Studio as claims, and what became of each box that they were shown."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, SHOWS, UNUSABLE, Row, corners
+from tilth.claims import SAME_BOX_IOU, Claim, Json
+from tilth.geometry import Box, iou
+
+SAME_IOU = 0.99  # less means that a person has moved the box
+Named = tuple[str, Box, str]  # category, box, name of the region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one person said about one image.
+
+    Args:
+        who: Number of the person.
+        claims: What stands; none when the person skipped the image or contradicts themself.
+        actions: What they did to the shown boxes: accept (kept), edit (moved), relabel, draw (added), reject (removed).
+        seconds: How long the image was open.
+        note: Why there are no claims: `skipped`, `says nothing`, `contradicts itself`, `cannot be read`.
+        odd: Oddities of single boxes.
+        digest: Changes when the person changes their answer.
+        removed: Category and place of each shown box that is gone.
+        before: How many of the shown boxes were right, how many were shown, and how many there are.
+    """
+
+    who: str
+    claims: tuple[Claim, ...] = ()
+    actions: tuple[str, ...] = ()
+    seconds: float = 0.0
+    note: str = ""
+    odd: tuple[str, ...] = ()
+    digest: str = ""
+    removed: tuple[tuple[str, Box], ...] = ()
+    before: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass
+class _Reading:
+    boxes: list[Named] = field(default_factory=list)
+    shows: set[str] = field(default_factory=set)
+    said: set[str] = field(default_factory=set)
+    odd: list[str] = field(default_factory=list)
+
+
+def read_answers(task: Row, categories: Sequence[str], round_: int, shows: Sequence[str] = ()) -> list[Answer]:
+    """Read the newest annotation of each person.
+
+    Args:
+        task: As the server lists it, with annotations and predictions.
+        categories: The pictured categories; boxes of others are odd.
+        round_: Number of this review.
+        shows: The categories that an image can show without a box; others are odd.
+    """
+    newest: dict[str, Row] = {}
+    for annotation in sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at"))):
+        newest[_who(annotation)] = annotation
+    answers = []
+    for who, annotation in sorted(newest.items()):
+        try:
+            answers.append(_answer(who, annotation, task, categories, round_, shows))
+        except (TypeError, ValueError, KeyError, AttributeError):  # the server keeps whatever a program sends it
+            answers.append(Answer(who=who, note="cannot be read", digest=_digest(annotation)))
+    return answers
+
+
+def _who(annotation: Row) -> str:
+    who = annotation.get("completed_by")
+    return str(who.get("id") if isinstance(who, dict) else who)
+
+
+def _answer(
+    who: str, annotation: Row, task: Row, categories: Sequence[str], round_: int, shows: Sequence[str]
+) -> Answer:
+    size = (int(task["data"]["width"]), int(task["data"]["height"]))
+    spent = float(annotation.get("lead_time") or 0.0)
+    name = _digest(annotation)
+    # a skipped task keeps the whole prediction as its result; nobody has agreed to it
+    if annotation.get("was_cancelled"):
+        return Answer(who=who, seconds=spent, note="skipped", digest=name)
+    reading = _read(annotation.get("result") or [], size, categories, shows)
+    shown = _shown(annotation, task, size, categories)
+    did, removed = _compare(reading.boxes, shown)
+    actions = [*(each for one in did for each in one.split("+")), *["reject"] * len(removed)]
+    note = _note(reading)
+    if not note:
+        actions += ["reject"] * (UNUSABLE in reading.said) + ["confirm_empty"] * (EMPTY in reading.said)
+    claims = _claims(
+        reading,
+        did,
+        source=f"human:labelstudio-{who}",
+        whole={
+            "round": round_,
+            "actions": list(actions),
+            "seconds": spent,
+            "annotation": int(annotation.get("id") or 0),
+        },
+    )
+    return Answer(
+        who=who,
+        claims=() if note else claims,
+        actions=tuple(actions),
+        seconds=spent,
+        note=note,
+        odd=tuple(reading.odd),
+        digest=name,
+        removed=tuple(removed),
+        before=(_right(reading.boxes, shown), len(shown), len(reading.boxes)),
+    )
+
+
+def _digest(annotation: Row) -> str:
+    said = [annotation.get("id"), bool(annotation.get("was_cancelled")), annotation.get("result") or []]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _note(reading: _Reading) -> str:
+    labels = bool(reading.boxes or reading.shows)
+    # what is escalated may be half labelled
+    if len(reading.said) > 1 or (labels and reading.said & {EMPTY, UNUSABLE}):
+        return "contradicts itself"
+    return "" if labels or reading.said else "says nothing"
+
+
+def _claims(reading: _Reading, did: Sequence[str], *, source: str, whole: dict[str, Json]) -> tuple[Claim, ...]:
+    if ESCALATE in reading.said:
+        return (Claim(says="escalate", source=source, evidence=whole),)
+    claims = [
+        Claim(category=category, box_xyxy=box, source=source, evidence={**whole, "action": action})
+        for (category, box, _), action in zip(reading.boxes, did, strict=True)
+    ]
+    boxed = {category for category, _, _ in reading.boxes}
+    claims += [Claim(category=name, source=source, evidence=whole) for name in sorted(reading.shows - boxed)]
+    return tuple(claims) or (
+        Claim(says="reject" if UNUSABLE in reading.said else "empty", source=source, evidence=whole),
+    )
+
+
+def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str], shows: Sequence[str]) -> _Reading:
+    reading = _Reading()
+    for region in regions:
+        value = region.get("value") or {}
+        if region.get("type") == "choices":
+            chosen = set(map(str, value.get("choices") or []))
+            if region.get("from_name") == SHOWS:
+                reading.shows |= chosen & set(shows)
+                reading.odd += ["category that the policy does not have"] * len(chosen - set(shows))
+            else:
+                reading.said |= chosen
+        elif region.get("type") == "rectanglelabels":
+            names = value.get("rectanglelabels") or []
+            box = _box(value, size)
+            if len(names) != 1 or names[0] not in categories or box is None:
+                reading.odd.append("box without a place in the image or a category of the policy")
+                continue
+            if value.get("rotation"):
+                reading.odd.append("turned box, taken as the upright box around it")
+            reading.boxes.append((names[0], box, str(region.get("id"))))
+    return reading
+
+
+def _box(value: Row, size: tuple[int, int]) -> Box | None:
+    around = corners(value, size)
+    if around is None or not all(map(math.isfinite, around)):
+        return None
+    x0, x1 = max(0.0, around[0]), min(float(size[0]), around[2])
+    y0, y1 = max(0.0, around[1]), min(float(size[1]), around[3])
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def _shown(annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str]) -> list[Named]:
+    """Return the boxes that the person began with: of the prediction that the annotation names, or else the newest then."""
+    predictions = task.get("predictions") or []
+    parent, began = annotation.get("parent_prediction"), str(annotation.get("created_at") or "~")
+    earlier = [p for p in predictions if str(p.get("created_at") or "") <= began]
+    chosen = [p for p in predictions if p.get("id") == parent] or sorted(
+        earlier, key=lambda p: str(p.get("created_at") or ""), reverse=True
+    )
+    return _read(chosen[0].get("result") or [], size, categories, ()).boxes if chosen else []
+
+
+def _compare(boxes: list[Named], shown: list[Named]) -> tuple[list[str], list[tuple[str, Box]]]:
+    """Say what was done to get each box, and which shown ones are gone; regions keep their ids while they are worked on."""
+    before = {name: (category, box) for category, box, name in shown}
+    did = []
+    for category, box, name in boxes:
+        if name not in before:
+            did.append("draw")
+            continue
+        was, place = before.pop(name)
+        moved = float(iou(np.array([box]), np.array([place]))[0, 0]) < SAME_IOU
+        did.append("+".join(["relabel"] * (category != was) + ["edit"] * moved) or "accept")
+    return did, list(before.values())
+
+
+def _right(boxes: list[Named], shown: list[Named]) -> int:
+    """Count the shown boxes that have a box of their own category and place in the end."""
+    free, right = list(boxes), 0
+    for category, place, _ in shown:
+        partner = next(
+            (b for b in free if b[0] == category and iou(np.array([b[1]]), np.array([place]))[0, 0] >= SAME_BOX_IOU),
+            None,
+        )
+        if partner is not None:
+            free.remove(partner)
+            right += 1
+    return right

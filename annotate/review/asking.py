@@ -1,0 +1,79 @@
+"""Whom to ask about which images, and how: the settings of a review, and what may wait in its queue."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from tilth.annotate.review.queue import choose
+from tilth.engine.steps import step
+from tilth.engine.work import Work
+from tilth.samples import Sample
+
+
+@step
+class Asking:
+    """Have people correct the labels of chosen images.
+
+    The queue takes doubtful scores, contradictions between what an image was mined for and what was found in it, every
+    category alike, one image of a group of copies, and a random part as an audit.
+
+    Args:
+        backend: `simulated` asks a reviewer who knows the truth; `labelstudio` asks people. A run can choose otherwise.
+        budget: Largest number of images; used when `share` is 0.
+        share: Part of the candidates to review.
+        audit_share: Part of the queue that is random.
+        threshold: The score at which a label is most doubtful.
+        error_rate: How often the simulated reviewer errs.
+        truth: What the simulated reviewer knows: `{"id", "labels"}` lines.
+        made_truth: The same for generated images, `{"id", "category"}` lines; the artifact `made_truth` when empty.
+        only: `made` for generated images only, `found` for the others, `all`.
+        url: Of Label Studio; the one of `tilth review up` when empty. The key of another comes from the environment variable
+            LABEL_STUDIO_API_KEY.
+        images: How people see them: `folder`, which the server serves; `upload` to it; `origin`, the address they came from.
+        files: The folder, unless `tilth review up` started the server.
+        people: How many look at each image. What they disagree on goes to one more.
+        done_share: Part of the queue that must be labelled before the run goes on.
+    """
+
+    backend: Literal["simulated", "labelstudio"] = "simulated"
+    budget: int = 200
+    share: float = 0.0
+    audit_share: float = 0.1
+    threshold: float = 0.3
+    error_rate: float = 0.02
+    truth: Path | None = None
+    made_truth: Path | None = None
+    only: Literal["all", "made", "found"] = "all"
+    url: str = ""
+    images: Literal["folder", "upload", "origin"] = "folder"
+    files: Path | None = None
+    people: int = 1
+    done_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("share", "audit_share", "threshold", "error_rate", "done_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if self.budget < 0:
+            raise ValueError(f"budget must not be negative, got {self.budget}")
+        if self.people < 1:
+            raise ValueError(f"people must be at least 1, got {self.people}")
+
+    def wanted(self, sample: Sample) -> bool:
+        """Tell whether an image may be reviewed: not of the test split, and no person has labelled it yet."""
+        if sample.split == "test" or (self.only != "all" and sample.made != (self.only == "made")):
+            return False
+        return not sample.labelled_by_people
+
+    def queue(
+        self, work: Work, known: Callable[[Sample], bool] = lambda sample: True, *, less: int = 0
+    ) -> dict[str, str]:
+        """Choose the images and say why each; `less` of the budget wait already."""
+        where = lambda sample: self.wanted(sample) and known(sample)  # noqa: E731
+        budget = math.ceil(self.share * work.dataset.count(where)) if self.share else self.budget
+        samples = work.dataset.samples(where, images=False)
+        return choose(
+            samples, max(0, budget - less), audit_share=self.audit_share, threshold=self.threshold, seed=work.seed
+        )

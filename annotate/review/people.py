@@ -1,0 +1,59 @@
+"""Ask people through Label Studio as a step of a run: push, pull, and wait until enough have answered."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+
+from tilth.annotate.review.asking import Asking
+from tilth.annotate.review.effort import READ_ROWS, SECONDS_PER_ACTION, count_effort
+from tilth.annotate.review.ledger import Ledger
+from tilth.annotate.review.pull import pull
+from tilth.annotate.review.push import push
+from tilth.claims import Json
+from tilth.engine.job import batched
+from tilth.engine.steps import Facts
+from tilth.engine.work import Work
+from tilth.errors import Unavailable
+
+
+def ask_people(review: Asking, work: Work) -> Facts:
+    """Push the queue, which is chosen once, and pull the answers.
+
+    Raises:
+        InputError: The key or the folder of the server is not given.
+        Unavailable: Answers are missing; the same command goes on.
+    """
+    ledger = Ledger.load(work.folder / "review.json")
+    if not ledger.title:  # another queue of the same recipe is another project
+        ledger.title = f"tilth {work.name[:30]} {hashlib.sha256(str(work.folder.resolve()).encode()).hexdigest()[:8]}"
+    pushed = push(review, work, ledger, top_up=False)
+    pulled = pull(review, work, ledger) if ledger.queue else {}
+    asked = len(ledger.queue) - len(ledger.deleted)
+    answered = len({ledger.tasks[task] for task in ledger.worked})
+    if answered < review.done_share * asked:
+        raise Unavailable(
+            f"{work.name}: {answered} of {asked} images are answered at {pushed['project']}; label on, then run the same command"
+        )
+    return {
+        "backend": "labelstudio",
+        **pushed,
+        **pulled,
+        "answered": answered,
+        **people_facts(work, ledger),
+    }
+
+
+def people_facts(work: Work, ledger: Ledger) -> Mapping[str, Json]:
+    """Add up what people did, for the effort ledger of the report."""
+    notes: Counter[str] = Counter()
+    ids = set(ledger.queue)
+    for sample in (s for some in batched(sorted(ids), READ_ROWS) for s in work.dataset.read(some, images=False)):
+        for column in ("notes", "odd"):
+            texts = sample.columns.get(f"{work.name}.{column}")
+            notes.update(map(str, texts if isinstance(texts, list) else ()))
+    return {
+        "notes": dict(notes),
+        "seconds_per_action": dict(SECONDS_PER_ACTION),
+        "seconds_source": "measured by Label Studio",
+        **count_effort(work, ids),
+    }

@@ -1,0 +1,128 @@
+"""The step `review`: people look at the images that matter most, and every action of theirs is counted."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tilth.annotate.review.asking import Asking
+from tilth.annotate.review.effort import SECONDS_PER_ACTION, SECONDS_SOURCE, count_effort
+from tilth.annotate.review.people import ask_people
+from tilth.annotate.review.reviewer import Reviewed, label_by_truth, label_made, read_made_truth, read_truth
+from tilth.claims import Json
+from tilth.engine.steps import Facts, inputs_digest, step
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.samples import Result, Sample
+
+
+@step
+class Simulate:
+    """Review images by the truth."""
+
+    name: str
+    why: dict[str, str]
+    truth: Path
+    truth_digest: str
+    made_truth: str
+    categories: tuple[str, ...]
+    error_rate: float
+    seed: int
+    batch_size: int = 64
+
+    def models(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
+        """Read the truth of the images in the queue."""
+        truth = read_truth(self.truth, self.why)
+        made = read_made_truth(Path(self.made_truth)) if self.made_truth else {}
+
+        def review(samples: Sequence[Sample]) -> list[Result]:
+            return [self._result(sample, self._review(sample, truth, made)) for sample in samples]
+
+        return review
+
+    def _review(self, sample: Sample, truth: Mapping[str, Any], made: Mapping[str, str]) -> Reviewed:
+        shown = sample.truth.labels
+        round_ = next_round(sample)
+        if sample.id in truth:
+            boxes = [(category, box) for category, box in truth[sample.id] if category in self.categories]
+            return label_by_truth(
+                sample.id,
+                boxes,
+                shown,
+                categories=self.categories,
+                error_rate=self.error_rate,
+                seed=self.seed,
+                round_=round_,
+            )
+        if sample.id in made:
+            return label_made(
+                sample.id, made[sample.id], shown, error_rate=self.error_rate, seed=self.seed, round_=round_
+            )
+        raise InputError("the simulated reviewer does not know this image")
+
+    def _result(self, sample: Sample, done: Reviewed) -> Result:
+        columns: dict[str, Json] = {
+            f"{self.name}.actions": list(done.actions),
+            f"{self.name}.seconds": done.seconds,
+            f"{self.name}.why": self.why[sample.id],
+            f"{self.name}.before": {"right": done.right, "shown": done.shown, "present": done.present},
+        }
+        return Result(claims=done.claims, columns=columns)
+
+
+def next_round(sample: Sample) -> int:
+    """Return the number of the next review of an image."""
+    rounds = [claim.evidence.get("round") for claim in sample.claims if claim.kind == "human"]
+    return 1 + max((number for number in rounds if isinstance(number, int)), default=0)
+
+
+@step
+class Review(Asking):
+    """Have people correct the labels of chosen images."""
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The truth files."""
+        return tuple(path for path in (self.truth, self.made_truth) if path)
+
+    def run(self, work: Work) -> Facts:
+        """Choose, ask, count.
+
+        Raises:
+            InputError: The simulated review has no truth, or the backend is unknown.
+            Unavailable: People have not finished yet, or Label Studio is down; the same command goes on.
+        """
+        backend = work.options.get("review") or self.backend
+        if backend == "labelstudio":
+            return ask_people(self, work)
+        if backend != "simulated":
+            raise InputError(f"review backend must be simulated or labelstudio, got {backend!r}")
+        if self.truth is None:
+            raise InputError("a simulated review needs the setting truth: a file that says what each image shows")
+        made = self.made_truth or work.artifacts.get("made_truth")
+        known = set(read_truth(self.truth)) | (set(read_made_truth(made)) if made else set())
+        candidates = Counter(sample.id in known for sample in work.dataset.samples(self.wanted, images=False))
+        why = self.queue(work, lambda sample: sample.id in known)
+        mapper = Simulate(
+            name=work.name,
+            why=why,
+            truth=self.truth,
+            truth_digest=inputs_digest([p for p in (self.truth, made) if p]),
+            made_truth=str(made or ""),
+            categories=tuple(c.name for c in work.policy.pictured),
+            error_rate=self.error_rate,
+            seed=work.seed,
+        )
+        counts = work.map(mapper, lambda sample: sample.id in why, on="claims")
+        return {
+            "backend": "simulated",
+            "candidates": sum(candidates.values()),
+            "unknown_to_reviewer": candidates[False],
+            "failed": counts.get("failed", 0),
+            "seconds_per_action": dict(SECONDS_PER_ACTION),
+            "seconds_source": SECONDS_SOURCE,
+            **count_effort(work, set(why)),
+        }

@@ -1,0 +1,196 @@
+"""Which labels are probably wrong: those that a model trained on all the others doubts.
+
+Every reviewed image is predicted by a classifier that has not seen it nor a copy of it (cross-validation over groups of
+near-duplicates): logistic regression on the vectors of the retrieval model and the similarity to the category's prompts, one
+category at a time, as an image can show several. A label is a candidate when the prediction for the opposite reaches what is
+usual among images that truly are the opposite.
+
+Paper: https://arxiv.org/abs/1911.00068 (confident learning; the thresholds are its equation 2)
+Differs: one category at a time. Implementations of it are not under a licence that we could depend on.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from tilth.claims import Json, State
+from tilth.engine.apply import Apply
+from tilth.engine.steps import Facts, step
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.extras import optional
+from tilth.mining.encoders.families import Encoder, Texts, max_similarity, open_encoder
+from tilth.mining.search.rank import phrase
+from tilth.mining.vectors.alike import sample_vectors
+from tilth.mining.vectors.store import Vectors
+from tilth.samples import Result
+
+JUDGED = (State.REVIEWED, State.CONFIRMED_EMPTY)
+
+# Chosen on drawn images with labels swapped: weaker regularisation finds more of them and doubts many more right ones, and the
+# similarity to the prompt, so weighted, spares right ones.
+REGULARISATION = 0.001  # scikit-learn's C
+PROMPT_WEIGHT = 10.0
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+@step
+class LabelErrors:
+    """Name the reviewed images whose labels are probably wrong, for a second look.
+
+    Leaves the columns `label_errors.category`, `label_errors.says` (`wrong`: the category is probably not there; `missing`: it
+    probably is) and `label_errors.score`, the probability that the label is right. Nothing is dropped or changed.
+
+    Args:
+        model: Whose vectors are learned from.
+        folds: Parts of the cross-validation.
+        min_images: A category is judged when so many images show it, and so many do not; and when each of the two kinds
+            comes from at least `folds` groups of near-duplicates.
+    """
+
+    model: str = "starter:retrieval"
+    folds: int = 5
+    min_images: int = 20
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        if self.min_images < self.folds:
+            raise ValueError(f"min_images must be at least folds ({self.folds}), got {self.min_images}")
+
+    def models(self) -> tuple[str, ...]:
+        """Name the model."""
+        return (self.model,)
+
+    def run(self, work: Work) -> Facts:
+        """Cross-validate, compare and write down.
+
+        Raises:
+            InputError: There are enough images, but they are copies of too few pictures to judge any category.
+        """
+        ids, groups, shown = [], [], []
+        for sample in work.dataset.samples(lambda s: s.state in JUDGED and s.split != "test", images=False):
+            ids.append(sample.id)
+            groups.append(str(sample.columns.get("dedup.group") or sample.id))
+            shown.append({str(category) for category in sample.truth.categories})
+        found: dict[str, tuple[float, str, str]] = {}
+        rates: dict[str, Json] = {}
+        skipped: dict[str, Json] = {}
+        copies: dict[str, Json] = {}
+        encoder = open_encoder(self.model, work.device)
+        vectors = _vectors(work, ids, encoder) if ids else np.empty((0, encoder.queries, encoder.width), np.float16)
+        for category in work.policy.names:
+            labels = np.array([category in each for each in shown], bool)
+            if min(labels.sum(), (~labels).sum()) < self.min_images:
+                skipped[category] = int(labels.sum())
+                continue
+            if (apart := fewest_groups(labels, groups)) < self.folds:
+                copies[category] = apart
+                continue
+            prompts = list(map(phrase, work.policy[category].prompts)) if encoder.reads else []
+            features = _features(vectors, encoder.texts(prompts) if prompts else None)
+            chance = predict_unseen(features, labels, groups, self.folds, work.seed)
+            wrong = doubtful(chance, labels)
+            rates[category] = round(float(wrong.mean()), 4)
+            for place in np.flatnonzero(wrong):
+                score = float(chance[place] if labels[place] else 1 - chance[place])
+                says = "wrong" if labels[place] else "missing"
+                found[ids[place]] = min(found.get(ids[place], (2.0, "", "")), (score, category, says))
+        if copies and not rates:
+            raise InputError(
+                f"{work.name}: the {len(ids)} reviewed images are copies of too few pictures: "
+                f"{', '.join(f'{name} of {n}' for name, n in copies.items())}, and folds is {self.folds}; "
+                "review more images, or set folds lower"
+            )
+        Apply.to(work, dict(_results(found)))
+        return {
+            "judged": len(ids),
+            "candidates": len(found),
+            "by_category": dict(Counter(category for _, category, _ in found.values())),
+            "share_doubted": rates,
+            "too_few_images": skipped,
+            "too_few_groups": copies,
+        }
+
+
+def _results(found: dict[str, tuple[float, str, str]]) -> Iterator[tuple[str, Result]]:
+    for id_, (score, category, says) in found.items():
+        names = ("category", "says", "score")
+        yield id_, Result(columns=dict(zip([f"label_errors.{n}" for n in names], (category, says, score), strict=True)))
+
+
+def _vectors(work: Work, ids: list[str], encoder: Encoder) -> Vectors:
+    """Return the vectors of the samples, `(n, q, d)`; all in memory, as people review few."""
+    store = sample_vectors(work, ids, encoder)
+    rows = {key: row for row, (key, _) in enumerate(store.items())}
+    return store.take(np.array([rows[id_] for id_ in ids]))
+
+
+def _features(vectors: Vectors, texts: Texts | None) -> Floats:
+    """Return what is learned from, standardised: whole vectors, and the similarity to the nearest prompt, `(n, q * d + 1)`."""
+    parts = [_standard(vectors.reshape(len(vectors), -1).astype(np.float32))]
+    if texts is not None:
+        parts.append(PROMPT_WEIGHT * _standard(max_similarity(vectors, texts).max(1, keepdims=True)))
+    return np.concatenate(parts, 1)
+
+
+def _standard(values: Floats) -> Floats:
+    return np.asarray((values - values.mean(0)) / np.maximum(values.std(0), 1e-6), np.float32)
+
+
+def fewest_groups(labels: Bools, groups: list[str]) -> int:
+    """Count the groups that show a category and those that do not, and return the smaller number.
+
+    >>> fewest_groups(np.array([1, 1, 0, 0], bool), ["burst", "burst", "a", "b"])
+    1
+    """
+    return min(
+        len({group for group, label in zip(groups, labels, strict=True) if label == side}) for side in (True, False)
+    )
+
+
+def predict_unseen(
+    features: Floats, labels: Bools, groups: list[str], folds: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """Return the probability of a category for each image, by a model that has seen none of its group, `(n,)`.
+
+    Where a part of the division leaves only images of one kind to learn from, its labels are taken at their word.
+
+    Args:
+        features: `(n, d)`.
+        labels: Whether the category is there, `(n,)`.
+        groups: Of near-duplicates, `(n,)`; at least `folds` that show the category, and as many that do not.
+        folds: How many models.
+        seed: Of the division.
+    """
+    with optional():
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedGroupKFold
+    model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=500)
+    division = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    chance = labels.astype(np.float64)
+    for known, unseen in division.split(features, labels, groups):
+        if labels[known].any() and not labels[known].all():
+            chance[unseen] = model.fit(features[known], labels[known]).predict_proba(features[unseen])[:, 1]
+    return chance
+
+
+def doubtful(chance: npt.NDArray[np.float64], labels: Bools) -> Bools:
+    """Tell which labels are candidates, `(n,)`.
+
+    An image counts as the opposite of its label when its probability of the opposite reaches the mean of that probability
+    among images labelled so, and does not reach the mean of its own label.
+
+    >>> doubtful(np.array([0.9, 0.8, 0.1, 0.2, 0.1, 0.9]), np.array([1, 1, 1, 0, 0, 0], bool)).tolist()
+    [False, False, True, False, False, True]
+    """
+    own = np.where(labels, chance, 1 - chance)
+    usual = {side: float(own[labels == side].mean()) for side in (True, False)}
+    opposite = np.where(labels, usual[False], usual[True])
+    mine = np.where(labels, usual[True], usual[False])
+    return np.asarray((1 - own >= opposite) & (own < mine))

@@ -1,0 +1,181 @@
+"""How to tell what kind of corpus lies at a place; and those in tar archives and object stores (`tables.py` has tables).
+
+Nothing is unpacked. A key says where an image lies, so that any image can be read alone.
+"""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tilth.errors import InputError
+from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.mining.corpora.corpus import Corpus, FolderCorpus, Item, Shards, about_of, limited
+from tilth.mining.corpora.places import StorePlace, place_of
+from tilth.mining.corpora.tables import ArrowCorpus, LanceCorpus, ParquetCorpus
+from tilth.mining.corpora.web import UrlCorpus
+
+BROKEN = "broken archive"
+MAX_SIDECAR = 64 * 1024  # bytes of a JSON member
+
+
+def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
+    """Open a corpus by what lies at its location.
+
+    Args:
+        location: A folder of images, of `.tar`, `.parquet` or `.arrow` files (Hugging Face `datasets`), one such file, a Lance
+            table, a list of URLs (`.txt` or `.csv`); or the URL of any of these (but for lists and Arrow files) in an object
+            store, such as `s3://bucket/images` or `hf://datasets/owner/name`.
+        downloads: Folder that keeps what a list of URLs leads to; beside the list when None.
+
+    Raises:
+        InputError: There is nothing, or nothing that is a corpus.
+    """
+    path = Path(location)
+    if path.name.endswith(".lance"):
+        return LanceCorpus(location)
+    if path.suffix in (".txt", ".csv") and path.is_file():
+        return UrlCorpus(path, downloads or path.with_suffix(".downloads"))
+    remote = "://" in location
+    if not remote and not path.exists():
+        raise InputError(f"{location}: no such folder of images")
+    kind = next(filter(None, map(_kind, place_of(location).names())), "")
+    if kind in SHARDED:
+        return SHARDED[kind](location)
+    if remote:
+        return StoreCorpus(location)
+    if path.is_file():
+        raise InputError(
+            f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt or .csv, or a URL"
+        )
+    return FolderCorpus(path)
+
+
+def _kind(name: str) -> str:
+    """Return the suffix of an archive, a table or an image; empty for other files."""
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in SHARDED or suffix in SUFFIXES else ""
+
+
+class TarCorpus(Shards):
+    """The images in tar archives, as WebDataset writes them; a JSON file of the same stem says licence and url.
+
+    Archives are read where they lie. A key is `shard.tar/member@first:offset:size`, with the bytes where the sample and the
+    image begin. Links and devices in an archive are passed over; a damaged archive gives what comes before the damage, and one
+    item that cannot be read.
+
+    Args:
+        location: A `.tar` file, or a folder of them, here or in an object store.
+
+    Raises:
+        InputError: There is none.
+    """
+
+    def __init__(self, location: str) -> None:
+        super().__init__(location, ".tar")
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the order of the archives."""
+        for name in self._names:
+            stamp = self._files.stamp(name)
+            try:
+                with self._files.open(name) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+                    first, stem = 0, ""
+                    while member := archive.next():
+                        archive.members = []  # type: ignore[attr-defined]  # it would keep them all
+                        if not member.isfile():
+                            continue
+                        if (own := member.name.partition(".")[0]) != stem:
+                            first, stem = member.offset, own
+                        if member.name.lower().endswith(SUFFIXES):
+                            yield Item(
+                                key=f"{name}/{member.name}@{first}:{member.offset_data}:{member.size}", stamp=stamp
+                            )
+            except (tarfile.TarError, OSError):
+                yield Item(key=f"{name}/@{BROKEN}", stamp=stamp)
+
+    def _split(self, key: str) -> tuple[str, int, int, int]:
+        member, _, place = key.rpartition("@")
+        name = member[: member.find(".tar/") + len(".tar")]
+        if place == BROKEN:
+            raise InputError(f"{key.rpartition('/')[0]}: {BROKEN}; what comes after the damage is lost")
+        try:
+            first, offset, size = map(int, place.split(":"))
+        except ValueError as error:
+            raise InputError(f"{key}: no such image in the corpus") from error
+        return name, first, offset, size
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a member."""
+        name, _, offset, size = self._split(key)
+        if size > MAX_BYTES:
+            raise InputError(f"{key}: larger than {MAX_BYTES // 2**20} MiB")
+        data = self._files.range(name, offset, size)
+        if len(data) < size:
+            raise InputError(f"{key}: the archive ends before the image does")
+        return limited(data, key)
+
+    def stamp(self, key: str) -> str:
+        """Return size and time of change of the archive."""
+        try:
+            return self._files.stamp(self._split(key)[0])
+        except InputError:
+            return ""
+
+    def about(self, key: str) -> dict[str, str]:
+        """Read the JSON member of the same sample."""
+        name, first, _, _ = self._split(key)
+        stem = key.rpartition("@")[0].partition(".tar/")[2].partition(".")[0]
+        with self._files.open(name) as stream:
+            stream.seek(first)
+            try:
+                with tarfile.open(fileobj=stream, mode="r|") as archive:
+                    for member in archive:
+                        if member.name.partition(".")[0] != stem:
+                            break
+                        if (
+                            member.name.endswith(".json")
+                            and member.size <= MAX_SIDECAR
+                            and (file := archive.extractfile(member))
+                        ):
+                            return about_of(json.loads(file.read()))
+            except (tarfile.TarError, ValueError):
+                pass
+        return {}
+
+
+class StoreCorpus:
+    """The image files below a URL of an object store.
+
+    Args:
+        url: Such as `s3://bucket/images` or `gs://bucket/images`.
+
+    Raises:
+        InputError: The library for this kind of store is not installed, or the URL makes no sense.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._files = StorePlace(url)
+        self.name, self.place = self._files.name, self._files.place
+
+    def items(self) -> Iterator[Item]:
+        """Yield the images in the order of their paths, a folder at a time."""
+        for name, stamp in self._files.entries():
+            if name.lower().endswith(SUFFIXES):
+                yield Item(key=name, stamp=stamp)
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of an object, at most what the decoder takes."""
+        return limited(self._files.range(key, 0, MAX_BYTES + 1), key)
+
+    def stamp(self, key: str) -> str:
+        """Return size and version of an object; empty when it is gone."""
+        return self._files.stamp(key)
+
+    def about(self, key: str) -> dict[str, str]:
+        """Return the URL of an object."""
+        return {"url": f"{self.place.rstrip('/')}/{key}"}
+
+
+# suffix of a file -> the corpus of such files
+SHARDED: dict[str, Callable[[str], Corpus]] = {".tar": TarCorpus, ".parquet": ParquetCorpus, ".arrow": ArrowCorpus}

@@ -1,0 +1,1 @@
+"""Find the images of a corpus that are worth a look. Start with `mine.py`; how images are ordered is `rank.py`."""

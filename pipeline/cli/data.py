@@ -1,0 +1,172 @@
+"""The commands that look at a dataset as it is: `history`, `diff`, `tag`, `rollback`, `explain`, `export` and `gallery`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilth.errors import InputError
+from tilth.pipeline.cli.settings import DatasetPath, existing
+
+# command -> what its example gives after the dataset
+EXAMPLES = {
+    "history": "",
+    "diff": " 3 7",
+    "tag": " clean",
+    "rollback": " clean",
+    "explain": " 3f9a",
+    "export": " out/coco --format coco",
+    "gallery": " --policy configs/policies/starter.yaml --out gallery",
+}
+
+
+def history(dataset: DatasetPath) -> None:
+    """List the versions of a dataset, with their tags."""
+    from tilth.data.dataset import Dataset
+
+    opened = existing(dataset)
+    tags = {number: tag for tag, number in opened.tags().items()}
+    for version in Dataset(dataset).history():
+        typer.echo(f"{version.number:>4}  {version.time}  {version.message}  {tags.get(version.number, '')}".rstrip())
+
+
+def diff(
+    dataset: DatasetPath,
+    before: Annotated[str, typer.Argument(help="Version or tag.")],
+    after: Annotated[str, typer.Argument(help="Version or tag; the newest when left out.")] = "",
+) -> None:
+    """Say which samples came, went or changed their labels between two versions."""
+    from tilth.pipeline.versions import diff_versions
+
+    for line in diff_versions(existing(dataset), before, after or None):
+        typer.echo(json.dumps(line))
+
+
+def tag(
+    dataset: DatasetPath,
+    name: str,
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+) -> None:
+    """Name a version."""
+    opened = existing(dataset)
+    chosen = opened.checkout(version) if version else opened
+    chosen.tag(name)
+    typer.echo(f"version {chosen.at.number} is now {name!r}; go back to it with: tilth rollback {dataset} {name}")
+
+
+def rollback(
+    dataset: DatasetPath, version: Annotated[str, typer.Argument(help="Version or tag to go back to.")]
+) -> None:
+    """Make a new version that equals an earlier one; nothing is lost."""
+    from tilth.engine.work import utc_now
+
+    made = existing(dataset).rollback(version, utc_now())
+    typer.echo(f"version {made.number}: {made.message}")
+
+
+def explain(
+    dataset: DatasetPath,
+    sample: Annotated[str, typer.Argument(help="Id of a sample, or its beginning.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+) -> None:
+    """Say why an image is in a dataset, or out of it: where it is from, what found it, and what scored what."""
+    opened = existing(dataset)
+    found = [s for s in opened.samples(images=False, dropped=True) if s.id.startswith(sample)]
+    if len(found) != 1:
+        raise InputError(f"{dataset}: {len(found) or 'no'} samples begin with {sample!r}; give more of the id")
+    one = found[0]
+    rows: dict[str, Any] = {
+        "id": one.id,
+        "state": str(one.state),
+        **{f"origin.{name}": value for name, value in one.origin.items()},
+        **dict(sorted(one.columns.items())),
+        **{f"claim {n}": _told(claim) for n, claim in enumerate(one.claims, 1)},
+        **{f"dropped by {step}": why for step, why in one.drops},
+    }
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for name, value in rows.items():
+        for part, inner in value.items() if isinstance(value, dict) else [("", value)]:
+            typer.echo(f"{name + (f'.{part}' if part else ''):32} {inner}")
+
+
+def _told(claim: Any) -> str:
+    box = f" at {', '.join(f'{v:.0f}' for v in claim.box_xyxy)}" if claim.box_xyxy else ""
+    return f"{claim.source} says {claim.category or claim.says}{box}, score {claim.score:.2f}"
+
+
+def export(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), webdataset, parquet or csv.",
+        ),
+    ] = "coco",
+    images: Annotated[
+        str, typer.Option(help="copy them, or none: labels alone, which name the images as they were taken in.")
+    ] = "copy",
+    unlabelled: Annotated[
+        bool,
+        typer.Option("--unlabelled", help="Images that nobody has labelled too, where the format tells them apart."),
+    ] = False,
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Policy file: its categories are all numbered, in its order, and what its hash lists name stays here. "
+            "Those that occur when empty."
+        ),
+    ] = None,
+) -> None:
+    """Write a dataset in a format that other tools read; says first what the format cannot hold."""
+    from tilth.annotate.exchange.exporting import export as write
+    from tilth.engine.work import utc_now
+    from tilth.mining.copies.listed import guard_of, sweep
+    from tilth.pipeline.run import only_run
+    from tilth.policy import load_policy
+
+    opened, rules = existing(dataset), load_policy(policy) if policy else None
+    if rules and rules.hash_lists:
+        opened.guard = guard_of(rules)
+        with only_run(dataset):
+            sweep(opened, opened.guard, utc_now())
+    chosen = opened.checkout(version) if version else opened
+    names = rules.names if rules else ()
+    typer.echo(json.dumps(write(chosen, out, format_, images=images, unlabelled=unlabelled, categories=names)))
+
+
+def gallery(
+    dataset: DatasetPath,
+    out: Annotated[Path, typer.Option(help="Folder to write, or one file that ends in .html.")] = Path("gallery"),
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Policy file, which says what needs no veil; without it all pictures are veiled."),
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+    side: Annotated[int, typer.Option(min=32, max=4096, help="Longer side of a picture, in pixels.")] = 640,
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet instead: a PNG of 48 images.")] = None,
+    unveiled: Annotated[bool, typer.Option("--unveiled", help="Show unsafe pictures on the sheet.")] = False,
+) -> None:
+    """Write pages to look through a dataset in a browser: every box, who says so, and what the clean-up took."""
+    from tilth.mining.copies.listed import guard_of
+    from tilth.pipeline.gallery.page import Gallery
+    from tilth.policy import load_policy
+
+    opened, rules = existing(dataset), load_policy(policy) if policy else None
+    opened.guard = guard_of(rules) if rules else None
+    shown = Gallery(dataset=opened.checkout(version) if version else opened, policy=rules, side=side)
+    typer.echo(
+        json.dumps({"sheet": str(sheet), **shown.sheet(sheet, unveiled=unveiled)} if sheet else shown.write(out))
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for function in (history, diff, tag, rollback, explain, export, gallery):
+        example = f"Example: tilth {function.__name__} runs/starter/dataset{EXAMPLES[function.__name__]}"
+        app.command(epilog=example)(function)

@@ -1,0 +1,258 @@
+"""The `tilth` command: every error ends in one line with its cure and an exit code that a scheduler can act on."""
+
+import errno
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tilth.errors import InputError, TilthError
+from tilth.pipeline.cli.settings import pairs
+
+app = typer.Typer(
+    name="tilth",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Turn a policy, a few labelled images and many unlabelled ones into a better moderation model.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
+    "75 try again, 130 stopped by Ctrl-C.",
+)
+
+# what is wrong with a path that was given; any other error of the system keeps its traceback
+PLACES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
+RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/recipes/starter.yaml.")]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")
+]
+PolicyPath = Annotated[Path | None, typer.Option("--policy", help="Policy file instead of the recipe's own.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
+Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
+
+
+def say(text: str) -> None:
+    """Print to standard output."""
+    typer.echo(text)
+
+
+def _recipe(path: Path, settings: list[str] | None, policy: Path | None) -> Any:
+    from tilth.engine.recipe import load_recipe
+    from tilth.pipeline.table import step_table
+
+    return load_recipe(path, step_table(), pairs(settings), policy)
+
+
+@app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
+def check(recipe: RecipePath, settings: Setting = None, policy: PolicyPath = None, as_json: AsJson = False) -> None:
+    """Say everything that is wrong with a recipe, without running it."""
+    from tilth.engine.recipe import absent_inputs
+
+    found = _recipe(recipe, settings, policy)
+    if wrong := absent_inputs(found.steps, found.variables):
+        raise InputError("\n".join(wrong))
+    if as_json:
+        say(json.dumps({"recipe": found.name, "steps": {n: type(s).__name__ for n, s in found.steps.items()}}))
+        return
+    say(f"{recipe}: {len(found.steps)} steps, policy {found.policy.policy} v{found.policy.version}: fine")
+
+
+@app.command(epilog="Example: tilth plan configs/recipes/hub.yaml")
+def plan(
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    runs: Runs = Path("runs"),
+    name: Name = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what a run would do: steps, models with licence and size, and what is done already. Nothing is downloaded."""
+    from tilth.pipeline.plan import plan_tables, plan_text
+
+    tables = plan_tables(_recipe(recipe, settings, policy), runs)
+    say(json.dumps(tables, indent=1) if as_json else plan_text(tables))
+
+
+@app.command(epilog="Example: tilth run configs/recipes/starter.yaml")
+def run(
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    runs: Runs = Path("runs"),
+    name: Name = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    review: Annotated[
+        str, typer.Option(help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
+    ] = "",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
+    ] = False,
+    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    ray_address: Annotated[
+        str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Stop after this step.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe, or go on where an earlier run of it stopped."""
+    from tilth.engine.cluster import Cluster
+    from tilth.engine.local import Local
+    from tilth.models import check_device
+    from tilth.pipeline.run import Choices, Run
+
+    loaded = _recipe(recipe, settings, policy)
+    if until and until not in loaded.steps:
+        raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
+    if executor not in ("local", "ray"):
+        raise InputError(f"--executor must be local or ray, got {executor!r}")
+    if executor == "local":  # the machines of a cluster may have what this one lacks
+        check_device(device)
+    folder = runs / (name or loaded.name)
+    choices = Choices(
+        device=device,
+        retry_failed=retry_failed,
+        until=until,
+        executor=Cluster(ray_address, folder / "files") if executor == "ray" else Local(),
+        options={"review": review} if review else {},
+    )
+    Run(loaded, folder, choices).execute()
+    if as_json:
+        say((folder / "summary.json").read_text())
+
+
+@app.command(epilog="Example: tilth status runs/starter")
+def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
+    """Say how far a run is."""
+    import yaml
+
+    from tilth.pipeline.run import read_record
+
+    if not (folder / "recipe.yaml").exists():
+        raise InputError(f"{folder}: no run here; start one with: tilth run <recipe>")
+    records = {path.stem: read_record(path) for path in sorted((folder / "steps").glob("*.json"))}
+    lines = {
+        n: {"seconds": r.seconds, "peak_rss_mb": r.peak_rss_mb, "finished": r.finished} for n, r in records.items() if r
+    }
+    if as_json:
+        say(json.dumps(lines))
+        return
+    for step, row in lines.items():
+        say(f"{step:32} {row['seconds']:>8} s  {row['peak_rss_mb']:>8} MB  {row['finished']}")
+    steps = yaml.safe_load((folder / "recipe.yaml").read_text())["steps"]
+    say(f"{len(lines)} of {len(steps)} steps are done")
+    events = folder / "events.jsonl"
+    if events.exists() and (last := events.read_text().splitlines()[-1:]):
+        say(f"last event: {last[0]}")
+
+
+@app.command(epilog="Example: tilth report runs/starter")
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write a run's report again, from its summary and dataset."""
+    from tilth.data.dataset import Dataset
+    from tilth.mining.copies.listed import guard_of
+    from tilth.pipeline.report.page import write_report
+    from tilth.policy import load_policy
+
+    summary = folder / "summary.json"
+    if not summary.exists():
+        raise InputError(f"{folder}: no summary.json; finish the run first: tilth run <recipe>")
+    import yaml
+
+    document = yaml.safe_load((folder / "recipe.yaml").read_text())
+    version = json.loads(summary.read_text())["version"]
+    policy = load_policy(Path(document["policy"]))
+    say(str(write_report(folder, Dataset(folder / "dataset", version, guard_of(policy)), policy)))
+
+
+@app.command(epilog="Example: tilth serve runs/starter/bundle --port 8080")
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Serve a bundle: POST /v1/moderations."""
+    from tilth.runtime.serving.server import serve as serve_bundle
+
+    serve_bundle(bundle, host=host, port=port)
+
+
+@app.command(epilog="Example: tilth moderate runs/starter/bundle photo.jpg")
+def moderate(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+) -> None:
+    """Moderate images with a bundle; prints one JSON object a line."""
+    from tilth.pipeline.steps.moderate import moderate_files
+
+    for row in moderate_files(bundle, images):
+        say(json.dumps(row))
+
+
+@app.command(epilog="Example: tilth doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this installation can do and what is missing."""
+    from tilth.pipeline.plan import doctor_tables, doctor_text
+
+    tables = doctor_tables()
+    say(json.dumps(tables, indent=1) if as_json else doctor_text(tables))
+
+
+@app.command(epilog="Example: tilth env lavis")
+def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when left out.")] = "") -> None:
+    """Make the environment of a library that cannot live beside the others."""
+    from tilth.environments import ENVIRONMENTS, folder_of, make
+
+    if name:
+        say(f"ready: {make(name)}")
+        return
+    for each, about in ENVIRONMENTS.items():
+        state = "ready" if (folder_of(each) / "bin" / "python").exists() else f"not made, {about.size_gb:g} GB"
+        say(f"{each:14} {state:20} {folder_of(each)}  ({about.why})")
+
+
+def main() -> None:
+    """Run the command line and turn errors into one line and an exit code."""
+    from tilth.pipeline.cli.main import data as cli_data
+    from tilth.pipeline.cli.main import review as cli_review
+    from tilth.pipeline.cli.main import steps as cli_steps
+
+    cli_steps.add_to(app)
+    cli_data.add_to(app)
+    cli_review.add_to(app)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Libraries would print bars and reports of their own between ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    try:
+        code = app(standalone_mode=False)
+        if code == 130:  # typer turns Ctrl-C into this number
+            raise KeyboardInterrupt
+    except TilthError as error:
+        print(f"tilth: {error}", file=sys.stderr)
+        code = error.exit_code
+    except OSError as error:
+        if error.errno not in PLACES or not error.filename:
+            raise
+        print(f"tilth: {error.filename}: {error.strerror}; name another place", file=sys.stderr)
+        code = InputError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print("tilth: stopped; everything finished is kept, run the same command to go on", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        # click's usage errors know how to show themselves
+        if not hasattr(error, "show"):
+            raise
+        error.show()
+        code = getattr(error, "exit_code", 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""What the commands share: how `name=value` arguments become the settings of a step, and a dataset that must be there."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from tilth.errors import InputError
+from tilth.yaml_text import plainly
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+    from tilth.data.dataset import Dataset
+
+DatasetPath = Annotated[Path, typer.Argument(help="Dataset folder.")]
+
+
+def pairs(settings: list[str] | None) -> dict[str, str]:
+    """Split `name=value` arguments.
+
+    Raises:
+        InputError: One has no `=`.
+    """
+    found = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"--set needs name=value, got {setting!r}")
+        found[name] = value
+    return found
+
+
+def read_settings(texts: list[str] | None) -> dict[str, Any]:
+    """Read `name=value` arguments; a value that begins like a list, a mapping or a quotation is YAML.
+
+    Raises:
+        InputError: One has no `=`, or is not YAML.
+    """
+    found: dict[str, Any] = {}
+    for name, value in pairs(texts).items():
+        try:
+            found[name] = yaml.safe_load(value) if value[:1] in "[{\"'" or value == "null" else value
+        except yaml.YAMLError as error:
+            problem = getattr(error, "problem", None) or "not YAML"
+            raise InputError(f"--set {name}: {problem}, got {value!r}; lists are [a, b], mappings {{a: 1}}") from error
+    return found
+
+
+def make_step(cls: type, command: str, settings: Mapping[str, Any], prefix: str = "--set ") -> Any:
+    """Make a step of its settings.
+
+    Args:
+        cls: Of the step.
+        command: That was given, for the message.
+        settings: By name.
+        prefix: What goes before a name on the command line.
+
+    Raises:
+        InputError: A setting is wrong; all of them are listed.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(dict(settings))
+    except ValidationError as error:
+        known = [item.name for item in fields(cls)]
+        wrong = [_told(item, command, prefix, known) for item in error.errors()]
+        raise InputError("\n".join([*wrong, f"all settings: tilth {command} --help"])) from error
+
+
+def _told(item: "ErrorDetails", command: str, prefix: str, known: list[str]) -> str:
+    """Say one mistake: of a setting by its name, of how several go together by the command's."""
+    name = ".".join(map(str, item["loc"]))
+    if not name:
+        return f"{command}: {plainly(item)}"
+    if item["type"] == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(name, known, n=1)
+        return f"{prefix}{name}: no such setting{f'; did you mean {near[0]!r}?' if near else ''}"
+    if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"{prefix}{name}=…: needs a value"
+    return f"{prefix}{name}: {plainly(item)}"
+
+
+def existing(path: Path) -> "Dataset":
+    """Open a dataset that is there.
+
+    Raises:
+        InputError: There is none.
+    """
+    from tilth.data.dataset import Dataset
+
+    if not (path / "versions").is_dir():
+        raise InputError(f"{path}: no dataset here; a run keeps its own in runs/<name>/dataset")
+    return Dataset(path)

@@ -1,0 +1,223 @@
+"""The commands that run one step on a dataset: `tilth ground`, `tilth fuse`, `tilth train detector` and so on.
+
+Their help is the step itself: what its docstring says, and every setting with its default.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from tilth.errors import InputError
+from tilth.pipeline.cli.settings import DatasetPath, make_step, read_settings
+
+if TYPE_CHECKING:
+    from tilth.data.dataset import Dataset
+    from tilth.engine.work import Work
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """A command: the step that it runs, what that does in a line, and the settings of an example."""
+
+    step: str
+    does: str
+    example: str = ""
+    begins: bool = False  # brings images in, so the dataset need not be there yet
+
+
+COMMANDS = {
+    "import": OneStep("import", "Take in images, with labels of other tools.", "path=/photos", begins=True),
+    "mine": OneStep("mine", "Search a corpus for every category.", "corpus=/corpus --set per_category=50", begins=True),
+    "ground": OneStep("ground", "Find boxes of the policy's categories.", "threshold=0.35 --set tiles=2"),
+    "second-opinion": OneStep("second_opinion", "Let a second model judge each box.", "min_match=0.2"),
+    "fuse": OneStep("fuse", "Make one set of boxes from several looks.", "'of=[ground, tiled]'"),
+    "thresholds": OneStep("thresholds", "Learn score thresholds from reviewed images.", "precision=0.9"),
+    "synth": OneStep("generate", "Generate images of thin categories.", "count=100", begins=True),
+    "hash": OneStep("hash", "Hash every image, to find copies."),
+    "quality": OneStep("quality", "Measure the picture quality of every image."),
+    "words": OneStep("words", "Measure the writing in every image."),
+    "filter": OneStep("filter", "Drop the samples that break a rule.", "'rules=[\"quality.min_side >= 64\"]'"),
+    "label-errors": OneStep("label_errors", "Name the labels that are probably wrong.", "folds=5"),
+    "clean": OneStep("dedup", "Drop near-duplicates.", "max_distance=20"),
+    "leakage": OneStep("leakage", "Drop copies of sealed test images.", "'sealed=[/data/test]'"),
+    "split": OneStep("split", "Divide the samples into train and val.", "val_share=0.15"),
+    "calibrate": OneStep("calibrate", "Calibrate models and choose thresholds.", "classifier=classifier"),
+    "eval": OneStep("evaluate", "Measure models on sealed images.", "test=/data/test --set detector=detector"),
+    "gate": OneStep("gate", "Refuse a model that lost recall.", "old=evaluate.old --set new=evaluate.new"),
+    "package": OneStep("package", "Make the bundle that is served.", "classifier=classifier --set detector=detector"),
+}
+TRAINED = {
+    "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
+    "detector": OneStep("train.detector", "Fine-tune a detector on a dataset.", "steps=600"),
+}
+
+
+@contextmanager
+def opened(
+    dataset: Path, policy: Path, name: str, folder: "Callable[[Dataset], Path]", device: str = "auto"
+) -> "Iterator[Work]":
+    """Open a dataset for one command, alone, after the images that a hash list has come to name were taken out.
+
+    What the command publishes and reports is kept in `published.json` beside the dataset, where later commands find it.
+
+    Args:
+        dataset: Folder; made when absent.
+        policy: Policy file.
+        name: Of what the command leaves.
+        folder: Says where its files go.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+    from tilth.data.dataset import Dataset, write_beside
+    from tilth.engine.work import Work, utc_now
+    from tilth.events import Events
+    from tilth.mining.copies.listed import guard_of, sweep
+    from tilth.pipeline.run import only_run
+    from tilth.policy import load_policy
+
+    rules = load_policy(policy)
+    guard = guard_of(rules)
+    with only_run(dataset):
+        found = Dataset(dataset, guard=guard)
+        sweep(found, guard, utc_now())
+        place = folder(found)
+        place.mkdir(parents=True, exist_ok=True)
+        notes = dataset / "published.json"
+        kept = json.loads(notes.read_text()) if notes.exists() else {"artifacts": {}, "facts": {}}
+        work = Work(
+            name=name,
+            dataset=found,
+            policy=rules,
+            folder=place,
+            events=Events(dataset / "events.jsonl"),
+            device=device,
+            artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
+            facts=kept["facts"],
+        )
+        yield work
+        paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
+        write_beside(notes, json.dumps({"artifacts": paths, "facts": work.facts}, indent=1))
+
+
+def run_one(
+    dataset: Path, policy: Path, command: str, one: OneStep, settings: Mapping[str, Any], device: str, label: str = ""
+) -> dict[str, Any]:
+    """Run one step on a dataset and return what it reports.
+
+    Args:
+        dataset: Folder; made when absent and the step brings images in.
+        policy: Policy file.
+        command: That was given.
+        one: The step.
+        settings: Of the step.
+        device: `auto`, `cpu`, `cuda`, …
+        label: Other name for what the step leaves, so that it can run twice.
+
+    Raises:
+        InputError: A setting is wrong, of which all are listed; or the dataset or a file that the step reads is absent.
+    """
+    from tilth.engine.recipe import NAME, absent_inputs, load_class
+    from tilth.engine.steps import fingerprint, inputs_digest
+    from tilth.models import check_device
+    from tilth.pipeline.table import step_table
+
+    if label and not NAME.fullmatch(label):  # it becomes part of the names of folders
+        raise InputError(f"--as: a name is letters, digits, '.', '-' and '_', got {label!r}")
+    check_device(device)
+    step = make_step(load_class(step_table(), one.step), command, settings)
+    name = label or one.step
+    if wrong := absent_inputs({name: step}):
+        raise InputError("\n".join(wrong))
+    if not one.begins and not (dataset / "versions").is_dir():
+        raise InputError(f"{dataset}: no dataset here; take images in first: tilth import {dataset} --set path=…")
+
+    def folder(opened: "Dataset") -> Path:
+        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
+        key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
+        return dataset / "files" / f"{name}-{key}"
+
+    with opened(dataset, policy, name, folder, device) as work:
+        facts = dict(step.run(work))
+        work.facts[name] = facts
+        return facts
+
+
+def settings_of(cls: type) -> list[tuple[str, str, str]]:
+    """List the settings of a step: name, default, and what its docstring, or that of what it is made of, says of it."""
+    said: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        told = inspect.cleandoc(each.__doc__ or "").partition("\nArgs:")[2].rstrip()
+        items = (item.strip().partition(": ") for item in re.split(r"\n {4}(?=\w+: )", "\n" + told))
+        said |= {name: " ".join(text.split()) for name, _, text in items}
+    rows = []
+    for item in fields(cls):
+        plain = item.default
+        if plain is MISSING:
+            shown = "" if item.default_factory is not MISSING else "required"
+        elif isinstance(plain, tuple):
+            shown = f"[{', '.join(map(str, plain))}]"
+        else:
+            shown = "" if plain is None else str(plain)
+        rows.append((item.name, shown, said.get(item.name, "")))
+    return rows
+
+
+class _StepCommand(TyperCommand):
+    """A command whose help is read from its step; the step is imported for that alone."""
+
+    one: OneStep
+    full: str
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show usage, options, settings and an example; the types are those of typer's own copy of click."""
+        from rich.console import Console
+        from rich.panel import Panel
+        from rich.table import Table
+        from rich.text import Text
+
+        from tilth.engine.recipe import load_class
+        from tilth.pipeline.table import step_table
+
+        cls = load_class(step_table(), self.one.step)
+        self.help = (inspect.getdoc(cls) or "").partition("\nArgs:")[0].strip().replace("[", r"\[")
+        super().format_help(ctx, formatter)
+        table = Table.grid(padding=(0, 2), expand=True)
+        for column in ({"no_wrap": True}, {"max_width": 20}, {"ratio": 1}):
+            table.add_column(**column)
+        for name, default, text in settings_of(cls):
+            table.add_row(Text(name, "bold cyan"), Text(default, "dim"), Text(text))
+        console = Console()
+        console.print(Panel(table, title="Settings: --set name=value", title_align="left", border_style="dim"))
+        setting = f" --set {self.one.example}" if self.one.example else ""
+        example = f"tilth {self.full} data/mine --policy configs/policies/starter.yaml{setting}"
+        console.print(Text(f" Example: {example}"), soft_wrap=True)  # in one line, to be copied
+
+
+def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
+    def act(
+        dataset: DatasetPath,
+        policy: Annotated[Path, typer.Option(help="Policy file.")],
+        settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step; see below.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+        label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
+    ) -> None:
+        typer.echo(json.dumps(run_one(dataset, policy, full, one, read_settings(settings), device, label), indent=1))
+
+    app.command(command, short_help=one.does, cls=type("StepCommand", (_StepCommand,), {"one": one, "full": full}))(act)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command, one in COMMANDS.items():
+        _add(app, command, one, command)
+    train = typer.Typer(no_args_is_help=True, help="Fine-tune a classifier or a detector on a dataset.")
+    app.add_typer(train, name="train")
+    for command, one in TRAINED.items():
+        _add(train, command, one, f"train {command}")

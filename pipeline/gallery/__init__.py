@@ -1,0 +1,1 @@
+"""Pages to look through a dataset. Start with `page.py`."""

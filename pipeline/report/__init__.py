@@ -1,0 +1,1 @@
+"""The report of a run, one HTML file. Start with `page.py`, which lists its sections."""

@@ -1,0 +1,234 @@
+"""Pictures of the report: which samples are shown, and how. What may be unsafe is veiled until somebody asks for it.
+
+A sample that matched a hash list is never decoded here, let alone shown.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from PIL import Image as PilImage
+
+from tilth.claims import Claim, State
+from tilth.data.dataset import Dataset
+from tilth.errors import InputError
+from tilth.images import Image, decode, fit_within
+from tilth.pipeline.report.dataset import Few, source_of, without_ids
+from tilth.pipeline.report.plots import boxes
+from tilth.policy import Policy
+from tilth.samples import Sample
+
+SIDE = 128  # pixels of the longer side of a thumbnail
+JPEG_QUALITY = 74
+PER_GROUP = {"seed": 4, "generated": 4}  # others get MOST_IN_ROW
+MOST_IN_ROW = 8
+MOST_GROUPS = 8  # of a strip
+MOST_BYTES = 5_000_000  # of all pictures together
+LISTED = ("hash list", "hash-list", "quarantin")  # words in the reason of a drop that must not be shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A thumbnail: `uri` holds the whole JPEG; `veiled` blurs it until asked for."""
+
+    uri: str
+    alt: str
+    caption: str
+    marks: Markup
+    veiled: bool
+    size_wh: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of pictures under one heading."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to show: a sample, or a file with the categories that its truth names; `marks` replace a sample's claims."""
+
+    id: str
+    file: str = ""
+    caption: str = ""
+    marks: tuple[Mapping[str, Any], ...] | None = None
+    categories: tuple[str, ...] = ()
+
+
+def is_listed(sample: Sample) -> bool:
+    """Tell whether a hash list caught the sample."""
+    return any(word in reason.lower() or word in step.lower() for step, reason in sample.drops for word in LISTED)
+
+
+def harmless(policy: Policy) -> set[str]:
+    """Return the categories that need no veil: low severity, unless they are boards whose words may do harm."""
+    return {c.name for c in policy.categories if c.severity == "low"} - ({"text_area"} if policy.written else set())
+
+
+def is_known_safe(sample: Sample, policy: Policy) -> bool:
+    """Tell whether a person has said that an image shows nothing harmful; anything else is veiled."""
+    said = {c.category for c in sample.claims if c.category is not None}
+    return sample.truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) and said <= harmless(policy)
+
+
+def claim_marks(labels: Iterable[Claim]) -> list[dict[str, Any]]:
+    """Turn claims with boxes into marks to draw."""
+    return [
+        {"box": c.box_xyxy, "css": f"by-{c.kind}", "name": f"{c.category}, {c.score:.2f} by {c.source}"}
+        for c in labels
+        if c.box_xyxy is not None
+    ]
+
+
+def thumbnail(image: Image) -> str:
+    """Encode an image as a small JPEG in a data URI."""
+    small = PilImage.fromarray(np.ascontiguousarray(fit_within(image, SIDE)))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+class Album:
+    """Turns samples into pictures until the page is full."""
+
+    def __init__(self, dataset: Dataset, policy: Policy) -> None:
+        self._dataset, self._policy = dataset, policy
+        self._left = MOST_BYTES
+
+    def pictures(self, wanted: Sequence[Wanted], heading: str = "") -> tuple[Picture, ...]:
+        """Return the pictures of these samples; one that cannot be read or shown is left out.
+
+        Args:
+            wanted: What to show.
+            heading: What stands over them, and need not be said again below each.
+        """
+        if not wanted:
+            return ()
+        samples = {s.id: s for s in self._dataset.read(list(dict.fromkeys(w.id for w in wanted)))}
+        made = []
+        for want in wanted:
+            sample = samples[want.id]
+            if is_listed(sample):
+                continue
+            try:
+                uri = thumbnail(sample.pixels())
+            except InputError:
+                continue
+            if len(uri) > self._left:
+                break
+            self._left -= len(uri)
+            made.append(self._picture(sample, want, uri, heading))
+        return tuple(made)
+
+    def _picture(self, sample: Sample, want: Wanted, uri: str, heading: str) -> Picture:
+        labels = sample.truth.labels
+        names = ", ".join(sorted({c.category.replace("_", " ") for c in labels if c.category})) or _nothing(sample)
+        marks: Sequence[Mapping[str, Any]] = claim_marks(labels) if want.marks is None else want.marks
+        what = "generated image" if sample.made else "image"
+        return Picture(
+            uri=uri,
+            alt=f"{what} {sample.id[:8]}, {names}",
+            caption=want.caption or _said(sample, names, heading),
+            marks=boxes(marks, sample.size_wh),
+            veiled=not is_known_safe(sample, self._policy),
+            size_wh=sample.size_wh,
+        )
+
+    def files(self, folder: Path, wanted: Sequence[Wanted]) -> tuple[Picture, ...]:
+        """Return pictures of files of a labelled folder; one that cannot be read is left out."""
+        made = []
+        for want in wanted:
+            try:
+                image = decode((folder / want.file).read_bytes())
+            except (InputError, OSError):
+                continue
+            if self._dataset.guard and self._dataset.guard(image):
+                continue
+            uri = thumbnail(image)
+            if len(uri) > self._left:
+                break
+            self._left -= len(uri)
+            size_wh = (image.shape[1], image.shape[0])
+            made.append(
+                Picture(
+                    uri=uri,
+                    alt=f"test image {want.file}, {want.caption}",
+                    caption=want.caption,
+                    marks=boxes(want.marks or (), size_wh),
+                    veiled=not set(want.categories) <= harmless(self._policy),
+                    size_wh=size_wh,
+                )
+            )
+        return tuple(made)
+
+    def rows(self, groups: Mapping[str, Sequence[Wanted]]) -> tuple[Row, ...]:
+        """Return a row of pictures for each group that has any."""
+        rows = (
+            Row(title=title, pictures=self.pictures(wanted, title))
+            for title, wanted in list(groups.items())[:MOST_GROUPS]
+        )
+        return tuple(row for row in rows if row.pictures)
+
+
+def _said(sample: Sample, names: str, heading: str) -> str:
+    """Say what the heading of the row does not say yet."""
+    labels = sample.truth.labels
+    who = {"human": "by a person", "model": "by a model"}.get(labels[0].kind, "") if labels else ""
+    return ", ".join(part for part in (names if names != heading else "", who) if part)
+
+
+def _nothing(sample: Sample) -> str:
+    return {
+        State.CONFIRMED_EMPTY: "confirmed empty",
+        State.REJECTED: "rejected",
+        State.DISPUTED: "disputed",
+        State.UNLABELLED: "not labelled",
+    }.get(sample.state, "nothing found")
+
+
+@dataclass
+class Draw:
+    """Picks a few samples for each strip while the dataset passes by."""
+
+    policy: Policy
+    mined_steps: frozenset[str] = frozenset()
+    strips: dict[str, dict[str, Few]] = field(default_factory=dict)
+
+    def see(self, sample: Sample) -> None:
+        """Offer a sample to the strips that it belongs to."""
+        for strip, group in self._places(sample):
+            self.strips.setdefault(strip, {}).setdefault(group, Few(PER_GROUP.get(strip, MOST_IN_ROW))).offer(sample.id)
+
+    def _places(self, sample: Sample) -> Iterable[tuple[str, str]]:
+        if sample.drops:
+            step, reason = sample.drops[0]
+            yield ("fallen" if sample.made else "left_out"), f"{step}: {without_ids(reason)}"
+            return
+        if sample.split == "test":
+            return
+        truth = sample.truth
+        groups = sorted(truth.categories) or [_nothing(sample)]
+        if sample.made:
+            yield "generated", groups[0]
+        elif source_of(sample) in self.mined_steps:
+            why = sample.columns.get("mine.reason")
+            asked = str(sample.columns.get("mine.category") or groups[0])
+            yield "mined", {"look-alike": "look-alikes", "explore": "drawn at random"}.get(str(why), asked)
+        elif any(c.kind == "import" for c in sample.claims):
+            yield "seed", groups[0]
+        if truth.state in (State.DISPUTED, State.REJECTED):
+            yield "odd", truth.state.value
+
+    def groups(self, strip: str) -> dict[str, list[Wanted]]:
+        """Return what was picked for a strip, by group; categories come first, in the order of the policy."""
+        order = {name: number for number, name in enumerate(self.policy.names)}
+        found = sorted(self.strips.get(strip, {}).items(), key=lambda item: (order.get(item[0], len(order)), item[0]))
+        return {group.replace("_", " "): [Wanted(id=id_) for id_ in few.ids()] for group, few in found}

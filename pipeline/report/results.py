@@ -1,0 +1,273 @@
+"""What the run achieved: headline, systems side by side, categories and styles, calibration, Stage 2, the gate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from markupsafe import Markup
+
+from tilth.pipeline.report.cases import Cases, category_rows, picture_rows
+from tilth.pipeline.report.numbers import Numbers, capital, plain
+from tilth.pipeline.report.parts import (
+    METRICS,
+    Block,
+    Figure,
+    Fold,
+    Note,
+    Section,
+    Strip,
+    Table,
+    bars_table,
+    evaluations,
+    is_estimate,
+    metrics_of,
+    some,
+    steps_of,
+)
+from tilth.pipeline.report.pictures import Album
+from tilth.pipeline.report.plots import Part, stacked
+
+HEADLINE_METRIC = {"recall_at_fpr05": "Recall at 5\u202f% false positives", "map50": "mAP at IoU 0.50", "f1": "F1"}
+
+
+def headline(numbers: Numbers) -> Markup:
+    """Say in one sentence what the run achieved, with its numbers."""
+    systems = evaluations(numbers)
+    known = {m: [s for s, (key, _, _) in systems.items() if numbers.point(f"{key}.{m}")] for m in HEADLINE_METRIC}
+    metric = next((m for m, measured in known.items() if measured), "")
+    if not metric:
+        return Markup("{} images, {} of them with labels, and nothing measured yet.").format(
+            numbers.show("dataset.samples", "count"), numbers.show("dataset.labelled", "count")
+        )
+    keys = {system: f"{systems[system][0]}.{metric}" for system in known[metric]}
+    mean = {system: numbers.show(f"{key}.mean", "percent", 0) for system, key in keys.items()}
+    actions = Markup("")
+    if numbers.get("human_actions"):
+        actions = Markup(" with {} human actions").format(numbers.show("human_actions", "count"))
+    if not {"baseline", "final"} <= mean.keys():
+        return Markup("{} is {}{}.").format(HEADLINE_METRIC[metric], list(mean.values())[-1], actions)
+    verb = change(numbers.point(keys["baseline"]), numbers.point(keys["final"]))
+    between = (
+        Markup("at {}").format(mean["final"])
+        if verb == "stayed"
+        else Markup("from {} to {}").format(mean["baseline"], mean["final"])
+    )
+    said = Markup("{} {} {}{}").format(HEADLINE_METRIC[metric], verb, between, actions)
+    if "random_same_effort" in mean:
+        said += Markup("; random labelling with the same effort reached {}").format(mean["random_same_effort"])
+    return said + "."
+
+
+def change(before: Sequence[float] | None, after: Sequence[float] | None) -> str:
+    """Find the verb for a change.
+
+    >>> change((0.31, 0.28, 0.34), (0.78, 0.74, 0.81)), change((0.5, 0.4, 0.6), (0.5, 0.4, 0.6))
+    ('rose', 'stayed')
+    """
+    if not before or not after or f"{before[0]:.0%}" == f"{after[0]:.0%}":
+        return "stayed"
+    return "rose" if after[0] > before[0] else "fell"
+
+
+def certainty(numbers: Numbers) -> Note | None:
+    """Say whether the intervals of the first metric keep apart."""
+    systems = evaluations(numbers)
+    metric = next((m for m in HEADLINE_METRIC if numbers.point(f"final.{m}")), "")
+    if "final" not in systems or not metric:
+        return None
+    parts, good = [], True
+    final = numbers.point(f"final.{metric}")
+    for other, words in (("baseline", "the baseline"), ("random_same_effort", "random labelling with the same effort")):
+        point = numbers.point(f"{other}.{metric}") if other in systems else None
+        if point is None or final is None or final[1] == final[2]:
+            continue
+        above, below = final[1] > point[2], final[2] < point[1]
+        good &= above
+        verdict = "lies above" if above else "lies below" if below else "overlaps"
+        parts.append(f"{verdict} that of {words}")
+    if not parts:
+        return None
+    said = f"The final 95\u202f% interval {' and '.join(parts)}"
+    said += "." if good else "; where they overlap, the difference may be chance." if "overlaps" in said else "."
+    return Note(text=said, tone="good" if good else "plain")
+
+
+def compare(numbers: Numbers, rows: Sequence[tuple[str, str]], caption: str, first: str) -> Table | None:
+    """Compare the systems: `rows` are `(name, path of the estimate below a system)`."""
+    systems = list(evaluations(numbers).values())
+    lines = [(name, [f"{key}.{ending}" for key, _, _ in systems]) for name, ending in rows]
+    return bars_table(numbers, lines, [(name, css) for _, name, css in systems], caption, first)
+
+
+def results(numbers: Numbers) -> Section:
+    """Compare the systems on the sealed test set."""
+    systems = evaluations(numbers)
+    names = list(dict.fromkeys(m for key, _, _ in systems.values() for m in metrics_of(numbers, key)))
+    names = [m for m in METRICS if m in names] + [m for m in names if m not in METRICS]
+    table = compare(numbers, [(m, m) for m in names], "On the sealed test set, with 95\u202f% intervals", "measure")
+    base = next((key for key, _, _ in reversed(systems.values()) if numbers.has(f"{key}.n_images")), "")
+    unsafe = Markup(", {} of them unsafe,").format(numbers.show(f"{base}.n_unsafe", "count"))
+    lead = Markup("Measured on {} images{} that were never mined, trained on, tuned on or generated from.").format(
+        numbers.show(f"{base}.n_images", "count"), unsafe if numbers.has(f"{base}.n_unsafe") else ""
+    )
+    blocks = some(certainty(numbers), table) if table else []
+    return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
+
+
+def pictures_of_change(numbers: Numbers, cases: Cases | None, album: Album) -> Section:
+    """Show test images that changed sides, and what is still wrong."""
+    section = Section(id="cases", title="What changed, picture by picture", short="Pictures")
+    if cases is None:
+        return section
+    blocks: list[Block] = []
+    note = "Green is the truth, blue dashes what the final model found, red dashes a false alarm."
+    names = list(dict.fromkeys(name for p in cases.found["caught"] for name in p.truth))
+    if rows := category_rows(cases, album, "caught", names):
+        blocks.append(Strip(title="Missed by the baseline, caught now", rows=rows, note=note))
+    if rows := picture_rows(cases, album, ["lost", "missed", "false_alarms"]):
+        blocks.append(Strip(title="What is still wrong", rows=rows, note="" if blocks else note))
+    lead = Markup(
+        "Of the unsafe test images, the final model catches {} that the baseline missed, and misses {} that it caught; "
+        "{} are missed by both. False alarms on safe images, which the operating point allows: {}."
+    ).format(*(numbers.show(f"cases.{kind}", "count") for kind in ("caught", "lost", "missed", "false_alarms")))
+    if not cases.compared:
+        lead = Markup("At 5\u202f% false positives the final model misses {} unsafe test images.").format(
+            numbers.show("cases.missed", "count")
+        )
+        section = replace(section, title="What is still wrong, picture by picture")
+    absent = Note(text="The pictures are not shown: the test folder of the recipe is not here.")
+    return replace(section, lead=lead, blocks=blocks or [absent])
+
+
+def split_section(numbers: Numbers, part: str, section: Section, first: str) -> Section:
+    """Compare the systems by category or by slice, for every measure that was taken there."""
+    names: list[str] = []
+    measures: list[str] = []
+    for key, _, _ in evaluations(numbers).values():
+        for name, value in (numbers.get(f"{key}.{part}") or {}).items():
+            names += [name] if name not in names else []
+            found = metrics_of(numbers, f"{key}.{part}.{name}") if not is_estimate(value) else [""]
+            measures += [m for m in found if m not in measures]
+    tables = []
+    for measure in [m for m in METRICS if m in measures] + [m for m in measures if m not in METRICS]:
+        rows = [(name, f"{part}.{name}.{measure}".rstrip(".")) for name in names]
+        words = capital(plain(measure)) if measure else "Value"
+        tables.append(compare(numbers, rows, f"{words}, {section.title[:1].lower()}{section.title[1:]}", first))
+    blocks: list[Block] = some(*tables[:1])
+    if more := some(*tables[1:]):
+        blocks.append(Fold(title=f"The other measures {section.title[:1].lower()}{section.title[1:]}", parts=more))
+    return replace(section, blocks=blocks)
+
+
+def by_category(numbers: Numbers) -> Section:
+    """Compare by category."""
+    lead = "An average can hide a category that got worse."
+    section = Section(id="categories", title="By category", short="Categories", lead=lead)
+    return split_section(numbers, "per_category", section, "category")
+
+
+def by_slice(numbers: Numbers) -> Section:
+    """Compare by style or another slice."""
+    lead = (
+        "The same measures on parts of the test set. The gap between them shows what the labelled images had none of."
+    )
+    section = Section(id="slices", title="By style", short="Styles", lead=lead)
+    return split_section(numbers, "per_slice", section, "style")
+
+
+def gate(numbers: Numbers) -> Section:
+    """Say what the gate decided and why."""
+    blocks: list[Block] = []
+    for name in steps_of(numbers, "gate"):
+        base = f"steps.{name}.facts"
+        good = numbers.get(f"{base}.passed") is True
+        verdict = "The gate let the new model pass." if good else "The gate kept the old model."
+        blocks.append(Note(text=verdict, tone="good" if good else "bad"))
+        if numbers.point(f"{base}.difference"):
+            row: list[str | Markup] = [
+                "Recall at 5\u202f% false positives",
+                numbers.show(f"{base}.old", "percent"),
+                numbers.show(f"{base}.new", "percent"),
+                numbers.estimate(f"{base}.difference"),
+                numbers.show(f"{base}.images", "count"),
+            ]
+            head = ["measure", "old model", "new model", "difference, paired", "images"]
+            blocks.append(Table(caption="The same images, judged by both", head=head, rows=[row]))
+    lead = "A new model replaces the old one only if it did not lose recall on the same images."
+    return Section(id="gate", title="The gate", short="Gate", lead=lead, blocks=blocks)
+
+
+def calibration(numbers: Numbers) -> Section:
+    """Show how far scores are probabilities, before and after calibration."""
+    blocks: list[Block] = []
+    for name in steps_of(numbers, "calibrate"):
+        base = f"steps.{name}.facts"
+        categories = list(numbers.get(f"{base}.per_category") or {})
+        rows = [("All categories", [f"{base}.ece_before", f"{base}.ece_after"])]
+        rows += [(c, [f"{base}.per_category.{c}.{m}" for m in ("ece_before", "ece_after")]) for c in categories]
+        points = [point[2] for _, keys in rows for key in keys if (point := numbers.point(key))]
+        series = [("before", "c-baseline"), ("after", "c-final")]
+        blocks += some(
+            bars_table(numbers, rows, series, f"{name}: calibration error (ECE)", "category", max(points, default=1.0))
+        )
+    lead = "A calibrated score of 0.8 is right eight times in ten; only then do thresholds mean what they say."
+    return Section(id="calibration", title="Calibration", short="Calibration", lead=lead, blocks=blocks)
+
+
+SIDES = [("Stage 1 alone", "c-baseline", "stage1_alone"), ("both stages", "c-final", "both_stages")]
+
+
+def stage2(numbers: Numbers) -> Section:
+    """Show what Stage 2 changed."""
+    blocks: list[Block] = []
+    for name in steps_of(numbers, "moderate"):
+        base = f"steps.{name}.facts"
+        parts = [
+            Part(name=words, css=css, value=float(numbers.get(f"{base}.{fact}")), shown=numbers.show(f"{base}.{fact}"))
+            for fact, words, css in (
+                ("decided_by_stage1", "decided by Stage 1", "c-1"),
+                ("decided_by_stage2", "sent on and decided by Stage 2", "c-2"),
+            )
+            if numbers.has(f"{base}.{fact}")
+        ]
+        if parts:
+            blocks.append(Figure(drawing=stacked(parts, "Which stage decided"), title="Which stage decided"))
+        if numbers.has(f"{base}.corrected"):
+            text = Markup("Stage 2 put {} images right that Stage 1 alone would have got wrong, and {} wrong.").format(
+                numbers.show(f"{base}.corrected", "count"), numbers.show(f"{base}.harmed", "count")
+            )
+            better = numbers.get(f"{base}.corrected") >= (numbers.get(f"{base}.harmed") or 0)
+            blocks.append(Note(text=text, tone="good" if better else "bad"))
+        rows = [(m, [f"{base}.{side}.{m}" for _, _, side in SIDES]) for m in ("recall", "precision", "f1")]
+        rows.append(("accuracy", [f"{base}.accuracy_{side}" for _, _, side in SIDES]))
+        rows.append(
+            (
+                "recall of harm that is only in words",
+                [f"{base}.harm_only_in_text.{m}" for m in ("recall_stage1_alone", "recall_both_stages")],
+            )
+        )
+        series = [(words, css) for words, css, _ in SIDES]
+        blocks += some(bars_table(numbers, rows, series, "Somebody needs to look: is it said so?", "measure"))
+        blocks += some(_latency(numbers, f"{base}.latency_ms"))
+    lead = (
+        "Stage 1 looks at pixels. What it cannot decide goes to Stage 2, which reads the words and never sees pixels."
+    )
+    return Section(id="stage2", title="What Stage 2 changed", short="Stage 2", lead=lead, blocks=blocks)
+
+
+LATENCIES = {
+    "stage1": "Stage 1",
+    "ocr": "reading words",
+    "language": "judging words",
+    "total": "whole image",
+    "total_stage2": "whole image, if Stage 2 was asked",
+}
+
+
+def _latency(numbers: Numbers, key: str) -> Table | None:
+    found = numbers.get(key)
+    if not isinstance(found, Mapping) or not found:
+        return None
+    rows = [(LATENCIES.get(str(part), str(part)), [f"{key}.{part}.{m}" for m in ("median", "p95")]) for part in found]
+    top = max(float(v["p95"]) for v in found.values() if isinstance(v, Mapping) and v.get("p95") is not None)
+    series = [("median", "c-1"), ("95\u202f% of images are faster", "c-8")]
+    return bars_table(numbers, rows, series, "Latency for one image, milliseconds", "part", top or 1.0, unit="ms")

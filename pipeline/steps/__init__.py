@@ -1,0 +1,1 @@
+"""Steps that need more than one folder: packaging, the moderator, the baseline. Start with `package.py`."""

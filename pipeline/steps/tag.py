@@ -1,0 +1,19 @@
+"""Name the dataset as it is at this point of a recipe."""
+
+from tilth.engine.steps import Facts, step
+from tilth.engine.work import Work
+
+
+@step
+class Tag:
+    """Give the dataset's present version a name that later runs can go back to."""
+
+    name: str
+
+    def run(self, work: Work) -> Facts:
+        """Set the tag."""
+        work.dataset.tag(self.name)
+        states: dict[str, int] = {}
+        for sample in work.dataset.samples(images=False):
+            states[sample.state.value] = states.get(sample.state.value, 0) + 1
+        return {"tag": self.name, "version": work.dataset.at.number, "samples": sum(states.values()), "states": states}

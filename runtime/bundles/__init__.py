@@ -1,0 +1,1 @@
+"""The folder that is served, every file of it checked. Start with `bundle.py`."""

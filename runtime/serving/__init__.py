@@ -1,0 +1,1 @@
+"""The moderation endpoint over HTTP. Start with `server.py`."""

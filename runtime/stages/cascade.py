@@ -1,0 +1,170 @@
+"""The cascade: clear cases stop at Stage 1, others are read and judged; the policy's thresholds decide the action."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+from tilth.errors import InputError
+from tilth.images import Image
+from tilth.policy import Category, Policy
+from tilth.runtime.stages.reading import Reader
+from tilth.runtime.stages.stage1 import TEXT_AREA, Found, Screen, Stage1
+from tilth.runtime.stages.stage2 import Stage2
+
+
+class Action(StrEnum):
+    """What to do with an image, mildest first."""
+
+    ALLOW = "allow"
+    REVIEW = "review"
+    BLOCK = "block"
+
+
+SEVERITY = {Action.ALLOW: 0, Action.REVIEW: 1, Action.BLOCK: 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is decided about one image.
+
+    Args:
+        action: The strictest of all categories.
+        actions: By category of the policy.
+        scores: Probability of each category of the policy.
+        stage: The stage that decided.
+        reason: Why Stage 1 was or was not enough.
+        boxes: What the detector found.
+        text: The words in the image; empty when nobody read or there were none.
+        timings_ms: Wall-clock milliseconds by part: `stage1`, `ocr`, `language`, `total`; of a batch, an image's share.
+    """
+
+    action: Action
+    actions: Mapping[str, Action]
+    scores: Mapping[str, float]
+    stage: Literal[1, 2]
+    reason: str
+    boxes: tuple[Found, ...] = ()
+    text: str = ""
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def flagged(self) -> bool:
+        """Whether anybody needs to do anything."""
+        return self.action is not Action.ALLOW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moderator:
+    """Both stages as one; safe to share between threads.
+
+    Args:
+        policy: Categories and thresholds.
+        stage1: Sees every image.
+        stage2: Sees only prompts; None where Stage 1 decides alone.
+        reader: Reads the words of the images that Stage 1 leaves open; None without Stage 2.
+        clear_below: An image whose scores all lie below it is allowed by Stage 1 alone.
+        name: Of the bundle.
+        clock: Seconds.
+    """
+
+    policy: Policy
+    stage1: Stage1
+    stage2: Stage2 | None
+    reader: Reader | None
+    clear_below: float
+    name: str = ""
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        """Check the threshold.
+
+        Raises:
+            InputError: `clear_below` would let an image pass that the policy wants reviewed.
+        """
+        lowest = min((c.review_above for c in self.policy.categories if c.name in self.stage1.labels), default=1.0)
+        if self.clear_below > lowest:
+            raise InputError(f"clear_below must not exceed the lowest review_above, {lowest}, got {self.clear_below}")
+
+    def moderate(self, images: Sequence[Image]) -> list[Verdict]:
+        """Judge images `(h, w, 3)` of any size; a batch gives what its images give one by one, up to rounding."""
+        if not images:
+            return []
+        began = self.clock()
+        screens = self.stage1(images)
+        stage1_ms = 1000 * (self.clock() - began) / len(images)
+        if self.stage2 is None or self.reader is None:
+            return [self._verdict(s, s.scores, 1, "no second stage", {"stage1": stage1_ms}) for s in screens]
+        verdicts: list[Verdict | None] = [self._clear_case(screen, stage1_ms) for screen in screens]
+        open_cases = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        texts, ocr_ms = [], []
+        for i in open_cases:
+            began = self.clock()
+            texts.append(self.reader(images[i]))
+            ocr_ms.append(1000 * (self.clock() - began))
+        written = [(i, text) for i, text in zip(open_cases, texts, strict=True) if text]
+        began = self.clock()
+        judged = self.stage2([screens[i] for i, _ in written], [text for _, text in written])
+        language_ms = 1000 * (self.clock() - began) / max(1, len(written))
+        chances = {i: one for (i, _), one in zip(written, judged, strict=True)}
+        for i, text, read_ms in zip(open_cases, texts, ocr_ms, strict=True):
+            timings = {"stage1": stage1_ms, "ocr": read_ms, "language": language_ms if text else 0.0}
+            verdicts[i] = self._judged_case(screens[i], text, chances.get(i, {}), timings)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _clear_case(self, screen: Screen, stage1_ms: float) -> Verdict | None:
+        """Return the verdict of Stage 1, or None when it is not for Stage 1 to give.
+
+        To clear an image, no score may be worth a look; to block it, a box must say where. The policy's lowest score is
+        no limit here: whatever lies in between is worth a second look, and so is anything with writing on it.
+        """
+        if all(score < self.clear_below for score in screen.scores.values()):
+            return self._verdict(screen, screen.scores, 1, "clear: nothing found", {"stage1": stage1_ms})
+        boxed = {found.category for found in screen.boxes}
+        sure = [
+            label for label, score in screen.scores.items()
+            if score > self.policy[label].block_above and (label in boxed or label not in self.stage1.detector.labels)
+        ]  # fmt: skip
+        if sure:
+            reason = f"clear: {', '.join(sure)}"
+            return self._verdict(screen, screen.scores, 1, reason, {"stage1": stage1_ms})
+        return None
+
+    def _judged_case(
+        self, screen: Screen, text: str, chances: Mapping[str, float], timings_ms: Mapping[str, float]
+    ) -> Verdict:
+        """Combine the two stages: what is written is Stage 2's to judge, what is pictured stays with Stage 1.
+
+        A calibrated score of models that saw the pixels ranks images better than a model that only reads about it.
+        """
+        written = {category.name for category in self.policy.written}
+        scores = {**screen.scores, **{name: chance for name, chance in chances.items() if name in written}}
+        reason = "writing" if _has_writing(screen, self.clear_below) else "doubtful"
+        return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=text)
+
+    def _verdict(
+        self,
+        screen: Screen,
+        scores: Mapping[str, float],
+        stage: Literal[1, 2],
+        reason: str,
+        timings_ms: Mapping[str, float],
+    ) -> Verdict:
+        every = {category.name: min(1.0, scores.get(category.name, 0.0)) for category in self.policy.categories}
+        actions = {category.name: _action(category, every[category.name]) for category in self.policy.categories}
+        return Verdict(
+            action=max(actions.values(), key=SEVERITY.__getitem__), actions=actions, scores=every, stage=stage,
+            reason=reason, boxes=screen.boxes, timings_ms={**timings_ms, "total": sum(timings_ms.values())},
+        )  # fmt: skip
+
+
+def _action(category: Category, score: float) -> Action:
+    if score > category.block_above:
+        return Action.BLOCK
+    return Action.REVIEW if score > category.review_above else Action.ALLOW
+
+
+def _has_writing(screen: Screen, clear_below: float) -> bool:
+    boxed = any(found.category == TEXT_AREA for found in screen.boxes)
+    return boxed or screen.scores.get(TEXT_AREA, 0.0) >= clear_below

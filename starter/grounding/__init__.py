@@ -1,0 +1,1 @@
+"""Train the miniature GroundingDINO. Start with `train.py`."""

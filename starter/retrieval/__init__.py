@@ -1,0 +1,1 @@
+"""Train the miniature BLIP-2. Start with `train.py`."""

@@ -1,0 +1,1 @@
+"""Pre-train the miniature classifier and detector. Start with `classifier.py`."""

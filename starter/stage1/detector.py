@@ -1,0 +1,108 @@
+"""A miniature real-time detector that knows the harmless things of the world, as a COCO checkpoint knows everyday ones.
+
+Users fine-tune it on their own categories; it has never seen one of the starter policy's.
+
+Paper: https://arxiv.org/abs/2410.13842 (D-FINE)
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
+
+from tilth.starter.world.scene import KINDS, UNSAFE_KINDS
+from tilth.starter.world.sets import SceneSet, scene_set
+from tilth.train.learn.loop import fit
+
+SIDE = 96
+STEPS = 900
+BATCH = 16
+HARMLESS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
+
+
+def new_detector(labels: tuple[str, ...]) -> DFineForObjectDetection:
+    """Return an untrained D-FINE of 1.1 million parameters."""
+    backbone = HGNetV2Config(
+        embedding_size=32, hidden_sizes=[32, 64, 96, 128], depths=[1, 1, 1, 1], stem_channels=[3, 16, 24],
+        stage_in_channels=[24, 32, 64, 96], stage_mid_channels=[16, 16, 24, 32], stage_out_channels=[32, 64, 96, 128],
+        stage_num_blocks=[1, 1, 1, 1], stage_downsample=[False, True, True, True],
+        stage_light_block=[False, False, True, True], stage_kernel_size=[3, 3, 5, 5], stage_numb_of_layers=[3, 3, 3, 3],
+        out_features=["stage2", "stage3", "stage4"], use_learnable_affine_block=True,
+    )  # fmt: skip
+    config = DFineConfig(
+        backbone_config=backbone, freeze_backbone_batch_norms=False, encoder_hidden_dim=96,
+        encoder_in_channels=[64, 96, 128], encoder_ffn_dim=192, encoder_attention_heads=4, d_model=96,
+        decoder_in_channels=[96, 96, 96], decoder_ffn_dim=192, decoder_attention_heads=4, decoder_layers=3,
+        num_queries=30, num_denoising=20, eval_size=None, hidden_expansion=0.5, depth_mult=0.34, max_num_bins=32,
+        id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)},
+    )  # fmt: skip
+    return DFineForObjectDetection(config)
+
+
+def _labels(data: SceneSet, chosen: np.ndarray[Any, Any], flip: bool) -> list[dict[str, torch.Tensor]]:
+    """Return class and `(cx, cy, w, h)` in parts of the image, of each chosen scene."""
+    told = []
+    for index in chosen:
+        things = [t for t in data.scenes[index].things if t.visible > 0.2]
+        boxes = np.array([t.box_xyxy for t in things], np.float32).reshape(-1, 4) / SIDE
+        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        if flip:
+            centres[:, 0] = 1 - centres[:, 0]
+        told.append(
+            {
+                "class_labels": torch.tensor([HARMLESS.index(t.kind) for t in things], dtype=torch.long),
+                "boxes": torch.from_numpy(np.concatenate([centres, sizes], axis=1)),
+            }
+        )
+    return told
+
+
+def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
+    """Train on harmless things in two styles, save as `out/detector`, score the top box of held-out scenes."""
+    data = scene_set(work / "sets", "train", 6000, side=SIDE, styles=("photo", "cartoon"), kinds=HARMLESS)
+    torch.manual_seed(2)
+    model = new_detector(HARMLESS).to(device)
+
+    def loss_at(step: int) -> torch.Tensor:
+        rng = np.random.default_rng((40, step))
+        chosen = rng.integers(0, len(data.images), BATCH)
+        x = torch.from_numpy(data.images[np.sort(chosen)]).permute(0, 3, 1, 2).float().to(device) / 255
+        flip = bool(step % 2)
+        labels = [{k: v.to(device) for k, v in row.items()} for row in _labels(data, np.sort(chosen), flip)]
+        with torch.autocast(device.type, torch.bfloat16):
+            loss: torch.Tensor = model(pixel_values=x.flip(3) if flip else x, labels=labels).loss
+        return loss
+
+    fit("detector", model, loss_at, steps=steps or STEPS, lr=6e-4, work=work, weight_decay=1e-4, clip=0.5, ema=0.995)
+    folder, partial = out / "detector", out / "detector.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    model.cpu().half().save_pretrained(partial)
+    RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_normalize=False).save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return score(model.float(), work)
+
+
+@torch.no_grad()
+def score(model: nn.Module, work: Path) -> dict[str, float]:
+    """Return how often the best box of a held-out scene of one thing is right in class, and its mean overlap."""
+    from tilth.geometry import cxcywh_to_xyxy, iou
+
+    data = scene_set(
+        work / "sets", "held_out", 300, side=SIDE, styles=("photo", "cartoon"), kinds=HARMLESS, single=True
+    )
+    right, overlaps = [], []
+    for start in range(0, len(data.images), 50):
+        x = torch.from_numpy(data.images[start : start + 50]).permute(0, 3, 1, 2).float() / 255
+        said = model(pixel_values=x)
+        for logits, boxes, scene in zip(said.logits, said.pred_boxes, data.scenes[start : start + 50], strict=True):
+            query, label = divmod(int(logits.argmax()), logits.shape[1])
+            thing = scene.things[0]
+            right.append(HARMLESS[label] == thing.kind)
+            box = cxcywh_to_xyxy(boxes[query : query + 1].numpy() * SIDE)
+            overlaps.append(float(iou(box, np.array([thing.box_xyxy]))[0, 0]))
+    return {"top1_class": round(float(np.mean(right)), 3), "top1_iou": round(float(np.mean(overlaps)), 3)}

@@ -1,0 +1,1 @@
+"""The drawn world: things, grounds, words, and its files on disk. Start with `scene.py`."""

@@ -1,0 +1,1 @@
+"""Teach a diffusion model a look or a thing. Start with `lora.py`."""

@@ -1,0 +1,177 @@
+"""Teach a model a look or a thing from a few dozen samples, as an adapter of a few hundred kilobytes.
+
+Paper: https://arxiv.org/abs/2106.09685 (LoRA)
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilth import models
+from tilth.errors import InputError, ModelError
+from tilth.extras import optional
+from tilth.images import resize
+from tilth.samples import Sample
+from tilth.synth.draw.pipelines import quiet
+from tilth.synth.plan.survey import said_of, square_around
+from tilth.synth.safety.refusals import refuse
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """How to train.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Images a step.
+        lr: Learning rate at its peak; it falls to zero by a cosine.
+        rank: Of the adapter's matrices.
+        targets: Layers that get one, by the end of their names.
+        drop_caption: Share of images shown without caption, for guidance.
+        seed: Of everything random.
+    """
+
+    steps: int = 400
+    batch_size: int = 8
+    lr: float = 1e-3
+    rank: int = 8
+    targets: tuple[str, ...] = ATTENTION
+    drop_caption: float = 0.1
+    seed: int = 0
+
+
+def train_lora(
+    model: str, samples: Sequence[Sample], captions: Sequence[str], out: Path, lesson: Lesson, *, device: str = "auto"
+) -> list[float]:
+    """Train an adapter for a Stable Diffusion and write it to `out`, where `Studio` finds it.
+
+    Args:
+        model: Name of the checkpoint.
+        samples: With their images; real ones of the training split.
+        captions: One for each.
+        out: Folder to make; it appears when the adapter is whole.
+        lesson: How to train.
+        device: `auto`, `cpu`, `cuda`, …
+
+    Returns:
+        The loss of each step.
+
+    Raises:
+        InputError: There are no samples, one is not for training, or a caption asks for what is never generated.
+        ModelError: The model has no U-Net.
+    """
+    _check(samples, captions)
+    import torch
+
+    with optional():
+        from diffusers import StableDiffusionPipeline
+        from peft import LoraConfig, get_peft_model_state_dict
+    on = models.device(device)
+    with quiet():
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            models.locate(model), dtype=torch.float32, use_safetensors=True, local_files_only=True
+        ).to(on)
+    unet = getattr(pipeline, "unet", None)
+    if unet is None:
+        raise ModelError(f"{model}: adapters are trained for models with a U-Net only")
+    torch.manual_seed(lesson.seed)
+    for part in (pipeline.vae, pipeline.text_encoder, unet):
+        part.requires_grad_(False)
+    unet.add_adapter(
+        LoraConfig(
+            r=lesson.rank, lora_alpha=lesson.rank, init_lora_weights="gaussian", target_modules=list(lesson.targets)
+        )
+    )
+    losses = list(_train(pipeline, samples, captions, lesson, on))
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    StableDiffusionPipeline.save_lora_weights(
+        partial, unet_lora_layers=get_peft_model_state_dict(unet), safe_serialization=True
+    )
+    partial.rename(out)
+    return losses
+
+
+def _check(samples: Sequence[Sample], captions: Sequence[str]) -> None:
+    if not samples or len(samples) != len(captions):
+        raise InputError(f"an adapter needs samples and a caption for each, got {len(samples)} and {len(captions)}")
+    for sample, caption in zip(samples, captions, strict=True):
+        if sample.split not in ("", "train") or sample.made:
+            raise InputError(
+                f"sample {sample.id[:12]} is generated or not of the training split; adapters learn from real ones"
+            )
+        refuse({"caption": caption, "reference": said_of(sample)})
+
+
+def _train(
+    pipeline: Any, samples: Sequence[Sample], captions: Sequence[str], lesson: Lesson, on: str
+) -> Iterator[float]:
+    import torch
+    from diffusers import DDPMScheduler
+
+    schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+    latents = _latents(pipeline, samples, on)
+    states, nothing = _states(pipeline, captions, on), _states(pipeline, [""], on)
+    weights = [p for p in pipeline.unet.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=lesson.lr, weight_decay=1e-3)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, lesson.steps)
+    rng = np.random.default_rng(lesson.seed)
+    bf16 = models.precision(on) == "bfloat16"
+    pipeline.unet.train()
+    for _ in range(lesson.steps):
+        chosen = torch.from_numpy(rng.integers(0, len(latents), lesson.batch_size)).to(on)
+        told = states[chosen].clone()
+        told[torch.from_numpy(rng.random(lesson.batch_size) < lesson.drop_caption).to(on)] = nothing
+        clean = latents[chosen]
+        noise = torch.randn(clean.shape).to(on)
+        times = torch.randint(0, schedule.config.num_train_timesteps, (lesson.batch_size,)).to(on)
+        noisy = schedule.add_noise(clean, noise, times)
+        v = schedule.config.prediction_type == "v_prediction"
+        wanted = schedule.get_velocity(clean, noise, times) if v else noise
+        with torch.autocast(torch.device(on).type, torch.bfloat16, enabled=bf16):
+            predicted = pipeline.unet(noisy, times, told).sample
+        loss = (predicted.float() - wanted).pow(2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimiser.step()
+        falling.step()
+        yield loss.item()
+
+
+def _latents(pipeline: Any, samples: Sequence[Sample], on: str) -> Any:
+    """Encode the middle squares of images as the model sees them, `(n, channels, h, w)`."""
+    import torch
+
+    side = int(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    found = []
+    with torch.no_grad():
+        for sample in samples:
+            left, top, edge = square_around(sample.size_wh, None)
+            square = resize(sample.pixels()[top : top + edge, left : left + edge], (side, side))
+            signed = torch.tensor(square).permute(2, 0, 1)[None].float().to(on) / 127.5 - 1
+            coded = pipeline.vae.encode(signed)
+            # the small autoencoder gives latents, the large one a distribution of them
+            latent = coded.latents if hasattr(coded, "latents") else coded.latent_dist.mode()
+            found.append(latent * pipeline.vae.config.scaling_factor)
+    return torch.cat(found)
+
+
+def _states(pipeline: Any, texts: Sequence[str], on: str) -> Any:
+    import torch
+
+    ids = pipeline.tokenizer(
+        list(texts),
+        padding="max_length",
+        truncation=True,
+        max_length=pipeline.tokenizer.model_max_length,
+        return_tensors="pt",
+    ).input_ids
+    with torch.no_grad():
+        return pipeline.text_encoder(ids.to(on))[0]

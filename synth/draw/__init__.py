@@ -1,0 +1,1 @@
+"""Stable Diffusion: from a plan to pictures. Start with `generate.py`, the step."""

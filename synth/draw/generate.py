@@ -1,0 +1,293 @@
+"""Generate images where the dataset is thin: from words, along the edges of real images, or into benign ones."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tilth.data.dataset import write_beside
+from tilth.engine.steps import Facts, fingerprint, step
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.policy import Category
+from tilth.samples import Sample
+from tilth.synth.draw.making import Maker
+from tilth.synth.draw.pipelines import refuse_parts
+from tilth.synth.plan.prompts import COLORS, SURFACES, Request, Words, in_turn, shares
+from tilth.synth.plan.survey import Survey, said_of, take_stock
+from tilth.synth.safety.refusals import examine, refuse
+
+METHODS = ("text", "edges", "inpaint")
+HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
+TRIES = 8  # parents that are looked at for one request before it is made from words alone
+
+
+@step
+class Generate:
+    """Generate images of the categories and styles that have the fewest labels.
+
+    Args:
+        model: Stable Diffusion checkpoint, or another that diffusers draws from text with.
+        controlnet: ControlNet for Canny edges; needed by the method `edges`.
+        loras: Style -> adapter that draws it.
+        lora_weights: Style -> strength of its adapter; 1 when not named.
+        count: Images wanted in all, shared out so that the thinnest categories and styles are filled first.
+        per_category: Images of each category instead.
+        categories: To generate; when empty, all that can be pictured, but for those of low severity.
+        max_ratio: Most generated images for one real, labelled training image.
+        methods: Share of each method: `text`, `edges` (of a real image of the category), `inpaint` (into a benign one).
+        template: Prompt with `{thing}`, `{style}` and names of `fillings` in braces.
+        inpaint_template: The same for `inpaint`, where the image around the hole says the rest.
+        fillings: Choices for the names in the templates.
+        prompts: Category -> whole prompts to use instead of the templates.
+        styles: Styles to draw from.
+        negative_prompt: What to steer away from.
+        steps: Denoising steps.
+        guidance: Guidance scale.
+        control_scale: Pull of the edges, in [0, 2].
+        side: Pixels of a side; the model's own when 0.
+        batch_size: Images drawn at once.
+        licence: Of the generated images; when empty, that of the model.
+    """
+
+    model: str = "starter:diffusion"
+    controlnet: str = ""
+    loras: dict[str, str] = field(default_factory=dict)
+    lora_weights: dict[str, float] = field(default_factory=dict)
+    count: int = 100
+    per_category: int = 0
+    categories: tuple[str, ...] = ()
+    # Adding up to three generated images a real one still helped a classifier of a model tuned on the same data (Azizi
+    # et al. 2023, arXiv:2304.08466); of models that were not, classifiers gain far less from more (Fan et al. 2023,
+    # arXiv:2312.04567). One to one keeps the real images in the lead.
+    max_ratio: float = 1.0
+    methods: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
+    template: str = "a {color} {thing} {surface}, {style} style"
+    inpaint_template: str = "a {color} {thing}, {style} style"
+    fillings: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"color": COLORS, "surface": SURFACES})
+    prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    styles: tuple[str, ...] = ("photo",)
+    negative_prompt: str = ""
+    steps: int = 20
+    guidance: float = 3.0
+    control_scale: float = 1.0
+    side: int = 0
+    batch_size: int = 16
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings, and refuse what is never generated."""
+        if unknown := sorted(set(self.methods) - set(METHODS)):
+            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
+        if not self.methods or min(self.methods.values()) < 0 or sum(self.methods.values()) <= 0:
+            raise ValueError(f"methods need shares of at least 0, and one above, got {self.methods}")
+        if self.methods.get("edges") and not self.controlnet:
+            raise ValueError("the method 'edges' needs a controlnet")
+        for name, least in (("count", 1), ("batch_size", 1), ("steps", 1), ("per_category", 0), ("side", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, most in (("max_ratio", 100.0), ("guidance", 50.0), ("control_scale", 2.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must lie in [0, {most:g}], got {getattr(self, name)}")
+        for words in self.words().values():
+            if missing := words.missing():
+                raise ValueError(
+                    f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings"
+                )
+        if not self.styles:
+            raise ValueError("styles needs at least one style")
+        if strays := sorted((set(self.loras) - set(self.styles)) | (set(self.lora_weights) - set(self.loras))):
+            raise ValueError(f"loras and lora_weights are by style; there is no style or adapter {', '.join(strays)}")
+        try:
+            refuse(self._told())
+            for category, prompts in self.prompts.items():
+                for prompt in prompts:
+                    refuse(
+                        {f"prompts of {category}": f"{category} ; {prompt}", "negative prompt": self.negative_prompt}
+                    )
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    def _told(self) -> dict[str, str]:
+        choices = " ; ".join(word for words in self.fillings.values() for word in words)
+        return {
+            "template": f"{self.template} ; {self.inpaint_template}",
+            "fillings": choices,
+            "styles": " ; ".join(self.styles),
+            "negative prompt": self.negative_prompt,
+            "adapters": " ; ".join(f"{style} {name}" for style, name in self.loras.items()),
+            "controlnet": self.controlnet,
+        }
+
+    def words(self) -> dict[str, Words]:
+        """Return how the prompts of each method are made."""
+        return {
+            method: Words(
+                template=self.inpaint_template if method == "inpaint" else self.template,
+                fillings=self.fillings,
+                own=self.prompts,
+            )
+            for method in METHODS
+        }
+
+    def models(self) -> tuple[str, ...]:
+        """Name all checkpoints."""
+        return tuple(name for name in (self.model, self.controlnet, *self.loras.values()) if name)
+
+    def run(self, work: Work) -> Facts:
+        """Plan once, then draw whatever is not drawn yet.
+
+        Raises:
+            InputError: A category is unknown, or what is asked for is never generated.
+        """
+        refuse_parts(controlnet=self.controlnet, loras=self.loras)
+        plan = self._kept_plan(work)
+        rows = json.dumps([vars(request) for request in plan.requests])
+        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
+        done = work.added(key)
+        began = time.monotonic()
+        maker = Maker(self, work, plan.requests, key)
+        counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=self.batch_size)
+        seconds, drawn = time.monotonic() - began, len(plan.requests) - done
+        made = Counter[tuple[str, str]]()
+        for sample in work.dataset.samples(lambda s: s.origin.get("key") == key, images=False, dropped=True):
+            made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
+        failures = work.dataset.table(f"{work.name}-{key}").failures()
+        return {
+            "made": counts.get("ok", 0),
+            "failed": counts.get("failed", 0),
+            "planned": len(plan.requests),
+            "wanted": plan.wanted,
+            **{
+                f"by_{what}": {v: n for (w, v), n in sorted(made.items()) if w == what}
+                for what in ("category", "style", "method")
+            },
+            "failures": dict(Counter(reason.partition(": ")[2] for _, reason in failures)),
+            "real_images": plan.real,
+            "generated_before": plan.made,
+            "parents_refused": plan.refused,
+            "from_words_for_want_of_parents": plan.orphans,
+            "seconds_per_image": round(seconds / drawn, 3) if drawn else None,
+        }
+
+    def _kept_plan(self, work: Work) -> "Plan":
+        """Return the plan; it is kept in the step's folder, so that a killed run goes on with the same one."""
+        path = work.folder / "plan.json"
+        if path.exists():
+            kept = json.loads(path.read_text())
+            return Plan(**{**kept, "requests": [Request(**row) for row in kept["requests"]]})
+        plan = self._plan(work)
+        if len(plan.requests) < plan.wanted:
+            work.events.emit(
+                "capped",
+                step=work.name,
+                wanted=plan.wanted,
+                planned=len(plan.requests),
+                message=f"  {len(plan.requests)} of {plan.wanted} images: max_ratio {self.max_ratio:g} of {plan.real} real ones",
+            )
+        work.folder.mkdir(parents=True, exist_ok=True)
+        write_beside(path, json.dumps({**vars(plan), "requests": [vars(request) for request in plan.requests]}))
+        return plan
+
+    def _categories(self, work: Work) -> dict[str, Category]:
+        known = {c.name: c for c in work.policy.pictured}
+        work.policy.check_pictured((*self.categories, *self.prompts), work.name)
+        # One of low severity is a signpost on the way to a verdict, such as any board with writing: nothing to collect.
+        chosen = self.categories or tuple(name for name, c in known.items() if c.severity != "low")
+        for name in chosen:
+            refuse({f"category {name}": f"{name} ; {known[name].prompts[0]}"})
+        return {name: known[name] for name in chosen}
+
+    def _plan(self, work: Work) -> "Plan":
+        categories = self._categories(work)
+        stock = take_stock(work.dataset.samples(images=False), categories)
+        wanted = self.per_category * len(categories) or self.count
+        room = min(wanted, max(0, int(self.max_ratio * stock.real) - stock.made))
+        cells = [(category, style) for category in categories for style in self.styles]
+        counts = shares(room, {} if self.per_category else stock.labels, cells)
+        planner = _Planner(self, work, categories, stock)
+        requests = [planner.request(number, *cell) for number, cell in enumerate(in_turn(counts))]
+        # Neighbours share method and adapter, so that they can be drawn in one batch.
+        requests.sort(key=lambda r: (METHODS.index(r.method), r.style if r.style in self.loras else "", r.number))
+        return Plan(
+            requests=requests,
+            wanted=wanted,
+            real=stock.real,
+            made=stock.made,
+            refused=planner.refused,
+            orphans=planner.orphans,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be made, and from what it was decided."""
+
+    requests: list[Request]
+    wanted: int
+    real: int
+    made: int
+    refused: int
+    orphans: int
+
+
+class _Planner:
+    """Chooses words, method and parent of each request; counts parents whose own words forbid their use."""
+
+    def __init__(self, step_: Generate, work: Work, categories: dict[str, Category], stock: Survey) -> None:
+        self._step, self._work, self._categories, self._stock = step_, work, categories, stock
+        self._words = step_.words()
+        self._parents: dict[tuple[str, str], list[str]] = {}
+        self._read: dict[str, Sample] = {}
+        self.refused = self.orphans = 0
+
+    def request(self, number: int, category: str, style: str) -> Request:
+        """Plan one image."""
+        rng = np.random.default_rng((self._work.seed, number))
+        total = sum(self._step.methods.values())
+        method = str(rng.choice(list(self._step.methods), p=[share / total for share in self._step.methods.values()]))
+        seed = int(rng.integers(2**31))
+        parent, hole = "", None
+        if method != "text":
+            parent = self._parent(method, category, style, rng)
+            if not parent:
+                method, self.orphans = "text", self.orphans + 1
+            elif method == "inpaint":
+                hole = _hole(rng)
+        prompt = self._words[method].write(self._categories[category], style, rng)
+        refuse({"prompt": prompt, "negative prompt": self._step.negative_prompt, "category": category})
+        return Request(
+            number=number,
+            category=category,
+            style=style,
+            method=method,
+            prompt=prompt,
+            seed=seed,
+            parent=parent,
+            hole=hole,
+        )
+
+    def _parent(self, method: str, category: str, style: str, rng: np.random.Generator) -> str:
+        kind = (method, category if method == "edges" else "")
+        if kind not in self._parents:
+            self._parents[kind] = self._stock.parents(method, category)
+        ids = self._parents[kind]
+        for _ in range(min(TRIES, len(ids))):
+            id_ = ids[int(rng.integers(len(ids)))]
+            if id_ not in self._read:
+                self._read[id_] = self._work.dataset.read([id_], images=False)[0]
+            told = {"reference": said_of(self._read[id_]), "category": category, "style": style}
+            if examine(told) is None:
+                return id_
+            self.refused += 1
+        return ""
+
+
+def _hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Draw a box in parts of the image's side."""
+    width, height = rng.uniform(*HOLE_SIDE, 2)
+    left, top = rng.uniform(0.05, 0.95 - width), rng.uniform(0.05, 0.95 - height)
+    return float(left), float(top), float(left + width), float(top + height)

@@ -1,0 +1,219 @@
+"""Draw a plan in batches, lazily, and turn each drawing into a sample that says where it comes from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import numpy as np
+
+from tilth import models
+from tilth.claims import Claim, Json
+from tilth.engine.intake import Failed
+from tilth.engine.job import batched
+from tilth.engine.work import Work
+from tilth.geometry import Box, clip
+from tilth.images import Image
+from tilth.samples import NewSample, Sample
+from tilth.synth.draw.pipelines import Drawing, Drawn, Studio, weights_of
+from tilth.synth.plan.prompts import Request
+from tilth.synth.plan.survey import said_of, square_around
+from tilth.synth.safety.provenance import COMPOSITE, MADE, png_with_provenance
+from tilth.synth.safety.refusals import refuse
+
+BELIEF = 0.5  # score of a claim that only says what was asked for
+
+
+class Wish(Protocol):
+    """The settings that a drawing depends on; see `Generate`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def controlnet(self) -> str: ...
+    @property
+    def loras(self) -> Mapping[str, str]: ...
+    @property
+    def lora_weights(self) -> Mapping[str, float]: ...
+    @property
+    def negative_prompt(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def guidance(self) -> float: ...
+    @property
+    def control_scale(self) -> float: ...
+    @property
+    def side(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def licence(self) -> str: ...
+
+
+class Maker:
+    """Draws the requests of a plan.
+
+    Args:
+        wish: How to draw.
+        work: The dataset that parents are read from.
+        plan: Sorted so that requests of one method and adapter are neighbours.
+        key: Names the plan; every sample keeps it.
+    """
+
+    def __init__(self, wish: Wish, work: Work, plan: Sequence[Request], key: str) -> None:
+        self.wish, self.work, self.plan, self.key = wish, work, plan, key
+        self.drawing = Drawing(
+            steps=wish.steps,
+            guidance=wish.guidance,
+            negative_prompt=wish.negative_prompt,
+            control_scale=wish.control_scale,
+        )
+        self._weights = {name: weights_of(name) for name in (wish.model, wish.controlnet, *wish.loras.values()) if name}
+
+    def make(self, done: int) -> Iterator[NewSample | Failed]:
+        """Yield what comes after the first `done` requests; the models are loaded only if there is anything.
+
+        Batches are cut from the whole plan, so that a run that was killed draws each image in the company of the same
+        others, and gets the same pixels to the last bit.
+        """
+        studio: Studio | None = None
+        start = 0
+        for batch in self._batches():
+            skip = max(0, done - start)
+            start += len(batch)
+            if skip >= len(batch):
+                continue
+            studio = studio or Studio(
+                self.wish.model,
+                controlnet=self.wish.controlnet,
+                loras=self.wish.loras,
+                weights=self.wish.lora_weights,
+                side=self.wish.side,
+                device=self.work.device,
+            )
+            yield from self._draw(studio, batch)[skip:]
+
+    def _adapter(self, request: Request) -> str:
+        return request.style if request.style in self.wish.loras else ""
+
+    def _batches(self) -> Iterator[list[Request]]:
+        for _, group in groupby(self.plan, key=lambda r: (r.method, self._adapter(r))):
+            yield from batched(group, self.wish.batch_size)
+
+    def _draw(self, studio: Studio, batch: Sequence[Request]) -> list[NewSample | Failed]:
+        method, adapter = batch[0].method, self._adapter(batch[0])
+        prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
+        parents = self.work.dataset.read([r.parent for r in batch]) if method != "text" else [None] * len(batch)
+        for request, parent in zip(batch, parents, strict=True):
+            told = {
+                "prompt": request.prompt,
+                "negative prompt": self.wish.negative_prompt,
+                "category": request.category,
+            }
+            refuse(told | ({"reference": said_of(parent)} if parent else {}))
+        drawn: list[Drawn]
+        boxes: list[Box | None] = [None] * len(batch)
+        if method == "text":
+            drawn = studio.from_text(prompts, seeds, self.drawing, adapter)
+        else:
+            squares = [_square(parent) for parent in parents if parent]
+            references = [image for image, _ in squares]
+            if method == "edges":
+                boxes = [scaled(box, studio.side) if box else None for _, box in squares]
+                drawn = studio.along_edges(prompts, seeds, references, self.drawing, adapter)
+            else:
+                holes = [whole_pixels(request.hole, studio.side) for request in batch if request.hole]
+                boxes = list(holes)
+                masks = [_mask(hole, studio.side) for hole in holes]
+                drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter)
+        return [
+            Failed(name=f"request {request.number}", error=image)
+            if isinstance(image, str)
+            else self._sample(studio, request, image, parent, box)
+            for request, image, parent, box in zip(batch, drawn, parents, boxes, strict=True)
+        ]
+
+    def _sample(
+        self, studio: Studio, request: Request, image: Image, parent: Sample | None, box: Box | None
+    ) -> NewSample:
+        wish, adapter = self.wish, self._adapter(request)
+        control: Json = (
+            {**self._weights[wish.controlnet], "scale": wish.control_scale} if request.method == "edges" else None
+        )
+        adapters: list[Json] = (
+            [{**self._weights[wish.loras[adapter]], "weight": wish.lora_weights.get(adapter, 1.0)}] if adapter else []
+        )
+        licence = wish.licence or models.spec(wish.model).licence
+        origin: dict[str, Json] = {
+            "source": f"{self.work.name}/{request.number:06d}",
+            "step": self.work.name,
+            "key": self.key,
+            "licence": licence,
+            "model": wish.model,
+            "model_digest": self._weights[wish.model]["digest"],
+            "method": request.method,
+            "category": request.category,
+            "style": request.style,
+            "prompt": request.prompt,
+            "negative_prompt": wish.negative_prompt,
+            "seed": request.seed,
+            "steps": wish.steps,
+            "guidance": wish.guidance,
+            "scheduler": studio.scheduler,
+            "side": studio.side,
+            "adapters": adapters,
+            "controlnet": control,
+            "parents": [parent.id] if parent else [],
+            "hole_xyxy": list(box) if box and request.method == "inpaint" else None,
+            "digital_source_type": COMPOSITE if request.method == "inpaint" else MADE,
+        }
+        if parent:
+            origin["licence_of_parent"] = parent.origin.get("licence", "")
+        claim = Claim(
+            category=request.category,
+            box_xyxy=box,
+            score=BELIEF,
+            source=f"synth:{self.work.name}",
+            evidence={"method": request.method},
+        )
+        # A child shares the split of its parent; a child of nobody is only ever trained on. Where the dataset has no
+        # splits yet, the step that makes them keeps families together.
+        split = {"split": parent.split if parent else "train"}
+        return NewSample(
+            data=png_with_provenance(image, origin),
+            origin=origin,
+            claims=(claim,),
+            columns={"style": request.style} | (split if split["split"] else {}),
+        )
+
+
+def _square(parent: Sample) -> tuple[Image, Box | None]:
+    """Cut the largest square around the parent's only label; return it with the label's box in parts of its side."""
+    labels = parent.truth.labels
+    box = labels[0].box_xyxy if labels else None
+    left, top, side = square_around(parent.size_wh, box)
+    image = parent.pixels()[top : top + side, left : left + side]
+    if box is None:
+        return image, None
+    shifted = np.array([box], np.float64) - [left, top, left, top]
+    x0, y0, x1, y1 = (clip(shifted, (side, side))[0] / side).tolist()
+    return image, (x0, y0, x1, y1)
+
+
+def scaled(box: Box, side: int) -> Box:
+    """Turn parts of a side into pixels."""
+    x0, y0, x1, y1 = (float(v * side) for v in box)
+    return x0, y0, x1, y1
+
+
+def whole_pixels(box: Box | tuple[float, ...], side: int) -> Box:
+    """Turn parts of a side into whole pixels."""
+    x0, y0, x1, y1 = (float(round(v * side)) for v in box)
+    return x0, y0, x1, y1
+
+
+def _mask(box: Box, side: int) -> Image:
+    mask = np.zeros((side, side), np.uint8)
+    x0, y0, x1, y1 = (int(v) for v in box)
+    mask[y0:y1, x0:x1] = 255
+    return mask

@@ -1,0 +1,307 @@
+"""Stable Diffusion behind three verbs: draw from words, draw along edges, draw into a hole.
+
+Paper: https://arxiv.org/abs/2112.10752 (Stable Diffusion), https://arxiv.org/abs/2302.05543 (ControlNet),
+    https://arxiv.org/abs/2106.09685 (LoRA)
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tilth import models
+from tilth.errors import ModelError
+from tilth.extras import optional
+from tilth.images import Image, resize
+from tilth.synth.safety.refusals import refuse
+
+Drawn: TypeAlias = Image | str
+"""An image, or why there is none."""
+
+BLACK = 8  # of 255; safety checkers answer with pure black
+ONE_TONE = 2.0  # standard deviation, of 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How to draw: denoising steps, guidance scale, what to steer away from, and the pull of edges in [0, 2]."""
+
+    steps: int = 20
+    guidance: float = 3.0
+    negative_prompt: str = ""
+    control_scale: float = 1.0
+
+
+class Studio:
+    """Loads a text-to-image checkpoint once and lends its parts to ControlNet and inpainting.
+
+    Args:
+        model: Name of a Stable Diffusion checkpoint, or of another family that diffusers draws from text with.
+        controlnet: Name of a ControlNet for Canny edges; empty for none.
+        loras: Adapter name -> model name.
+        weights: Adapter name -> strength; 1 for those not named.
+        side: Pixels of a side; the model's own when 0.
+        device: `auto`, `cpu`, `cuda`, …
+
+    Raises:
+        ModelError: A checkpoint is absent or of another kind.
+        InputError: The name or metadata of an adapter or control network asks for what is never generated.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        controlnet: str = "",
+        loras: Mapping[str, str] | None = None,
+        weights: Mapping[str, float] | None = None,
+        side: int = 0,
+        device: str = "auto",
+    ) -> None:
+        import torch
+
+        with optional():
+            from diffusers import AutoPipelineForText2Image
+        loras = loras or {}
+        refuse_parts(controlnet=controlnet, loras=loras)
+        self.device = models.device(device)
+        precision = models.precision(self.device)
+        # On a CPU the weights stay float32 and autocast picks what is safe in bfloat16; a GPU holds them as it computes.
+        self._dtype = getattr(torch, precision) if self.device.startswith("cuda") else torch.float32
+        self._autocast = self.device == "cpu" and precision == "bfloat16"
+        self._weights = {name: (weights or {}).get(name, 1.0) for name in loras}
+        self._pipelines: dict[str, Any] = {}
+        with quiet():
+            self.pipeline: Any = self._load(AutoPipelineForText2Image, model).to(self.device)
+            self._controlnet: Any = self._load_controlnet(controlnet) if controlnet else None
+            for name, lora in loras.items():
+                self._load_lora(name, lora)
+        self.side = side or self._own_side()
+        self.scheduler = type(self.pipeline.scheduler).__name__
+
+    def _load(self, cls: Any, name: str) -> Any:
+        folder = models.locate(name)
+        try:
+            return cls.from_pretrained(folder, dtype=self._dtype, use_safetensors=True, local_files_only=True)
+        except (OSError, ValueError, AttributeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ModelError(f"{name}: cannot be loaded with {cls.__name__}: {reason}") from error
+
+    def _load_controlnet(self, name: str) -> Any:
+        from diffusers import ControlNetModel
+
+        return self._load(ControlNetModel, name).to(self.device)
+
+    def _load_lora(self, name: str, lora: str) -> None:
+        from safetensors.torch import load_file
+
+        files = sorted(models.locate(lora).glob("*.safetensors"))
+        if len(files) != 1:
+            raise ModelError(
+                f"{lora}: an adapter is a folder with exactly one .safetensors file, this has {len(files)}"
+            )
+        where: dict[str, Any] = {
+            "pretrained_model_name_or_path_or_dict": files[0].parent,
+            "weight_name": files[0].name,
+            "local_files_only": True,
+        }
+        weights = load_file(files[0])
+        if all(any(part in key for key in weights) for part in (".lora_A.", ".lora.down.")):
+            # diffusers' own writer can mix two spellings in one file, of which its reader silently takes only the first
+            spelt = {
+                k.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): v for k, v in weights.items()
+            }
+            where = {"pretrained_model_name_or_path_or_dict": spelt}
+        try:
+            self.pipeline.load_lora_weights(adapter_name=name, **where)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise ModelError(f"{lora}: does not fit the model: {(str(error).splitlines() or [''])[0]}") from error
+
+    def _own_side(self) -> int:
+        core = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
+        return int(core.config.sample_size * self.pipeline.vae_scale_factor)
+
+    def _use(self, adapter: str) -> None:
+        if adapter:
+            self.pipeline.enable_lora()
+            self.pipeline.set_adapters([adapter], [self._weights[adapter]])
+        elif self._weights:
+            self.pipeline.disable_lora()
+
+    def _pipeline(self, verb: str) -> Any:
+        """Return the pipeline of a verb; all share the weights of the first."""
+        from diffusers import AutoPipelineForInpainting, AutoPipelineForText2Image
+
+        if verb not in self._pipelines:
+            with quiet():
+                if verb == "edges":
+                    # the small autoencoder is not of the type it expects, and would be left out
+                    made = AutoPipelineForText2Image.from_pipe(
+                        self.pipeline, controlnet=self._controlnet, vae=self.pipeline.vae
+                    )
+                else:
+                    made = AutoPipelineForInpainting.from_pipe(self.pipeline) if verb == "inpaint" else self.pipeline
+            made.set_progress_bar_config(disable=True)
+            self._pipelines[verb] = made
+        return self._pipelines[verb]
+
+    def _run(
+        self, verb: str, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, **extra: Any
+    ) -> list[Drawn]:
+        import torch
+
+        # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
+        with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+            images = self._pipeline(verb)(
+                list(prompts),
+                num_inference_steps=drawing.steps,
+                guidance_scale=drawing.guidance,
+                generator=generators,
+                negative_prompt=negative,
+                height=self.side,
+                width=self.side,
+                output_type="np",
+                **extra,
+            ).images
+        return [finished(image) for image in images]
+
+    def from_text(
+        self, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, adapter: str = ""
+    ) -> list[Drawn]:
+        """Draw one square image a prompt."""
+        self._use(adapter)
+        return self._run("text", prompts, seeds, drawing)
+
+    def along_edges(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        references: Sequence[Image],
+        drawing: Drawing,
+        adapter: str = "",
+    ) -> list[Drawn]:
+        """Draw images that follow the edges of square references."""
+        from PIL import Image as PilImage
+
+        if self._controlnet is None:
+            raise ModelError("drawing along edges needs a controlnet; name one in the step's settings")
+        self._use(adapter)
+        edges = [PilImage.fromarray(edges_of(reference, self.side)) for reference in references]
+        return self._run(
+            "edges", prompts, seeds, drawing, image=edges, controlnet_conditioning_scale=drawing.control_scale
+        )
+
+    def into_holes(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        references: Sequence[Image],
+        holes: Sequence[Image],
+        drawing: Drawing,
+        adapter: str = "",
+    ) -> list[Drawn]:
+        """Draw into the white part of each mask `(side, side)` of a square reference, whose rest stays as it is."""
+        from PIL import Image as PilImage
+        from PIL import ImageFilter
+
+        self._use(adapter)
+        squares = [resize(reference, (self.side, self.side)) for reference in references]
+        masks = [PilImage.fromarray(hole) for hole in holes]
+        drawn = self._run(
+            "inpaint",
+            prompts,
+            seeds,
+            drawing,
+            image=[PilImage.fromarray(s) for s in squares],
+            mask_image=masks,
+            strength=1.0,
+        )
+        # The rest comes back from the autoencoder a little changed: it is put back, softly, so that no seam gives it away.
+        soft = [
+            np.asarray(m.filter(ImageFilter.GaussianBlur(self.side / 48)), np.float32)[..., None] / 255 for m in masks
+        ]
+        return [
+            d if isinstance(d, str) else (d * m + s * (1 - m)).round().astype(np.uint8)
+            for d, m, s in zip(drawn, soft, squares, strict=True)
+        ]
+
+
+def finished(pixels: npt.NDArray[np.floating]) -> Drawn:
+    """Turn a pipeline's output `(h, w, 3)` in [0, 1] into an image, or say why it is none."""
+    if not np.isfinite(pixels).all():
+        return "not a number among the pixels; try another precision or fewer guidance"
+    image: Image = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+    if int(image.max()) < BLACK:
+        return "black image, as a safety checker leaves it"
+    return "image of one tone" if float(image.std()) < ONE_TONE else image
+
+
+def edges_of(reference: Image, side: int) -> Image:
+    """Return the Canny edges of an image, white on black, `(side, side, 3)`."""
+    with optional(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its import runs all detectors' modules, which warn of what they miss
+        from controlnet_aux import CannyDetector
+    looked_at = max(64, round(side / 64) * 64)  # the detector only knows multiples of 64
+    found = CannyDetector()(
+        resize(reference, (looked_at, looked_at)),
+        low_threshold=100,
+        high_threshold=200,
+        detect_resolution=looked_at,
+        image_resolution=looked_at,
+        output_type="np",
+    )
+    return resize(np.asarray(found, np.uint8), (side, side))
+
+
+def refuse_parts(*, controlnet: str, loras: Mapping[str, str]) -> None:
+    """Refuse adapters and control networks whose names or metadata ask for what is never generated.
+
+    Raises:
+        InputError: They do.
+    """
+    told = {
+        f"adapter {number}": f"{name} {lora} {metadata(lora)}" for number, (name, lora) in enumerate(loras.items(), 1)
+    }
+    if controlnet:
+        told["controlnet"] = f"{controlnet} {metadata(controlnet)}"
+    refuse(told)
+
+
+def metadata(model: str) -> str:
+    """Return what a checkpoint's files say about it in words: their names, and the headers of its safetensors files."""
+    from safetensors import safe_open
+
+    said: list[str] = []
+    for path in sorted(models.locate(model).rglob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            said += [path.stem, *(f"{key} {value}" for key, value in (file.metadata() or {}).items())]
+    return " ".join(said)
+
+
+def weights_of(model: str) -> dict[str, str]:
+    """Name a checkpoint with its digest, as provenance tells it."""
+    return {"name": model, "digest": models.digest(model)}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep diffusers from logging: it writes the cut-off parts of prompts, which do not belong into logs."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as more_logging
+
+    more_logging.disable_progress_bar()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
+        more_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""Which images are missing, and the words to ask for them. Start with `survey.py`, then `prompts.py`."""

@@ -1,0 +1,106 @@
+"""What a dataset holds before images are made: labels by category and style, and real images to start from.
+
+Only training images count, and only they are started from: nothing of the test or validation split ever is.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tilth.claims import State
+from tilth.geometry import Box
+from tilth.samples import Sample
+from tilth.synth.plan.prompts import Cell
+
+MOST_PARENTS = 4096  # of a kind; more would only cost memory
+TRAINED_ON = (State.AUTO, State.REVIEWED, State.CONFIRMED_EMPTY)
+
+
+class Shelf:
+    """Keeps the samples with the smallest ids: ids are hashes, so they are a fair draw that is the same in every run."""
+
+    def __init__(self) -> None:
+        self._ids: list[str] = []
+
+    def put(self, id_: str) -> None:
+        """Add one."""
+        self._ids.append(id_)
+        if len(self._ids) >= 2 * MOST_PARENTS:
+            self._ids = sorted(self._ids)[:MOST_PARENTS]
+
+    def all(self) -> list[str]:
+        """Return them in order."""
+        return sorted(self._ids)[:MOST_PARENTS]
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What was counted.
+
+    Args:
+        real: Real, labelled training images.
+        made: Generated images that are already in.
+        labels: Images with a label of each category and style; the style is empty where it is unknown.
+        showing: Images with exactly one thing of a category, to follow the edges of.
+        empty: Images that a person found empty, to draw into.
+        unseen: Images that only a model found empty, for when there are none that a person did.
+    """
+
+    real: int = 0
+    made: int = 0
+    labels: Counter[Cell] = field(default_factory=Counter)
+    showing: dict[str, Shelf] = field(default_factory=dict)
+    empty: Shelf = field(default_factory=Shelf)
+    unseen: Shelf = field(default_factory=Shelf)
+
+    def parents(self, method: str, category: str) -> list[str]:
+        """Return the ids of images that a method can start from."""
+        if method == "edges":
+            return self.showing[category].all() if category in self.showing else []
+        return (self.empty.all() or self.unseen.all()) if method == "inpaint" else []
+
+
+def take_stock(samples: Iterable[Sample], categories: Iterable[str]) -> Survey:
+    """Look at all samples once, without their images."""
+    found, wanted = Survey(), set(categories)
+    for sample in samples:
+        if sample.split not in ("", "train"):
+            continue
+        if sample.made:
+            found.made += 1
+        truth = sample.truth
+        if truth.state not in TRAINED_ON:
+            continue
+        found.real += not sample.made
+        for category in truth.categories & wanted:
+            found.labels[(category, style_of(sample))] += 1
+        if sample.made:
+            continue  # children of generated images would pass their flaws on
+        if len(truth.labels) == 1 and truth.labels[0].box_xyxy and truth.labels[0].category in wanted:
+            found.showing.setdefault(str(truth.labels[0].category), Shelf()).put(sample.id)
+        elif not truth.labels:
+            (found.empty if truth.state is State.CONFIRMED_EMPTY else found.unseen).put(sample.id)
+    return found
+
+
+def style_of(sample: Sample) -> str:
+    """Return the style of a sample as a column or its origin tells it; empty when unknown."""
+    return str(sample.columns.get("style") or sample.origin.get("style") or "")
+
+
+def said_of(sample: Sample) -> str:
+    """Return all words that came with an image: where it is from, its caption, its text."""
+    told: list[Mapping[str, object]] = [sample.origin, sample.columns]
+    return " ".join(str(value) for part in told for value in part.values() if isinstance(value, str))
+
+
+def square_around(size_wh: tuple[int, int], box_xyxy: Box | None) -> tuple[int, int, int]:
+    """Return the largest square `(left, top, side)` of an image, as near to the middle of a box as it gets.
+
+    >>> square_around((100, 60), (70.0, 10.0, 90.0, 50.0))
+    (40, 0, 60)
+    """
+    side = min(size_wh)
+    middle = [(box_xyxy[i] + box_xyxy[i + 2]) / 2 for i in (0, 1)] if box_xyxy else [length / 2 for length in size_wh]
+    left, top = (min(max(0, round(m - side / 2)), length - side) for m, length in zip(middle, size_wh, strict=True))
+    return left, top, side

@@ -1,0 +1,119 @@
+"""A wrong recipe is told whole: every mistake, with its line and the nearest valid name."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from places import POLICY
+
+from tilth.engine.recipe import load_recipe
+from tilth.errors import InputError, RecipeError
+from tilth.pipeline.table import step_table
+from tilth.policy import load_policy
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text.replace("POLICY", str(POLICY)))
+    return path
+
+
+def mistakes(folder: Path, text: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text), step_table())
+    return str(caught.value).splitlines()
+
+
+def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
+    told = mistakes(
+        tmp_path, "recipe: x\npolicy: POLICY\nsteps:\n- tagg: {name: a}\n- tag: {nme: a}\n- tag: {}\nstps: 1\n"
+    )
+    text = "\n".join(told)
+    assert "recipe.yaml:4: steps[0].tagg: no such step; did you mean 'tag'?" in text
+    assert "recipe.yaml:5: steps[1].tag.nme" in text
+    assert "two steps are called 'tag'" in text
+    assert "recipe.yaml:7: stps: no such key; did you mean 'steps'?" in text
+
+
+def test_a_variable_without_a_value_says_how_to_give_one(tmp_path: Path) -> None:
+    told = mistakes(tmp_path, "policy: POLICY\nvariables: {photos: null}\nsteps:\n- tag: {name: '${photos}'}\n")
+    assert any("--set photos=" in line for line in told)
+
+
+def test_a_given_variable_fills_the_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path, "policy: POLICY\nvariables: {label: old}\nsteps:\n- tag: {name: 'set-${label}'}\n")
+    recipe = load_recipe(path, step_table(), {"label": "new"})
+    assert recipe.steps["tag"].name == "set-new"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- just\n- a list\n", "a recipe is a mapping"),
+        ("policy: POLICY\nsteps: [", "not valid YAML"),
+        ("policy: nowhere.yaml\nsteps:\n- tag: {name: a}\n", "no such file"),
+        ("steps:\n- tag: {name: a}\n", "needs a policy"),
+        ("policy: POLICY\n", "at least one step"),
+        ("policy: POLICY\nseed: many\nsteps:\n- tag: {name: a}\n", "must be a number"),
+    ],
+)
+def test_the_command_line_ends_a_bad_recipe_in_one_line_and_exit_code_2(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    path = write(tmp_path, text)
+    done = subprocess.run(
+        [sys.executable, "-m", "tilth.pipeline.cli.main", "check", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_recipe_says_so() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tilth.pipeline.cli.main", "run", "nowhere.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "tilth: nowhere.yaml: no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("category", "told"),
+    [
+        (
+            "{name: a, definition: x, prompts: knife}",
+            "categories[0].prompts: must be a list, as in [a, b], got 'knife'",
+        ),
+        ("{name: a, definition: x, prompts: []}", "categories[0]: a picture category needs at least one prompt"),
+        ("{name: a, definition: x, promts: [b], prompts: [b]}", "categories[0].promts: no such key"),
+        ("{name: a, definition: x, prompts: [9]}", "categories[0].prompts[0]: input should be a valid string, got 9"),
+        ("knife", "categories[0]: must be a mapping, as in {a: 1}, got 'knife'"),
+    ],
+)
+def test_a_mistake_of_a_policy_is_told_once_and_plainly(category: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"policy: mine\nversion: 1\ncategories:\n  - {category}\n")
+    with pytest.raises(InputError) as error:
+        load_policy(path)
+    assert str(error.value) == f"{path}:4: {told}"
+
+
+def test_a_policy_without_categories_and_one_that_unfolds_without_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("policy: mine\nversion: 1\ncategories: []\n")
+    with pytest.raises(InputError, match="categories: needs at least one"):
+        load_policy(path)
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    path.write_text("\n".join(lines))
+    began = time.process_time()
+    with pytest.raises(InputError, match="unfolds to more than 100,000 values"):
+        load_policy(path)
+    assert time.process_time() - began < 10

@@ -1,0 +1,341 @@
+"""Images are generated where the dataset is thin, each once, each from where it says."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import PARTS
+from pydantic import TypeAdapter, ValidationError
+from synth_models import fast, fill, new_work, real_sample, save_controlnet, save_diffusion, save_lora
+
+from tilth.data.dataset import Dataset
+from tilth.engine.work import Work
+from tilth.errors import InputError, ModelError
+from tilth.images import decode
+from tilth.samples import Sample
+from tilth.synth.draw.generate import Generate
+from tilth.synth.draw.pipelines import Drawing, Studio, finished
+from tilth.synth.safety.provenance import COMPOSITE, MADE
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_diffusion(tmp_path_factory.mktemp("models") / "diffusion")
+
+
+@pytest.fixture(scope="module")
+def controlnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_controlnet(tmp_path_factory.mktemp("models") / "controlnet")
+
+
+@pytest.fixture(scope="module")
+def studio(model: Path, controlnet: Path) -> Studio:
+    return Studio(str(model), controlnet=str(controlnet), device="cpu")
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Work:
+    work = new_work(tmp_path)
+    fill(work)
+    return work
+
+
+def made(dataset: Dataset) -> list[Sample]:
+    return [s for s in dataset.samples() if s.made]
+
+
+PROMPTS = ["a red knife on a wooden table, photo style", "a blue bottle on green grass, photo style", "a pink pill"]
+SEEDS = [5, 6, 7]
+
+
+def test_the_same_seed_gives_the_same_image_and_another_another(studio: Studio) -> None:
+    first, again = (studio.from_text(PROMPTS[:1], [5], Drawing(steps=2))[0] for _ in range(2))
+    other = studio.from_text(PROMPTS[:1], [6], Drawing(steps=2))[0]
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("verb", ["text", "edges", "inpaint"])
+def test_a_batch_gives_the_same_as_its_images_one_by_one(studio: Studio, verb: str) -> None:
+    references = [decode(real_sample(i).data)[:40, :40] for i in range(3)]
+    hole = np.zeros((32, 32), np.uint8)
+    hole[8:24, 8:24] = 255
+
+    def draw(which: slice) -> list[np.ndarray | str]:
+        prompts, seeds, chosen = PROMPTS[which], SEEDS[which], references[which]
+        if verb == "text":
+            return studio.from_text(prompts, seeds, Drawing(steps=2))
+        if verb == "edges":
+            return studio.along_edges(prompts, seeds, chosen, Drawing(steps=2))
+        return studio.into_holes(prompts, seeds, chosen, [hole] * len(prompts), Drawing(steps=2))
+
+    together = draw(slice(None))
+    for number in range(3):
+        [alone] = draw(slice(number, number + 1))
+        difference = np.abs(together[number].astype(int) - alone.astype(int))
+        assert difference.mean() < 1  # of 255: bfloat16 sums in another order
+
+
+def test_edges_change_the_image_and_a_hole_changes_nothing_around_it(studio: Studio) -> None:
+    reference = decode(real_sample(1).data)[:32, :32]
+    words = studio.from_text(PROMPTS[:1], [5], Drawing(steps=2))[0]
+    edges = studio.along_edges(PROMPTS[:1], [5], [reference], Drawing(steps=2))[0]
+    assert np.abs(words.astype(int) - edges).mean() > 1
+    hole = np.zeros((32, 32), np.uint8)
+    hole[12:20, 12:20] = 255
+    drawn = studio.into_holes(PROMPTS[:1], [5], [reference], [hole], Drawing(steps=2))[0]
+    changed = np.abs(drawn.astype(int) - reference).max(2) > 2
+    assert changed[13:19, 13:19].mean() > 0.5
+    assert not changed[:8].any()
+    assert not changed[:, 25:].any()
+
+
+def test_an_adapter_changes_the_image_as_much_as_its_weight_says(model: Path, tmp_path: Path) -> None:
+    lora = str(save_lora(tmp_path / "neon"))
+
+    def draw(weight: float, adapter: str) -> np.ndarray:
+        studio = Studio(str(model), loras={"neon": lora}, weights={"neon": weight}, device="cpu")
+        return studio.from_text(PROMPTS[:1], [5], Drawing(steps=2), adapter)[0].astype(int)
+
+    plain = draw(1, "")
+    assert np.array_equal(draw(0, "neon"), plain)
+    weak, strong = (np.abs(draw(weight, "neon") - plain).mean() for weight in (0.2, 1.0))
+    assert 0 < weak < strong
+
+
+def test_an_adapter_with_two_spellings_of_its_layers_is_loaded_whole(model: Path, tmp_path: Path) -> None:
+    whole = save_lora(tmp_path / "whole", conv=True, mixed=False)
+    mixed = save_lora(tmp_path / "mixed", conv=True, mixed=True)
+
+    def draw(lora: Path) -> np.ndarray:
+        return Studio(str(model), loras={"neon": str(lora)}, device="cpu").from_text(
+            PROMPTS[:1], [5], Drawing(steps=2), "neon"
+        )[0]
+
+    assert np.array_equal(draw(whole), draw(mixed))
+
+
+def test_black_empty_and_broken_images_are_no_images() -> None:
+    assert finished(np.zeros((4, 4, 3))) == "black image, as a safety checker leaves it"
+    assert finished(np.full((4, 4, 3), 0.5)) == "image of one tone"
+    assert "not a number" in str(finished(np.full((4, 4, 3), np.nan)))
+    assert not isinstance(finished(np.random.default_rng(0).random((4, 4, 3))), str)
+
+
+def test_the_thinnest_categories_are_filled_first(filled: Work, model: Path) -> None:
+    # there are 12 knives and 6 bottles, and none of the others
+    facts = fast(model, count=12, categories=("knife", "bottle", "pill")).run(filled)
+    assert facts["by_category"] == {"bottle": 3, "pill": 9}
+    assert facts["made"] == facts["planned"] == 12
+    assert facts["failed"] == 0
+
+
+def test_each_category_gets_its_number_when_that_is_asked_for(filled: Work, model: Path) -> None:
+    facts = fast(model, per_category=2, categories=("knife", "bottle", "pill"), styles=("photo", "cartoon")).run(filled)
+    assert facts["by_category"] == {"bottle": 2, "knife": 2, "pill": 2}
+    assert facts["by_style"] == {"cartoon": 3, "photo": 3}
+
+
+def test_generated_images_never_outnumber_real_ones_more_than_allowed(filled: Work, model: Path) -> None:
+    facts = fast(model, count=100, max_ratio=0.5).run(filled)
+    assert facts["real_images"] == 24
+    assert facts["made"] == 12
+    other = new_work(filled.folder.parent)
+    other.name, other.folder = "more", filled.folder / "more"
+    assert fast(model, count=100, max_ratio=0.75).run(other)["made"] == 6  # the 12 there are count
+
+
+def test_every_image_says_where_it_comes_from(filled: Work, model: Path, controlnet: Path, tmp_path: Path) -> None:
+    lora = str(save_lora(tmp_path / "neon"))
+    step = fast(
+        model,
+        controlnet=str(controlnet),
+        loras={"neon": lora},
+        lora_weights={"neon": 0.5},
+        styles=("photo", "neon"),
+        methods={"text": 1, "edges": 1, "inpaint": 1},
+        count=18,
+        categories=("knife", "bottle"),
+        negative_prompt="blurry",
+        licence="CC-BY-4.0",
+    )
+    facts = step.run(filled)
+    assert set(facts["by_method"]) == {"text", "edges", "inpaint"}
+    samples = made(filled.dataset)
+    assert len(samples) == facts["made"] == 18
+    splits = {s.id: s.split for s in filled.dataset.samples(images=False)}
+    for sample in samples:
+        origin = sample.origin
+        assert {
+            "step",
+            "model",
+            "model_digest",
+            "prompt",
+            "negative_prompt",
+            "seed",
+            "category",
+            "method",
+        } <= origin.keys()
+        assert len(str(origin["model_digest"])) == 12
+        assert origin["licence"] == "CC-BY-4.0"
+        assert bool(origin["adapters"]) == (origin["style"] == "neon")
+        assert origin["digital_source_type"] == (COMPOSITE if origin["method"] == "inpaint" else MADE)
+        assert str(origin["digital_source_type"]).encode() in sample.data  # in the file itself
+        [claim] = [c for c in sample.claims if c.kind == "synth"]
+        assert claim.category == origin["category"]
+        assert (claim.box_xyxy is None) == (origin["method"] == "text")
+        assert len(origin["parents"]) == (origin["method"] != "text")
+        assert all(splits[parent] == "train" for parent in origin["parents"])
+        assert sample.split == "train"
+
+
+def test_an_image_can_be_drawn_again_from_what_it_says(filled: Work, model: Path) -> None:
+    fast(model, count=5).run(filled)
+    studio = Studio(str(model), device="cpu")
+    for sample in made(filled.dataset):
+        origin = sample.origin
+        drawing = Drawing(steps=origin["steps"], guidance=origin["guidance"], negative_prompt=origin["negative_prompt"])
+        [again] = studio.from_text([str(origin["prompt"])], [origin["seed"]], drawing)
+        assert np.abs(again.astype(int) - sample.pixels()).mean() < 1
+
+
+def test_nothing_is_made_from_images_of_test_or_validation(tmp_path: Path, model: Path, controlnet: Path) -> None:
+    work = new_work(tmp_path)
+    work.add("real", [real_sample(i, "knife" if i % 2 else "", "val" if i % 3 else "test") for i in range(12)])
+    work.add("train", [real_sample(50 + i, "bottle") for i in range(6)])
+    step = fast(model, controlnet=str(controlnet), methods={"edges": 1, "inpaint": 1}, categories=("knife",), count=6)
+    facts = step.run(work)
+    assert facts["by_method"] == {"text": 6}
+    assert facts["from_words_for_want_of_parents"] == 6
+    assert not any(s.origin["parents"] for s in made(work.dataset))
+
+
+def test_an_image_whose_own_words_are_refused_is_no_parent(tmp_path: Path, model: Path) -> None:
+    work = new_work(tmp_path)
+    work.add("real", [real_sample(i, "", caption="a nude person") for i in range(6)])
+    facts = fast(model, methods={"inpaint": 1}, count=2).run(work)
+    assert facts["by_method"] == {"text": 2}
+    assert facts["parents_refused"] > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"template": "a nude {thing}"},
+        {"styles": ("erotic",)},
+        {"negative_prompt": "clothes"},
+        {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}},
+        {"prompts": {"knife": ("a child, a knife",)}},
+        {"loras": {"photo": "some/nude-adapter@1"}},
+        {"controlnet": "some/porn-edges@1"},
+    ],
+)
+def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_loads(
+    settings: dict[str, object],
+) -> None:
+    with pytest.raises(ValidationError, match=r"refused: .*no setting allows it"):
+        TypeAdapter(Generate).validate_python(settings)
+
+
+def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path: Path) -> None:
+    lora = str(save_lora(tmp_path / "style", {"ss_tag_frequency": '{"nude": 300}'}))
+    with pytest.raises(InputError, match="refused: sexual content"):
+        fast(model, loras={"photo": lora}).run(filled)
+    assert not made(filled.dataset)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"methods": {"magic": 1}}, "methods must be among text, edges, inpaint, got magic"),
+        ({"methods": {"edges": 1}}, "needs a controlnet"),
+        ({"fillings": {}}, "nothing fills {color}, {surface}"),
+        ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"),
+        ({"loras": {"neon": "x"}}, "no style or adapter neon"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+    ],
+)
+def test_wrong_settings_say_what_is_right(settings: dict[str, object], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        TypeAdapter(Generate).validate_python(settings)
+
+
+def test_an_unknown_category_and_an_absent_model_are_named(filled: Work, model: Path) -> None:
+    with pytest.raises(InputError, match="no pictured category unicorn; there are knife"):
+        fast(model, categories=("unicorn",)).run(filled)
+    with pytest.raises(ModelError, match="no such folder"):
+        fast(model.with_name("absent")).run(filled)
+
+
+def test_a_finished_step_draws_nothing_again(filled: Work, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(model).run(filled)
+    before = {s.id for s in made(filled.dataset)}
+    monkeypatch.setattr(Studio, "__init__", lambda *_, **__: pytest.fail("the model was loaded again"))
+    assert fast(model).run(filled)["made"] == 12
+    assert {s.id for s in made(filled.dataset)} == before
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from synth_models import fast, fill, new_work
+from tilth.synth.draw.pipelines import Studio
+draw = Studio.from_text
+def slow(self, *a):
+    time.sleep(0.4)
+    return draw(self, *a)
+Studio.from_text = slow
+work = new_work(Path(sys.argv[1]))
+fast(Path({model!r}), count=22).run(work)
+"""
+
+
+@pytest.mark.timeout(600)  # a busy machine takes minutes to import diffusers
+def test_a_killed_run_goes_on_without_drawing_again(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for root in ("killed", "whole"):
+        work = new_work(tmp_path / root)
+        fill(work)
+    code = JOB.format(tests=str(PARTS), model=str(model))
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "killed")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    results = tmp_path / "killed" / "dataset" / "results"
+
+    def rows() -> int:
+        tables = [t for t in results.glob("generate-*.lance") if not t.name.startswith("generate-real")]
+        return len(new_work(tmp_path / "killed").dataset.table(tables[0].stem)) if tables else 0
+
+    deadline = time.monotonic() + 480
+    while rows() < 6 and time.monotonic() < deadline and job.poll() is None:
+        time.sleep(0.05)
+    os.kill(job.pid, signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL
+    done = rows()
+    assert 6 <= done < 22
+
+    drawn: list[int] = []
+    draw = Studio.from_text
+
+    def counting(self: Studio, prompts: list[str], seeds: list[int], *rest: object) -> object:
+        drawn.extend(seeds)
+        return draw(self, prompts, seeds, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Studio, "from_text", counting)
+    work = new_work(tmp_path / "killed")
+    facts = fast(model, count=22).run(work)
+    assert facts["made"] == 22
+    assert len(drawn) == len(set(drawn)) == 22 - done // 4 * 4  # whole batches of four are never drawn twice
+    whole = new_work(tmp_path / "whole")
+    fast(model, count=22).run(whole)
+    assert [s.id for s in made(work.dataset)] == [s.id for s in made(whole.dataset)]

@@ -1,0 +1,162 @@
+"""Adherence drops what was not asked for, provenance travels with the file, and identities need consent."""
+
+import io
+import json
+from datetime import date
+
+import numpy as np
+import pytest
+from noise import noise_image
+from PIL import Image as PilImage
+
+from tilth.claims import Claim
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.images import decode, image_id
+from tilth.policy import Category
+from tilth.samples import NewSample
+from tilth.synth.check.adherence import Adherence
+from tilth.synth.plan.prompts import Words, in_turn, shares
+from tilth.synth.safety.consent import ConsentRecord, require_consent
+from tilth.synth.safety.provenance import MADE, png_with_provenance
+
+MODEL = "model:starter:grounding@0"
+
+
+def found(category: str, box: tuple[float, float, float, float] = (2, 2, 12, 12), score: float = 0.9) -> Claim:
+    return Claim(category=category, box_xyxy=box, score=score, source=MODEL)
+
+
+def generated(
+    number: int, *claims: Claim, asked_at: tuple[float, float, float, float] | None = None, **columns: object
+) -> NewSample:
+    asked = Claim(category="knife", box_xyxy=asked_at, score=0.5, source="synth:generate")
+    return NewSample(
+        data=noise_image(number),
+        origin={"prompt": "a knife", "category": "knife"},
+        claims=(asked, *claims),
+        columns=columns,  # type: ignore[arg-type]
+    )
+
+
+EMPTY = Claim(says="empty", source=MODEL)
+LOOK_ALIKE = [{"phrase": "spoon", "category": None, "score": 0.8, "reason": "look-alike"}]
+CASES = [
+    (generated(1, found("knife")), ""),
+    (generated(2, found("bottle")), "asked for knife, found bottle"),
+    (generated(3, EMPTY), "asked for knife, nothing found"),
+    (generated(4, EMPTY, **{"ground.removed": LOOK_ALIKE}), "asked for knife, found spoon"),
+    (generated(5, found("knife", (0, 0, 16, 16))), "asked for knife, box covers everything"),
+    (generated(6, found("knife", score=0.2)), "asked for knife, nothing found"),
+    (generated(7, found("knife", (0, 0, 4, 4)), asked_at=(8, 8, 16, 16)), "asked for knife, found in another place"),
+    (generated(8, found("knife", (9, 9, 15, 15)), asked_at=(8, 8, 16, 16)), ""),
+    (generated(9), "no model has looked at it"),
+]
+
+
+def test_images_fall_for_the_reason_that_grounding_gives(work: Work) -> None:
+    work.add("made", [sample for sample, _ in CASES])
+    facts = Adherence().run(work)
+    reasons = {s.id: (s.drops[0][1] if s.drops else "") for s in work.dataset.samples(dropped=True)}
+    for sample, reason in CASES:
+        assert reasons[sample.identify()[0]] == reason
+    assert (facts["kept"], facts["dropped"]) == (2, 7)
+    assert facts["reasons"]["asked for knife, nothing found"] == 2
+    assert facts["acceptance_by_category"] == {"knife": round(2 / 9, 4)}
+
+
+def test_a_threshold_is_a_setting_and_the_measure_a_column(work: Work) -> None:
+    work.add("made", [CASES[0][0], CASES[5][0]])
+    assert Adherence(min_score=0.1).run(work)["kept"] == 2
+    scores = sorted(s.columns["adherence.score"] for s in work.dataset.samples())
+    assert scores == pytest.approx([0.2, 0.9], abs=1e-3)
+
+
+def test_real_images_and_those_that_people_labelled_are_left_alone(work: Work) -> None:
+    real = NewSample(data=noise_image(20), origin={"source": "a.png"}, claims=(EMPTY,))
+    person = Claim(category="bottle", box_xyxy=(1, 1, 9, 9), source="human:ann")
+    work.add("made", [real, generated(21, found("bottle"), person), CASES[0][0]])
+    assert Adherence().run(work)["kept"] == 1
+    assert work.dataset.count() == 3
+
+
+def test_without_grounding_adherence_says_what_is_missing(work: Work) -> None:
+    work.add("made", [generated(1), generated(2)])
+    with pytest.raises(InputError, match="put 'ground' before this step"):
+        Adherence().run(work)
+
+
+def test_a_generated_file_says_so_and_is_still_the_same_picture() -> None:
+    pixels = decode(noise_image(3))
+    origin = {"prompt": "a knife", "seed": 7, "digital_source_type": MADE}
+    data = png_with_provenance(pixels, origin)
+    assert image_id(decode(data)) == image_id(pixels)
+    with PilImage.open(io.BytesIO(data)) as image:
+        assert MADE in image.info["XML:com.adobe.xmp"]
+        assert json.loads(image.info["tilth:origin"]) == origin
+        assert "trainedAlgorithmicMedia" in str(image.getxmp())  # a standard reader finds it too
+
+
+TODAY = date(2026, 11, 20)
+RECORD = ConsentRecord(subject="form-17", adult=True, scope=("bottle", "knife"), expires=date(2027, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("record", "category", "today", "told", "says"),
+    [
+        (None, "bottle", TODAY, "", "needs a consent record"),
+        (
+            ConsentRecord(subject="", adult=True, scope=("bottle",), expires=date.max),
+            "bottle",
+            TODAY,
+            "",
+            "named subject",
+        ),
+        (
+            ConsentRecord(subject="x", adult=False, scope=("bottle",), expires=date.max),
+            "bottle",
+            TODAY,
+            "",
+            "be an adult",
+        ),
+        (RECORD, "bottle", date(2027, 1, 2), "", "ended on 2027-01-01"),
+        (RECORD, "pill", TODAY, "", "does not cover 'pill'"),
+        (RECORD, "knife", TODAY, "", "never used for sexual or violent"),
+        (RECORD, "bottle", TODAY, "a nude person", "never used for sexual or violent"),
+        (RECORD, "bottle", TODAY, "a wounded person", "never used for sexual or violent"),
+    ],
+)
+def test_identities_need_consent_for_just_this(
+    record: ConsentRecord | None, category: str, today: date, told: str, says: str
+) -> None:
+    with pytest.raises(InputError, match=says):
+        require_consent(record, category=category, today=today, told=told)
+
+
+def test_consent_that_covers_the_use_lets_it_pass() -> None:
+    require_consent(RECORD, category="bottle", today=date(2027, 1, 1), told="a person beside a bottle")
+
+
+def test_prompts_come_from_the_template_or_from_the_user() -> None:
+    knife = Category(name="knife", definition="", prompts=("knife", "blade"))
+    words = Words(
+        template="a {color} {thing}, {style} style", fillings={"color": ("orange",)}, own={"pill": ("two pills",)}
+    )
+    rng = np.random.default_rng(0)
+    assert words.write(knife, "photo", rng) == "an orange knife, photo style"
+    assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == "two pills"
+    assert Words(template="a {size} {thing}").missing() == ["size"]
+
+
+def test_shares_even_out_what_is_there() -> None:
+    cells = [("knife", "photo"), ("knife", "neon"), ("pill", "photo"), ("pill", "neon")]
+    have = {("knife", "photo"): 9, ("knife", "neon"): 1, ("pill", "neon"): 2}
+    given = shares(14, have, cells)
+    total = {cell: have.get(cell, 0) + given[cell] for cell in cells}
+    assert (
+        total[("knife", "photo")] + total[("knife", "neon")] == total[("pill", "photo")] + total[("pill", "neon")] == 13
+    )
+    assert given[("knife", "photo")] == 0
+    assert abs(total[("pill", "photo")] - total[("pill", "neon")]) <= 1
+    assert sum(given.values()) == len(list(in_turn(given))) == 14
+    assert not shares(5, {}, [])

@@ -1,0 +1,258 @@
+"""Training learns, resumes exactly, keeps away from sealed images, and says the same in ONNX."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from places import ROOT
+
+from tilth import models
+from tilth.claims import Claim
+from tilth.engine.work import Work
+from tilth.errors import InputError, ModelError
+from tilth.images import encode_png, resize
+from tilth.policy import Policy
+from tilth.samples import NewSample
+from tilth.starter.world.scene import KINDS, UNSAFE_KINDS, Spec, render
+from tilth.train.artifacts.artifact import About, load_trained, read_about, save_trained
+from tilth.train.artifacts.export import export_classifier, export_detector, export_language_model, verdict_settings
+from tilth.train.judge.predict import Predictor
+from tilth.train.learn.augment import views
+from tilth.train.learn.classifier import TrainClassifier
+from tilth.train.learn.detector import TrainDetector
+from tilth.train.learn.examples import gather, held_back
+from tilth.train.learn.loop import fit
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+needs_starter = pytest.mark.skipif(
+    not (ROOT / "starter/models/detector").is_dir(), reason="starter:detector is not trained yet"
+)
+
+
+def scene_sample(seed: int, kind: str, split: str = "") -> NewSample:
+    rng = np.random.default_rng(seed)
+    scene = render(Spec(things=((kind, "red", ""),), surface="tile", style="photo"), rng)
+    claim = (
+        Claim(category=kind, box_xyxy=scene.things[0].box_xyxy, source="human:test")
+        if kind in UNSAFE_KINDS
+        else Claim(says="empty", source="human:test")
+    )
+    columns = {"split": split} if split else {}
+    return NewSample(data=encode_png(scene.image), origin={"source": str(seed)}, claims=(claim,), columns=columns)
+
+
+@pytest.fixture
+def labelled(work: Work) -> Work:
+    """60 images of dice, knives and books; ten more are sealed."""
+    kinds = ["dice", "knife", "book"]
+    work.add("a", [scene_sample(i, kinds[i % 3]) for i in range(60)])
+    work.add("sealed", [scene_sample(1000 + i, "knife", "test") for i in range(10)])
+    return work
+
+
+def test_sealed_images_are_never_trained_on(labelled: Work) -> None:
+    sealed = {s.id for s in labelled.dataset.samples(lambda s: s.split == "test", images=False)}
+    from tilth.claims import State
+
+    data = gather(
+        labelled,
+        ["knife", "dice"],
+        32,
+        states=[State.REVIEWED, State.CONFIRMED_EMPTY],
+        max_made_ratio=1,
+        boxes_only=False,
+    )
+    assert len(sealed) == 10
+    assert not sealed & {row.id for row in data.rows}
+    assert len(data.rows) == 60
+    assert 0 < len(data.indices(val=True)) < 30
+
+
+def test_relatives_are_held_back_together(labelled: Work) -> None:
+    [one, *_] = labelled.dataset.samples(images=False)
+    children = [replace(one, id=f"{i:064x}", origin={"parents": [one.id]}) for i in range(20)]
+    assert {held_back(child) for child in children} == {held_back(one)}
+
+
+def test_what_was_made_from_a_held_back_image_is_not_trained_on(labelled: Work) -> None:
+    from tilth.claims import State
+
+    real = list(labelled.dataset.samples(lambda s: s.split != "test", images=False))
+    held, free = next(s for s in real if held_back(s)), next(s for s in real if not held_back(s))
+    origins = {
+        "held": {"source": "a", "parents": [held.id]}, "free": {"source": "b", "parents": [free.id]},
+        "words": {"source": "c", "prompt": "a knife"},
+    }  # fmt: skip
+    labelled.add("made", [replace(scene_sample(2000 + i, "knife"), origin=o) for i, o in enumerate(origins.values())])
+    labelled.add("given", [replace(scene_sample(3000, "knife", "val"), origin={"source": "d", "prompt": "a knife"})])
+    data = gather(
+        labelled, ["knife"], 32, states=[State.REVIEWED, State.CONFIRMED_EMPTY], max_made_ratio=1, boxes_only=False
+    )
+    kept = {row.id for row in data.rows if row.made}
+    by_source = {s.origin["source"]: s.id for s in labelled.dataset.samples(lambda s: s.made, images=False)}
+    assert kept == {by_source["b"], by_source["c"]}
+    assert not any(row.made and row.val for row in data.rows)
+
+
+def test_nothing_to_learn_from_is_told(work: Work) -> None:
+    with pytest.raises(InputError, match="no labelled image to train on"):
+        TrainClassifier(steps=1).run(work)
+    work.add("a", [scene_sample(i, "book") for i in range(8)])
+    with pytest.raises(InputError, match="no training image shows any of"):
+        TrainClassifier(steps=1).run(work)
+
+
+def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> None:
+    def train(folder: Path, die_at: int | None = None) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Dropout(0.3), torch.nn.Linear(8, 1)
+        )
+
+        def loss_at(step: int) -> torch.Tensor:
+            if step == die_at:
+                raise KeyboardInterrupt
+            x = torch.randn(16, 4)
+            return ((model(x)[:, 0] - x.sum(1)) ** 2).mean()
+
+        fit(
+            "m",
+            model,
+            loss_at,
+            steps=40,
+            lr=1e-2,
+            work=folder,
+            ema=0.9,
+            save_every=10,
+            warmup=5,
+            advance=lambda n: None,
+        )
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    whole = train(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "broken", die_at=27)
+    assert torch.equal(train(tmp_path / "broken"), whole)
+
+
+def test_views_move_boxes_with_their_things() -> None:
+    rng = np.random.default_rng(0)
+    x = torch.zeros(12, 3, 64, 64)
+    box = np.array([[0.375, 0.25, 0.625, 0.5]], np.float32)
+    x[:, :, 16:32, 24:40] = 1
+    for moved, boxes, seen in zip(*views(x, [box] * 12, rng, zoom=(0.8, 1.2)), strict=True):
+        assert seen.all()
+        bright = moved.mean(0) > moved.mean(0).max() * 0.5
+        rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+        shown = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 64
+        assert np.abs(boxes[0] - shown).max() < 0.04
+
+
+@needs_starter
+def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: Policy) -> None:
+    for step, name in ((TrainClassifier(steps=60, lr=1e-3), "classifier"), (TrainDetector(steps=50), "detector")):
+        work = replace(labelled, name=name, folder=labelled.folder / name)
+        work.folder.mkdir(parents=True)
+        told = step.run(work)
+        assert told["train_images"] > 40
+    predictor = Predictor(labelled.artifacts["classifier"], labelled.artifacts["detector"], "cpu")
+    kinds = ["dice", "knife", "book"] * 8
+    from tilth.images import decode
+
+    said = predictor([decode(scene_sample(500 + i, kind).data) for i, kind in enumerate(kinds)])
+    right = [
+        max(("dice", "knife"), key=lambda c: logits[c]) == kind
+        for (logits, _), kind in zip(said, kinds, strict=True) if kind != "book"
+    ]  # fmt: skip
+    assert np.mean(right) > 0.8
+    found = [
+        bool(boxes) and boxes[0][5] == kind for (_, boxes), kind in zip(said, kinds, strict=True) if kind != "book"
+    ]
+    assert np.mean(found) > 0.6
+
+
+@needs_starter
+def test_the_base_models_have_never_seen_an_unsafe_category() -> None:
+    for name in ("starter:classifier", "starter:detector"):
+        known = set(models.settings(name)["label2id"])  # type: ignore[call-overload]
+        assert known == set(KINDS) - set(UNSAFE_KINDS)
+
+
+@needs_starter
+def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> None:
+    own = models.locate("starter:verdict")
+    known = json.loads((own / "verdict.json").read_text())
+    assert verdict_settings(own, ["other"], 7) == known  # a model that says how it answers is believed
+    folder = shutil.copytree(own, tmp_path / "hub", ignore=shutil.ignore_patterns("verdict.json"))
+    told = verdict_settings(folder, known["labels"], 1)
+    assert told["label_token_ids"] == known["label_token_ids"]
+    (tmp_path / "out").mkdir()
+    export_language_model(folder, tmp_path / "out", told)
+    assert json.loads((tmp_path / "out" / "verdict.json").read_text())["padding"] == "left"
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="no tokenizer"):
+        verdict_settings(folder, known["labels"], 1)
+
+
+@needs_starter
+@pytest.mark.parametrize("base", ["starter:classifier", "dinov2"])
+def test_a_graph_takes_images_of_another_size_than_its_base_model(tmp_path: Path, base: str) -> None:
+    import onnxruntime
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    from tilth.train.artifacts.artifact import load_for_training
+
+    if base == "dinov2":  # one of those that take any size without being asked to
+        config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
+        Dinov2ForImageClassification(config).save_pretrained(tmp_path / "dinov2")
+        base, side = str(tmp_path / "dinov2"), 70
+    else:
+        side = 128
+    about = About(kind="classifier", base=base, labels=["knife"], side=side, mean=[0.5] * 3, std=[0.5] * 3)
+    save_trained(load_for_training("classifier", base, ["knife"]), about, tmp_path / "c")
+    export_classifier(tmp_path / "c", tmp_path)  # holds the graph to the model
+    image = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    [(logits, _)] = Predictor(tmp_path / "c", None, "cpu")([image])
+    session = onnxruntime.InferenceSession(str(tmp_path / "classifier.onnx"))
+    square = np.asarray(resize(image, (side, side)), np.float32).transpose(2, 0, 1)[None] / 255
+    [got] = session.run(None, {"pixels": (square - 0.5) / 0.5})
+    assert got[0, 0] == pytest.approx(logits["knife"], abs=1e-3)
+
+
+@needs_starter
+def test_the_graphs_say_the_same_as_torch(tmp_path: Path) -> None:
+    import onnxruntime
+
+    from tilth.train.artifacts.artifact import load_for_training
+
+    labels = ["knife", "dice"]
+    about = About(kind="classifier", base="x", labels=labels, side=96, mean=[0.5] * 3, std=[0.5] * 3)
+    torch.manual_seed(0)
+    save_trained(load_for_training("classifier", "starter:classifier", labels), about, tmp_path / "c")
+    export_classifier(tmp_path / "c", tmp_path)
+    model, _ = load_trained(tmp_path / "c", "cpu")
+    x = torch.rand(5, 3, 96, 96)
+    [got] = onnxruntime.InferenceSession(str(tmp_path / "classifier.onnx")).run(None, {"pixels": x.numpy()})
+    with torch.no_grad():
+        assert np.abs(model(pixel_values=x).logits.numpy() - got).max() < 1e-3
+    save_trained(
+        load_for_training("detector", "starter:detector", labels), replace(about, kind="detector"), tmp_path / "d"
+    )
+    export_detector(tmp_path / "d", tmp_path)
+    logits, boxes = onnxruntime.InferenceSession(str(tmp_path / "detector.onnx")).run(None, {"pixels": x.numpy()})
+    assert logits.shape[::2] == (5, 2)
+    assert boxes.shape[2] == 4
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match="pickled weights are never loaded"):
+        models.locate(str(tmp_path))
+    with pytest.raises(ModelError, match="not a trained model of ours"):
+        read_about(tmp_path)

@@ -1,0 +1,228 @@
+"""The numbers that decide are right: held against pycocotools, scikit-learn, and cases with a known answer."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score
+
+from tilth.errors import GateRefused
+from tilth.fusion import fuse
+from tilth.train.artifacts.artifact import About
+from tilth.train.judge.calibrate import best_box_threshold, calibrate, fit_fusion
+from tilth.train.judge.evaluate import category_scores
+from tilth.train.judge.gate import Gate, decide
+from tilth.train.judge.metrics import (
+    average_precision,
+    best_threshold,
+    expected_calibration_error,
+    f1,
+    match_boxes,
+    recall_at_fpr,
+    with_interval,
+)
+from tilth.train.judge.predict import Prediction, read_predictions
+
+
+def random_predictions(seed: int, n: int = 40) -> list[Prediction]:
+    """Images of 100 px with true boxes and noisy, partly wrong predictions of two categories."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(n):
+        truth, boxes = [], []
+        for category in ("knife", "dice"):
+            for _ in range(rng.integers(0, 3)):
+                x, y = rng.uniform(0, 60, 2)
+                w, h = rng.uniform(10, 40, 2)
+                truth.append([x, y, x + w, y + h, category])
+                if rng.random() < 0.8:
+                    dx, dy = rng.normal(0, 4, 2)
+                    boxes.append([x + dx, y + dy, x + w + dx, y + h + dy, float(rng.uniform(0.2, 1)), category])
+            for _ in range(rng.integers(0, 3)):
+                x, y = rng.uniform(0, 60, 2)
+                boxes.append([x, y, x + 20, y + 20, float(rng.uniform(0, 0.7)), category])
+        boxes.sort(key=lambda b: -b[4])
+        shown = tuple(sorted({t[4] for t in truth}))
+        made.append(Prediction(id=str(i), file="", part="", truth=shown, truth_boxes=truth, logits={}, boxes=boxes))
+    return made
+
+
+def coco_ap50(predictions: list[Prediction], category: str) -> float:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    annotations, results = [], []
+    for i, p in enumerate(predictions, 1):
+        for x0, y0, x1, y1, name in p.truth_boxes:
+            if name == category:
+                area = (x1 - x0) * (y1 - y0)
+                annotations.append({
+                    "id": len(annotations) + 1, "image_id": i, "category_id": 1, "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": area, "iscrowd": 0,
+                })  # fmt: skip
+        results += [
+            {"image_id": i, "category_id": 1, "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]], "score": b[4]}
+            for b in p.boxes if b[5] == category
+        ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": i, "width": 100, "height": 100} for i in range(1, len(predictions) + 1)],
+            "annotations": annotations, "categories": [{"id": 1, "name": category}],
+        }  # fmt: skip
+        truth.createIndex()
+        judge = COCOeval(truth, truth.loadRes(results), "bbox")
+        judge.params.iouThrs = np.array([0.5])
+        judge.evaluate()
+        judge.accumulate()
+    return float(judge.eval["precision"][0, :, 0, 0, -1].mean())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_is_that_of_pycocotools(seed: int) -> None:
+    predictions = random_predictions(seed)
+    for category in ("knife", "dice"):
+        scores, right, _, truths = match_boxes(predictions, category)
+        assert average_precision(scores, right, int(truths.sum())) == pytest.approx(
+            coco_ap50(predictions, category), abs=1e-6
+        )
+
+
+def test_a_bootstrap_sample_counts_an_image_as_often_as_it_was_drawn() -> None:
+    predictions = random_predictions(9)
+    scores, right, owner, truths = match_boxes(predictions, "knife")
+    often = np.ones(len(predictions), int)
+    often[0], often[1] = 3, 0
+    copies = [predictions[0]] * 2 + [p for i, p in enumerate(predictions) if i != 1]
+    expected = coco_ap50(copies, "knife")
+    assert average_precision(scores, right, int((truths * often).sum()), often[owner]) == pytest.approx(
+        expected, abs=0.02
+    )
+
+
+def test_recall_at_a_false_positive_rate_lets_no_more_negatives_through() -> None:
+    rng = np.random.default_rng(0)
+    positive = rng.random(2000) < 0.3
+    scores = rng.normal(positive.astype(float), 1)
+    got = recall_at_fpr(scores, positive, 0.05)
+    from sklearn.metrics import roc_curve
+
+    fpr, tpr, _ = roc_curve(positive, scores)
+    assert got == pytest.approx(tpr[fpr <= 0.05].max(), abs=1e-9)
+
+
+def test_the_best_threshold_has_the_best_f1() -> None:
+    rng = np.random.default_rng(1)
+    positive = rng.random(300) < 0.2
+    scores = np.clip(rng.normal(0.3 + 0.3 * positive, 0.15), 0, 1)
+    chosen = best_threshold(scores, positive)
+    assert chosen is not None
+    best = max(f1(scores >= t, positive) for t in scores)
+    assert f1(scores >= chosen, positive) == pytest.approx(best)
+    assert best_threshold(scores[:5], np.zeros(5, bool)) is None
+
+
+def test_an_interval_covers_the_number_and_shrinks_with_more_images() -> None:
+    rng = np.random.default_rng(2)
+
+    def width(n: int) -> float:
+        hits = rng.random(n) < 0.6
+        told = with_interval(lambda counts: float(np.repeat(hits, counts).mean()), n, resamples=300)
+        low, high = told["ci95"]
+        assert low <= told["mean"] <= high
+        return high - low
+
+    assert width(1600) < width(100) / 2
+
+
+def test_calibration_mends_scores_that_are_too_sure() -> None:
+    rng = np.random.default_rng(3)
+    rows = []
+    for i in range(600):
+        honest = rng.normal(-1, 1.5)
+        shown = ("knife",) if rng.random() < 1 / (1 + np.exp(-honest)) else ()
+        rows.append(Prediction(
+            id=str(i), file="", part="", truth=shown, truth_boxes=[], logits={"knife": 4 * honest + 1}, boxes=[]
+        ))  # fmt: skip
+    about = About(kind="classifier", base="x", labels=["knife"], side=8, mean=[0] * 3, std=[1] * 3)
+    told = calibrate(rows, about)
+    assert told["ece_after"] < told["ece_before"] / 2
+    assert about.calibration["knife"]["a"] == pytest.approx(0.25, abs=0.08)
+    assert about.calibration["knife"]["d"] == 0  # there is no detector
+    assert 0 < about.thresholds["knife"] < 1
+    assert about.clear_below is not None
+    assert 0.01 <= np.mean([_chance(p, about) < about.clear_below for p in rows if p.truth]) <= 0.03
+
+
+def _chance(prediction: Prediction, about: About) -> float:
+    return float(category_scores([prediction], ["knife"], about)[0, 0])
+
+
+def test_two_models_together_are_better_than_either_and_a_misleading_one_is_left_out() -> None:
+    rng = np.random.default_rng(6)
+    truth = rng.random((800, 2)) < 0.2
+    logits = rng.normal(2.0 * truth - 1, 1)
+    boxes = 1 / (1 + np.exp(-rng.normal(2.0 * truth - 1, 1)))
+    both = fit_fusion(logits, boxes, truth)
+    assert both is not None
+    assert both[0].a > 0.5
+    assert both[0].d > 0.5
+
+    def quality(scores: np.ndarray) -> float:
+        return float(average_precision_score(truth.ravel(), scores.ravel()))
+
+    assert quality(fuse(logits, boxes, both)) > max(quality(logits), quality(boxes)) + 0.05
+    alone = fit_fusion(logits, 1 - boxes, truth)
+    assert alone is not None
+    assert alone[0].d == 0
+    assert alone[0].a > 0.5
+    assert fit_fusion(logits[:3], boxes[:3], truth[:3]) is None
+
+
+def test_the_threshold_of_boxes_keeps_the_right_ones() -> None:
+    rows = []
+    for i in range(20):
+        right, wrong = [10, 10, 20, 20, 0.6 + i / 100, "knife"], [40, 40, 50, 50, 0.1 + i / 100, "knife"]
+        rows.append(Prediction(
+            id=str(i), file="", part="", truth=("knife",), truth_boxes=[[10, 10, 20, 20, "knife"]], logits={"knife": 0},
+            boxes=[right, wrong],
+        ))  # fmt: skip
+    assert best_box_threshold(rows, ["knife"]) == pytest.approx(0.6)
+    assert best_box_threshold(rows[:3], ["knife"]) is None
+
+
+def test_expected_calibration_error_is_zero_for_honest_scores_and_large_for_liars() -> None:
+    rng = np.random.default_rng(4)
+    chances = rng.random(20000)
+    positive = rng.random(20000) < chances
+    assert expected_calibration_error(chances, positive) < 0.02
+    assert expected_calibration_error(np.ones(100), np.zeros(100, bool)) == 1
+
+
+def test_the_gate_lets_a_better_model_through_and_stops_a_worse_one() -> None:
+    rng = np.random.default_rng(5)
+    truth = rng.random(800) < 0.3
+    good, bad = rng.normal(truth * 3.0, 1), rng.normal(truth * 1.0, 1)
+    assert decide(bad, good, truth, 0.02, 0)["passed"] is True
+    worse = decide(good, bad, truth, 0.02, 0)
+    assert worse["passed"] is False
+    assert "fell" in str(worse["reason"])
+
+
+def test_a_refusal_of_the_gate_has_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Gate, "_compare", lambda self, work: {"passed": False, "reason": "recall fell"})
+    with pytest.raises(GateRefused) as caught:
+        Gate().run(type("W", (), {"name": "gate"})())  # type: ignore[arg-type]
+    assert caught.value.exit_code == 3
+
+
+def test_a_torn_line_of_predictions_is_forgotten(tmp_path: Path) -> None:
+    import json
+
+    path = tmp_path / "predictions.jsonl"
+    row = random_predictions(0, 1)[0]
+    path.write_text(json.dumps(vars(row)) + "\n" + '{"id": "half')
+    assert [p.id for p in read_predictions(path)] == ["0"]
+    assert path.read_text().endswith("\n")

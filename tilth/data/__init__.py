@@ -1,0 +1,1 @@
+"""The dataset on disk. Start with `dataset.py`."""

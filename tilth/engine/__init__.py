@@ -1,0 +1,1 @@
+"""Recipes, steps, and the executors that run them. Start with `steps.py`, then `work.py`."""

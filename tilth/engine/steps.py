@@ -1,0 +1,82 @@
+"""What a step and a mapper are made of: settings, their key, and what they report.
+
+A step is a frozen dataclass; its fields are its configuration, and `run` is its one verb (`work.py` has the protocol). A mapper is
+a frozen dataclass too; it touches every image: `load` gets its model ready once and returns the function that turns a batch into
+results.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict
+
+from tilth import models
+from tilth.claims import Json
+from tilth.samples import Result, Sample
+
+Facts = Mapping[str, Json]
+"""What a step reports: numbers and short texts that end up in `summary.json` under the step's name."""
+Function = Callable[[Sequence[Sample]], list[Result]]
+"""What a loaded mapper does with a batch."""
+
+
+class Mapper(Protocol):
+    """Whatever touches every image."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples to hand over at once."""
+        ...
+
+    def models(self) -> tuple[str, ...]:
+        """Name the models that it loads."""
+        ...
+
+    def load(self) -> Function:
+        """Load the models and return the function; a batch must give what its samples give one by one."""
+        ...
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def step(cls: type[T]) -> type[T]:
+    """Make a class a step or a mapper: frozen, keyword-only, deaf to settings it does not have; no models, no inputs."""
+    cls.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    for name in ("models", "inputs"):
+        if not hasattr(cls, name):
+            setattr(cls, name, lambda self: ())
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def fingerprint(of: Any, *more: str) -> str:
+    """Name a step or mapper by its class, its settings and its models' weights: equal names mean equal results.
+
+    >>> @step
+    ... class Keep:
+    ...     above: float = 0.5
+    >>> fingerprint(Keep()) == fingerprint(Keep(above=0.5)) != fingerprint(Keep(above=0.6))
+    True
+    """
+    weights = [models.digest(name) for name in of.models()]
+    # A mapper raises `revision` when its code gives other results for the same settings.
+    parts = [type(of).__qualname__, getattr(of, "revision", 0), asdict(of), weights, *more]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def inputs_digest(paths: Sequence[Path]) -> str:
+    """Return a digest that changes when a file is added, removed, resized or touched."""
+    whole = 0
+    for path in paths:
+        for item in path.rglob("*") if path.is_dir() else [path]:
+            if item.is_file():
+                stat = item.stat()
+                line = hashlib.sha256(f"{item} {stat.st_size} {stat.st_mtime_ns}".encode(errors="surrogateescape"))
+                whole += int.from_bytes(line.digest())  # a sum has no order, so no list of all names is kept
+    return hashlib.sha256(str(whole).encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Trained models on disk, and as ONNX graphs. Start with `artifact.py`."""

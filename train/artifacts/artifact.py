@@ -1,0 +1,145 @@
+"""A trained model on disk: weights in the layout of `save_pretrained`, and `tilth.json` with what the weights do not say."""
+
+import inspect
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tilth import models
+from tilth.claims import Json
+from tilth.data.dataset import write_beside
+from tilth.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(kw_only=True)
+class About:
+    """`tilth.json`.
+
+    Args:
+        kind: `classifier` or `detector`.
+        base: Model that was fine-tuned.
+        labels: In the order of the outputs.
+        side: Images are resized to a square of so many pixels.
+        mean: Subtracted from pixels in [0, 1], by channel.
+        std: Then divided by.
+        calibration: Of a classifier, `{label: {a, d, b}}`; see `tilth.fusion.Fusion`.
+        thresholds: `{label: probability}` that gave the best F1 on validation images.
+        clear_below: Of a classifier: hardly any unsafe validation image has all its probabilities below; None when too few
+            images could tell.
+        score_threshold: Of a detector: boxes below are not worth showing; None when too few boxes could tell.
+        trained: Numbers of the training.
+    """
+
+    kind: str
+    base: str
+    labels: list[str]
+    side: int
+    mean: list[float]
+    std: list[float]
+    calibration: dict[str, dict[str, float]] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    clear_below: float | None = None
+    score_threshold: float | None = None
+    trained: dict[str, Json] = field(default_factory=dict)
+
+
+def read_about(folder: Path) -> About:
+    """Read what is known of an artifact.
+
+    Raises:
+        ModelError: It is not one of ours.
+    """
+    try:
+        return About(**json.loads((folder / "tilth.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(f"{folder}: not a trained model of ours: {error}") from error
+
+
+def write_about(folder: Path, about: About) -> None:
+    """Write `tilth.json`, whole or not at all."""
+    write_beside(folder / "tilth.json", json.dumps(asdict(about), indent=1))
+
+
+def preprocessing(base: str) -> tuple[int, list[float], list[float]]:
+    """Return side, mean and std that a base model was trained with; ImageNet's where it does not say.
+
+    Only `preprocessor_config.json` and `config.json` are read.
+    """
+    folder = models.locate(base)
+    path = folder / "preprocessor_config.json"
+    told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    size = told.get("size", {})
+    config = json.loads((folder / "config.json").read_text())
+    side = size.get("height") or size.get("shortest_edge") or config.get("image_size") or 224
+    if told.get("do_normalize") is False:
+        return int(side), [0.0] * 3, [1.0] * 3
+    return (
+        int(side),
+        list(told.get("image_mean", [0.485, 0.456, 0.406])),
+        list(told.get("image_std", [0.229, 0.224, 0.225])),
+    )
+
+
+def load_for_training(kind: str, base: str, labels: Sequence[str]) -> "torch.nn.Module":
+    """Load a base model with a fresh head for these labels.
+
+    Raises:
+        ModelError: The checkpoint is not of a kind that can be fine-tuned for this.
+    """
+    import torch
+    from transformers import AutoModelForImageClassification, AutoModelForObjectDetection
+
+    auto = AutoModelForImageClassification if kind == "classifier" else AutoModelForObjectDetection
+    extra = {"problem_type": "multi_label_classification"} if kind == "classifier" else {}
+    try:
+        model: torch.nn.Module = auto.from_pretrained(
+            models.locate(base), id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)},
+            ignore_mismatched_sizes=True, dtype=torch.float32, use_safetensors=True, **extra,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        raise ModelError(f"{base}: cannot be fine-tuned as a {kind}: {str(error).splitlines()[0]}") from error
+    return model
+
+
+def load_trained(folder: Path, device: str) -> "tuple[torch.nn.Module, About]":
+    """Load an artifact for inference."""
+    import torch
+    from transformers import AutoModelForImageClassification, AutoModelForObjectDetection
+
+    about = read_about(folder)
+    auto = AutoModelForImageClassification if about.kind == "classifier" else AutoModelForObjectDetection
+    model = auto.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    return model.to(device).eval(), about
+
+
+def save_trained(model: "torch.nn.Module", about: About, folder: Path) -> Path:
+    """Save weights and `tilth.json` so that the folder's existence means it is whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)  # type: ignore[operator]  # transformers' models have it
+    write_about(partial, about)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def any_size(model: Any, side: int) -> dict[str, bool]:
+    """Let a ViT take images of a size that it was not trained with; some do so by themselves."""
+    fits = getattr(model.config, "image_size", side) == side
+    asks = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    return {"interpolate_pos_encoding": True} if asks and not fits else {}
+
+
+def normalise(x: "torch.Tensor", about: About) -> "torch.Tensor":
+    """Apply mean and std to `(n, 3, h, w)` in [0, 1]."""
+    import torch
+
+    mean = torch.tensor(about.mean, device=x.device)[:, None, None]
+    std = torch.tensor(about.std, device=x.device)[:, None, None]
+    return (x - mean) / std

@@ -1,0 +1,208 @@
+"""Write trained models as the ONNX graphs that the runtime serves, and prove that they say the same as torch.
+
+classifier.onnx   pixels (n, 3, h, w) -> logits (n, k)
+detector.onnx     pixels (n, 3, h, w) -> logits (n, q, k), boxes (n, q, 4) cxcywh in [0, 1]
+verdict.onnx      ids, mask (n, t) -> logits (n, labels) after the last real token
+"""
+
+import json
+import shutil
+import string
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilth.errors import ModelError
+from tilth.train.artifacts.artifact import About, any_size, load_trained
+
+OPSET = 18
+TOLERANCE = 2e-3
+SAME_QUERIES = 0.85
+MAX_PROMPT_TOKENS = 512  # of a language model that does not say
+SCORE_THRESHOLD = 0.3  # of a detector that was not calibrated: boxes below are noise to a reader
+
+
+def _settings(about: About) -> dict[str, object]:
+    return {"labels": about.labels, "size_wh": [about.side, about.side], "mean": about.mean, "std": about.std}
+
+
+def export_classifier(folder: Path, out: Path) -> Path:
+    """Write `classifier.onnx` and `classifier.json` into `out`.
+
+    Raises:
+        ModelError: The graph does not say the same as the model.
+    """
+    import torch
+
+    model, about = load_trained(folder, "cpu")
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(pixel_values=pixels, **any_size(self.model, about.side)).logits
+            return logits
+
+    pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
+    path = _export(Logits(), {"pixels": pixels}, ["logits"], out / "classifier.onnx")
+    (out / "classifier.json").write_text(json.dumps({**_settings(about), "calibration": about.calibration}, indent=1))
+    return path
+
+
+def export_detector(folder: Path, out: Path) -> Path:
+    """Write `detector.onnx` and `detector.json` into `out`.
+
+    Raises:
+        ModelError: The graph does not say the same as the model.
+    """
+    import torch
+
+    model, about = load_trained(folder, "cpu")
+
+    class Boxes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            said = self.model(pixel_values=pixels)
+            return said.logits, said.pred_boxes
+
+    pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
+    path = _export(Boxes(), {"pixels": pixels}, ["logits", "boxes"], out / "detector.onnx", ordered=False)
+    threshold = SCORE_THRESHOLD if about.score_threshold is None else about.score_threshold
+    (out / "detector.json").write_text(json.dumps({**_settings(about), "score_threshold": threshold}, indent=1))
+    return path
+
+
+def verdict_settings(folder: Path, labels: Sequence[str], template_version: int) -> dict[str, Any]:
+    """Say how a language model answers: by its own `verdict.json`, or, for a model off the shelf, by the first letters.
+
+    Args:
+        folder: The model.
+        labels: The verdicts to choose from, if the model does not say.
+        template_version: Of the prompt that it will get, if the model does not say.
+
+    Raises:
+        ModelError: The model has no tokenizer, or cuts a letter into several tokens.
+    """
+    own = folder / "verdict.json"
+    if own.exists():
+        return dict(json.loads(own.read_text()))
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise ModelError(f"{folder}: no tokenizer.json; the runtime reads prompts with it")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokens = []
+    for letter in string.ascii_uppercase[: len(labels)]:
+        # after the colon that ends the prompt, most models write a letter with the space before it
+        found = [tokenizer.encode(form, add_special_tokens=False).ids for form in (f" {letter}", letter)]
+        single = next((ids[0] for ids in found if len(ids) == 1), None)
+        if single is None:
+            raise ModelError(f"{folder}: its tokenizer cuts the letter {letter} up; choose another language model")
+        tokens.append(single)
+    return {
+        "template_version": template_version, "labels": list(labels), "label_token_ids": tokens,
+        "max_tokens": MAX_PROMPT_TOKENS, "padding": "left",
+    }  # fmt: skip
+
+
+def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> Path:
+    """Write `verdict.onnx`, `verdict.json` and `tokenizer.json` into `out`.
+
+    Args:
+        folder: The model.
+        out: The bundle.
+        told: How it answers; see `verdict_settings`.
+
+    Raises:
+        ModelError: The graph does not say the same as the model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
+    ).eval()
+    labels = torch.tensor(told["label_token_ids"])
+
+    class Verdict(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = model.model, model.lm_head
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            places = (mask.cumsum(1) - 1).clamp(min=0)
+            states = self.body(
+                input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False
+            ).last_hidden_state
+            last = (mask * torch.arange(mask.shape[1])).argmax(1)
+            chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
+            logits: torch.Tensor = self.head(chosen)[:, labels]
+            return logits
+
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(rng.integers(3, model.config.vocab_size, (3, 24)))
+    mask = torch.ones_like(ids)
+    if told["padding"] == "left":
+        mask[1, :7] = 0
+    else:
+        mask[1, 17:] = 0
+    path = _export(Verdict(), {"ids": ids, "mask": mask}, ["logits"], out / "verdict.onnx", axes={1: "tokens"})
+    (out / "verdict.json").write_text(json.dumps(told, indent=2) + "\n")
+    shutil.copy(folder / "tokenizer.json", out / "tokenizer.json")
+    return path
+
+
+def _export(
+    module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, axes: Mapping[int, str] | None = None,
+    *, ordered: bool = True,
+) -> Path:  # fmt: skip
+    """Export with a free batch size, then compare with torch on batches of 1 and of all."""
+    import torch
+
+    module = module.eval()
+    free = {0: "n", **(axes or {})}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracers warn of every constant
+        torch.onnx.export(
+            module, tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
+            dynamic_axes={**dict.fromkeys(inputs, free), **{name: {0: "n"} for name in outputs}},
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    _compare(module, inputs, outputs, path, ordered)
+    return path
+
+
+def _compare(module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, ordered: bool) -> None:
+    """Hold the graph to the model.
+
+    The queries of a detector are the best of many proposals; equally good ones come in either order, so they are compared as
+    a set: nearly each query of the model needs its like in the graph. The last few may be other proposals of the same score.
+    """
+    import onnxruntime
+    import torch
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for n in (1, len(next(iter(inputs.values())))):
+        some = {name: value[:n] for name, value in inputs.items()}
+        with torch.no_grad():
+            expected = module(*some.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        got = session.run(list(outputs), {name: value.numpy() for name, value in some.items()})
+        pairs = [(a.numpy(), b) for a, b in zip(expected, got, strict=True)]
+        if ordered:
+            gap = max(float(np.abs(a - b).max()) for a, b in pairs)
+        else:
+            ours, theirs = (np.concatenate(side, axis=2) for side in zip(*pairs, strict=True))
+            each = np.abs(ours[:, :, None] - theirs[:, None]).max(3).min(2)
+            gap = float(np.quantile(each, SAME_QUERIES))
+        if gap > TOLERANCE:
+            raise ModelError(f"{path.name}: differs from the model by {gap:.2g} at batch size {n}")

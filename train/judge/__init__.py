@@ -1,0 +1,1 @@
+"""Calibrate, evaluate and gate trained models. Start with `evaluate.py`."""

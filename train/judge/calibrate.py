@@ -1,0 +1,156 @@
+"""Make scores mean chances: Platt scaling of both models together on validation images, and thresholds that follow from it.
+
+Paper: Platt, 1999, "Probabilistic outputs for support vector machines"; https://arxiv.org/abs/1706.04599
+Differs: two scores go in, the classifier's logit and that of the detector's best box. Their slopes are shared by all
+    categories, each of which has an offset of its own: validation sets are small, and rare categories smaller.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tilth.claims import Json
+from tilth.engine.steps import Facts, step
+from tilth.engine.work import Work
+from tilth.fusion import Fusion, box_logit, sigmoid
+from tilth.samples import Sample
+from tilth.train.artifacts.artifact import About, read_about, write_about
+from tilth.train.judge.evaluate import TEXT_AREA, category_scores
+from tilth.train.judge.metrics import best_threshold, expected_calibration_error, match_boxes
+from tilth.train.judge.predict import Prediction, Predictor, Target, predict
+from tilth.train.learn.examples import held_back, usable
+
+MIN_POSITIVES = 5  # fewer cannot place a curve
+MIN_UNSAFE = 20  # fewer cannot say below which score hardly any lies
+MISSED = 0.02  # share of unsafe validation images that may lie wholly below `clear_below`
+
+Array = np.ndarray[Any, Any]
+
+
+def fit_fusion(logits: Array, boxes: Array | None, positive: Array) -> list[Fusion] | None:
+    """Fit the fusion of each label by regularised logistic regression.
+
+    A model whose slope would be negative, which would turn its ranking round, is left out.
+
+    Args:
+        logits: Of the classifier, `(n, k)`.
+        boxes: Score of the detector's best box, `(n, k)`; None without a detector.
+        positive: Truth, `(n, k)`.
+
+    Returns:
+        One for each label; None when there are too few positives or negatives, or neither model says anything.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    n, k = positive.shape
+    if min(positive.sum(), (~positive).sum()) < MIN_POSITIVES:
+        return None
+    slopes = {"a": logits.ravel()} | ({} if boxes is None else {"d": box_logit(boxes).ravel()})
+    offsets = np.tile(np.eye(k), (n, 1))
+    while slopes:
+        columns = np.column_stack([*slopes.values(), offsets])
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(columns, positive.ravel())
+        found = dict(zip(slopes, model.coef_[0], strict=False))
+        if min(found.values()) > 0:
+            shared = float(model.intercept_[0])
+            a, d = float(found.get("a", 0.0)), float(found.get("d", 0.0))
+            return [Fusion(a=a, d=d, b=shared + float(own)) for own in model.coef_[0, len(slopes) :]]
+        del slopes[min(found, key=lambda name: found[name])]
+    return None
+
+
+@step
+class Calibrate:
+    """Calibrate a classifier and a detector on the validation images and choose all thresholds there.
+
+    Args:
+        classifier: Name of the classifier artifact; its `tilth.json` is written anew.
+        detector: Name of the detector artifact that it is used with, whose `tilth.json` is too; empty for none.
+    """
+
+    classifier: str
+    detector: str = ""
+
+    def run(self, work: Work) -> Facts:
+        """Predict the validation images and fit."""
+        folder = work.artifact(self.classifier)
+        detector = work.artifact(self.detector) if self.detector else None
+        about = read_about(folder)
+        about.calibration, about.thresholds, about.clear_below = {}, {}, None
+        targets = (target(s, about.labels) for s in work.dataset.samples(validates))
+        with work.events.progress(work.name, None) as advance:
+            path = work.folder / "predictions.jsonl"
+            predictions = predict(Predictor(folder, detector, work.device), targets, path, advance)
+        facts = {"val_images": len(predictions), **calibrate(predictions, about)}
+        write_about(folder, about)
+        if detector is not None:
+            boxes = read_about(detector)
+            boxes.score_threshold = facts["score_threshold"] = best_box_threshold(predictions, boxes.labels)
+            write_about(detector, boxes)
+        return facts
+
+
+def validates(sample: Sample) -> bool:
+    """Tell whether a sample is for validation: held back, real, and known."""
+    return usable(sample) and held_back(sample) and not sample.made
+
+
+def target(sample: Sample, labels: Sequence[str]) -> Target:
+    """Turn a sample into a target."""
+    shown = [c for c in sample.truth.labels if c.category in labels]
+    boxed = [c for c in shown if c.box_xyxy]
+    return Target(
+        id=sample.id, file="", image=sample.pixels(), categories=tuple(sorted({str(c.category) for c in shown})),
+        boxes_xyxy=np.array([c.box_xyxy for c in boxed], float).reshape(-1, 4),
+        box_categories=tuple(str(c.category) for c in boxed),
+    )  # fmt: skip
+
+
+def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json]:
+    """Fit calibration and thresholds into `about`, and report the error before and after."""
+    per_category: dict[str, dict[str, Any]] = {}
+    shape = (len(predictions), len(about.labels))
+    truth = np.array([[c in p.truth for c in about.labels] for p in predictions], bool).reshape(shape)
+    logits = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(shape)
+    boxes = np.array([[p.box_score(c) for c in about.labels] for p in predictions], float).reshape(shape)
+    before = sigmoid(logits)
+    by = fit_fusion(logits, boxes if boxes.any() else None, truth)
+    if by is not None:
+        about.calibration = {label: asdict(one) for label, one in zip(about.labels, by, strict=True)}
+    scores = category_scores(predictions, about.labels, about)
+    for i, label in enumerate(about.labels):
+        chosen = best_threshold(scores[:, i], truth[:, i])
+        if chosen is not None:
+            about.thresholds[label] = chosen
+        per_category[label] = {
+            "positives": int(truth[:, i].sum()), "threshold": None if chosen is None else round(chosen, 4),
+            "ece_before": round(expected_calibration_error(before[:, i], truth[:, i]), 4) if len(truth) else None,
+            "ece_after": round(expected_calibration_error(scores[:, i], truth[:, i]), 4) if len(truth) else None,
+        }  # fmt: skip
+    means = {
+        name: round(float(np.mean([row[name] for row in per_category.values()])), 4)
+        for name in ("ece_before", "ece_after")
+    } if len(truth) else {}  # fmt: skip
+    unsafe = [i for i, label in enumerate(about.labels) if label != TEXT_AREA]
+    about.clear_below = lowest_of(scores.max(1, initial=0.0)[truth[:, unsafe].any(1)])
+    slopes = {"classifier_slope": round(by[0].a, 4), "detector_slope": round(by[0].d, 4)} if by else {}
+    return {**means, **slopes, "clear_below": about.clear_below, "per_category": per_category}
+
+
+def lowest_of(scores: Array) -> float | None:
+    """Return the score below which hardly any unsafe image lies; None when they are too few to tell."""
+    return round(float(np.quantile(scores, MISSED)), 4) if len(scores) >= MIN_UNSAFE else None
+
+
+def best_box_threshold(predictions: Sequence[Prediction], labels: Sequence[str]) -> float | None:
+    """Return the score with the best F1 over the boxes of all categories; None when too few boxes could tell."""
+    matches = [match_boxes(predictions, label) for label in labels]
+    total = sum(int(truths.sum()) for *_, truths in matches)
+    if total < MIN_POSITIVES or not any(len(scores) for scores, *_ in matches):
+        return None
+    scores, right = (np.concatenate([match[place] for match in matches]) for place in (0, 1))
+    order = np.argsort(-scores, kind="stable")
+    values = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + total)
+    return round(float(scores[order[int(np.argmax(values))]]), 4)

@@ -1,0 +1,134 @@
+"""What the trained models say about images, kept on disk so that thresholds can change without running them again."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilth import models
+from tilth.engine.job import batched
+from tilth.fusion import sigmoid
+from tilth.geometry import clip, cxcywh_to_xyxy
+from tilth.images import Image, resize
+from tilth.train.artifacts.artifact import any_size, load_trained, normalise
+
+BATCH = 32
+MIN_SCORE = 0.02  # boxes below are not kept: they change no average precision that anybody reports
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An image with its truth: categories, boxes `(k, 4)` xyxy pixels with their category, and a slice such as a style."""
+
+    id: str
+    file: str
+    image: Image
+    categories: tuple[str, ...]
+    boxes_xyxy: npt.NDArray[np.floating[Any]]
+    box_categories: tuple[str, ...]
+    part: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What both models say of one image, beside its truth.
+
+    `logits` and `scores` are by category; `boxes` are `[x0, y0, x1, y1, score, category]` in pixels.
+    """
+
+    id: str
+    file: str
+    part: str
+    truth: tuple[str, ...]
+    truth_boxes: list[list[Any]]
+    logits: dict[str, float]
+    boxes: list[list[Any]]
+
+    def box_score(self, category: str) -> float:
+        """Return the score of the best box of a category; 0 when there is none."""
+        return max((b[4] for b in self.boxes if b[5] == category), default=0.0)
+
+
+class Predictor:
+    """A classifier and a detector, either of which may be missing."""
+
+    def __init__(self, classifier: Path | None, detector: Path | None, device: str) -> None:
+        self.device = models.device(device)
+        self.classifier = load_trained(classifier, self.device) if classifier else None
+        self.detector = load_trained(detector, self.device) if detector else None
+
+    def __call__(self, images: Sequence[Image]) -> list[tuple[dict[str, float], list[list[Any]]]]:
+        """Return logits by category, and boxes, of each image."""
+        logits: list[dict[str, float]] = [{} for _ in images]
+        boxes: list[list[list[Any]]] = [[] for _ in images]
+        if self.classifier:
+            said = self._forward(self.classifier, images).logits.cpu().numpy()
+            labels = self.classifier[1].labels
+            logits = [dict(zip(labels, map(float, row), strict=True)) for row in said]
+        if self.detector:
+            out = self._forward(self.detector, images)
+            scores = sigmoid(out.logits.cpu().numpy())
+            for i, image in enumerate(images):
+                boxes[i] = self._boxes(scores[i], out.pred_boxes[i].cpu().numpy(), image)
+        return list(zip(logits, boxes, strict=True))
+
+    def _forward(self, pair: Any, images: Sequence[Image]) -> Any:
+        import torch
+
+        from tilth.train.learn.augment import to_unit
+
+        model, about = pair
+        square = np.stack([resize(image, (about.side, about.side)) for image in images])
+        with torch.inference_mode():
+            return model(pixel_values=normalise(to_unit(square, self.device), about), **any_size(model, about.side))
+
+    def _boxes(self, scores: npt.NDArray[Any], boxes_cxcywh: npt.NDArray[Any], image: Image) -> list[list[Any]]:
+        assert self.detector is not None
+        height, width = image.shape[:2]
+        xyxy = clip(cxcywh_to_xyxy(boxes_cxcywh) * np.array([width, height] * 2), (width, height))
+        found = []
+        for query, label in np.argwhere(scores >= MIN_SCORE):
+            x0, y0, x1, y1 = (round(float(v), 2) for v in xyxy[query])
+            if x1 > x0 and y1 > y0:
+                found.append([x0, y0, x1, y1, round(float(scores[query, label]), 5), self.detector[1].labels[label]])
+        return sorted(found, key=lambda b: -b[4])
+
+
+def predict(predictor: Predictor, targets: Iterable[Target], path: Path, advance: Any) -> list[Prediction]:
+    """Predict whatever `path` lacks, append it there, and return all predictions in the order of the targets."""
+    done = {p.id: p for p in read_predictions(path)}
+    order = []
+    with path.open("a") as stream:
+        for batch in batched(targets, BATCH):
+            todo = [t for t in batch if t.id not in done]
+            for target, (logits, boxes) in zip(todo, predictor([t.image for t in todo]) if todo else [], strict=True):
+                truth_boxes = [
+                    [*map(float, b), c] for b, c in zip(target.boxes_xyxy, target.box_categories, strict=True)
+                ]
+                row = Prediction(
+                    id=target.id, file=target.file, part=target.part, truth=target.categories, truth_boxes=truth_boxes,
+                    logits=logits, boxes=boxes,
+                )  # fmt: skip
+                stream.write(json.dumps(vars(row)) + "\n")
+                done[target.id] = row
+            stream.flush()
+            order += [t.id for t in batch]
+            advance(len(batch))
+    return [done[i] for i in order]
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """Read predictions; a torn last line, left by a kill, is cut off."""
+    if not path.exists():
+        return
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    for line in whole.splitlines():
+        row = json.loads(line)
+        yield Prediction(**{**row, "truth": tuple(row["truth"])})
