@@ -217,9 +217,9 @@ def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when
 
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
-    from tilth.pipeline.cli.main import data as cli_data
-    from tilth.pipeline.cli.main import review as cli_review
-    from tilth.pipeline.cli.main import steps as cli_steps
+    from tilth.pipeline.cli import data as cli_data
+    from tilth.pipeline.cli import review as cli_review
+    from tilth.pipeline.cli import steps as cli_steps
 
     cli_steps.add_to(app)
     cli_data.add_to(app)
