@@ -27,7 +27,7 @@ from tilth.annotate.grounding.ground import Ground
 from tilth.annotate.grounding.thresholds import Thresholds
 from tilth.annotate.review.review import Review
 from tilth.annotate.review.reviewer import TruthBox, read_truth
-from tilth.claims import Claim, State
+from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.geometry import iou
 from tilth.mining.cleaning.second_opinion import SecondOpinion
@@ -51,7 +51,7 @@ def judged(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> dict[str, obje
     counts = np.array(
         [
             (right(s.truth.labels, truth[s.id]), len(s.truth.labels), len(truth[s.id]))
-            for s in work.dataset.samples(lambda s: s.state is State.AUTO, images=False)
+            for s in work.dataset.samples("state = 'auto'", images=False)
         ]
     )
     rng = np.random.default_rng(0)

@@ -30,7 +30,8 @@ import yaml
 from tilth import models
 from tilth.annotate.review.review import Review
 from tilth.claims import Json
-from tilth.data.dataset import Dataset, write_beside
+from tilth.data.dataset import Dataset
+from tilth.data.files import write_beside
 from tilth.engine.local import Local
 from tilth.engine.recipe import Recipe, absent_inputs
 from tilth.engine.steps import fingerprint, inputs_digest

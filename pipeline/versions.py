@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from tilth.claims import Json, Truth
-from tilth.data.dataset import BATCH_ROWS, Dataset
+from tilth.data.dataset import Dataset
+from tilth.data.table import BATCH_ROWS
 from tilth.samples import Sample
 
 
@@ -25,7 +26,7 @@ def diff_versions(dataset: Dataset, before: int | str, after: int | str | None =
         InputError: There is no such version or tag.
     """
     old, new = dataset.checkout(before), dataset.checkout(after) if after else Dataset(dataset.root)
-    for ids in new.ids(BATCH_ROWS):
+    for ids in new.ids(batch_rows=BATCH_ROWS):
         was_there = old.contains(ids)
         now = _read(new, ids)
         then = _read(old, [i for i in ids if i in was_there])
@@ -37,7 +38,7 @@ def diff_versions(dataset: Dataset, before: int | str, after: int | str | None =
                 yield {"id": id_, "change": "dropped" if sample.drops else "restored", "why": reasons}
             elif (told := _brief(sample.truth)) != (before_ := _brief(then[id_].truth)):
                 yield {"id": id_, "change": "labelled", "before": before_, "now": told}
-    for ids in old.ids(BATCH_ROWS):
+    for ids in old.ids(batch_rows=BATCH_ROWS):
         still = new.contains(ids)
         for id_ in ids:
             if id_ not in still:

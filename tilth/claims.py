@@ -1,5 +1,6 @@
 """What is said about an image, by whom, and what it adds up to."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -55,7 +56,7 @@ class Claim:
             raise InputError(f"source must be one of {', '.join(f'{s}:…' for s in SOURCES)}, got {self.source!r}")
         if self.box_xyxy is not None:
             x0, y0, x1, y1 = self.box_xyxy
-            if not (np.isfinite(self.box_xyxy).all() and x0 < x1 and y0 < y1):
+            if not (all(map(math.isfinite, self.box_xyxy)) and x0 < x1 and y0 < y1):
                 raise InputError(f"box must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {self.box_xyxy}")
 
     @property

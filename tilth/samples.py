@@ -22,6 +22,7 @@ class Sample:
         origin: Where it comes from: `source`, `licence`, `step`, and for made images `parents`, `prompt`, `seed`, `model`.
         claims: All statements about it, oldest first.
         columns: What steps have measured, by column name.
+        resolved: The labels that the claims add up to, when somebody worked that out before.
         drops: `(step, reason)` of every step that left it out; it is in when there is none.
     """
 
@@ -32,6 +33,7 @@ class Sample:
     claims: tuple[Claim, ...] = ()
     columns: Mapping[str, Json] = field(default_factory=dict)
     drops: tuple[tuple[str, str], ...] = ()
+    resolved: Truth | None = field(default=None, compare=False, repr=False)
 
     def pixels(self) -> Image:
         """Decode the image, `(height, width, 3)`.
@@ -57,7 +59,7 @@ class Sample:
     @property
     def truth(self) -> Truth:
         """The resolved labels."""
-        return resolve(self.claims)
+        return self.resolved or resolve(self.claims)
 
     @property
     def state(self) -> State:

@@ -15,6 +15,7 @@ from tilth.annotate.boxes.clean import CleanUp, clean_batch
 from tilth.annotate.boxes.decide import Decide
 from tilth.annotate.boxes.weighted import fuse_boxes
 from tilth.claims import Json
+from tilth.data.where import both
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -128,7 +129,7 @@ class Fuse:
         source = f"model:fusion@{fingerprint(self, *sources)}"
         weights = tuple(self.weights.get(name, 1.0) for name in self.of)
         join = Join(name=work.name, of=self.of, weights=weights, iou=self.iou, source=source, rules=self.clean_up)
-        joined = work.map(join, self._wanted, on="claims")
+        joined = work.map(join, self._wanted(), on="claims")
         decide = Decide(
             name=work.name,
             source=source,
@@ -139,7 +140,7 @@ class Fuse:
             rules=self.clean_up,
         )
         seen = f"{work.name}.seen"
-        work.map(decide, lambda s: self._wanted(s) and seen in s.columns, on="claims", label=f"{work.name}: decide")
+        work.map(decide, both(self._wanted(), f"`{seen}` is not null"), on="claims", label=f"{work.name}: decide")
         return {
             "images": joined.get("ok", 0),
             "failed": joined.get("failed", 0),
@@ -148,17 +149,12 @@ class Fuse:
             **self._count(work, source),
         }
 
-    def _wanted(self, sample: Sample) -> bool:
-        if sample.split == "test" or sample.labelled_by_people:
-            return False
-        return all(f"{name}.seen" in sample.columns for name in self.of)
+    def _wanted(self) -> str:
+        return both("split != 'test' and not people", *(f"`{name}.seen` is not null" for name in self.of))
 
     def _sources(self, work: Work) -> tuple[str, ...]:
-        found = {
-            str(sample.columns[f"{name}.by"])
-            for sample in work.dataset.samples(self._wanted, images=False)
-            for name in self.of
-        }
+        by = [f"{name}.by" for name in self.of]
+        found = {str(source) for sources in work.dataset.tally(*by, where=self._wanted()) for source in sources}
         if not found:
             raise InputError(
                 f"of: no image without people's labels was seen by all of {', '.join(self.of)}; "
@@ -169,7 +165,7 @@ class Fuse:
     def _count(self, work: Work, source: str) -> Mapping[str, Json]:
         boxes: Counter[str] = Counter()
         agreed = went_in = 0
-        for sample in work.dataset.samples(self._wanted, images=False):
+        for sample in work.dataset.samples(self._wanted(), images=False):
             went_in += sum(len(cast("list[Any]", sample.columns[f"{name}.seen"])) for name in self.of)
             for claim in sample.truth.labels:
                 if claim.source == source:

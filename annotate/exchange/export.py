@@ -5,6 +5,7 @@ import shutil
 from tilth.annotate.exchange.exporting import export
 from tilth.annotate.formats.writing import FORMATS
 from tilth.claims import Json
+from tilth.data.where import one_of
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -44,7 +45,7 @@ class Export:
             work.dataset,
             out,
             self.format,
-            where=lambda sample: not self.splits or sample.split in self.splits,
+            where=one_of("split", self.splits) if self.splits else "",
             categories=work.policy.names,  # all of them, so that class numbers are the same in every run
             say=lost.append,
         )

@@ -13,7 +13,7 @@ from tilth.annotate.formats.parts.orientation import read_header
 from tilth.annotate.formats.parts.records import Boxed, Entry, Writer
 from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, open_writer
 from tilth.claims import Json, State, Truth
-from tilth.data.dataset import Dataset, Where
+from tilth.data.dataset import Dataset
 from tilth.errors import InputError
 from tilth.images import SUFFIXES, encode_png
 from tilth.samples import Sample
@@ -42,7 +42,7 @@ class Survey:
     lost: Counter[str] = field(default_factory=Counter)
 
 
-def survey(dataset: Dataset, format_: str, where: Where | None = None, *, unlabelled: bool = False) -> Survey:
+def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool = False) -> Survey:
     """Look at all samples, without their images, and count what the format can hold and what it cannot."""
     found = Survey()
     for sample in dataset.samples(where, images=False):
@@ -87,7 +87,7 @@ def export(
     *,
     images: str = "copy",
     unlabelled: bool = False,
-    where: Where | None = None,
+    where: str = "",
     categories: tuple[str, ...] = (),
     say: Callable[[str], None] = _to_stderr,
 ) -> Mapping[str, Json]:
@@ -102,7 +102,7 @@ def export(
         format_: One of `FORMATS`.
         images: `copy` them, or `none`: write the labels alone.
         unlabelled: Write images that nobody has labelled too, where the format can tell them from empty ones.
-        where: Keeps the samples it is true for.
+        where: Keeps the samples that this condition holds for.
         categories: Order of the categories; those that occur, by name, when empty.
         say: Told what is left out and lost, before anything is written.
 
@@ -161,7 +161,7 @@ def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
 
 
 def _entries(
-    dataset: Dataset, where: Where | None, images: str, unlabelled: bool
+    dataset: Dataset, where: str, images: str, unlabelled: bool
 ) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
     """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
     taken = Seen()

@@ -19,6 +19,7 @@ from tilth.annotate.grounding.model import Finder, Seen, precision_on
 from tilth.annotate.grounding.phrases import Question, questions, spelled
 from tilth.annotate.grounding.thresholds import read_thresholds
 from tilth.claims import Json
+from tilth.data.where import both, quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.samples import Result, Sample
@@ -140,10 +141,7 @@ class Ground:
         )
         source = models.source(self.model)
         key = fingerprint(self, source, repr(asked))
-
-        def wanted(sample: Sample) -> bool:
-            return self._wanted(sample, work.name, key)
-
+        wanted = self._wanted(work, key)
         began, before = time.monotonic(), self._looked(work, look)
         looked = work.map(look, wanted)
         seconds, new = time.monotonic() - began, self._looked(work, look) - before
@@ -156,7 +154,7 @@ class Ground:
             rules=self.clean_up,
         )
         seen = f"{work.name}.seen"
-        work.map(decide, lambda s: wanted(s) and seen in s.columns, on="claims", label=f"{work.name}: decide")
+        work.map(decide, both(wanted, f"`{seen}` is not null"), on="claims", label=f"{work.name}: decide")
         if new:
             self._warn_of_words(work, asked)
         return {
@@ -197,14 +195,11 @@ class Ground:
     def _looked(work: Work, look: Look) -> int:
         return len(work.dataset.table(f"{work.name}-{fingerprint(look)}"))
 
-    def _wanted(self, sample: Sample, name: str, key: str) -> bool:
-        if sample.split == "test" or (not self.relabel and sample.labelled_by_people):
-            return False
-        # an earlier step that asked the same has the answer
-        others = (
-            value for column, value in sample.columns.items() if column.endswith(".asked") and column != f"{name}.asked"
-        )
-        return all(value != key for value in others)
+    def _wanted(self, work: Work, key: str) -> str:
+        """Return the condition on images to look at; an earlier step that asked the same has the answer."""
+        others = [n for n in work.dataset.measured() if n.endswith(".asked") and n != f"{work.name}.asked"]
+        answered = " or ".join(f"coalesce(`{name}` = {quoted(key)}, false)" for name in others)
+        return both("split != 'test'", "" if self.relabel else "not people", f"not ({answered})" if answered else "")
 
 
 def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:

@@ -4,7 +4,7 @@ Grounding keeps all that it saw above a floor, so every threshold can be tried o
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,9 @@ import numpy.typing as npt
 from tilth.annotate.boxes.clean import CleanUp, clean
 from tilth.annotate.boxes.decide import FLOOR, Decide
 from tilth.claims import Json, State
-from tilth.data.dataset import write_beside
+from tilth.data.dataset import Dataset
+from tilth.data.files import write_beside
+from tilth.data.where import both, one_of, quoted
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -197,10 +199,12 @@ class Thresholds:
             InputError: No step of that name has seen any image.
         """
         categories = [category.name for category in work.policy.pictured]
-        asked = work.dataset.count(lambda sample: f"{self.of}.seen" in sample.columns)
+        asked = work.dataset.count(f"`{self.of}.seen` is not null")
         if not asked:
             raise InputError(f"{work.name}: no image has a column {self.of}.seen; name the ground step in 'of'")
-        found = gather(work.dataset.samples(self._reviewed, images=False), self.of, categories, self.clean_up)
+        found = gather(
+            work.dataset.samples(self._reviewed(work.dataset), images=False), self.of, categories, self.clean_up
+        )
         base, single = self._had(work)
         rows: dict[str, Mapping[str, Json]] = {
             category: calibrate(
@@ -226,11 +230,14 @@ class Thresholds:
             facts |= self._apply(work, read_thresholds(path), base)
         return facts
 
-    def _reviewed(self, sample: Sample) -> bool:
-        people = any(claim.kind == "human" for claim in sample.claims)
-        known = sample.state in (State.REVIEWED, State.CONFIRMED_EMPTY) and sample.split != "test"
-        audit = any(name.endswith(".why") and value == "audit" for name, value in sample.columns.items())
-        return f"{self.of}.seen" in sample.columns and people and known and (audit or not self.audit_only)
+    def _reviewed(self, dataset: Dataset) -> str:
+        """Return the condition on images that people have labelled."""
+        audits = [f"`{name}` = 'audit'" for name in dataset.measured() if name.endswith(".why")]
+        return both(
+            f"`{self.of}.seen` is not null and array_has(kinds, 'human') and split != 'test'",
+            one_of("state", (State.REVIEWED, State.CONFIRMED_EMPTY)),
+            (" or ".join(audits) or "false") if self.audit_only else "",
+        )
 
     def _had(self, work: Work) -> tuple[float, dict[str, float]]:
         """Return the threshold for what too little is known of, and those of single categories."""
@@ -240,15 +247,10 @@ class Thresholds:
         return float(told.get("threshold", USUAL)), dict(told.get("thresholds", {}))
 
     def _apply(self, work: Work, thresholds: dict[str, float], base: float) -> dict[str, Json]:
-        def wanted(sample: Sample) -> bool:
-            return f"{self.of}.by" in sample.columns and sample.split != "test" and not sample.labelled_by_people
-
-        before = after = 0
-        sources: set[str] = set()
-        for sample in work.dataset.samples(wanted, images=False):
-            before += len(sample.truth.labels)
-            sources.add(str(sample.columns[f"{self.of}.by"]))
-        for source in sorted(sources):
+        by = f"{self.of}.by"
+        wanted = f"`{by}` is not null and split != 'test' and not people"
+        before = _labels(work.dataset, wanted)
+        for source in sorted(str(source) for (source,) in work.dataset.tally(by, where=wanted)):
             decide = Decide(
                 name=self.of,
                 source=source,
@@ -257,7 +259,9 @@ class Thresholds:
                 thresholds=thresholds,
                 rules=self.clean_up,
             )
-            mine: Callable[[Sample], bool] = lambda s, by=source: wanted(s) and s.columns[f"{self.of}.by"] == by  # type: ignore[misc]  # noqa: E731
-            work.map(decide, mine, on="claims")
-        after = sum(len(s.truth.labels) for s in work.dataset.samples(wanted, images=False))
-        return {"boxes_before": before, "boxes_after": after}
+            work.map(decide, both(wanted, f"`{by}` = {quoted(source)}"), on="claims")
+        return {"boxes_before": before, "boxes_after": _labels(work.dataset, wanted)}
+
+
+def _labels(dataset: Dataset, where: str) -> int:
+    return sum(int(str(labels)) * count for (labels,), count in dataset.tally("labels", where=where).items())

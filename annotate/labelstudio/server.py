@@ -21,7 +21,7 @@ from urllib.error import HTTPError
 
 import psutil
 
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
 from tilth.environments import folder_of, make
 from tilth.errors import InputError, Unavailable
 

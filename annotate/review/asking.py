@@ -1,14 +1,14 @@
 """Whom to ask about which images, and how: the settings of a review, and what may wait in its queue."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 from tilth.annotate.review.queue import choose
+from tilth.data.where import both
 from tilth.engine.steps import step
 from tilth.engine.work import Work
-from tilth.samples import Sample
 
 
 @step
@@ -61,19 +61,19 @@ class Asking:
         if self.people < 1:
             raise ValueError(f"people must be at least 1, got {self.people}")
 
-    def wanted(self, sample: Sample) -> bool:
-        """Tell whether an image may be reviewed: not of the test split, and no person has labelled it yet."""
-        if sample.split == "test" or (self.only != "all" and sample.made != (self.only == "made")):
-            return False
-        return not sample.labelled_by_people
+    def wanted(self) -> str:
+        """Return the condition on images that may be reviewed: not of the test split, and no person has labelled them yet."""
+        only = {"all": "", "made": "made", "found": "not made"}[self.only]
+        return both("split != 'test' and not people", only)
 
     def queue(
-        self, work: Work, known: Callable[[Sample], bool] = lambda sample: True, *, less: int = 0
+        self, work: Work, known: Collection[str] | None = None, *, beside: Collection[str] = (), less: int = 0
     ) -> dict[str, str]:
-        """Choose the images and say why each; `less` of the budget wait already."""
-        where = lambda sample: self.wanted(sample) and known(sample)  # noqa: E731
-        budget = math.ceil(self.share * work.dataset.count(where)) if self.share else self.budget
-        samples = work.dataset.samples(where, images=False)
+        """Choose the images, of those that are `known` and not `beside`, and say why each; `less` of the budget wait already."""
+        where = self.wanted()
+        samples = work.dataset.samples(where, ids=known, images=False, keep=lambda sample: sample.id not in beside)
+        candidates = work.dataset.count(where, ids=known) - work.dataset.count(where, ids=beside) if self.share else 0
+        budget = math.ceil(self.share * candidates) if self.share else self.budget
         return choose(
             samples, max(0, budget - less), audit_share=self.audit_share, threshold=self.threshold, seed=work.seed
         )

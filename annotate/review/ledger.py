@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tilth.annotate.labelstudio.client import BATCH, Studio
-from tilth.data.dataset import Dataset, write_beside
+from tilth.data.dataset import Dataset
+from tilth.data.files import write_beside
 from tilth.engine.job import batched
 from tilth.errors import InputError
 

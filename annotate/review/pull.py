@@ -1,6 +1,5 @@
 """Take in what people said since the last time, each answer once, and offer what they disagree on to one more of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
@@ -12,7 +11,7 @@ from tilth.annotate.review.asking import Asking
 from tilth.annotate.review.ledger import Ledger
 from tilth.annotate.review.push import open_studio
 from tilth.claims import Claim, Json, State, resolve
-from tilth.data.dataset import Table, read_claim, result_row
+from tilth.data.table import Table, read_claim, read_columns, result_row
 from tilth.engine.job import batched
 from tilth.engine.steps import Facts
 from tilth.engine.work import Work
@@ -98,12 +97,12 @@ def _read(
         kept = whole.setdefault(sample, {"data": task["data"], "annotations": [], "predictions": []})
         for part in ("annotations", "predictions"):
             kept[part] += task.get(part) or []
-    old = table.get(list(whole), ["claims", "columns"])
+    old = table.get(list(whole), ["claims", "columns", "nested"])
     rows = {}
     for one in work.dataset.read(list(whole), images=False):
-        row = old.get(one.id, {"claims": [], "columns": ""})
+        row = old.get(one.id, {"claims": [], "columns": "", "nested": ""})
         earlier = [read_claim(claim) for claim in cast("list[Mapping[str, object]]", row["claims"])]
-        columns = json.loads(str(row["columns"] or "{}"))
+        columns = read_columns(row)
         width, height = one.size_wh  # people can edit what a task says of its image
         task = {**whole[one.id], "data": {**whole[one.id]["data"], "width": width, "height": height}}
         result = _merge(work.name, one, task, earlier, columns, studio, ledger.queue[one.id])

@@ -110,7 +110,7 @@ def push(review: Asking, work: Work, ledger: Ledger, *, top_up: bool = True) -> 
     with open_studio(review, work, ledger, make=True) as studio:
         waiting = len(ledger.open)
         if not ledger.queue or top_up:
-            more = review.queue(work, lambda sample: sample.id not in ledger.queue, less=waiting)
+            more = review.queue(work, beside=ledger.queue.keys(), less=waiting)
             ledger.queue |= more
             ledger.save()
         sent = _send(Images(studio, review.images, files), studio, work, ledger)

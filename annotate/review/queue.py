@@ -41,15 +41,15 @@ class Entry:
 def expected_category(sample: Sample) -> str:
     """Return what the image was mined or made for; empty when nobody says."""
     said = sample.origin.get("category")
-    columns = (value for name, value in sorted(sample.columns.items()) if name.endswith(".category"))
+    columns = (sample.columns[name] for name in sorted(sample.columns) if name.endswith(".category"))
     return next((value for value in (said, *columns) if isinstance(value, str)), "")
 
 
 def uncertainty(sample: Sample, threshold: float) -> float:
     """Return how close the closest score is to the threshold, in [0, 1]; scores below it count too, where they were kept."""
     scores = [claim.score for claim in sample.truth.labels]
-    for name, value in sample.columns.items():
-        if name.endswith(".top") and isinstance(value, dict):
+    for name in (name for name in sample.columns if name.endswith(".top")):
+        if isinstance(value := sample.columns[name], dict):
             scores += [float(score) for score in value.values()]
     reach = max(threshold, 1 - threshold)
     return max((1 - min(1.0, abs(score - threshold) / reach) for score in scores), default=0.0)

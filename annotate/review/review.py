@@ -1,6 +1,5 @@
 """The step `review`: people look at the images that matter most, and every action of theirs is counted."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +103,8 @@ class Review(Asking):
             raise InputError("a simulated review needs the setting truth: a file that says what each image shows")
         made = self.made_truth or work.artifacts.get("made_truth")
         known = set(read_truth(self.truth)) | (set(read_made_truth(made)) if made else set())
-        candidates = Counter(sample.id in known for sample in work.dataset.samples(self.wanted, images=False))
-        why = self.queue(work, lambda sample: sample.id in known)
+        candidates, reviewable = work.dataset.count(self.wanted()), work.dataset.count(self.wanted(), ids=known)
+        why = self.queue(work, known)
         mapper = Simulate(
             name=work.name,
             why=why,
@@ -116,11 +115,11 @@ class Review(Asking):
             error_rate=self.error_rate,
             seed=work.seed,
         )
-        counts = work.map(mapper, lambda sample: sample.id in why, on="claims")
+        counts = work.map(mapper, ids=why.keys(), on="claims")
         return {
             "backend": "simulated",
-            "candidates": sum(candidates.values()),
-            "unknown_to_reviewer": candidates[False],
+            "candidates": candidates,
+            "unknown_to_reviewer": candidates - reviewable,
             "failed": counts.get("failed", 0),
             "seconds_per_action": dict(SECONDS_PER_ACTION),
             "seconds_source": SECONDS_SOURCE,

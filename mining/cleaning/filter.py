@@ -1,123 +1,83 @@
-"""Drop samples by rules over measured columns; a rule is read, never executed."""
+"""Drop samples by rules; a rule is a condition in the language in which a dataset is asked, and is never executed as code."""
 
-import difflib
-import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from tilth.claims import Json
+from tilth.data.where import check_named, check_whole, named
+from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.samples import Result, Sample
+from tilth.samples import Result
 
-OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_RULE = re.compile(r"([A-Za-z]\w*(?:\.\w+)+)\s*(>=|<=|==|!=|>|<)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
+_COMPARES = re.compile(r"[<>=]|\b(?:is|in|like|between)\b|\w\(", re.IGNORECASE)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What must be true of a column for a sample to stay."""
-
-    column: str
-    sign: str
-    value: float
-
-    def refuses(self, sample: Sample) -> str:
-        """Return why a sample must go; empty when it may stay, or was never measured."""
-        found = number(sample.columns.get(self.column))
-        if found is None or OPERATORS[self.sign](found, self.value):
-            return ""
-        return f"{self.column} is {found:g}, wanted {self.sign} {self.value:g}"
-
-
-def number(value: Json) -> float | None:
-    """Return the number in a column; None when it holds none."""
-    return float(value) if isinstance(value, int | float) else None
-
-
-def parse(rule: str) -> Rule:
-    """Read a rule such as `quality.sharpness >= 20`.
+def check_rule(rule: str) -> None:
+    """Refuse what cannot be a condition.
 
     Raises:
-        ValueError: It is not a rule.
-
-    >>> parse("quality.sharpness >= 20")
-    Rule(column='quality.sharpness', sign='>=', value=20.0)
+        ValueError: Nothing is compared in it.
     """
-    match = _RULE.fullmatch(rule.strip())
-    if match is None:
-        raise ValueError(
-            f"a rule is a column, one of {' '.join(OPERATORS)}, and a number, "
-            f"as in 'quality.sharpness >= 20'; got {rule!r}"
-        )
-    return Rule(column=match[1], sign=match[2], value=float(match[3]))
+    try:
+        check_whole(rule)
+        whole = bool(_COMPARES.search(rule)) and "=>" not in rule
+    except InputError:
+        whole = False
+    if not whole:
+        raise ValueError(f"a rule is a condition, as in 'quality.sharpness >= 20'; got {rule!r}")
+
+
+def reason(rule: str, measured: dict[str, Json]) -> str:
+    """Say why a sample goes.
+
+    >>> reason("quality.sharpness >= 20", {"quality.sharpness": 12.5})
+    'quality.sharpness is 12.5, wanted >= 20'
+    """
+    told = ", ".join(f"{k} is {v:g}" if isinstance(v, float | int) else f"{k} is {v}" for k, v in measured.items())
+    wanted = rule.strip()
+    for name in list(measured)[:1]:
+        wanted = wanted.removeprefix(name).strip() if len(measured) == 1 else wanted
+    return f"{told}, wanted {wanted}" if told else f"wanted {wanted}"
 
 
 @step
 class Filter:
-    """Drop the samples that break a rule; a sample that lacks a rule's column stays.
+    """Drop the samples that break a rule; a sample that lacks what a rule asks for stays.
 
     Args:
-        rules: What must be true of a sample, as in `quality.sharpness >= 20`.
-        batch_size: Samples per call.
+        rules: What must be true of a sample, as in `quality.sharpness >= 20` or `array_has(categories, 'knife')`; the first
+            that is broken is the reason.
     """
 
     rules: tuple[str, ...]
-    batch_size: int = 256
 
     def __post_init__(self) -> None:
         """Check the rules."""
         if not self.rules:
             raise ValueError("rules must hold at least one rule, as in 'quality.sharpness >= 20'")
         for rule in self.rules:
-            parse(rule)
-
-    def models(self) -> tuple[str, ...]:
-        """Name none."""
-        return ()
-
-    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
-        """Return the function that applies the rules; the first that is broken is the reason."""
-        rules = [parse(rule) for rule in self.rules]
-
-        def judge(samples: Sequence[Sample]) -> list[Result]:
-            return [Result(dropped=next(filter(None, (rule.refuses(s) for rule in rules)), "")) for s in samples]
-
-        return judge
+            check_rule(rule)
 
     def run(self, work: Work) -> Facts:
         """Apply the rules.
 
         Raises:
-            InputError: No sample has a column that a rule names.
+            InputError: No sample has a column that a rule names, or a rule is no condition.
         """
-        rules = [parse(rule) for rule in self.rules]
-        measured = {rule.column: 0 for rule in rules}
-        columns: set[str] = set()
-        broken = dict.fromkeys(self.rules, 0)
-        samples = 0
-        for sample in work.dataset.samples(images=False):
-            samples += 1
-            columns |= sample.columns.keys()
-            for text, rule in zip(self.rules, rules, strict=True):
-                broken[text] += bool(rule.refuses(sample))
-            for column in measured:
-                measured[column] += number(sample.columns.get(column)) is not None
-        for column, count in measured.items():
-            if samples and not count:
-                near = difflib.get_close_matches(column, columns, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(columns)) or 'none'}"
-                raise InputError(f"step {work.name}: no sample has a number in a column {column!r}; {hint}")
-        counts = work.map(self, on="claims")
-        unmeasured = {column: samples - count for column, count in measured.items()}
-        kept = {name: counts.get(name, 0) for name in ("ok", "dropped")}
-        return {**kept, "broken": broken, "unmeasured": unmeasured}
+        dataset = work.dataset
+        samples = dataset.count()
+        broken: dict[str, Json] = {}
+        unmeasured: dict[str, Json] = {}
+        results: dict[str, Result] = {}
+        for rule in self.rules:
+            names = named(rule)
+            if samples:
+                check_named(rule, dataset.view.columns.names(), f"step {work.name}: rule")
+            cells = list(dataset.cells("id", *names, where=f"not ({rule})"))
+            broken[rule] = len(cells)
+            unmeasured |= {name: dataset.count(f"`{name}` is null") for name in names}
+            for id_, *values in cells:
+                results.setdefault(str(id_), Result(dropped=reason(rule, dict(zip(names, values, strict=True)))))
+        Apply.to(work, results)
+        return {"ok": samples - len(results), "dropped": len(results), "broken": broken, "unmeasured": unmeasured}

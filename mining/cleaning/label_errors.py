@@ -11,11 +11,13 @@ Differs: one category at a time. Implementations of it are not under a licence t
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from tilth.claims import Json, State
+from tilth.data.where import both, one_of
 from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
@@ -74,10 +76,11 @@ class LabelErrors:
             InputError: There are enough images, but they are copies of too few pictures to judge any category.
         """
         ids, groups, shown = [], [], []
-        for sample in work.dataset.samples(lambda s: s.state in JUDGED and s.split != "test", images=False):
-            ids.append(sample.id)
-            groups.append(str(sample.columns.get("dedup.group") or sample.id))
-            shown.append({str(category) for category in sample.truth.categories})
+        judged = both(one_of("state", JUDGED), "split != 'test'")
+        for id_, group, categories in work.dataset.cells("id", "dedup.group", "categories", where=judged):
+            ids.append(str(id_))
+            groups.append(str(group or id_))
+            shown.append(set(cast("list[str]", categories)))
         found: dict[str, tuple[float, str, str]] = {}
         rates: dict[str, Json] = {}
         skipped: dict[str, Json] = {}

@@ -68,13 +68,11 @@ class Quality:
     def run(self, work: Work) -> Facts:
         """Measure what is not measured yet and report the spread of each column."""
         counts = work.map(self)
-        values: dict[str, list[float]] = {}
-        for sample in work.dataset.samples(images=False):
-            for name, value in sample.columns.items():
-                if name.startswith("quality.") and isinstance(value, int | float):
-                    values.setdefault(name.removeprefix("quality."), []).append(float(value))
-        spread: dict[str, Json] = {
-            name: {f"p{p}": round(float(np.percentile(found, p)), 3) for p in (1, 50, 99)}
-            for name, found in values.items()
-        }
+        spread: dict[str, Json] = {}
+        for name in (name for name in work.dataset.measured() if name.startswith("quality.")):
+            cells = work.dataset.cells(name, where=f"`{name}` is not null")
+            found = np.fromiter((float(str(value)) for (value,) in cells), np.float64)
+            if len(found):
+                shares = {f"p{p}": round(float(np.percentile(found, p)), 3) for p in (1, 50, 99)}
+                spread[name.removeprefix("quality.")] = shares
         return {**counts, "spread": spread}

@@ -15,6 +15,7 @@ import numpy as np
 
 from tilth import models
 from tilth.claims import Claim, Json, standing
+from tilth.data.where import both
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.geometry import Box
@@ -22,6 +23,8 @@ from tilth.images import Image
 from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.rank import Question, questions
 from tilth.samples import Result, Sample
+
+WANTED = "split != 'test' and not people and boxes > 0"
 
 
 @step
@@ -216,20 +219,16 @@ class SecondOpinion:
             },
             counter_weight=self.counter_weight,
         )
-        looked = work.map(match, _wanted, on="claims")
-        work.map(judge, lambda sample: _wanted(sample) and f"{work.name}.match" in sample.columns, on="claims")
+        looked = work.map(match, WANTED, on="claims")
+        work.map(judge, both(WANTED, f"`{work.name}.match` is not null"), on="claims")
         return {"images": looked.get("ok", 0), "failed": looked.get("failed", 0), **_count(work)}
-
-
-def _wanted(sample: Sample) -> bool:
-    return sample.split != "test" and not sample.labelled_by_people and bool(boxes_of(sample))
 
 
 def _count(work: Work) -> dict[str, Json]:
     seen: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     gone: Counter[str] = Counter()
-    for sample in work.dataset.samples(lambda s: f"{work.name}.removed" in s.columns, images=False):
+    for sample in work.dataset.samples(f"`{work.name}.removed` is not null", images=False):
         rows = cast("list[dict[str, Any]]", sample.columns.get(f"{work.name}.match") or [])
         removed = cast("list[dict[str, Any]]", sample.columns[f"{work.name}.removed"])
         seen.update(str(row["category"]) for row in rows)

@@ -4,13 +4,15 @@ Relatives are near-duplicates (the column `dedup.group`) and, of a generated ima
 """
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tilth.data.dataset import Dataset
 from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
-from tilth.samples import Result, Sample
+from tilth.samples import Result
 
 GUARDED = ("test", "val", "train")  # a group that was given several splits stays in the first of these
 
@@ -27,17 +29,19 @@ class Member:
     dropped: bool = False
 
 
-def member(sample: Sample) -> Member:
-    """Read a sample's relatives."""
-    parents = sample.origin.get("parents") or ()
-    return Member(
-        id=sample.id,
-        group=str(sample.columns.get("dedup.group") or sample.id),
-        given=sample.split,
-        made=sample.made,
-        parents=tuple(str(p) for p in parents) if isinstance(parents, list | tuple) else (),
-        dropped=bool(sample.drops),
-    )
+def members(dataset: Dataset) -> Iterator[Member]:
+    """Yield all samples, dropped ones too, with their relatives."""
+    names = ("id", "dedup.group", "split", "made", "origin", "dropped")
+    for id_, group, split, made, origin, dropped in dataset.cells(*names, dropped=True):
+        parents = json.loads(str(origin)).get("parents") if made else None
+        yield Member(
+            id=str(id_),
+            group=str(group or id_),
+            given=str(split),
+            made=bool(made),
+            parents=tuple(map(str, parents)) if isinstance(parents, list) else (),
+            dropped=dropped is not None,
+        )
 
 
 def by_hash(name: str, seed: int, val_share: float) -> str:
@@ -118,8 +122,7 @@ class Split:
 
     def run(self, work: Work) -> Facts:
         """Divide."""
-        samples = work.dataset.samples(images=False, dropped=True)
-        results = Division(map(member, samples), work.seed, self.val_share).results()
+        results = Division(members(work.dataset), work.seed, self.val_share).results()
         Apply.to(work, results)
         splits = [str(r.columns.get("split", "")) for r in results.values()]
         return {

@@ -61,13 +61,13 @@ class Dedup:
         """Find the groups and drop all but their best."""
         ensure_hashes(work)
         ids, hashes, plain, unhashed = [], [], 0, 0
-        for sample in work.dataset.samples(images=False):
-            text = str(sample.columns.get(COLUMN, ""))
-            plain += bool(text) and _quality(sample) < self.min_quality
+        for id_, text, quality in work.dataset.cells("id", COLUMN, QUALITY):
+            good = float(str(quality or 0)) >= self.min_quality
+            plain += bool(text) and not good
             unhashed += not text
-            if text and _quality(sample) >= self.min_quality:
-                ids.append(sample.id)
-                hashes.append(text)
+            if text and good:
+                ids.append(str(id_))
+                hashes.append(str(text))
         groups = Groups(len(ids))
         if ids:
             for a, b in close_pairs(to_bytes(hashes), self.max_distance):

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
 from tilth.engine.job import batched
 from tilth.engine.work import Work
 from tilth.images import Image

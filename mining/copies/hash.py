@@ -113,4 +113,4 @@ class Hash:
 
 def ensure_hashes(work: Work) -> dict[str, int]:
     """Hash the samples that have no hash, such as those made after the step `hash` ran."""
-    return work.map(Hash(), lambda sample: COLUMN not in sample.columns, label=f"{work.name}: hash")
+    return work.map(Hash(), f"`{COLUMN}` is null", label=f"{work.name}: hash")

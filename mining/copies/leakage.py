@@ -37,16 +37,15 @@ class Leakage:
         sealed = Sealed(self.sealed, self.max_distance, work.events)
         results: dict[str, Result] = {}
         same = checked = 0
-        learnt = (s for s in work.dataset.samples(images=False) if s.split != "test")
-        for samples in batched(learnt, 1024):
-            checked += len(samples)
-            distances = sealed.near([str(s.columns[COLUMN]) for s in samples if COLUMN in s.columns])
-            near = dict(zip([s.id for s in samples if COLUMN in s.columns], distances, strict=True))
-            for sample in samples:
-                distance = 0 if sample.id in sealed.ids else near.get(sample.id)
+        for cells in batched(work.dataset.cells("id", COLUMN, where="split != 'test'"), 1024):
+            checked += len(cells)
+            hashes = {str(id_): str(text) for id_, text in cells if text is not None}
+            near = dict(zip(hashes, sealed.near(list(hashes.values())), strict=True))
+            for id_ in (str(id_) for id_, _ in cells):
+                distance = 0 if id_ in sealed.ids else near.get(id_)
                 if distance is not None:
-                    same += sample.id in sealed.ids
-                    results[sample.id] = Result(columns={"leakage.distance": distance}, dropped=REASON)
+                    same += id_ in sealed.ids
+                    results[id_] = Result(columns={"leakage.distance": distance}, dropped=REASON)
         Apply.to(work, results)
         return {"checked": checked, "dropped": len(results), "same_pixels": same, "sealed": len(sealed)}
 

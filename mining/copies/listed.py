@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tilth.data.dataset import Dataset, write_beside
+from tilth.data.dataset import Dataset
+from tilth.data.files import write_beside
 from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.images import Image

@@ -16,11 +16,11 @@ Differs: centred on the corpus, and place by place.
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import State
 from tilth.data.dataset import Dataset
 from tilth.engine.job import batched
 from tilth.errors import InputError
@@ -105,8 +105,8 @@ def _loaded(path: Path, category: Category, inputs: Inputs) -> Image:
 
 def _reviewed(dataset: Dataset, most: int) -> dict[str, list[bytes]]:
     ids: dict[str, list[str]] = defaultdict(list)
-    for sample in dataset.samples(lambda s: s.state == State.REVIEWED and s.split != "test", images=False):
-        for category in sample.truth.categories:
+    for id_, categories in dataset.cells("id", "categories", where="state = 'reviewed' and split != 'test'"):
+        for category in cast("list[str]", categories):
             if len(ids[category]) < most:
-                ids[category].append(sample.id)
+                ids[category].append(str(id_))
     return {category: [sample.data for sample in dataset.read(found)] for category, found in ids.items()}

@@ -8,12 +8,14 @@ Paper: https://arxiv.org/abs/2004.12832 (late interaction)
 """
 
 from collections import defaultdict
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from tilth.claims import State
 from tilth.data.dataset import Dataset
+from tilth.data.where import both, one_of, quoted
 from tilth.mining.corpora.corpus import Corpus
 from tilth.mining.vectors.store import Store, Vectors
 
@@ -55,11 +57,9 @@ class Feedback:
         self._store = store
         judged: dict[str, tuple[set[str], str]] = {}
         start = f"{corpus.name}/"
-        for sample in dataset.samples(images=False):
-            source = str(sample.origin.get("source", ""))
-            if source.startswith(start) and sample.state in (State.REVIEWED, State.CONFIRMED_EMPTY):
-                shown = {str(c) for c in sample.truth.categories}
-                judged[source.removeprefix(start)] = shown, str(sample.columns.get(CATEGORY, ""))
+        known = both(f"starts_with(source, {quoted(start)})", one_of("state", (State.REVIEWED, State.CONFIRMED_EMPTY)))
+        for source, categories, mined_for in dataset.cells("source", "categories", CATEGORY, where=known):
+            judged[str(source).removeprefix(start)] = set(cast("list[str]", categories)), str(mined_for or "")
         self.accepted: dict[str, list[int]] = defaultdict(list)
         self.rejected: dict[str, list[int]] = defaultdict(list)
         if judged:

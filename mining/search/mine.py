@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from tilth.claims import Json
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
 from tilth.engine.cluster import Cluster
 from tilth.engine.intake import Failed
 from tilth.engine.steps import Facts, step

@@ -167,7 +167,7 @@ class Searcher:
         self._among = np.arange(first, len(store)) if first else None
         self.corpus, self.store, self.index = corpus, store, index
         self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
-        self._owned = sum(len(ids) for ids in dataset.ids())
+        self._owned = dataset.count(dropped=True)
         self._weight, self._similarity_weight, self._batch_size = counter_weight, similarity_weight, batch_size
         self.feedback, self._feedback_weight = feedback, feedback_weight
         self._examples, self._example_weight = examples, example_weight if encoder.reads else 1.0

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from tilth.data.where import both, quoted
 from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
@@ -53,14 +54,12 @@ class Verify:
         """
         column = f"{self.by}.top"
         scores: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
-        mined = 0
-        for sample in work.dataset.samples(images=False):
-            if sample.columns.get("mine.reason") == MATCH:
-                mined += 1
-                if column in sample.columns:
-                    category = str(sample.columns["mine.category"])
-                    seen = _seen(sample, column, category)
-                    scores[category].append((self._score(sample, seen), seen, sample.id))
+        match = f"mine.reason = {quoted(MATCH)}"
+        mined = work.dataset.count(match)
+        for sample in work.dataset.samples(both(match, f"`{column}` is not null"), images=False):
+            category = str(sample.columns["mine.category"])
+            seen = _seen(sample, column, category)
+            scores[category].append((self._score(sample, seen), seen, sample.id))
         if mined and not scores:
             raise InputError(
                 f"step {work.name}: no mined image has a column {column!r}; run ground before, or set `by`"

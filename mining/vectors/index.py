@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
 from tilth.engine.job import batched
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
 from tilth.errors import DatasetError, ModelError
 
 SHARD_ROWS = 65_536

@@ -72,10 +72,10 @@ def explain(
 ) -> None:
     """Say why an image is in a dataset, or out of it: where it is from, what found it, and what scored what."""
     opened = existing(dataset)
-    found = [s for s in opened.samples(images=False, dropped=True) if s.id.startswith(sample)]
+    found = opened.view.beginning(sample, limit=10)
     if len(found) != 1:
         raise InputError(f"{dataset}: {len(found) or 'no'} samples begin with {sample!r}; give more of the id")
-    one = found[0]
+    (one,) = opened.read(found, images=False)
     rows: dict[str, Any] = {
         "id": one.id,
         "state": str(one.state),

@@ -75,7 +75,8 @@ def opened(
         folder: Says where its files go.
         device: `auto`, `cpu`, `cuda`, …
     """
-    from tilth.data.dataset import Dataset, write_beside
+    from tilth.data.dataset import Dataset
+    from tilth.data.files import write_beside
     from tilth.engine.work import Work, utc_now
     from tilth.events import Events
     from tilth.mining.copies.listed import guard_of, sweep

@@ -156,8 +156,9 @@ class Gallery:
             InputError: There is nothing to show.
         """
         drawn = Few(ON_A_SHEET)
-        for sample in self.dataset.samples(images=False):
-            drawn.offer(sample.id)
+        for ids in self.dataset.ids(dropped=False):
+            for id_ in ids:
+                drawn.offer(id_)
         tiles, veiled = [], 0
         for sample in self.dataset.read(drawn.ids()):
             try:

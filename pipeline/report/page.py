@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tilth.data.dataset import Dataset, write_beside
+from tilth.data.dataset import Dataset
+from tilth.data.files import write_beside
 from tilth.errors import InputError
 from tilth.pipeline.report.benchmark import benchmark
 from tilth.pipeline.report.cases import Cases, read_cases

@@ -37,7 +37,7 @@ class LabelMade:
         path = work.folder / "made_truth.jsonl"
         names = {category.name for category in work.policy.pictured}
         with path.open("w") as stream:
-            for batch in work.dataset.scan(lambda s: s.made, batch_rows=BATCH):
+            for batch in work.dataset.scan("made", batch_rows=BATCH):
                 for sample, kind in zip(batch, self._kinds(model, batch), strict=True):
                     category = kind if kind in names else None
                     stream.write(json.dumps({"id": sample.id, "category": category, "kind": kind}) + "\n")

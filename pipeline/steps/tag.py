@@ -13,7 +13,5 @@ class Tag:
     def run(self, work: Work) -> Facts:
         """Set the tag."""
         work.dataset.tag(self.name)
-        states: dict[str, int] = {}
-        for sample in work.dataset.samples(images=False):
-            states[sample.state.value] = states.get(sample.state.value, 0) + 1
+        states = {str(state): count for (state,), count in work.dataset.tally("state").items()}
         return {"tag": self.name, "version": work.dataset.at.number, "samples": sum(states.values()), "states": states}

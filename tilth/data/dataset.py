@@ -4,6 +4,7 @@
     results/<name>.lance one row a sample that a step has finished: its claims, columns, drop reason or error
     versions/000007.json which tables, at which Lance version, make up version 7 of the dataset
     tags.json            names of versions
+    view/                one row a sample of a version, derived from its tables and asked in their place
     quarantine.jsonl     what a hash list kept out: when, from where, on which list; never the image
 
 A row of a table is appended whole, so its existence means that the work is done: the tables are the journal that a killed
@@ -12,71 +13,20 @@ versions share whatever they agree on.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
-import lance
-import pyarrow as pa
-
-from tilth.claims import Claim, Json
+from tilth.claims import Json
+from tilth.data.files import write_beside
+from tilth.data.table import BATCH_ROWS, POOL, QUARANTINED, RESULT, Table, TableRef
+from tilth.data.view import View, key_of
 from tilth.errors import DatasetError, InputError, Quarantined
 from tilth.images import Image, decode
-from tilth.samples import NewSample, Result, Sample, origin_text
+from tilth.samples import NewSample, Sample, origin_text
 
-POOL = pa.schema(
-    [
-        ("id", pa.string()),
-        ("data", pa.large_binary()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("origin", pa.string()),
-    ]
-)
-CLAIM = pa.struct(
-    [
-        ("says", pa.string()),
-        ("category", pa.string()),
-        ("box", pa.list_(pa.float32())),
-        ("score", pa.float32()),
-        ("source", pa.string()),
-        ("time", pa.string()),
-        ("evidence", pa.string()),
-    ]
-)
-RESULT = pa.schema(
-    [
-        ("id", pa.string()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("claims", pa.list_(CLAIM)),
-        ("columns", pa.string()),
-    ]
-)
-INDEX_FROM_ROWS = 50_000  # fewer rows without an index are scanned as fast
-COMPACT_EVERY = 128  # appends, or as soon as there are …
-FRAGMENT_ROWS = 8192  # … for a file that later compactions leave alone: all rows again would cost their square
-READERS_HAVE = timedelta(hours=1)  # what a pool compacted away stays so long for those who read it
-BATCH_ROWS = 256
-SESSION = lance.Session(index_cache_size_bytes=1 << 30, metadata_cache_size_bytes=1 << 26)  # for all tables
-
-Where = Callable[[Sample], bool]
 Guard = Callable[[Image], str | None]
 """Says why an image may not be kept or shown, or None."""
-QUARANTINED = "quarantined"  # in the origin of an image whose bytes were taken out
-HASH_GATE = "hash gate"  # the step that its drop names
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRef:
-    """A results table as a version sees it; `adds` tables say which samples there are."""
-
-    step: str
-    name: str
-    lance_version: int
-    adds: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,163 +38,6 @@ class Version:
     message: str
     time: str
     tables: tuple[TableRef, ...] = ()
-
-
-def _claim_row(claim: Claim) -> dict[str, object]:
-    return {
-        "says": claim.says,
-        "category": claim.category,
-        "box": list(claim.box_xyxy) if claim.box_xyxy else None,
-        "score": claim.score,
-        "source": claim.source,
-        "time": claim.time,
-        "evidence": json.dumps(claim.evidence, sort_keys=True) if claim.evidence else "",
-    }
-
-
-def read_claim(row: Mapping[str, object]) -> Claim:
-    """Read a claim as a row of a results table holds it."""
-    box = row["box"]
-    return Claim(
-        says=row["says"],  # type: ignore[arg-type]  # the constructor checks it
-        category=row["category"],  # type: ignore[arg-type]
-        box_xyxy=tuple(box) if box else None,  # type: ignore[arg-type]
-        score=min(1.0, float(row["score"])),  # type: ignore[arg-type]
-        source=str(row["source"]),
-        time=str(row["time"]),
-        evidence=json.loads(str(row["evidence"])) if row["evidence"] else {},
-    )
-
-
-def _in(ids: Sequence[str]) -> str:
-    return "id IN (" + ",".join(f"'{i}'" for i in ids) + ")"
-
-
-class Table:
-    """A Lance table with one row an id, made when the first rows arrive.
-
-    Args:
-        path: The table's folder.
-        schema: Its columns.
-        version: The Lance version to read; the newest when None.
-        pinned: Versions of the dataset name Lance versions of this table, so none may go.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema, version: int | None = None, *, pinned: bool = True) -> None:
-        self.path, self.schema = path, schema
-        self._pinned = pinned
-        self._data: lance.LanceDataset | None = None
-        self._appends = self._appended = 0  # since the last compaction
-        if path.exists():
-            self._open(version)
-
-    def _open(self, version: int | None = None) -> lance.LanceDataset:
-        self._data = lance.dataset(str(self.path), version=version, session=SESSION)
-        return self._data
-
-    @property
-    def lance_version(self) -> int:
-        """The version that the next reader should pin; 0 while the table is empty."""
-        return int(self._data.version) if self._data is not None else 0
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        return int(self._data.count_rows()) if self._data is not None else 0
-
-    def append(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Append rows, all or none."""
-        if not rows:
-            return
-        batch = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
-        if self._data is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lance.write_dataset(batch, str(self.path), mode="create", data_storage_version="stable")
-            self._open()
-        else:
-            self._data = lance.write_dataset(batch, self._data, mode="append")
-        self._appends, self._appended = self._appends + 1, self._appended + len(rows)
-        if self._appends >= COMPACT_EVERY or self._appended >= FRAGMENT_ROWS:  # each small file slows every look-up
-            self.optimize()
-
-    def optimize(self) -> None:
-        """Merge the small files that appends leave, and index the ids of a large table."""
-        if self._data is None:
-            return
-        self._appends = self._appended = 0
-        # copied as they are, since decoding a file of images takes its size in memory
-        self._data.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, compaction_mode="try_binary_copy")
-        data = self._open()
-        indexed = sum(index.num_rows_indexed for index in data.describe_indices())
-        if len(self) - indexed >= INDEX_FROM_ROWS:
-            if indexed:
-                data.optimize.optimize_indices(num_indices_to_merge=0)  # merging would write the whole index again
-            else:
-                data.create_scalar_index("id", "BTREE")
-            self._open()
-        if not self._pinned:
-            data.cleanup_old_versions(older_than=READERS_HAVE)
-
-    def replace(self, rows: Sequence[Mapping[str, object]]) -> None:
-        """Put rows in the place of those with the same id."""
-        if self._data is None:
-            self.append(rows)
-            return
-        batch = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
-        self._data.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
-        self._open()
-
-    def forget(self) -> None:
-        """Delete what earlier versions of this table still hold."""
-        if self._data is not None:
-            self._data.optimize.compact_files(target_rows_per_fragment=FRAGMENT_ROWS, materialize_deletions_threshold=0)
-            self._open().cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
-
-    def get(self, ids: Sequence[str], columns: list[str]) -> dict[str, dict[str, object]]:
-        """Return the rows of these ids, by id."""
-        if self._data is None or not ids:
-            return {}
-        # places first: with an index, a search that asks for columns reads them of every row that the index does not cover yet
-        places = self._data.to_table(columns=["_rowoffset"], filter=_in(ids))["_rowoffset"]
-        rows = self._data.take(places.to_pylist(), columns=["id", *columns]).to_pylist() if len(places) else []
-        return {row["id"]: row for row in rows}
-
-    def ids(self, batch_rows: int = BATCH_ROWS, where: str | None = None) -> Iterator[list[str]]:
-        """Yield all ids in the order they came."""
-        if self._data is None:
-            return
-        for batch in self._data.to_batches(columns=["id"], batch_size=batch_rows, filter=where):
-            if batch.num_rows:
-                yield batch.column("id").to_pylist()
-
-    def counts(self) -> dict[str, int]:
-        """Count the rows by status."""
-        if self._data is None:
-            return {}
-        values = ("ok", "dropped", "failed", "quarantined")
-        return {value: n for value in values if (n := self._data.count_rows(filter=f"status = '{value}'"))}
-
-    def failures(self, limit: int = 10_000) -> list[tuple[str, str]]:
-        """Return `(id, error)` of failed rows."""
-        if self._data is None:
-            return []
-        rows = self._data.to_table(columns=["id", "reason"], filter="status = 'failed'", limit=limit).to_pylist()
-        return [(row["id"], row["reason"]) for row in rows]
-
-
-def result_row(id_: str, result: Result, time: str) -> dict[str, object]:
-    """Write the outcome of one sample as a row of a results table."""
-    return {
-        "id": id_,
-        "status": "dropped" if result.dropped else "ok",
-        "reason": result.dropped,
-        "claims": [_claim_row(replace(claim, time=claim.time or time)) for claim in result.claims],
-        "columns": json.dumps(result.columns, sort_keys=True) if result.columns else "",
-    }
-
-
-def failure_row(id_: str, error: str) -> dict[str, object]:
-    """Write a failure as a row of a results table."""
-    return {"id": id_, "status": "failed", "reason": error, "claims": [], "columns": ""}
 
 
 class Dataset:
@@ -264,6 +57,7 @@ class Dataset:
         (root / "versions").mkdir(parents=True, exist_ok=True)
         self.pool = Table(root / "pool.lance", POOL, pinned=False)
         self._tables: dict[tuple[str, int], Table] = {}
+        self._view: tuple[tuple[str, int], View] | None = None
         self.at = self._load(version)
 
     # versions
@@ -401,109 +195,106 @@ class Dataset:
             self.pool.forget()
         return refused
 
-    # reading
+    # asking
 
-    def ids(self, batch_rows: int = BATCH_ROWS) -> Iterator[list[str]]:
-        """Yield the ids of all samples of this version, each once, in the order they were added."""
-        earlier: list[Table] = []
-        for ref in self.at.tables:
-            if not ref.adds:
-                continue
-            table = self.table(ref.name, ref.lance_version)
-            for ids in table.ids(batch_rows, where="status = 'ok'"):
-                fresh = list(dict.fromkeys(ids))
-                for other in earlier:
-                    taken = other.get(fresh, ["status"])
-                    fresh = [i for i in fresh if i not in taken or taken[i]["status"] == "failed"]
-                if fresh:
-                    yield fresh
-            earlier.append(table)
+    @property
+    def view(self) -> View:
+        """One row a sample, with all that this version says of it."""
+        swept = self._swept()
+        key = (key_of(self.at.tables), len(swept))
+        if self._view is None or self._view[0] != key:
+            find = lambda ref: self.table(ref.name, ref.lance_version)  # noqa: E731
+            self._view = key, View(self.root / "view", self.at.tables, find=find, pool=self.pool, swept=swept)
+        return self._view[1]
+
+    def _swept(self) -> list[str]:
+        """Return the ids that the hash gate took out, in that order."""
+        path = self.root / "quarantine.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [row["id"] for row in map(json.loads, lines) if "id" in row]
+
+    def count(self, where: str = "", *, ids: Iterable[str] | None = None, dropped: bool = False) -> int:
+        """Count the samples that a condition holds for; `where.py` says how to write one."""
+        if ids is None:
+            return self.view.count(where, dropped=dropped)
+        return sum(len(some) for some in self.view.ids(where, among=ids, dropped=dropped))
+
+    def measured(self) -> list[str]:
+        """List the names under which anything was measured."""
+        return list(self.view.columns.kinds)
+
+    def tally(self, *names: str, where: str = "", dropped: bool = False) -> dict[tuple[Json, ...], int]:
+        """Count the samples by the values of columns, as in `tally("state", "split")`, most frequent first."""
+        return self.view.tally(names, where, dropped=dropped)
+
+    def cells(self, *names: str, where: str = "", dropped: bool = False) -> Iterator[tuple[Json, ...]]:
+        """Yield the values of columns, sample by sample in the order in which they were added; None where there is none."""
+        return self.view.cells(names, where, dropped=dropped)
+
+    def ids(self, where: str = "", *, dropped: bool = True, batch_rows: int = BATCH_ROWS) -> Iterator[list[str]]:
+        """Yield the ids of samples, each once, in the order in which they were added."""
+        return self.view.ids(where, dropped=dropped, batch_rows=batch_rows)
 
     def contains(self, ids: Sequence[str]) -> set[str]:
         """Return those of the ids that are samples of this version."""
-        found: set[str] = set()
-        for ref in self.at.tables:
-            if ref.adds:
-                rows = self.table(ref.name, ref.lance_version).get(ids, ["status"])
-                found |= {i for i, row in rows.items() if row["status"] == "ok"}
-        return found
+        return self.view.contains(ids)
+
+    # reading
 
     def read(self, ids: Sequence[str], *, images: bool = True) -> list[Sample]:
         """Return these samples in this order, with everything that this version says of them.
 
         Raises:
-            DatasetError: The pool lacks an id.
+            DatasetError: One is not in this version, or the pool lacks it.
         """
-        columns = ["width", "height", "origin", *(["data"] if images else [])]
-        pool = self.pool.get(ids, columns)
-        if missing := [i for i in ids if i not in pool]:
+        samples = self.view.read(ids)
+        return self.with_images(samples) if images else samples
+
+    def with_images(self, samples: Sequence[Sample]) -> list[Sample]:
+        """Read the image files of samples.
+
+        Raises:
+            DatasetError: The pool lacks one.
+        """
+        data = self.pool.get([s.id for s in samples], ["data"])
+        if missing := [s.id for s in samples if s.id not in data]:
             raise DatasetError(f"{self.root}: {len(missing)} samples are not in the pool, {missing[0][:12]} among them")
-        claims: dict[str, list[Claim]] = {i: [] for i in ids}
-        measured: dict[str, dict[str, Json]] = {i: {} for i in ids}
-        drops: dict[str, list[tuple[str, str]]] = {i: [] for i in ids}
-        for ref in self.at.tables:
-            for id_, row in (
-                self.table(ref.name, ref.lance_version).get(ids, ["status", "reason", "claims", "columns"]).items()
-            ):
-                claims[id_] += [read_claim(c) for c in row["claims"]]  # type: ignore[attr-defined]
-                if row["columns"]:
-                    measured[id_] |= json.loads(str(row["columns"]))
-                if row["status"] == "dropped":
-                    drops[id_].append((ref.step, str(row["reason"])))
-        origins = {i: json.loads(str(pool[i]["origin"])) for i in ids}
-        for i, origin in origins.items():
-            if QUARANTINED in origin:
-                drops[i].append((HASH_GATE, str(origin[QUARANTINED])))
-        return [
-            Sample(
-                id=i,
-                size_wh=(pool[i]["width"], pool[i]["height"]),  # type: ignore[arg-type]
-                data=pool[i]["data"] if images else b"",  # type: ignore[arg-type]
-                origin=origins[i],
-                claims=tuple(claims[i]),
-                columns=measured[i],
-                drops=tuple(drops[i]),
-            )
-            for i in ids
-        ]
+        return [replace(s, data=data[s.id]["data"]) for s in samples]  # type: ignore[arg-type]
 
     def scan(
-        self, where: Where | None = None, *, images: bool = True, dropped: bool = False, batch_rows: int = BATCH_ROWS
+        self,
+        where: str = "",
+        *,
+        ids: Iterable[str] | None = None,
+        images: bool = True,
+        keep: Callable[[Sample], bool] | None = None,
+        dropped: bool = False,
+        batch_rows: int = BATCH_ROWS,
     ) -> Iterator[list[Sample]]:
-        """Yield all samples in batches; dropped ones only when asked for.
+        """Yield samples in batches, in the order in which they were added; dropped ones only when asked for.
 
         Args:
-            where: Keeps the samples it is true for; it sees everything but the image.
+            where: Keeps those that this condition holds for.
+            ids: Keeps those of these ids.
             images: Read the image files too.
+            keep: What no condition can say: keeps those that it is true of, before their images are read.
             dropped: Yield dropped samples as well.
             batch_rows: Largest size of a batch.
         """
-        for ids in self.ids(batch_rows):
-            chosen = [
-                s for s in self.read(ids, images=False) if (dropped or not s.drops) and (where is None or where(s))
-            ]
-            if not chosen:
-                continue
-            if images:
-                data = self.pool.get([s.id for s in chosen], ["data"])
-                chosen = [replace(s, data=data[s.id]["data"]) for s in chosen]  # type: ignore[arg-type]
-            yield chosen
+        for batch in self.view.scan(where, among=ids, dropped=dropped, batch_rows=batch_rows):
+            kept = [sample for sample in batch if keep is None or keep(sample)]
+            if kept:
+                yield self.with_images(kept) if images else kept
 
-    def samples(self, where: Where | None = None, *, images: bool = True, dropped: bool = False) -> Iterator[Sample]:
-        """Yield all samples one by one."""
-        for batch in self.scan(where, images=images, dropped=dropped):
+    def samples(
+        self,
+        where: str = "",
+        *,
+        ids: Iterable[str] | None = None,
+        images: bool = True,
+        keep: Callable[[Sample], bool] | None = None,
+        dropped: bool = False,
+    ) -> Iterator[Sample]:
+        """Yield samples one by one; see `scan`."""
+        for batch in self.scan(where, ids=ids, images=images, keep=keep, dropped=dropped):
             yield from batch
-
-    def count(self, where: Where | None = None, *, dropped: bool = False) -> int:
-        """Count the samples for which `where` is true."""
-        return sum(len(batch) for batch in self.scan(where, images=False, dropped=dropped))
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write a file so that a reader finds it whole or not at all."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)

@@ -33,4 +33,4 @@ class Apply:
     @classmethod
     def to(cls, work: Work, results: Mapping[str, Result], label: str = "") -> dict[str, int]:
         """Attach results to their samples."""
-        return work.map(cls(results=results), lambda sample: sample.id in results, label=label)
+        return work.map(cls(results=results), ids=results.keys(), label=label)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tilth.data.dataset import RESULT, Dataset
+from tilth.data.dataset import Dataset
+from tilth.data.table import RESULT
 from tilth.engine.job import FailRate, Job, Writer, rows_of
 from tilth.engine.steps import Mapper
 from tilth.errors import TilthError, Unavailable
@@ -154,7 +155,7 @@ def write_todo(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Schema)
 
 def _todo(job: Job) -> Iterator[list[str]]:
     """Yield the ids that a table has no row of, or with `retry_failed` those whose row is a failure, too."""
-    for samples in job.dataset.scan(job.where, images=False):
+    for samples in job.chosen():
         done = job.table.get([s.id for s in samples], ["status"])
         ids = [s.id for s in samples if s.id not in done or (job.retry_failed and done[s.id]["status"] == "failed")]
         if ids:

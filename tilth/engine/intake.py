@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from tilth.data.dataset import Dataset, Table, failure_row, result_row
+from tilth.data.dataset import Dataset
+from tilth.data.table import Table, failure_row, result_row
 from tilth.engine.job import COMMIT_S, FailRate
 from tilth.errors import Quarantined
 from tilth.events import Events
@@ -48,7 +49,7 @@ class _Copies:
 
     def __init__(self, table: Table, ids: Sequence[str]) -> None:
         self._table = table
-        self._earlier = table.get(ids, ["status", "reason", "claims", "columns"])
+        self._earlier = table.get(ids, ["status", "reason", "claims", "columns", "nested"])
         self._first = dict(self._earlier)
         self._changed: dict[str, dict[str, object]] = {}
 
@@ -69,6 +70,7 @@ class _Copies:
             "reason": f"the same picture as {id_[:12]}",
             "claims": [],
             "columns": "",
+            "nested": "",
         }
 
     def write(self) -> None:

@@ -1,12 +1,13 @@
 """A job: one mapper over chosen samples into one table; and the pieces that every executor makes a run of it from."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from tilth.data.dataset import Dataset, Table, Where, failure_row, result_row
+from tilth.data.dataset import Dataset
+from tilth.data.table import Table, failure_row, result_row
 from tilth.engine.steps import Function, Mapper
 from tilth.errors import InputError, MissingExtra, ModelError, TooManyFailures, Unavailable
 from tilth.events import Events
@@ -29,7 +30,8 @@ class Job:
         label: Shown beside the bar.
         dataset: Open at the version that the step starts from.
         mapper: What to run.
-        where: Keeps the samples it is true for.
+        where: Keeps the samples that this condition holds for.
+        ids: Keeps the samples of these ids; all when None.
         table: Where rows go; those that are there are done.
         retry_failed: Take samples whose row is a failure again.
         max_fail_rate: Share of failures at which to stop.
@@ -41,12 +43,21 @@ class Job:
     label: str
     dataset: Dataset
     mapper: Mapper
-    where: Where | None
+    where: str
+    ids: Collection[str] | None
     table: Table
     retry_failed: bool
     max_fail_rate: float
     events: Events
     now: Callable[[], str]
+
+    def chosen(self) -> Iterator[list[Sample]]:
+        """Yield the samples that the mapper is to see, without images."""
+        return self.dataset.scan(self.where, ids=self.ids, images=False)
+
+    def total(self) -> int:
+        """Count them."""
+        return self.dataset.count(self.where, ids=self.ids)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,7 +1,12 @@
 """The local executor: one process, batch by batch, so that a kill loses one batch and a second run repeats nothing."""
 
+from collections.abc import Iterator, Sequence
+
 from tilth.engine.job import FailRate, Job, Writer, batched, rows_of
 from tilth.engine.steps import Function
+from tilth.samples import Sample
+
+READ_BYTES = 8 << 20  # of image files that are read at once: one look-up for many small images
 
 
 class Local:
@@ -17,8 +22,8 @@ class Local:
         table = job.table
         writer = Writer(table, replace=job.retry_failed)
         counted = FailRate(job.name, table, job.max_fail_rate)
-        with job.events.progress(job.label, job.dataset.count(job.where)) as advance:
-            for samples in job.dataset.scan(job.where, images=False):
+        with job.events.progress(job.label, job.total()) as advance:
+            for samples in job.chosen():
                 done = table.get([s.id for s in samples], ["status"])
                 todo = [
                     s for s in samples if s.id not in done or (job.retry_failed and done[s.id]["status"] == "failed")
@@ -26,9 +31,9 @@ class Local:
                 earlier = sum(row["status"] == "failed" for row in done.values()) if not job.retry_failed else 0
                 counted.add(len(samples) - len(todo), earlier)
                 advance(len(samples) - len(todo))
-                for batch in batched(todo, job.mapper.batch_size):
+                for batch in _read(job, todo):
                     function = function or job.mapper.load()
-                    rows = rows_of(function, job.dataset.read([s.id for s in batch]), job.now)
+                    rows = rows_of(function, batch, job.now)
                     writer.add(rows)
                     counted.add(len(batch), sum(row["status"] == "failed" for row in rows))
                     advance(len(batch))
@@ -36,3 +41,14 @@ class Local:
                         writer.flush()
                         raise counted.error()
         writer.flush()
+
+
+def _read(job: Job, todo: Sequence[Sample]) -> Iterator[list[Sample]]:
+    """Yield batches with their images, the first alone to learn how heavy they are."""
+    size = at = 0
+    while at < len(todo):
+        size = max(1, size) * job.mapper.batch_size
+        read = job.dataset.with_images(todo[at : at + size])
+        at += len(read)
+        yield from batched(read, job.mapper.batch_size)
+        size = READ_BYTES // max(1, sum(len(s.data) for s in read) // len(read)) // job.mapper.batch_size

@@ -1,13 +1,13 @@
 """What a step is and what it gets to work with: the dataset, the policy, a folder, earlier artifacts, and an executor."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from tilth.claims import Json
-from tilth.data.dataset import Dataset, Where
+from tilth.data.dataset import Dataset
 from tilth.engine.intake import Failed, Intake
 from tilth.engine.job import COMMIT_ROWS, Job
 from tilth.engine.local import Local
@@ -67,12 +67,21 @@ class Work:
     options: dict[str, str] = field(default_factory=dict)
     now: Callable[[], str] = utc_now
 
-    def map(self, mapper: Mapper, where: Where | None = None, *, on: str = "pixels", label: str = "") -> dict[str, int]:
+    def map(
+        self,
+        mapper: Mapper,
+        where: str = "",
+        *,
+        ids: Collection[str] | None = None,
+        on: str = "pixels",
+        label: str = "",
+    ) -> dict[str, int]:
         """Run a mapper over the samples of the dataset and attach its results.
 
         Args:
             mapper: What to run.
-            where: Keeps the samples it is true for.
+            where: Keeps the samples that this condition holds for; `tilth/data/where.py` says how to write one.
+            ids: Keeps the samples of these ids; all when None.
             on: `pixels` when results depend on the image alone, `claims` when also on what earlier steps said.
             label: Shown beside the bar; the step's name when empty.
 
@@ -91,6 +100,7 @@ class Work:
             dataset=dataset,
             mapper=mapper,
             where=where,
+            ids=ids,
             table=table,
             retry_failed=self.retry_failed,
             max_fail_rate=self.max_fail_rate,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilth import models
 from tilth.claims import Json
-from tilth.data.dataset import write_beside
+from tilth.data.files import write_beside
 from tilth.errors import ModelError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tilth.claims import Json
+from tilth.data.where import both
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.fusion import Fusion, box_logit, sigmoid
@@ -61,6 +62,9 @@ def fit_fusion(logits: Array, boxes: Array | None, positive: Array) -> list[Fusi
     return None
 
 
+VALIDATES = both(usable(), "not made")  # and held back
+
+
 @step
 class Calibrate:
     """Calibrate a classifier and a detector on the validation images and choose all thresholds there.
@@ -79,7 +83,7 @@ class Calibrate:
         detector = work.artifact(self.detector) if self.detector else None
         about = read_about(folder)
         about.calibration, about.thresholds, about.clear_below = {}, {}, None
-        targets = (target(s, about.labels) for s in work.dataset.samples(validates))
+        targets = (target(s, about.labels) for s in work.dataset.samples(VALIDATES, keep=held_back))
         with work.events.progress(work.name, None) as advance:
             path = work.folder / "predictions.jsonl"
             predictions = predict(Predictor(folder, detector, work.device), targets, path, advance)
@@ -90,11 +94,6 @@ class Calibrate:
             boxes.score_threshold = facts["score_threshold"] = best_box_threshold(predictions, boxes.labels)
             write_about(detector, boxes)
         return facts
-
-
-def validates(sample: Sample) -> bool:
-    """Tell whether a sample is for validation: held back, real, and known."""
-    return usable(sample) and held_back(sample) and not sample.made
 
 
 def target(sample: Sample, labels: Sequence[str]) -> Target:

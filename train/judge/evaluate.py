@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tilth.claims import Json
+from tilth.claims import Json, State
+from tilth.data.where import both, one_of, quoted
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -67,7 +68,8 @@ def coco_targets(folder: Path, known: Sequence[str], parts: dict[str, str]) -> I
 def dataset_targets(work: Work, split: str) -> Iterator[Target]:
     """Yield the reviewed samples of a split of the dataset."""
     known = [c.name for c in work.policy.pictured]
-    for sample in work.dataset.samples(lambda s: s.split == split and s.state in ("reviewed", "confirmed_empty")):
+    reviewed = one_of("state", (State.REVIEWED, State.CONFIRMED_EMPTY))
+    for sample in work.dataset.samples(both(f"split = {quoted(split)}", reviewed)):
         labels = [c for c in sample.truth.labels if c.category in known]
         boxed = [c for c in labels if c.box_xyxy]
         yield Target(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.claims import State
+from tilth.data.where import both, one_of
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import resize
@@ -75,9 +76,9 @@ def held_back(sample: Sample) -> bool:
     return int(sha256(group.encode()).hexdigest()[:8], 16) / 16**8 < VAL_SHARE
 
 
-def usable(sample: Sample, states: Sequence[State] = KNOWN) -> bool:
-    """Tell whether a sample may be trained on; sealed ones never."""
-    return sample.split != "test" and sample.state in states
+def usable(states: Sequence[State] = KNOWN) -> str:
+    """Return the condition on samples that may be trained on; sealed ones never."""
+    return both("split != 'test'", one_of("state", states))
 
 
 def gather(
@@ -93,11 +94,9 @@ def gather(
     """
     folder = work.folder / f"examples-{work.dataset.at.number}-{side}"
     if not (folder / "rows.json").exists():
-        real = work.dataset.count(lambda s: usable(s, states) and not s.made)
-        made_ids = sorted(
-            s.id
-            for s in work.dataset.samples(lambda s: usable(s, states) and s.made and not held_back(s), images=False)
-        )
+        real = work.dataset.count(both(usable(states), "not made"))
+        made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
+        made_ids = sorted(sample.id for sample in made)
         chosen = set(made_ids[: int(real * max_made_ratio)])
         _write(work, folder, labels, side, states, chosen, real + len(chosen), boxes_only)
     rows = [_example(row) for row in json.loads((folder / "rows.json").read_text())]
@@ -129,12 +128,9 @@ def _write(
         raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
     images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, (n, side, side, 3))
     rows: list[dict[str, object]] = []
-
-    def wanted(sample: Sample) -> bool:
-        return usable(sample, states) and (not sample.made or sample.id in made)
-
+    wanted = work.dataset.samples(usable(states), keep=lambda sample: not sample.made or sample.id in made)
     with work.events.progress(f"{work.name}: read", n) as advance:
-        for sample in work.dataset.samples(wanted):
+        for sample in wanted:
             truth = sample.truth
             kept = [c for c in truth.labels if c.category in labels and (c.box_xyxy or not boxes_only)]
             if boxes_only and any(c.category in labels and c.box_xyxy is None for c in truth.labels):

@@ -1,0 +1,109 @@
+"""The language in which a dataset is asked: the conditions of SQL over the columns of a view.
+
+    state = 'auto' and split != 'test'
+    quality.sharpness >= 20 and array_has(categories, 'knife')
+    `train-a.seen` is not null
+
+A measured number is called as its step named it; a name with other signs than letters, digits and dots stands in backticks.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+from tilth.errors import InputError
+
+_TOKEN = re.compile(r"'(?:[^']|'')*'|`[^`]*`|[A-Za-z_]\w*(?:\.\w+)*")
+_LITERAL = re.compile(r"'(?:[^']|'')*'|`[^`]*`")
+NULL = "CAST(NULL AS string)"  # what a name means that nothing was measured under
+
+
+def quoted(text: str) -> str:
+    """Write a text as a literal.
+
+    >>> quoted("it's")
+    "'it''s'"
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
+def both(*conditions: str) -> str:
+    """Join conditions that must all hold; empty ones say nothing.
+
+    >>> both("a = 1", "", "b = 2 or c = 3")
+    '(a = 1) and (b = 2 or c = 3)'
+    """
+    return " and ".join(f"({each})" for each in conditions if each)
+
+
+def one_of(column: str, values: Iterable[str]) -> str:
+    """Write the condition that a column has one of some values.
+
+    >>> one_of("state", ["auto", "reviewed"])
+    "state in ('auto', 'reviewed')"
+    """
+    return f"{column} in ({', '.join(quoted(value) for value in values)})"
+
+
+def named(text: str) -> list[str]:
+    """List the measured names that a condition asks for: those with a dot or in backticks, each once."""
+    tokens = [token for token in _TOKEN.findall(text) if token[0] != "'"]
+    return list(dict.fromkeys(token.strip("`") for token in tokens if "." in token or token[0] == "`"))
+
+
+def check_whole(text: str) -> None:
+    """Refuse what SQL would read only the beginning of.
+
+    Raises:
+        InputError: Brackets or quotation marks do not match, or there is a second statement or a comment.
+    """
+    plain, depth = _LITERAL.sub("", text), 0
+    for sign in plain:
+        depth += {"(": 1, ")": -1}.get(sign, 0)
+        if depth < 0:
+            break
+    if depth or any(mark in plain for mark in ("'", "`", ";", "--", "/*")):
+        raise InputError(
+            f"{text!r} is not one whole condition; give one as in quality.sharpness >= 20 and state = 'auto'"
+        )
+
+
+def translate(text: str, columns: Mapping[str, str]) -> str:
+    """Put the columns of a view in the place of the names in a condition; nothing was measured under names it lacks.
+
+    Raises:
+        InputError: It is not one whole condition.
+
+    >>> translate("quality.sharpness > 1 and step = 'a.b'", {"quality.sharpness": "m_quality__sharpness"})
+    "`m_quality__sharpness` > 1 and step = 'a.b'"
+    """
+    check_whole(text)
+
+    def column(match: re.Match[str]) -> str:
+        token = match[0]
+        if token[0] == "'":
+            return token
+        name = token.strip("`")
+        if name in columns:
+            return f"`{columns[name]}`"
+        return NULL if "." in token or token[0] == "`" else token
+
+    return _TOKEN.sub(column, text)
+
+
+def check_named(text: str, columns: Mapping[str, str], setting: str) -> None:
+    """Refuse a condition over names that nothing was measured under.
+
+    Args:
+        text: The condition.
+        columns: What there is.
+        setting: What gives the condition, for the message.
+
+    Raises:
+        InputError: One is unknown; the nearest known name is told.
+    """
+    for name in named(text):
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1)
+            there = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(columns))}"
+            raise InputError(f"{setting} {text!r}: no sample has a column {name!r}; {there}")
