@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
-import numpy as np
-
 from tilth.errors import InputError
-from tilth.geometry import Box, iou
+from tilth.geometry import Box, iou_of
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
@@ -115,7 +113,7 @@ def _same(a: Claim, b: Claim) -> bool:
         return False
     if a.box_xyxy is None or b.box_xyxy is None:
         return a.box_xyxy is b.box_xyxy
-    return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_BOX_IOU)
+    return iou_of(a.box_xyxy, b.box_xyxy) >= SAME_BOX_IOU
 
 
 def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:

@@ -37,6 +37,18 @@ def iou(a_xyxy: Boxes, b_xyxy: Boxes) -> Boxes:
     return np.divide(shared, union, out=np.zeros(shared.shape), where=union > 0)
 
 
+def iou_of(a: Box, b: Box) -> float:
+    """Return the intersection over union of two boxes, in [0, 1], as `iou` does, for when there are only two.
+
+    >>> iou_of((0., 0., 2., 2.), (1., 0., 3., 2.)) == iou(np.array([[0., 0, 2, 2]]), np.array([[1., 0, 3, 2]]))[0, 0]
+    True
+    """
+    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    area_a, area_b = (max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1]) for box in (a, b))
+    union = area_a + area_b - shared
+    return shared / union if union > 0 else 0.0
+
+
 def clip(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> Boxes:
     """Cut boxes at the edges of the image."""
     limit = np.array([size_wh[0], size_wh[1]] * 2, boxes_xyxy.dtype)

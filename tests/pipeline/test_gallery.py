@@ -17,7 +17,8 @@ from places import POLICY
 from report_run import build_run
 
 from tilth.claims import Claim
-from tilth.data.dataset import Dataset, result_row
+from tilth.data.dataset import Dataset
+from tilth.data.table import result_row
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.events import Events

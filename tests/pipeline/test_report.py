@@ -263,7 +263,7 @@ def test_a_listed_image_is_never_rendered(tmp_path: Path, policy: Policy) -> Non
     work = Work(name="import", dataset=data, policy=policy, folder=tmp_path, events=Events())
     work.add("a", noise_samples(2))
     first, other = next(data.ids())
-    from tilth.data.dataset import result_row
+    from tilth.data.table import result_row
     from tilth.samples import Result
 
     table = data.table("hash-1")

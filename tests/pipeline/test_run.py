@@ -180,7 +180,7 @@ def test_ctrl_c_says_how_to_go_on(recipe: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_and_can_be_mended(recipe: Path, tmp_path: Path) -> None:
     code = (
-        "import errno, sys; from tilth.data.dataset import Table\n"
+        "import errno, sys; from tilth.data.table import Table\n"
         "def full(self, rows): raise OSError(errno.ENOSPC, 'No space left on device')\n"
         "Table.append = full\n"
         f"sys.argv = ['tilth', 'run', {str(recipe)!r}, '--runs', {str(tmp_path / 'runs')!r}]\n"

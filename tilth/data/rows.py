@@ -8,10 +8,11 @@ row has the number of items, and its content is read from the results tables whe
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import pairwise
+from functools import lru_cache, partial
+from itertools import accumulate, pairwise
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tilth.claims import Claim, Json, State, Truth, resolve
 from tilth.data.table import CLAIM, CLAIM_FIELDS, HASH_GATE, QUARANTINED, Table, TableRef, read_claim
@@ -117,7 +118,9 @@ class Columns:
     kinds: dict[str, str] = field(default_factory=dict)
     nested: dict[str, list[str]] = field(default_factory=dict)  # table -> names
 
-    def column(self, name: str) -> str:
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def column(name: str) -> str:
         """Return the column of a measured name."""
         return "m_" + "".join(c if c.isalnum() else "__" if c == "." else f"_{ord(c):x}_" for c in name)
 
@@ -149,80 +152,108 @@ class Columns:
         return changed
 
 
-def compose(
-    ids: Sequence[str],
-    old: Mapping[str, Row],
-    refs: Sequence[TableRef],
-    *,
-    find: Find,
-    pool: Table,
-    places: Mapping[str, int],
-    columns: Columns,
-) -> list[Row]:
-    """Make the rows of samples.
+def fresh(ids: Sequence[str], places: Sequence[int], pool: Table, columns: Columns) -> pa.Table:
+    """Make the rows of samples of which no table has said anything yet.
 
     Args:
         ids: Whose.
-        old: Their rows in an earlier view, to which `refs` are added; a sample without one is made from the pool and `refs`.
-        refs: Tables, in the order of the version.
-        find: Opens a table.
+        places: Where each comes in the order of all samples.
         pool: Where images and origins lie.
-        places: Of samples without an earlier row.
         columns: The measured names.
     """
-    fresh = pool.get([i for i in ids if i not in old], ["width", "height", "origin"])
-    rows: dict[str, Row] = {i: dict(old[i]) if i in old else _new_row(i, fresh[i], places[i]) for i in ids}
-    changed = set(rows) - set(old)
+    kept = pool.get(ids, ["width", "height", "origin"])
+    rows = [
+        {"id": i, "place": place, **_UNSAID, **kept[i], **_origin(str(kept[i]["origin"]))}
+        for i, place in zip(ids, places, strict=True)
+    ]
+    return pa.Table.from_pylist(rows, schema=columns.schema())
+
+
+_UNSAID: Row = {
+    "state": str(State.UNLABELLED),
+    "split": "",
+    "labels": 0,
+    "boxes": 0,
+    "people": False,
+    **{name: [] for name in ("categories", "kinds", "claims", "truth")},
+}
+
+
+def _origin(text: str) -> Row:
+    """Read what is asked of an origin, and whether the hash gate took the image's bytes out."""
+    origin = json.loads(text)
+    drops = [{"step": HASH_GATE, "reason": str(origin[QUARANTINED])}] if QUARANTINED in origin else []
+    return {
+        "made": bool(origin.get("parents") or origin.get("prompt")),
+        **{name: str(origin.get(name) or "") for name in ("source", "licence", "step")},
+        "drops": drops,
+        "dropped": drops[0]["reason"] if drops else None,
+    }
+
+
+def compose(rows: pa.Table, refs: Sequence[TableRef], find: Find, columns: Columns) -> pa.Table:
+    """Add to rows what tables say; whatever they say nothing of is passed on as it is.
+
+    Args:
+        rows: Of samples.
+        refs: Tables, in the order of the version.
+        find: Opens a table.
+        columns: The measured names.
+    """
+    ids: list[str] = rows["id"].to_pylist()
+    at = {id_: place for place, id_ in enumerate(ids)}
+    cells: dict[str, dict[int, Json]] = {}
+    said: dict[int, list[Row]] = {}
+    drops: dict[int, list[Row]] = {}
     for ref in refs:
         for id_, found in find(ref).get(ids, ["status", "reason", "claims", "columns"]).items():
-            row = rows[id_]
-            if found["columns"]:
-                for name, value in json.loads(str(found["columns"])).items():
-                    if value is not None:
-                        row[columns.column(name)] = _cell(value, columns.kinds[name])
+            place = at[id_]
+            for name, value in json.loads(str(found["columns"])).items() if found["columns"] else ():
+                if value is not None:
+                    cells.setdefault(name, {})[place] = _cell(value, columns.kinds[name])
             if found["claims"]:
-                row["claims"] = [*row["claims"], *found["claims"]]  # type: ignore[misc]
-                changed.add(id_)
+                said.setdefault(place, []).extend(found["claims"])  # type: ignore[arg-type]
             if found["status"] == "dropped":
-                row["drops"] = [*row["drops"], {"step": ref.step, "reason": found["reason"]}]  # type: ignore[misc]
-                changed.add(id_)
-    split = columns.column("split")
-    for id_, row in rows.items():
-        row["split"] = row.get(split) or ""
-        if id_ in changed:
-            _resolve(row)
-    return list(rows.values())
+                drops.setdefault(place, []).append({"step": ref.step, "reason": found["reason"]})
+    for name, values in cells.items():
+        rows = _patched(rows, columns.column(name), values)
+    if "split" in cells:
+        rows = _patched(rows, "split", cells["split"])
+    if changed := sorted({*said, *drops}):
+        before = rows.select(["claims", "drops"]).take(changed).to_pylist()
+        told = [
+            _resolved([*row["claims"], *said.get(place, ())], [*row["drops"], *drops.get(place, ())])
+            for place, row in zip(changed, before, strict=True)
+        ]
+        for name in told[0]:
+            rows = _patched(rows, name, {place: row[name] for place, row in zip(changed, told, strict=True)})
+    return rows
 
 
-def _new_row(id_: str, pool: Mapping[str, object], place: int) -> Row:
-    row: Row = {"id": id_, "place": place, "width": pool["width"], "height": pool["height"], "claims": [], "drops": []}
-    return tell_origin(row, str(pool["origin"]))
+def _patched(rows: pa.Table, name: str, values: Mapping[int, object]) -> pa.Table:
+    """Put values in some places of a column."""
+    number = rows.schema.get_field_index(name)
+    field = rows.schema.field(number)
+    takes = list(range(len(rows)))
+    for new, place in enumerate(values, len(rows)):
+        takes[place] = new
+    both = pa.chunked_array([*rows[name].chunks, pa.array(list(values.values()), field.type)], field.type)
+    return rows.set_column(number, field, both.take(pa.array(takes)))
 
 
-def tell_origin(row: Row, text: str) -> Row:
-    """Write into a row where its sample comes from, and whether its bytes were taken out since."""
-    origin = json.loads(text)
-    row["origin"] = text
-    row["made"] = bool(origin.get("parents") or origin.get("prompt"))
-    for name in ("source", "licence", "step"):
-        row[name] = str(origin.get(name) or "")
-    drops = [drop for drop in row["drops"] if drop["step"] != HASH_GATE]  # type: ignore[attr-defined]
-    gone = [{"step": HASH_GATE, "reason": str(origin[QUARANTINED])}] if QUARANTINED in origin else []
-    row["drops"] = [*drops, *gone]
-    return row
-
-
-def _resolve(row: Row) -> None:
-    claims = [read_claim(claim) for claim in row["claims"]]  # type: ignore[attr-defined]
-    truth = resolve(claims)
-    where = {id(claim): place for place, claim in enumerate(claims)}
-    drops = [*(d for d in row["drops"] if d["step"] != HASH_GATE), *(d for d in row["drops"] if d["step"] == HASH_GATE)]  # type: ignore[attr-defined]
-    row |= {
+def _resolved(claims: Sequence[Mapping[str, object]], drops: Sequence[Mapping[str, object]]) -> Row:
+    read = [read_claim(claim) for claim in claims]
+    truth = resolve(read)
+    where = {id(claim): place for place, claim in enumerate(read)}
+    kinds = sorted({claim.kind for claim in read})
+    drops = sorted(drops, key=lambda drop: drop["step"] == HASH_GATE)  # it comes last, whenever it struck
+    return {
+        "claims": claims,
         "state": str(truth.state),
         "categories": sorted(truth.categories),
         "labels": len(truth.labels),
         "boxes": sum(label.box_xyxy is not None for label in truth.labels),
-        "kinds": (kinds := sorted({claim.kind for claim in claims})),
+        "kinds": kinds,
         "people": "human" in kinds or "import" in kinds,
         "truth": [where[id(label)] for label in truth.labels],
         "drops": drops,
@@ -277,8 +308,8 @@ def claims_of(column: pa.ChunkedArray) -> list[tuple[Claim, ...]]:
     """Read a column of claims; field by field, as a mapping for each claim would cost more than the claim."""
     found: list[tuple[Claim, ...]] = []
     for chunk in column.chunks:
-        ends = chunk.offsets.to_pylist()
-        fields = dict(zip(CLAIM_FIELDS, (part.to_pylist() for part in chunk.values.flatten()), strict=True))
-        flat = [read_claim(dict(zip(CLAIM_FIELDS, cells, strict=True))) for cells in zip(*fields.values(), strict=True)]
+        fields = [part.to_pylist() for part in chunk.flatten().flatten()]
+        flat = [read_claim(dict(zip(CLAIM_FIELDS, cells, strict=True))) for cells in zip(*fields, strict=True)]
+        ends = accumulate(pc.list_value_length(chunk).to_pylist(), initial=0)
         found += [tuple(flat[start:end]) for start, end in pairwise(ends)]
     return found

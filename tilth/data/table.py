@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 
 import lance
@@ -79,6 +80,13 @@ def claim_row(claim: Claim) -> dict[str, object]:
     }
 
 
+@lru_cache(maxsize=4096)
+def _evidence(text: str) -> Mapping[str, Json]:
+    """Read evidence; claims of one round often have the same."""
+    found: dict[str, Json] = json.loads(text)
+    return found
+
+
 def read_claim(row: Mapping[str, object]) -> Claim:
     """Read a claim as a row of a results table holds it."""
     box = row["box"]
@@ -89,7 +97,7 @@ def read_claim(row: Mapping[str, object]) -> Claim:
         score=min(1.0, float(row["score"])),  # type: ignore[arg-type]
         source=str(row["source"]),
         time=str(row["time"]),
-        evidence=json.loads(str(row["evidence"])) if row["evidence"] else {},
+        evidence=_evidence(str(row["evidence"])) if row["evidence"] else {},
     )
 
 

@@ -11,7 +11,7 @@ deleted and is made again. The file that names it is written last, so a killed r
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from tilth.claims import Json
 from tilth.data.files import write_beside
-from tilth.data.rows import Columns, Find, Row, compose, samples_of
+from tilth.data.rows import Columns, Find, compose, fresh, samples_of
 from tilth.data.table import INDEX_FROM_ROWS, SESSION, Table, TableRef, in_, read_columns
 from tilth.data.where import both, quoted, translate
 from tilth.errors import DatasetError, InputError
@@ -311,28 +311,28 @@ class View:
             data = self._open()
         rows = base.rows
         for ids in self._touched([*more, *less]):
-            old = _by_id(data, ids)
-            fresh = [i for i in self._members(ids, more) if i not in old]
-            made = self._composed(old, more if appended else None, columns)
-            made += self._composed({i: {"place": rows + n} for n, i in enumerate(fresh)}, None, columns)
-            rows += len(fresh)
-            data = self._upsert(data, made, columns)
-        gone = self._swept[base.swept :]
-        return self._tidy(self._upsert(data, self._composed(_by_id(data, gone), None, columns), columns)), rows
+            old = _by_id(data, ids, columns)
+            there = old["id"].to_pylist()
+            new = [i for i in self._members(ids, more) if i not in set(there)]
+            grown = (
+                compose(old, more, self._find, columns)
+                if appended
+                else self._anew(there, old["place"].to_pylist(), columns)
+            )
+            data = self._upsert(data, pa.concat_tables([grown, self._anew(new, range(rows, rows + len(new)), columns)]))
+            rows += len(new)
+        gone = _by_id(data, self._swept[base.swept :], columns)
+        anew = self._anew(gone["id"].to_pylist(), gone["place"].to_pylist(), columns)
+        return self._tidy(self._upsert(data, anew)), rows
 
-    def _composed(self, old: Mapping[str, Row], more: Sequence[TableRef] | None, columns: Columns) -> list[Row]:
-        """Make rows from earlier ones and the tables that come to them; anew from all tables when those are not given."""
-        if not old:
-            return []
-        places = {} if more is not None else {i: int(str(row["place"])) for i, row in old.items()}
-        known, refs = ({}, self._refs) if more is None else (old, more)
-        return compose(list(old), known, refs, find=self._find, pool=self._pool, places=places, columns=columns)
+    def _anew(self, ids: Sequence[str], places: Sequence[int], columns: Columns) -> pa.Table:
+        """Make rows from all tables."""
+        return compose(fresh(ids, places, self._pool, columns), self._refs, self._find, columns)
 
-    def _upsert(self, data: lance.LanceDataset, made: list[Row], columns: Columns) -> lance.LanceDataset:
-        if not made:
+    def _upsert(self, data: lance.LanceDataset, rows: pa.Table) -> lance.LanceDataset:
+        if not len(rows):
             return data
-        schema, known = columns.schema(), set(data.schema.names)
-        rows = pa.Table.from_pylist(made, schema=pa.schema([field for field in schema if field.name in known]))
+        rows = rows.select([name for name in rows.schema.names if name in set(data.schema.names)])
         data.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
         return self._open()
 
@@ -361,9 +361,9 @@ class View:
 
         def batches() -> Iterator[pa.RecordBatch]:
             nonlocal count
-            for made in self._all(columns, base):
-                count += len(made)
-                yield from pa.Table.from_pylist(made, schema=schema).to_batches()
+            for rows in self._all(columns, base):
+                count += len(rows)
+                yield from rows.to_batches()
 
         stream = batches()
         first = next(stream, None)
@@ -374,25 +374,28 @@ class View:
         lance.write_dataset(reader, str(self._place), mode=mode, data_storage_version="stable")
         return self._tidy(self._open()), count
 
-    def _all(self, columns: Columns, base: Entry | None) -> Iterator[list[Row]]:
+    def _all(self, columns: Columns, base: Entry | None) -> Iterator[pa.Table]:
         known = base.refs if base else ()
         more = [ref for ref in self._refs if ref not in known]
         count = 0
         if base:
             there = View(self._folder, base.refs, find=self._find, pool=self._pool, swept=self._swept[: base.swept])
-            gone = set(self._swept[base.swept :])
-            for rows in there._rows_in_order(dropped=True):
-                old = {str(row["id"]): row for row in rows.to_pylist()}
-                count += len(old)
-                made = self._composed({i: row for i, row in old.items() if i not in gone}, more, columns)
-                yield made + self._composed({i: row for i, row in old.items() if i in gone}, None, columns)
+            gone = pa.array(self._swept[base.swept :], pa.string())
+            for part in there._rows_in_order(dropped=True):
+                rows = _aligned(part, columns)
+                swept = pc.is_in(rows["id"], value_set=gone)
+                yield compose(rows.filter(pc.invert(swept)), more, self._find, columns)
+                if pc.any(swept).as_py():
+                    rows = rows.filter(swept)
+                    yield self._anew(rows["id"].to_pylist(), rows["place"].to_pylist(), columns)
+                count += len(part)
         earlier = [ref for ref in known if ref.adds]
         for ref in (ref for ref in more if ref.adds):
             for ids in self._find(ref).ids(CHUNK_ROWS, where="status = 'ok'"):
                 here = set(self._members(ids, earlier))
-                fresh = [i for i in dict.fromkeys(ids) if i not in here]
-                yield self._composed({i: {"place": count + n} for n, i in enumerate(fresh)}, None, columns)
-                count += len(fresh)
+                new = [i for i in dict.fromkeys(ids) if i not in here]
+                yield self._anew(new, range(count, count + len(new)), columns)
+                count += len(new)
             earlier.append(ref)
 
     def _tidy(self, data: lance.LanceDataset) -> int:
@@ -408,9 +411,17 @@ class View:
         return int(data.version)
 
 
-def _by_id(data: lance.LanceDataset, ids: Sequence[str]) -> dict[str, Row]:
+def _by_id(data: lance.LanceDataset, ids: Sequence[str], columns: Columns) -> pa.Table:
+    """Return the rows of ids, in no order."""
     offsets = data.to_table(columns=["_rowoffset"], filter=in_(ids))["_rowoffset"].to_pylist() if ids else []
-    return {str(row["id"]): row for row in data.take(offsets).to_pylist()} if offsets else {}
+    return _aligned(data.take(offsets), columns) if offsets else columns.schema().empty_table()
+
+
+def _aligned(rows: pa.Table, columns: Columns) -> pa.Table:
+    """Give rows the columns that a view has by now."""
+    schema, there = columns.schema(), set(rows.schema.names)
+    cells = [rows[f.name].cast(f.type) if f.name in there else pa.nulls(len(rows), f.type) for f in schema]
+    return pa.table(cells, schema=schema)
 
 
 def _wrong(where: str, error: Exception, columns: Columns) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 from places import POLICY
 
 from tilth.data import dataset as kept
-from tilth.data.dataset import HASH_GATE, Dataset
+from tilth.data.dataset import Dataset
+from tilth.data.table import HASH_GATE
 from tilth.engine.recipe import load_recipe
 from tilth.engine.work import Work
 from tilth.errors import InputError
