@@ -39,7 +39,7 @@ BATCH = 50_000
 MEASURED = 14
 TOUCHED = 10_000
 MAPPER_S = 0.002  # an image
-MAPPED = 4_000
+MAPPED = 8_000
 ROUNDS = 5
 FILTER = "q0.a >= 0.9 and q1.b < 0.1"  # a hundredth of all
 CATEGORIES = ("knife", "pistol", "dice")
@@ -52,7 +52,9 @@ def id_of(n: int) -> str:
 def claims_of(ids: int, source: str, rng: np.random.Generator) -> pa.Array:
     """One claim a sample, of a few kinds."""
     kinds = [
-        claim_row(Claim(category=c, box_xyxy=(1.0, 2.0, 30.0 + n, 40.0), score=0.5, source=source, evidence={"round": "a1"}))
+        claim_row(
+            Claim(category=c, box_xyxy=(1.0, 2.0, 30.0 + n, 40.0), score=0.5, source=source, evidence={"round": "a1"})
+        )
         for n, c in enumerate(CATEGORIES)
     ] + [claim_row(Claim(says="empty", source=source, evidence={"round": "a1"}))]
     flat = pa.array(kinds, CLAIM).take(pa.array(rng.integers(0, len(kinds), ids)))
@@ -60,16 +62,22 @@ def claims_of(ids: int, source: str, rng: np.random.Generator) -> pa.Array:
 
 
 def table_rows(
-    ids: list[str], rng: np.random.Generator, *, source: str = "", columns: Callable[[int], dict[str, object]] | None = None
+    ids: list[str],
+    rng: np.random.Generator,
+    *,
+    source: str = "",
+    columns: Callable[[int], dict[str, object]] | None = None,
 ) -> pa.RecordBatch:
     n = len(ids)
     texts = [json.dumps(columns(i)) for i in range(n)] if columns else [""] * n
     none = pa.array([[]] * n, pa.list_(CLAIM))
     cells = [ids, ["ok"] * n, [""] * n, claims_of(n, source, rng) if source else none, texts, [""] * n]
-    return pa.RecordBatch.from_arrays([pa.array(c, f.type) if isinstance(c, list) else c for c, f in zip(cells, RESULT, strict=True)], schema=RESULT)
+    arrays = [pa.array(c, f.type) if isinstance(c, list) else c for c, f in zip(cells, RESULT, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=RESULT)
 
 
 def write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    """Write a table as large ones are, ids indexed, and return its version."""
     lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(path))
     data = lance.dataset(str(path))
     data.create_scalar_index("id", "BTREE")
@@ -82,9 +90,19 @@ def build(root: Path, samples: int) -> Dataset:
 
     def pool() -> Iterator[pa.RecordBatch]:
         for block in blocks:
-            origin = [json.dumps({"licence": "CC0-1.0", "source": f"corpus/{n:09d}.jpg", "step": "mine"}) for n in block]
-            cells = [[id_of(n) for n in block], [b"x" * 64] * len(block), [640] * len(block), [480] * len(block), origin]
-            yield pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(cells, POOL, strict=True)], schema=POOL)
+            origin = [
+                json.dumps({"licence": "CC0-1.0", "source": f"corpus/{n:09d}.jpg", "step": "mine"}) for n in block
+            ]
+            cells = [
+                [id_of(n) for n in block],
+                [b"x" * 64] * len(block),
+                [640] * len(block),
+                [480] * len(block),
+                origin,
+            ]
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(c, f.type) for c, f in zip(cells, POOL, strict=True)], schema=POOL
+            )
 
     data = Dataset(root)
     write(root / "pool.lance", POOL, pool())
@@ -104,7 +122,12 @@ def build(root: Path, samples: int) -> Dataset:
 
     add("mine", adds=True, columns=lambda rng: lambda i: {"mine.rank": i, "mine.reason": "match"})
     for number in range(MEASURED):
-        add(f"q{number}", columns=lambda rng, n=number: lambda i: {f"q{n}.a": round(rng.random(), 4), f"q{n}.b": round(rng.random(), 4)})
+        add(
+            f"q{number}",
+            columns=lambda rng, n=number: (
+                lambda i: {f"q{n}.a": round(rng.random(), 4), f"q{n}.b": round(rng.random(), 4)}
+            ),
+        )
     add("ground", source="model:starter:grounding@0123456789ab")
     add("second", source="model:other@0123456789ab")
     add("review", 0.05, source="human:ann")
@@ -152,7 +175,9 @@ class Rival:
         self.version = duckdb.__version__
 
     def count(self) -> object:
-        return self.db.sql(f"select state, split, count(*) from '{self.path}' where dropped is null group by 1, 2").fetchall()
+        return self.db.sql(
+            f"select state, split, count(*) from '{self.path}' where dropped is null group by 1, 2"
+        ).fetchall()
 
     def choose(self) -> int:
         where = "dropped is null and m_q0__a >= 0.9 and m_q1__b < 0.1"
@@ -181,12 +206,14 @@ def write_parquet(data: Dataset, path: Path) -> None:
 
 
 def measure(samples: int, folder: Path) -> dict[str, float]:
-    began = time.perf_counter()
-    data = build(folder / "data", samples)
-    told = {"write_s": time.perf_counter() - began}
+    data = Dataset(folder / "data")
     began, cpu = time.perf_counter(), time.process_time()
     assert data.count() == samples
-    told |= {"make_s": time.perf_counter() - began, "make_us": (time.process_time() - cpu) / samples * 1e6}
+    told = {
+        "made_mb": peak_mb(),
+        "make_s": time.perf_counter() - began,
+        "make_us": (time.process_time() - cpu) / samples * 1e6,
+    }
 
     told["count_s"] = best(lambda: data.tally("state", "split"))
     told["filter_s"] = best(lambda: sum(len(ids) for ids in data.ids(FILTER, dropped=False)))
@@ -205,7 +232,9 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
         chosen = sorted(rng.choice(samples, min(TOUCHED, samples // 2), replace=False).tolist())
         ids = [id_of(n) for n in chosen]
         table = data.table(f"touch-{round_}")
-        rows = table_rows(ids, rng, source=f"model:touch@{round_:012d}", columns=lambda i: {f"touch{round_}.x": i / 7})
+        rows = table_rows(
+            ids, rng, source=f"model:touch@{round_:012d}", columns=lambda i, n=round_: {f"touch{n}.x": i / 7}
+        )
         write(table.path, RESULT, iter([rows]))
         data.attach("touch", data.table(f"touch-{round_}"), "touch", "")
         began = time.perf_counter()
@@ -228,29 +257,39 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
     work = Work(name="burn", dataset=data, policy=load_policy(POLICY), folder=folder / "files", events=events)
     mapped = min(MAPPED, samples // 2)
     share = mapped / samples
-    for ids in data.ids(f"q2.a < {share:.6f}", dropped=False):
-        mapped = len(ids)
-        break
+    some = f"q2.a < {share:.6f}"
+    mapped = data.count(some)
+    (one,) = data.read(next(data.ids(batch_rows=1)))
+    bare_function = Burn().load()
     began = time.perf_counter()
-    Burn().load()([data.read(ids[:1])[0]] * mapped)
+    for _ in range(-(-mapped // 16)):
+        bare_function([one] * 16)
     bare = time.perf_counter() - began
     began = time.perf_counter()
-    work.map(Burn(), ids=ids[:mapped])
+    work.map(Burn(), some)
     told |= {"overhead_pct": 100 * ((time.perf_counter() - began) / bare - 1), "mapped": mapped}
     events.close()
-    told["peak_mb"] = next(
-        int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    )
+    told["peak_mb"] = peak_mb()
     return told
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process ever held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if "VmHWM" in line)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--work", type=Path, help="folder for the made-up datasets, a temporary one when left out")
+    parser.add_argument("--build", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     add_option(parser)
     args = parser.parse_args()
+    if args.build:
+        build(args.work / "data", args.build)
+        return
     if args.child:
         print(json.dumps(measure(args.child, args.work)))
         return
@@ -258,7 +297,9 @@ def main() -> None:
     found: dict[int, dict[str, float]] = {}
     for samples in args.samples:
         with tempfile.TemporaryDirectory(dir=args.work) as folder:
-            command = [sys.executable, __file__, "--child", str(samples), "--work", folder]
+            command = [sys.executable, __file__, "--work", folder, "--build", str(samples)]
+            subprocess.run(command, check=True)
+            command = [sys.executable, __file__, "--work", folder, "--child", str(samples)]
             found[samples] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(samples, {k: round(v, 4) for k, v in found[samples].items()}, flush=True)
     most, least = max(found), min(found)

@@ -8,7 +8,7 @@ row has the number of items, and its content is read from the results tables whe
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import pyarrow as pa
@@ -47,6 +47,7 @@ HIDDEN = ("place", "claims", "truth", "drops")  # of no use in a condition
 
 Row = dict[str, object]
 Find = Callable[[TableRef], Table]
+Load = Callable[[list[str]], Mapping[str, Mapping[str, Json]]]
 
 
 def kind_of(value: Json) -> str:
@@ -71,40 +72,62 @@ def _cell(value: Json, kind: str) -> Json:
     return value
 
 
-class Measured(Mapping[str, Json]):
-    """The measured columns of one sample; those with lists and mappings are read when they are looked at.
+class Batch:
+    """The measured columns of rows that were read together; each is made a list when somebody looks at it.
 
     Args:
-        plain: Values by name.
-        items: Names of the others.
-        load: Reads all columns of the samples that were read together with this one, and returns this one's.
+        rows: Of a view.
+        columns: Its measured names.
+        load: Reads all measured columns of samples from the results tables, by id.
     """
 
-    __slots__ = ("_items", "_load", "_plain")
+    def __init__(self, rows: pa.Table, columns: "Columns", load: Load) -> None:
+        self.kinds, self._rows, self._columns, self._load = columns.kinds, rows, columns, load
+        self._cells: dict[str, list[Json]] = {}
+        self._whole: list[Mapping[str, Json]] | None = None
 
-    def __init__(self, plain: dict[str, Json], items: tuple[str, ...], load: Callable[[], Mapping[str, Json]]) -> None:
-        self._plain, self._items, self._load = plain, items, load
+    def cells(self, name: str) -> list[Json]:
+        """Return a column; None where there is nothing."""
+        if name not in self._cells:
+            self._cells[name] = self._rows[self._columns.column(name)].to_pylist()
+        return self._cells[name]
+
+    def whole(self, place: int) -> Mapping[str, Json]:
+        """Return everything measured of a sample, lists and mappings too."""
+        if self._whole is None:
+            ids = self._rows["id"].to_pylist()
+            found = self._load(ids)
+            self._whole = [found[id_] for id_ in ids]
+        return self._whole[place]
+
+
+class Measured(Mapping[str, Json]):
+    """The measured columns of one sample of a batch."""
+
+    __slots__ = ("_batch", "_place")
+
+    def __init__(self, batch: Batch, place: int) -> None:
+        self._batch, self._place = batch, place
 
     def __getitem__(self, name: str) -> Json:
-        """Return a value."""
-        if name in self._plain:
-            return self._plain[name]
-        if name not in self._items:
+        """Return a value; a list or a mapping is read from the results tables, for the whole batch."""
+        if name not in self:
             raise KeyError(name)
-        return self._load()[name]
+        if self._batch.kinds[name] == "items":
+            return self._batch.whole(self._place)[name]
+        return self._batch.cells(name)[self._place]
 
     def __contains__(self, name: object) -> bool:
         """Tell whether something was measured under a name."""
-        return name in self._plain or name in self._items
+        return name in self._batch.kinds and self._batch.cells(str(name))[self._place] is not None
 
     def __iter__(self) -> Iterator[str]:
         """Yield all names."""
-        yield from self._plain
-        yield from self._items
+        return (name for name in self._batch.kinds if name in self)
 
     def __len__(self) -> int:
         """Count the names."""
-        return len(self._plain) + len(self._items)
+        return sum(1 for _ in self)
 
     def __repr__(self) -> str:
         """Show everything."""
@@ -261,9 +284,7 @@ def _resolved(claims: Sequence[Mapping[str, object]], drops: Sequence[Mapping[st
     }
 
 
-def samples_of(
-    rows: pa.Table, columns: Columns, load: Callable[[list[str]], Mapping[str, Mapping[str, Json]]]
-) -> list[Sample]:
+def samples_of(rows: pa.Table, columns: Columns, load: Load) -> list[Sample]:
     """Make samples of rows.
 
     Args:
@@ -271,36 +292,22 @@ def samples_of(
         columns: Its measured names.
         load: Reads all measured columns of samples from the results tables, by id.
     """
-    ids: list[str] = rows["id"].to_pylist()
-    together: dict[str, Mapping[str, Json]] = {}
-
-    def of(id_: str) -> Mapping[str, Json]:
-        if not together:
-            together.update(load(ids))
-        return together[id_]
-
-    claims, truths = claims_of(rows["claims"]), rows["truth"].to_pylist()
-    plain: list[dict[str, Json]] = [{} for _ in ids]
-    items: list[list[str]] = [[] for _ in ids]
-    for name, kind in columns.kinds.items():
-        for place, value in enumerate(rows[columns.column(name)].to_pylist()):
-            if value is not None:
-                if kind == "items":
-                    items[place].append(name)
-                else:
-                    plain[place][name] = value
-    cells = (rows[name].to_pylist() for name in ("width", "height", "origin", "state", "drops"))
+    batch = Batch(rows, columns, load)
+    names = ("id", "width", "height", "origin", "state", "truth", "drops")
+    cells = (rows[name].to_pylist() for name in names)
     return [
         Sample(
             id=id_,
             size_wh=(width, height),
             origin=json.loads(origin),
             claims=said,
-            columns=Measured(plain[n], tuple(items[n]), partial(of, id_)),
+            columns=Measured(batch, place),
             drops=tuple((drop["step"], drop["reason"]) for drop in drops),
-            resolved=Truth(state=State(state), labels=tuple(said[place] for place in truths[n])),
+            resolved=Truth(state=State(state), labels=tuple(said[place] for place in truth)),
         )
-        for n, (id_, said, width, height, origin, state, drops) in enumerate(zip(ids, claims, *cells, strict=True))
+        for place, (said, id_, width, height, origin, state, truth, drops) in enumerate(
+            zip(claims_of(rows["claims"]), *cells, strict=True)
+        )
     ]
 
 

@@ -35,6 +35,8 @@ UPSERT_SHARE = 0.2  # of all rows: where more change, writing all again costs le
 UPSERT_ROWS = 100 * CHUNK_ROWS  # … as it does where so many change
 WINDOWS = 64  # rows are put in order so many parts of the dataset at a time …
 WINDOW_ROWS = 1 << 16  # … or so many rows
+FILE_ROWS = 1 << 16  # of a file: its columns are held in memory until it is whole
+MOST_FILES = 32  # beside those: each update adds one
 READERS_HAVE = timedelta(days=1)  # what views no longer need stays so long for those who read it
 
 
@@ -371,7 +373,9 @@ class View:
             return 0, 0
         mode = "overwrite" if self._place.exists() else "create"
         reader = pa.RecordBatchReader.from_batches(schema, chain([first], stream))
-        lance.write_dataset(reader, str(self._place), mode=mode, data_storage_version="stable")
+        lance.write_dataset(
+            reader, str(self._place), mode=mode, max_rows_per_file=FILE_ROWS, data_storage_version="stable"
+        )
         return self._tidy(self._open()), count
 
     def _all(self, columns: Columns, base: Entry | None) -> Iterator[pa.Table]:
@@ -400,8 +404,8 @@ class View:
 
     def _tidy(self, data: lance.LanceDataset) -> int:
         """Keep ids quick to find and files few, let go of what nobody needs, and return the version."""
-        if len(data.get_fragments()) > WINDOWS:
-            data.optimize.compact_files(target_rows_per_fragment=1 << 20)
+        if len(data.get_fragments()) > MOST_FILES + data.count_rows() // FILE_ROWS:
+            data.optimize.compact_files(target_rows_per_fragment=FILE_ROWS)
             data = self._open()
         indexed = sum(index.num_rows_indexed for index in data.describe_indices())
         if data.count_rows() - indexed >= INDEX_FROM_ROWS:

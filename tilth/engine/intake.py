@@ -13,7 +13,8 @@ from tilth.errors import Quarantined
 from tilth.events import Events
 from tilth.samples import NewSample, Result
 
-COMMIT_BYTES = 16 << 20  # what came is written as soon as it is so heavy, or so many, or so old
+COMMIT_ROWS = 512  # what came is written when there is so much …
+COMMIT_BYTES = 16 << 20  # … or it is so heavy, or so old
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from tilth.errors import InputError, MissingExtra, ModelError, TooManyFailures, 
 from tilth.events import Events
 from tilth.samples import Result, Sample
 
-COMMIT_ROWS = 512  # what is done is written when there is so much …
+COMMIT_ROWS = 4096  # what is done is written when there is so much …
 COMMIT_S = 10.0  # … or the oldest has waited so long, which is the most that a kill loses
 FEW = 50  # a share of failures means nothing below
 FATAL = (MissingExtra, ModelError, Unavailable, MemoryError)  # the whole step is wrong, not one sample
@@ -56,8 +56,8 @@ class Job:
         return self.dataset.scan(self.where, ids=self.ids, images=False)
 
     def total(self) -> int:
-        """Count them."""
-        return self.dataset.count(self.where, ids=self.ids)
+        """Count them; at most, when their ids are given."""
+        return self.dataset.count(self.where) if self.ids is None else len(self.ids)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

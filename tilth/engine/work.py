@@ -8,8 +8,8 @@ from typing import Protocol
 
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
-from tilth.engine.intake import Failed, Intake
-from tilth.engine.job import COMMIT_ROWS, Job
+from tilth.engine.intake import COMMIT_ROWS, Failed, Intake
+from tilth.engine.job import Job
 from tilth.engine.local import Local
 from tilth.engine.steps import Facts, Mapper, fingerprint
 from tilth.errors import InputError
