@@ -1,4 +1,4 @@
-"""The commands that look at a dataset as it is: `history`, `diff`, `tag`, `rollback`, `explain`, `export` and `gallery`."""
+"""The commands that look at a dataset as it is: `history`, `diff`, `tag`, `rollback`, `count`, `explain`, `export`, `gallery`."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tilth.data.where import check_named
 from tilth.errors import InputError
 from tilth.pipeline.cli.settings import DatasetPath, existing
 
@@ -15,10 +16,17 @@ EXAMPLES = {
     "diff": " 3 7",
     "tag": " clean",
     "rollback": " clean",
+    "count": ' --by state --by split --where "quality.sharpness >= 20"',
     "explain": " 3f9a",
     "export": " out/coco --format coco",
     "gallery": " --policy configs/policies/starter.yaml --out gallery",
 }
+
+
+Where = Annotated[
+    str,
+    typer.Option(help="Keep the samples that this holds for, as in \"state = 'auto' and quality.sharpness < 20\"."),
+]
 
 
 def history(dataset: DatasetPath) -> None:
@@ -63,6 +71,27 @@ def rollback(
 
     made = existing(dataset).rollback(version, utc_now())
     typer.echo(f"version {made.number}: {made.message}")
+
+
+def count(
+    dataset: DatasetPath,
+    by: Annotated[list[str] | None, typer.Option(help="Column to count by; give it again for several.")] = None,
+    where: Where = "",
+    dropped: Annotated[bool, typer.Option("--dropped", help="Count samples that a step left out, too.")] = False,
+    version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line for programs.")] = False,
+) -> None:
+    """Count samples by what is known of them; without --by and --where, say what can be asked for."""
+    opened = existing(dataset)
+    opened = opened.checkout(version) if version else opened
+    names = by or []
+    check_named(" ".join(f"`{name}`" for name in names), opened.view.columns.names(), "--by")
+    found = opened.tally(*names, where=where, dropped=dropped) if names else {(): opened.count(where, dropped=dropped)}
+    rows = [{**dict(zip(names, values, strict=True)), "samples": n} for values, n in found.items()]
+    for row in rows:
+        typer.echo(json.dumps(row) if as_json else "  ".join(f"{v!s:>16}" for v in row.values()))
+    if not (names or where or as_json):
+        typer.echo(f"columns: {', '.join(sorted(opened.view.columns.names()))}")
 
 
 def explain(
@@ -114,6 +143,7 @@ def export(
         bool,
         typer.Option("--unlabelled", help="Images that nobody has labelled too, where the format tells them apart."),
     ] = False,
+    where: Where = "",
     version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
     policy: Annotated[
         Path | None,
@@ -137,7 +167,8 @@ def export(
             sweep(opened, opened.guard, utc_now())
     chosen = opened.checkout(version) if version else opened
     names = rules.names if rules else ()
-    typer.echo(json.dumps(write(chosen, out, format_, images=images, unlabelled=unlabelled, categories=names)))
+    told = write(chosen, out, format_, images=images, unlabelled=unlabelled, where=where, categories=names)
+    typer.echo(json.dumps(told))
 
 
 def gallery(
@@ -147,6 +178,7 @@ def gallery(
         Path | None,
         typer.Option(help="Policy file, which says what needs no veil; without it all pictures are veiled."),
     ] = None,
+    where: Where = "",
     version: Annotated[str, typer.Option(help="Version or tag; the newest when empty.")] = "",
     side: Annotated[int, typer.Option(min=32, max=4096, help="Longer side of a picture, in pixels.")] = 640,
     sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet instead: a PNG of 48 images.")] = None,
@@ -159,7 +191,7 @@ def gallery(
 
     opened, rules = existing(dataset), load_policy(policy) if policy else None
     opened.guard = guard_of(rules) if rules else None
-    shown = Gallery(dataset=opened.checkout(version) if version else opened, policy=rules, side=side)
+    shown = Gallery(dataset=opened.checkout(version) if version else opened, policy=rules, side=side, where=where)
     typer.echo(
         json.dumps({"sheet": str(sheet), **shown.sheet(sheet, unveiled=unveiled)} if sheet else shown.write(out))
     )
@@ -167,6 +199,6 @@ def gallery(
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for function in (history, diff, tag, rollback, explain, export, gallery):
+    for function in (history, diff, tag, rollback, count, explain, export, gallery):
         example = f"Example: tilth {function.__name__} runs/starter/dataset{EXAMPLES[function.__name__]}"
         app.command(epilog=example)(function)

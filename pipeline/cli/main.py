@@ -130,6 +130,7 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
     """Say how far a run is."""
     import yaml
 
+    from tilth.data.dataset import Dataset
     from tilth.pipeline.run import read_record
 
     if not (folder / "recipe.yaml").exists():
@@ -145,6 +146,9 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
         say(f"{step:32} {row['seconds']:>8} s  {row['peak_rss_mb']:>8} MB  {row['finished']}")
     steps = yaml.safe_load((folder / "recipe.yaml").read_text())["steps"]
     say(f"{len(lines)} of {len(steps)} steps are done")
+    if any(row for row in records.values()):
+        states = Dataset(folder / "dataset", max(r.version for r in records.values() if r)).tally("state")
+        say("samples: " + (", ".join(f"{state} {count}" for (state,), count in states.items()) or "none yet"))
     events = folder / "events.jsonl"
     if events.exists() and (last := events.read_text().splitlines()[-1:]):
         say(f"last event: {last[0]}")

@@ -48,11 +48,13 @@ class Gallery:
         dataset: Open at the version to show.
         policy: Decides what is veiled; without one every picture is.
         side: Pixels of the longer side of a picture.
+        where: Keeps the samples that this condition holds for.
     """
 
     dataset: Dataset
     policy: Policy | None = None
     side: int = 640
+    where: str = ""
 
     def write(self, out: Path) -> dict[str, Json]:
         """Write the gallery and return how many pictures it shows.
@@ -64,7 +66,7 @@ class Gallery:
         single = out.suffix == ".html"
         if out.exists() and not _is_ours(out):
             raise InputError(f"{out}: is not a gallery and would be overwritten; name another place with --out")
-        if single and (count := self.dataset.count(dropped=True)) > MOST_IN_ONE_FILE:
+        if single and (count := self.dataset.count(self.where, dropped=True)) > MOST_IN_ONE_FILE:
             raise InputError(
                 f"{out}: one file holds at most {MOST_IN_ONE_FILE} samples, the dataset has {count}; "
                 f"name a folder: --out {out.with_suffix('')}"
@@ -87,7 +89,7 @@ class Gallery:
         told = _Told()
         with path.open("w", encoding="utf-8") as page:
             page.write(head)
-            for samples in self.dataset.scan(dropped=True, batch_rows=BATCH_ROWS):
+            for samples in self.dataset.scan(self.where, dropped=True, batch_rows=BATCH_ROWS):
                 _embed(page, "records", [r for sample in samples if (r := self._record(sample, pictures, told))])
             _embed(page, "meta", self._meta(told))
             page.write(tail)
@@ -156,7 +158,7 @@ class Gallery:
             InputError: There is nothing to show.
         """
         drawn = Few(ON_A_SHEET)
-        for ids in self.dataset.ids(dropped=False):
+        for ids in self.dataset.ids(self.where, dropped=False):
             for id_ in ids:
                 drawn.offer(id_)
         tiles, veiled = [], 0
