@@ -429,5 +429,5 @@ def _aligned(rows: pa.Table, columns: Columns) -> pa.Table:
 
 
 def _wrong(where: str, error: Exception, columns: Columns) -> str:
-    text = str(error).partition(", /")[0].splitlines()[0]
+    text = str(error).partition(", /")[0].partition(". Valid fields")[0].splitlines()[0]
     return f"cannot ask for {where!r}: {text[:200]}; there are: {', '.join(sorted(columns.names()))}"
