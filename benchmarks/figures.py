@@ -286,8 +286,8 @@ def fill(name: str, text: str, results: Mapping[str, Document], found: Found) ->
             found.wrong.append(
                 f"{where}: a line that begins with a marker is no Markdown any more; put a word before it"
             )
-        made = line
-        for mark in reversed(marks):
+        made, end = "", 0
+        for mark in marks:
             file, key, how, text_now = mark.groups()
             if key == "source":
                 sourced.add(file)
@@ -297,11 +297,11 @@ def fill(name: str, text: str, results: Mapping[str, Document], found: Found) ->
                 wanted = wanted_of(file, key, how.split(), results)
             except ValueError as error:
                 found.wrong.append(f"{where}: {file}.{key}: {error}")
-                continue
+                wanted = text_now
             if text_now != wanted:
                 found.stale.append(f"{where}: {file}.{key}: the page says {text_now!r}, the file {wanted!r}")
-            made = made[: mark.start(4)] + wanted + made[mark.end(4) :]
-        lines.append(made)
+            made, end = made + line[end : mark.start(4)] + wanted, mark.end(4)
+        lines.append(made + line[end:])
     for file, number in quoted.items():
         if file not in sourced:
             found.wrong.append(f"{name}:{number}: quotes {file} and nowhere shows <!--f:{file}.source-->")
@@ -355,10 +355,10 @@ def main() -> int:
         if made != text and not asked.check:
             write_beside(path, made)
     draw(asked.root, results, found, check=asked.check)
-    for line in [*found.wrong, *found.stale]:
+    for line in [*found.wrong, *(found.stale if asked.check else [])]:
         print(line)
-    if asked.check and found.stale:
-        print("run: make figures")
+    if found.stale:
+        print("run: make figures" if asked.check else f"filled or drawn: {len(found.stale)}")
     return 1 if found.wrong or (asked.check and found.stale) else 0
 
 
