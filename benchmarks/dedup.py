@@ -193,14 +193,18 @@ def million(count: int, imagededup: str | None, results: Path) -> None:
         flipped = np.zeros(256, np.uint8)
         flipped[rng.choice(256, int(rng.integers(1, 32)), replace=False)] = 1
         hashes[count - 1 - row] = hashes[of] ^ np.packbits(flipped)
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     found = {(min(a, b), max(a, b)) for a, b in close_pairs(hashes, 31)}
-    seconds = time.monotonic() - began
+    seconds, worked = time.monotonic() - began, time.process_time() - worked
     true = {(int(of), count - 1 - row) for row, of in enumerate(copies_of)}
     told = f"{len(true & found)} of {len(true)} copies found, {len(found - true)} others"
-    print(f"{count:,} hashes, all pairs within 31 bits: {seconds:.1f} s; {told}", flush=True)
+    print(
+        f"{count:,} hashes, all pairs within 31 bits: {seconds:.1f} s ({worked:.1f} s of processors); {told}",
+        flush=True,
+    )
     figures.add("hashes", count, "hashes")
     figures.add("all_pairs_s", seconds, "s")
+    figures.add("all_pairs_processor_s", worked, "s")
     figures.add("copies", len(true), "copies")
     figures.add("copies_found", len(true & found), "copies")
     figures.add("others_found", len(found - true), "pairs")
