@@ -2,6 +2,7 @@
 # make test   run the tests
 # make lint   check style and types
 # make bench  run the expensive benchmarks (hours)
+# make figures  fill the pages and draw the plots from what benchmarks wrote
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.tilth-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PORT ?= 8080
 
-.PHONY: install demo test lint bench serve clean
+.PHONY: install demo test lint bench figures serve clean
 
 $(STAMP):
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +39,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/loop.py
+
+figures: $(STAMP)
+	$(BIN)/python benchmarks/figures.py
 
 clean:
 	rm -rf build runs

@@ -25,10 +25,18 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+from figures import Figures, add_option
 
 IOU = 0.55
 MODELS = 3
 Batch = dict[str, np.ndarray]
+KEYS = {  # of the figures, and the rival that they are of
+    "Tilth, weighted fusion": ("fusion", ""),
+    "Tilth, same-class rule alone": ("same_class", ""),
+    "Tilth, all rules": ("all_rules", ""),
+    "torchvision batched_nms": ("torchvision", "torchvision batched_nms"),
+    "ensemble-boxes weighted fusion": ("ensemble_boxes", "ensemble-boxes"),
+}
 
 
 def detections(truth: list[list[tuple[int, Any]]], sizes: np.ndarray, seed: int) -> Batch:
@@ -205,12 +213,16 @@ def main() -> None:
     parser.add_argument("--boxes", type=int, default=1_000_000, help="of the second table")
     parser.add_argument("--rival-python", default="", help="python of an environment with ensemble-boxes")
     parser.add_argument("--as-rival", nargs=2, type=Path, help=argparse.SUPPRESS)
+    add_option(parser)
     asked = parser.parse_args()
     if asked.as_rival:
         as_rival(*asked.as_rival)
         return
+    figures = Figures("boxes", seeds=[0, 1])
     truth, sizes = repeated(asked.world, asked.images)
     batch = detections(truth, sizes, seed=0)
+    figures.add("images", len(sizes), "images")
+    figures.add("boxes", len(batch["scores"]), "boxes")
     print(f"{len(sizes)} images, {len(batch['scores'])} boxes of {MODELS} detectors\n")
     systems: dict[str, Callable[[Batch], tuple[float, Batch]]] = {
         "Tilth, weighted fusion": ours_fused,
@@ -223,18 +235,26 @@ def main() -> None:
     if asked.rival_python:
         systems["ensemble-boxes weighted fusion"] = lambda b: ensemble_boxes(b, asked.rival_python)
     print("| | images/s | boxes left | mAP |\n|---|---|---|---|")
+    rates: dict[str, float] = {}
     for name, system in systems.items():
         tries = [system(batch) for _ in range(3 if name.startswith("Tilth") else 1)]
         seconds = sorted(t for t, _ in tries)[len(tries) // 2]
         left = tries[0][1]
-        print(
-            f"| {name} | {len(sizes) / seconds:,.0f} | {len(left['scores']):,} | {coco_map(truth, left):.4f} |",
-            flush=True,
-        )
+        rate, reached = len(sizes) / seconds, coco_map(truth, left)
+        print(f"| {name} | {rate:,.0f} | {len(left['scores']):,} | {reached:.4f} |", flush=True)
+        rates[name] = rate
+        key, rival = KEYS[name]
+        figures.add(f"{key}.images_per_s", rate, "images/s", n=len(tries), rival=rival)
+        figures.add(f"{key}.boxes_left", len(left["scores"]), "boxes", rival=rival)
+        figures.add(f"{key}.map", reached, "", rival=rival)
+    if asked.rival_python:
+        times = rates["Tilth, weighted fusion"] / rates["ensemble-boxes weighted fusion"]
+        figures.add("fusion.times_ensemble_boxes", times, "times", rival=KEYS["ensemble-boxes weighted fusion"][1])
     print("\n| called for one image at a time | images/s |\n|---|---|")
     for name in ("Tilth, all rules", "Tilth, weighted fusion"):
         tries = sorted(one_by_one(batch, systems[name]) for _ in range(3))
         print(f"| {name} | {len(sizes) / tries[1]:,.0f} |", flush=True)
+        figures.add(f"{KEYS[name][0]}.one_by_one_per_s", len(sizes) / tries[1], "images/s", n=len(tries))
     print(f"\n| {asked.boxes:,} boxes | seconds |\n|---|---|")
     each = asked.boxes * len(sizes) // len(batch["scores"]) + 1
     truth, sizes = repeated(asked.world, each)
@@ -242,7 +262,11 @@ def main() -> None:
     batch = {name: values if name == "sizes" else values[: asked.boxes] for name, values in batch.items()}
     for name, system in systems.items():
         if name != "ensemble-boxes weighted fusion":
-            print(f"| {name} | {system(batch)[0]:.2f} |", flush=True)
+            spent = system(batch)[0]
+            print(f"| {name} | {spent:.2f} |", flush=True)
+            figures.add(f"{KEYS[name][0]}.many_boxes_s", spent, "s", rival=KEYS[name][1])
+    figures.add("many_boxes", asked.boxes, "boxes")
+    figures.write(asked.results)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from figures import Figures, add_option
+
 JOB = """
 import itertools, json, os, sys, time
 from pathlib import Path
@@ -93,7 +95,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of PNG files")
     parser.add_argument("--few", type=int, default=300)
     parser.add_argument("--many", type=int, default=3000)
+    add_option(parser)
     args = parser.parse_args()
+    figures = Figures("cluster")
     with tempfile.TemporaryDirectory(prefix="images-") as name:
         few = some(args.images, Path(name) / "few", args.few)
         many = some(args.images, Path(name) / "many", args.many)
@@ -107,6 +111,11 @@ def main() -> None:
                 here = here or rate
                 label = where if where == "here" else f"{where} Ray node{'s' * (where != '1')}"
                 print(f"{job:8} {label:12} {rate:9.1f} {rate / here:8.2f} {start:12.1f}", flush=True)
+                key = f"{job}.{where if where == 'here' else f'nodes_{where}'}"
+                figures.add(f"{key}.images_per_s", rate, "images/s")
+                figures.add(f"{key}.times_here", rate / here, "times")
+                figures.add(f"{key}.start_s", start, "s")
+    figures.write(args.results)
 
 
 if __name__ == "__main__":

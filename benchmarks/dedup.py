@@ -23,6 +23,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from figures import Figures, add_option
 from PIL import Image as Pillow
 
 KINDS = ("re-encoded", "resized", "cropped", "bordered", "mirrored", "overlaid")
@@ -96,8 +97,8 @@ def make(photos: Path, folder: Path, limit: int) -> int:
     return number
 
 
-def hashing(folder: Path) -> None:
-    """Print how long one hash takes, ours and by the authors' code, and how far the two are apart."""
+def hashing(folder: Path, figures: Figures) -> None:
+    """Tell how long one hash takes, ours and by the authors' code, and how far the two are apart."""
     import pdqhash
 
     from tilth.images import decode
@@ -112,10 +113,16 @@ def hashing(folder: Path) -> None:
     apart = [int((np.unpackbits(to_bytes([text])[0]) != bits).sum()) for text, bits in zip(ours, theirs, strict=True)]
     told = f"{1000 * spent[1] / len(images):.2f} ms, by pdqhash {1000 * spent[0] / len(images):.2f} ms"
     print(f"one PDQ hash of decoded pixels: {told}, {spent[0] / spent[1]:.1f} times; at most {max(apart)} bits apart")
+    figures.add("pdq.ms", 1000 * spent[1] / len(images), "ms", n=len(images))
+    figures.add("pdqhash.ms", 1000 * spent[0] / len(images), "ms", n=len(images), rival="pdqhash")
+    figures.add("pdq.times_pdqhash", spent[0] / spent[1], "times", rival="pdqhash")
+    figures.add("pdq.bits_apart_at_most", max(apart), "bits", rival="pdqhash")
 
 
-def report(name: str, pairs: set[tuple[str, str]], photos: int, seconds: float, images: int) -> None:
-    """Print what a method found; `pairs` are of file names."""
+def report(
+    name: str, key: str, pairs: set[tuple[str, str]], photos: int, seconds: float, images: int, figures: Figures
+) -> None:
+    """Tell what a method found; `pairs` are of file names."""
     found: Counter[str] = Counter()
     right = 0
     for a, b in pairs:
@@ -125,8 +132,15 @@ def report(name: str, pairs: set[tuple[str, str]], photos: int, seconds: float, 
         if same and "original" in kinds:
             found[(kinds - {"original"}).pop()] += 1
     recall = {kind: found[kind] / photos for kind in KINDS}
+    mean, precision = float(np.mean(list(recall.values()))), right / max(1, len(pairs))
+    rival = name if name.startswith("imagededup") else ""
+    figures.add(f"{key}.images_per_s", images / seconds, "images/s", n=images, rival=rival)
+    figures.add(f"{key}.recall", mean, "share", n=6 * photos, rival=rival)
+    figures.add(f"{key}.precision", precision, "share", n=max(1, len(pairs)), rival=rival)
+    for kind in KINDS:
+        figures.add(f"{key}.recall.{kind.replace('-', '_')}", recall[kind], "share", n=photos, rival=rival)
     print(
-        f"{name:24} {images / seconds:9.1f} {np.mean(list(recall.values())):7.3f} {right / max(1, len(pairs)):10.4f}  "
+        f"{name:24} {images / seconds:9.1f} {mean:7.3f} {precision:10.4f}  "
         + "  ".join(f"{recall[kind]:10.3f}" for kind in KINDS),
         flush=True,
     )
@@ -168,9 +182,10 @@ def quiet(line: list[str]) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def million(count: int, imagededup: str | None) -> None:
+def million(count: int, imagededup: str | None, results: Path) -> None:
     from tilth.mining.copies.near import close_pairs
 
+    figures = Figures("dedup_hashes", seeds=[0])
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 256, (count, 32), np.uint8)
     copies_of = rng.choice(count // 2, count // 100, replace=False)
@@ -178,17 +193,29 @@ def million(count: int, imagededup: str | None) -> None:
         flipped = np.zeros(256, np.uint8)
         flipped[rng.choice(256, int(rng.integers(1, 32)), replace=False)] = 1
         hashes[count - 1 - row] = hashes[of] ^ np.packbits(flipped)
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     found = {(min(a, b), max(a, b)) for a, b in close_pairs(hashes, 31)}
-    seconds = time.monotonic() - began
+    seconds, worked = time.monotonic() - began, time.process_time() - worked
     true = {(int(of), count - 1 - row) for row, of in enumerate(copies_of)}
     told = f"{len(true & found)} of {len(true)} copies found, {len(found - true)} others"
-    print(f"{count:,} hashes, all pairs within 31 bits: {seconds:.1f} s; {told}", flush=True)
+    print(
+        f"{count:,} hashes, all pairs within 31 bits: {seconds:.1f} s ({worked:.1f} s of processors); {told}",
+        flush=True,
+    )
+    figures.add("hashes", count, "hashes")
+    figures.add("all_pairs_s", seconds, "s")
+    figures.add("all_pairs_processor_s", worked, "s")
+    figures.add("copies", len(true), "copies")
+    figures.add("copies_found", len(true & found), "copies")
+    figures.add("others_found", len(found - true), "pairs")
     if imagededup:
         theirs = float(quiet([imagededup, "-c", SEARCH, str(count)]))
         print(
             f"imagededup PHash, {count:,} hashes of 64 bits within 10: {theirs:.1f} s, {theirs / seconds:.1f} times ours"
         )
+        figures.add("imagededup.all_pairs_s", theirs, "s", rival="imagededup PHash")
+        figures.add("times_imagededup", theirs / seconds, "times", rival="imagededup PHash")
+    figures.write(results)
 
 
 def main() -> None:
@@ -197,28 +224,34 @@ def main() -> None:
     parser.add_argument("--imagededup", help="Python of an environment with imagededup")
     parser.add_argument("--limit", type=int, default=10_000, help="photographs at most")
     parser.add_argument("--hashes", type=int, default=0)
+    add_option(parser)
     args = parser.parse_args()
     if args.hashes:
-        million(args.hashes, args.imagededup)
+        million(args.hashes, args.imagededup, args.results)
     if not args.photos:
         return
     cv2.setNumThreads(1)
+    figures = Figures("dedup")
     with tempfile.TemporaryDirectory(prefix="dedup-") as name:
         folder = Path(name) / "images"
         folder.mkdir()
         photos = make(args.photos, folder, args.limit)
         images = 7 * photos
-        hashing(folder)
+        figures.add("photos", photos, "photographs")
+        hashing(folder, figures)
         print(f"{photos} photographs, {images} images; recall by kind of copy")
         print(f"{'':24} {'images/s':>9} {'recall':>7} {'precision':>10}  " + "  ".join(f"{kind:>10}" for kind in KINDS))
         for edits in (False, True):
             pairs, seconds = ours(folder, Path(name), edits=edits)
-            report(f"tilth, edits: {str(edits).lower()}", pairs, photos, seconds, images)
+            key = "hashes_and_edits" if edits else "hashes"
+            report(f"tilth, edits: {str(edits).lower()}", key, pairs, photos, seconds, images, figures)
         if args.imagededup:
             told_all = json.loads(quiet([args.imagededup, "-c", IMAGEDEDUP, str(folder)]))
             for method, told in told_all.items():
                 pairs = {(min(a, b), max(a, b)) for a, b in told["pairs"]}
-                report(f"imagededup {method}", pairs, photos, told["seconds"], images)
+                key = f"imagededup_{method.lower()}"
+                report(f"imagededup {method}", key, pairs, photos, told["seconds"], images, figures)
+    figures.write(args.results)
 
 
 if __name__ == "__main__":

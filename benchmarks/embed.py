@@ -18,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from figures import Figures, add_option
 from PIL import Image
 
 OURS = """
@@ -130,7 +131,9 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=64)
     parser.add_argument("--many", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=3)
+    add_option(parser)
     args = parser.parse_args()
+    figures = Figures("embed", seeds=[0])
     with tempfile.TemporaryDirectory(prefix="embed-") as name:
         folder = Path(name)
         model = str(make_model(folder / "clip"))
@@ -147,6 +150,13 @@ def main() -> None:
         bare = middle["bare float32" if "float32" in job or job == "clip-retrieval" else "bare"]
         times = f"{rate / middle['clip-retrieval']:17.2f}" if args.clip_retrieval else ""
         print(f"{job:16} {rate:9.1f} {100 * (bare / rate - 1):9.1f} % {times}")
+        key = job.replace(" ", "_").replace("-", "_")
+        rival = job if job == "clip-retrieval" else ""
+        figures.add(f"{key}.images_per_s", rate, "images/s", n=args.rounds, rival=rival)
+        figures.add(f"{key}.more_time_than_bare", bare / rate - 1, "share", n=args.rounds, rival=rival)
+        if args.clip_retrieval:
+            figures.add(f"{key}.times", rate / middle["clip-retrieval"], "times", n=args.rounds, rival="clip-retrieval")
+    figures.write(args.results)
 
 
 if __name__ == "__main__":

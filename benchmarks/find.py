@@ -13,8 +13,8 @@ to put the corpus into an order, each way adding to the one before it:
     verified    and the detector on the first of these, three times as many as there are positives, as the step `verify` does
 
 Prints, over all categories and seeds with 95 % t intervals over seeds: looks until half, four fifths and 95 % of the
-positives are found, and recall when as many images are looked at as there are positives. Writes
-`docs/find.png`. Takes about 3 minutes a seed on two cores.
+positives are found, and recall when as many images are looked at as there are positives; `make figures` draws them. Takes about 3
+minutes a seed on two cores.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from figures import Figures, add_option
 
 from tilth.annotate.grounding import phrases
 from tilth.annotate.grounding.model import Finder
@@ -164,8 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs")
+    add_option(parser)
     args = parser.parse_args()
+    figures = Figures("find", seeds=range(args.seeds))
     runs = [one(seed, args.workers) for seed in range(args.seeds)]
     names = [*[f"looks_{share:g}" for share in SHARES], RECALL]
     table = {
@@ -204,25 +206,16 @@ def main() -> None:
             f"{way:8} recall when as many are looked at as there are: "
             + ", ".join(f"{c} {v:.3f}" for c, v in categories.items())
         )
-    draw_plot(table, args.out / "find.png")
-
-
-def draw_plot(table: dict[str, dict[str, tuple[float, float, float]]], path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7.5, 3.2))
-    width = 0.8 / len(WAYS)
-    colours = ("#8d9b8f", "#c98a1f", "#a9c4d6", "#7aa6c2", "#3f7fa6", "#1e7d4a")
-    for i, (way, colour) in enumerate(zip(WAYS, colours, strict=True)):
-        means = [table[way][f"looks_{s:g}"][0] for s in SHARES]
-        axes.bar(np.arange(len(SHARES)) + (i - (len(WAYS) - 1) / 2) * width, means, width, label=way, color=colour)
-    axes.set_yscale("log")
-    axes.set_xticks(range(len(SHARES)), [f"{s:.0%} of the positives" for s in SHARES])
-    axes.set_ylabel("images to look at")
-    axes.legend(frameon=False, ncols=6, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
+    for way, row in table.items():
+        for name, (middle, *ends) in row.items():
+            key = f"looks_{float(name.removeprefix('looks_')):.0%}".rstrip("%") if name != RECALL else RECALL
+            unit = "share" if name == RECALL else "images"
+            figures.add(f"{way}.{key}", middle, unit, ci95=ends, n=args.seeds)
+        for category, value in by_category[way].items():
+            figures.add(f"{way}.{RECALL}.{category}", value, "share", n=args.seeds)
+    figures.add("fewer_looks_than_random", saved[0], "share", ci95=saved[1:], n=args.seeds)
+    figures.add("recall_above_pooled", over_pooled[0], "share", ci95=over_pooled[1:], n=args.seeds)
+    figures.write(args.results)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from figures import Figures, add_option
 
 from tilth.annotate.formats.parts.records import Boxed, Entry, Oddities
 from tilth.annotate.formats.reading import open_reader
@@ -109,7 +110,7 @@ def job(way: str, format_: str, out: Path, count: int) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
-def through_dataset(out: Path, count: int) -> None:
+def through_dataset(out: Path, count: int, results: Path) -> None:
     """Print the rates of whole exports and imports, by the clock and by processor time: most of it is the dataset."""
     from tilth.annotate.exchange.exporting import export
     from tilth.annotate.exchange.importing import Import
@@ -121,6 +122,8 @@ def through_dataset(out: Path, count: int) -> None:
     from tilth.policy import Category, Policy
     from tilth.samples import NewSample
 
+    figures = Figures("formats_dataset")
+    figures.add("images", count, "images")
     shutil.rmtree(out, ignore_errors=True)
     (out / "pictures").mkdir(parents=True)
     for number in range(count):
@@ -149,6 +152,8 @@ def through_dataset(out: Path, count: int) -> None:
         export(whole.dataset, out / f"{format_}-{images}", format_, images=images, say=lambda text: None)
         rates = [count / (time.perf_counter() - began), count / (time.process_time() - worked)]
         print(f"export {format_} --images {images}: {rates[0]:.0f} ({rates[1]:.0f})", flush=True)
+        figures.add(f"export.{format_}.{images}.per_s", rates[0], "images/s")
+        figures.add(f"export.{format_}.{images}.per_cpu_s", rates[1], "images/s")
     for format_, apart in (("coco-none", out), ("webdataset-copy", None)):
         began, worked = time.perf_counter(), time.process_time()
         facts = Import(path=out / format_, images=apart).run(work(f"from-{format_}"))
@@ -156,6 +161,9 @@ def through_dataset(out: Path, count: int) -> None:
             raise SystemExit(f"{format_}: {facts}")
         rates = [count / (time.perf_counter() - began), count / (time.process_time() - worked)]
         print(f"import {format_}: {rates[0]:.0f} ({rates[1]:.0f})", flush=True)
+        figures.add(f"import.{format_.replace('-', '.')}.per_s", rates[0], "images/s")
+        figures.add(f"import.{format_.replace('-', '.')}.per_cpu_s", rates[1], "images/s")
+    figures.write(results)
 
 
 def main() -> None:
@@ -165,11 +173,14 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=list(FORMATS))
     parser.add_argument("--dataset", type=int, help="Measure whole exports and imports of so many images instead.")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
+    add_option(parser)
     asked = parser.parse_args()
     if asked.dataset:
-        return through_dataset(asked.out / "dataset", asked.dataset)
+        return through_dataset(asked.out / "dataset", asked.dataset, asked.results)
     if asked.job:
         return one(*asked.job, asked.out, asked.images)
+    figures = Figures("formats", seeds=[5])
+    figures.add("images", asked.images, "images")
     shutil.rmtree(asked.out, ignore_errors=True)
     counts = (asked.images // 10, asked.images)
     for count in counts:
@@ -189,8 +200,15 @@ def main() -> None:
         rates = [f"{large[way]['rate']:.0f} ({large[way]['alone']:.0f})" for way in ("write", "read")]
         peaks = [f"{large[way]['peak']:.0f} ({small[way]['peak']:.0f})" for way in ("write", "read")]
         print(f"{format_:12} {rates[0]:>16} {rates[1]:>16} {peaks[0]:>12} {peaks[1]:>12}  {size:.0f}", flush=True)
+        for way in ("write", "read"):
+            figures.add(f"{format_}.{way}.per_s", large[way]["rate"], "samples/s")
+            figures.add(f"{format_}.{way}.per_cpu_s", large[way]["alone"], "samples/s")
+            figures.add(f"{format_}.{way}.peak_mib", large[way]["peak"], "MiB")
+            figures.add(f"{format_}.{way}.peak_of_a_tenth_mib", small[way]["peak"], "MiB")
+        figures.add(f"{format_}.size_mib", size, "MiB")
         for count in counts:
             shutil.rmtree(asked.out / f"{format_}-{count}")
+    figures.write(asked.results)
 
 
 if __name__ == "__main__":

@@ -26,19 +26,30 @@ import io
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figures, add_option
 
 from tilth import models
 from tilth.annotate.grounding.model import Finder
 from tilth.annotate.grounding.phrases import Question
+from tilth.errors import MissingExtra
 from tilth.images import Image
 from tilth.starter.world.scene import COLORS, KINDS, Thing, draw_spec, render
 from tilth.starter.world.sets import scene_rng
 
 MODEL = "starter:grounding"
 FLOOR = 0.1
+KEYS = {
+    "tilth": "tilth",
+    "tilth, bfloat16": "tilth_bfloat16",
+    "tilth, backend groundingdino-py": "tilth_package",
+    "groundingdino-py, predict": "predict",
+    "groundingdino-py, token spans": "token_spans",
+    "autodistill-grounding-dino": "autodistill",
+}
 PHRASES = tuple(f"{color} {kind}" for color in list(COLORS)[:2] for kind in KINDS)[:20]
 
 Box = tuple[str, float, tuple[float, float, float, float]]
@@ -239,9 +250,10 @@ def differences(rows: Any) -> str:
     return f"AP50 {both[0]}, mAP {both[1]}"
 
 
-def compare(count: int, few: int, parts: int) -> None:
+def compare(count: int, few: int, parts: int, results: Path) -> None:
     import torch
 
+    figures = Figures("ground", seeds=[0])
     data = scenes(count)
     images, truth = [image for image, _ in data], [things for _, things in data]
     makers: dict[str, Callable[[], Find]] = {
@@ -256,7 +268,7 @@ def compare(count: int, few: int, parts: int) -> None:
     for name, make in makers.items():
         try:
             finds[name] = make()
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, MissingExtra) as error:
             print(f"{name:32} not run: {error}")
             continue
         finds[name](images[:2])
@@ -285,6 +297,19 @@ def compare(count: int, few: int, parts: int) -> None:
             f"mAP {reached[0, 1]:.4f}   {first}: {times:.2f} times as fast, {differences(ours_there - reached)}",
             flush=True,
         )
+        key, rival = KEYS[name], "" if name.startswith("tilth") else name
+        figures.add(f"{key}.images", len(places), "images", rival=rival)
+        figures.add(f"{key}.images_per_cpu_s", float(np.median(rates[name])), "images/s", n=parts, rival=rival)
+        figures.add(f"{key}.ap50", reached[0, 0], "", n=len(places), rival=rival)
+        figures.add(f"{key}.map", reached[0, 1], "", n=len(places), rival=rival)
+        if name != first:
+            figures.add(f"{key}.tilth_times", float(times), "times", n=parts, rival=rival)
+            apart = ours_there - reached
+            ends = np.percentile(apart[1:], [2.5, 97.5], axis=0)
+            for k, metric in enumerate(("ap50", "map")):
+                figures.add(f"{key}.tilth_more_{metric}", apart[0, k], "", ci95=ends[:, k].tolist(), rival=rival)
+    figures.add("threads", torch.get_num_threads(), "threads")
+    figures.write(results)
 
 
 def main() -> None:
@@ -292,9 +317,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--few", type=int, default=48, help="images for autodistill")
     parser.add_argument("--parts", type=int, default=12)
+    add_option(parser)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")  # of the rivals' old calls
-    compare(asked.images, asked.few, asked.parts)
+    compare(asked.images, asked.few, asked.parts, asked.results)
 
 
 if __name__ == "__main__":

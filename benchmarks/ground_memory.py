@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from figures import Figures, add_option
 
 from tilth import models
 from tilth.annotate.grounding.ground import Ground
@@ -89,10 +90,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 3_000, 10_000, 30_000, 100_000])
     parser.add_argument("--part", choices=("add", "ground"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    add_option(parser)
     asked = parser.parse_args()
     if asked.part:
         part(asked.part, asked.folder, asked.sizes[0])
         return
+    figures = Figures("ground_memory", seeds=[0])
     for size in asked.sizes:
         with tempfile.TemporaryDirectory(prefix="ground-memory-") as name:
             save_tiny_model(Path(name) / "model")
@@ -100,6 +103,15 @@ def main() -> None:
                 command = [sys.executable, __file__, "--part", each, "--folder", name, "--sizes", str(size)]
                 line = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
                 print(line.strip().splitlines()[-1], flush=True)
+                row = json.loads(line.strip().splitlines()[-1])
+                key = f"{each}.{size}"
+                figures.add(f"{key}.peak_mb", row["peak_mb"], "MB")
+                figures.add(f"{key}.not_mapped_at_end_mb", row["anonymous_mb_at_end"], "MB")
+                figures.add(f"{key}.processor_s", row["processor_seconds"], "s")
+                figures.add(f"{key}.processor_ms_an_image", 1000 * row["processor_seconds"] / size, "ms")
+    first, last = (figures.value(f"ground.{size}.peak_mb") for size in (asked.sizes[0], asked.sizes[-1]))
+    figures.add("ground.more_peak_from_first_to_last", last / first - 1, "share")
+    figures.write(asked.results)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figures, add_option
 
 from tilth.annotate.grounding.ground import Ground
 from tilth.annotate.review.effort import SECONDS_SOURCE, seconds
@@ -134,7 +135,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--no-second-opinion", action="store_true")
+    add_option(parser)
     asked = parser.parse_args()
+    figures = Figures("labels", seeds=asked.seeds)
     rows = []
     for seed in asked.seeds:
         done = asked.out / f"seed-{seed}.json"
@@ -143,6 +146,10 @@ def main() -> None:
             done.write_text(json.dumps(told, indent=1))
         rows.append(json.loads(done.read_text()))
         print(json.dumps(rows[-1]), flush=True)
+        for name, unit in (("map50_loop", ""), ("map50_truth", ""), ("ratio", "share"), ("hours_saved", "share")):
+            figures.add(f"seed_{seed}.{name}", rows[-1][name], unit)
+        figures.add(f"seed_{seed}.hours_loop", rows[-1]["hours_loop"], "hours")
+        figures.add(f"seed_{seed}.hours_truth", rows[-1]["hours_truth"], "hours")
     summary = {
         "images": rows[0]["images"],
         "share_reviewed": SHARE,
@@ -152,6 +159,11 @@ def main() -> None:
     }
     (asked.out / "labels.json").write_text(json.dumps(summary, indent=1))
     print(json.dumps(summary, indent=1))
+    figures.add("images", rows[0]["images"], "images")
+    figures.add("share_reviewed", SHARE, "share")
+    for name in ("ratio", "hours_saved"):
+        figures.add(name, summary[name]["mean"], "share", ci95=summary[name]["ci95"], n=len(rows))
+    figures.write(asked.results)
 
 
 if __name__ == "__main__":

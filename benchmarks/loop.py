@@ -4,8 +4,8 @@
 
 Takes about two hours on two cores. Every variant is a run of `configs/recipes/starter.yaml` with some steps left out, in
 `runs/loop/<variant>-<seed>`; all variants of a seed start from copies of one run, made up to the step where they part.
-Finished steps are not repeated. Writes `loop.json` and `loop.png` beside the runs; when all variants of at least three seeds
-are done, also `starter.benchmark.json` beside the recipe, which the report of the demo quotes.
+Finished steps are not repeated. Writes its figures beside the runs; when all variants of at least three seeds are done, to
+`benchmarks/results/loop.json`, which is a link to `starter.benchmark.json` beside the recipe: there the report of the demo finds it.
 
 All seeds share the files of the starter world; a seed decides what is mined, generated, reviewed and learned.
 """
@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from figures import Figures, add_option
 
 RECIPE = Path(__file__).parents[1] / "configs" / "recipes" / "starter.yaml"
 METRICS = ("recall_at_fpr05", "f1", "map50")
-TITLES = {"recall_at_fpr05": "recall at 5 % false positives", "f1": "F1", "map50": "mAP at IoU 0.5"}
 CURVE = (200, 400, 800, 1600)  # human actions of random labelling
 PARTING = "ground"  # the last step that all variants share
 
@@ -93,13 +93,13 @@ def run(name: str, document: dict[str, Any], runs: Path, *, until: str = "", sta
     return dict(json.loads((runs / name / "summary.json").read_text()))
 
 
-def interval(values: Sequence[float]) -> dict[str, Any]:
+def interval(values: Sequence[float]) -> tuple[float, list[float]]:
     """Return mean and 95 % t interval over seeds."""
     from scipy.stats import t
 
     n, mean = len(values), float(np.mean(values))
     half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return {"mean": round(mean, 4), "ci95": [round(mean - half, 4), round(mean + half, 4)] if n > 1 else [None, None]}
+    return mean, [mean - half, mean + half]
 
 
 def actions_for(curve: dict[int, float], wanted: float) -> float | None:
@@ -111,72 +111,49 @@ def actions_for(curve: dict[int, float], wanted: float) -> float | None:
     return float(np.exp(np.interp(wanted, best, np.log([a for a, _ in points]))))
 
 
-def of_variants(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def note(figures: Figures, key: str, values: Sequence[float], unit: str = "share") -> None:
+    """Note the mean of the seeds and its interval."""
+    mean, ends = interval(values)
+    figures.add(key, mean, unit, ci95=ends, n=len(values))
+
+
+def of_variants(summaries: dict[str, list[dict[str, Any]]], figures: Figures) -> None:
     """Tell each variant's scores and actions over the seeds, and what it lost against the whole loop, seed by seed."""
-    told: dict[str, Any] = {}
     for name, of_seeds in summaries.items():
-        told[name] = {metric: interval([s["final"][metric]["mean"] for s in of_seeds]) for metric in METRICS}
-        told[name]["human_actions"] = interval([s["human_actions"] for s in of_seeds])
+        key = name.replace("-", "_")
+        for metric in METRICS:
+            note(figures, f"{key}.{metric}", [s["final"][metric]["mean"] for s in of_seeds])
+        note(figures, f"{key}.human_actions", [s["human_actions"] for s in of_seeds], "actions")
         if name != "whole" and "whole" in summaries:
-            pairs = list(zip(summaries["whole"], of_seeds, strict=True))
-            told[name]["lost"] = {
-                metric: interval([whole["final"][metric]["mean"] - s["final"][metric]["mean"] for whole, s in pairs])
-                for metric in METRICS
-            }
-    return told
+            for metric in METRICS:
+                pairs = zip(summaries["whole"], of_seeds, strict=True)
+                lost = [whole["final"][metric]["mean"] - s["final"][metric]["mean"] for whole, s in pairs]
+                note(figures, f"lost.{key}.{metric}", lost)
 
 
-def of_random(summaries: list[dict[str, Any]]) -> dict[str, Any]:
+def of_random(summaries: list[dict[str, Any]], figures: Figures) -> None:
     """Tell the learning curve of random labelling."""
-    return {
-        str(actions): {m: interval([s[f"random_{actions}"][m]["mean"] for s in summaries]) for m in METRICS}
-        for actions in CURVE
-    }
+    for actions in CURVE:
+        for metric in METRICS:
+            scores = [s[f"random_{actions}"][metric]["mean"] for s in summaries]
+            note(figures, f"random.{actions}.{metric}", scores)
 
 
-def effort(whole: list[dict[str, Any]], random: list[dict[str, Any]]) -> dict[str, Any]:
-    """Tell how many actions the loop took and what each of its scores would cost by random labelling, seed by seed.
+def effort(whole: list[dict[str, Any]], random: list[dict[str, Any]], figures: Figures) -> None:
+    """Tell what each score of the loop would cost by random labelling, seed by seed.
 
-    Where not even the most actions that were tried reach a score, those count, and `beyond_the_curve` counts the seeds.
+    Where not even the most actions that were tried reach a score, those count, and `seeds_beyond_the_curve` counts the seeds.
     """
-    told: dict[str, Any] = {"loop": interval([s["human_actions"] for s in whole])}
-    for metric in METRICS if random else ():
+    for metric in METRICS:
         needed, beyond = [], 0
         for loop, other in zip(whole, random, strict=False):
             scores = {actions: other[f"random_{actions}"][metric]["mean"] for actions in CURVE}
             equal = actions_for(scores, loop["final"][metric]["mean"])
             beyond += equal is None
             needed.append((loop["human_actions"], equal or CURVE[-1]))
-        told[f"random_at_equal_{metric}"] = interval([equal for _, equal in needed])
-        told[f"saved_at_equal_{metric}"] = interval([1 - own / equal for own, equal in needed])
-        told[f"beyond_the_curve_{metric}"] = beyond
-    return told
-
-
-def draw(told: dict[str, Any], path: Path) -> None:
-    """Plot the learning curve of random labelling beside the loop."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(METRICS), figsize=(11, 3.4), layout="constrained")
-    for axis, metric in zip(axes, METRICS, strict=True):
-        curve = [(int(a), row[metric]) for a, row in told["random"].items()]
-        whole = told["variants"]["whole"]
-        for points, marker, label in (
-            (curve, "o", "random labelling"),
-            ([(whole["human_actions"]["mean"], whole[metric])], "s", "Tilth"),
-        ):
-            means = [p["mean"] for _, p in points]
-            halves = [p["mean"] - (p["ci95"][0] if p["ci95"][0] is not None else p["mean"]) for _, p in points]
-            axis.errorbar([a for a, _ in points], means, halves, marker=marker, capsize=3, label=label)
-        axis.set(xscale="log", xlabel="human actions", title=TITLES[metric], ylim=(0, 1))
-        axis.set_xticks(CURVE, [f"{a:,}" for a in CURVE])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.savefig(path, dpi=110)
+        note(figures, f"equal.{metric}.random_actions", [equal for _, equal in needed], "actions")
+        note(figures, f"equal.{metric}.saved", [1 - own / equal for own, equal in needed])
+        figures.add(f"equal.{metric}.seeds_beyond_the_curve", beyond, "seeds", n=len(needed))
 
 
 def main() -> None:
@@ -188,9 +165,11 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each (default: %(default)s)")
     parser.add_argument("--only", nargs="*", choices=[*ABLATIONS, "random"], help="variants to run; all when left out")
+    add_option(parser)
     arguments = parser.parse_args()
     document = yaml.safe_load(RECIPE.read_text())
     wanted = arguments.only or ["whole", "random", *ABLATIONS]
+    figures = Figures("loop", seeds=range(arguments.seeds))
     runs, seeds = arguments.runs, range(arguments.seeds)
     runs.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(arguments.jobs) as pool:
@@ -208,21 +187,15 @@ def main() -> None:
         found = {name: [jobs[name, s].result() for s in seeds] for name in dict.fromkeys(wanted)}
     random = found.pop("random", [])
     whole = found.get("whole", [])
-    told: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/loop.py", *sys.argv[1:]]),
-        "seeds": arguments.seeds,
-        "baseline": {m: interval([s["baseline"][m]["mean"] for s in whole]) for m in METRICS} if whole else {},
-        "variants": of_variants(found),
-        "random": of_random(random) if random else {},
-        "human_actions": effort(whole, random) if whole else {},
-    }
-    text = json.dumps(told, indent=1) + "\n"
-    (runs / "loop.json").write_text(text)
-    print(text)
+    for metric in METRICS if whole else ():
+        note(figures, f"baseline.{metric}", [s["baseline"][metric]["mean"] for s in whole])
+    of_variants(found, figures)
+    if random:
+        of_random(random, figures)
     if random and whole:
-        draw(told, runs / "loop.png")
-    if arguments.seeds >= 3 and {*ABLATIONS, "random"} <= {*wanted}:
-        RECIPE.with_suffix(".benchmark.json").write_text(text)  # where the report of the demo finds and quotes it
+        effort(whole, random, figures)
+    complete = arguments.seeds >= 3 and {*ABLATIONS, "random"} <= {*wanted}
+    print(figures.write(arguments.results if complete else runs).read_text())
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py
 
-Vectors are made, 256 numbers an image; each size runs in a process of its own. Prints a table and writes
-`docs/mining-memory.png`. About 4 minutes on one core. `--sizes 10000000` is the large one: it needs 6 GB of disk and half an hour.
+Vectors are made, 256 numbers an image; each size runs in a process of its own. Prints a table, which `make figures` draws. About 4
+minutes on one core. `--sizes 10000000` is the large one: it needs 6 GB of disk and half an hour, and has a file of figures of its own.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+from figures import Figures, add_option
 
-ROOT = Path(__file__).parents[1]
 WIDTH, BLOCK = 256, 20_000
 
 
@@ -68,11 +68,13 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 30_000, 100_000, 300_000, 1_000_000])
     parser.add_argument("--work", type=Path, help="folder for the vectors; kept, so that a stopped run goes on")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    add_option(parser)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(work(args.work, args.child)))
         return
-    rows = []
+    figures = Figures("memory" if len(args.sizes) > 1 else f"memory_{args.sizes[0]}", seeds=[0])
+    figures.add("floats_bytes_a_vector", 4 * WIDTH, "bytes")
     heads = ("images", "fill s", "index s", "recall@10", "searches/s", "peak MB", "not mapped MB", "index bytes")
     print("  ".join(f"{head:>13}" for head in heads))
     for size in args.sizes:
@@ -80,7 +82,16 @@ def main() -> None:
             folder = args.work or Path(name)
             command = [sys.executable, __file__, "--child", str(size), "--work", str(folder)]
             row = json.loads(subprocess.check_output(command, text=True).strip().splitlines()[-1])
-        rows.append(row)
+        for name, told, unit in (
+            ("fill_s", row["fill_s"], "s"),
+            ("index_s", row["index_s"], "s"),
+            ("recall_at_10", row["recall"], "share"),
+            ("searches_per_s", row["per_s"], "searches/s"),
+            ("peak_mb", row["peak_mb"], "MB"),
+            ("not_mapped_mb", row["anonymous_mb"], "MB"),
+            ("index_bytes_a_vector", row["index_bytes"], "bytes"),
+        ):
+            figures.add(f"{size}.{name}", told, unit)
         cells = (f"{size:,}", f"{row['fill_s']:.0f}", f"{row['index_s']:.0f}", f"{row['recall']:.3f}")
         more = (
             f"{row['per_s']:,.0f}",
@@ -89,32 +100,7 @@ def main() -> None:
             f"{row['index_bytes']:.1f}",
         )
         print("  ".join(f"{cell:>13}" for cell in (*cells, *more)), flush=True)
-    if len(rows) > 2:
-        plot(rows)
-
-
-def plot(rows: list[dict[str, float]]) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.5, 3.2))
-    sizes = [row["rows"] for row in rows]
-    axes.plot(
-        sizes,
-        [row["peak_mb"] for row in rows],
-        "o-",
-        color="#1e7d4a",
-        label="peak memory, files mapped from disk and all",
-    )
-    axes.plot(sizes, [row["anonymous_mb"] for row in rows], "o-", color="#c98a1f", label="of it at the end not mapped")
-    axes.plot(sizes, [size * WIDTH * 4 / 1e6 for size in sizes], "--", color="#8d9b8f", label="the vectors as floats")
-    axes.set_xscale("log")
-    axes.set_ylim(0, max(1500, 1.1 * max(row["peak_mb"] for row in rows)))
-    axes.set_xlabel("images")
-    axes.set_ylabel("MB")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(ROOT / "docs" / "mining-memory.png", dpi=130)
+    figures.write(args.results)
 
 
 if __name__ == "__main__":

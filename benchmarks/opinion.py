@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figures, add_option
 from labels import POLICY, new_work, samples
 
 from tilth.annotate.boxes.fuse import Fuse
@@ -46,8 +47,8 @@ def right(labels: Sequence[Claim], truth: Sequence[TruthBox]) -> int:
     return hits
 
 
-def judged(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> dict[str, object]:
-    """Return precision, recall and F1 of the boxes that stand now."""
+def judged(work: Work, truth: dict[str, tuple[TruthBox, ...]], figures: Figures, key: str) -> dict[str, object]:
+    """Return precision, recall and F1 of the boxes that stand now, and note them."""
     counts = np.array(
         [
             (right(s.truth.labels, truth[s.id]), len(s.truth.labels), len(truth[s.id]))
@@ -62,7 +63,10 @@ def judged(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> dict[str, obje
         ("recall", lambda c: c[..., 0] / c[..., 2]),
         ("f1", lambda c: 2 * c[..., 0] / (c[..., 1] + c[..., 2])),
     ):
-        told[name] = [round(float(v), 4) for v in (value(counts.sum(0)), *np.percentile(value(drawn), [2.5, 97.5]))]
+        middle, *ends = (round(float(v), 4) for v in (value(counts.sum(0)), *np.percentile(value(drawn), [2.5, 97.5])))
+        told[name] = [middle, *ends]
+        figures.add(f"{key}.{name}", middle, "", ci95=ends, n=len(counts))
+    figures.add(f"{key}.true_boxes", int(counts[:, 2].sum()), "boxes")
     return told
 
 
@@ -73,7 +77,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--thresholds", action="store_true")
     parser.add_argument("--fuse", action="store_true")
+    add_option(parser)
     asked = parser.parse_args()
+    mode = "opinion_thresholds" if asked.thresholds else "opinion_fuse" if asked.fuse else "opinion"
+    figures = Figures(mode, seeds=[asked.seed])
     policy = load_policy(POLICY)
     names = {c.name for c in policy.pictured}
     truth = {k: tuple(b for b in v if b[0] in names) for k, v in read_truth(asked.world / "truth.jsonl").items()}
@@ -81,16 +88,17 @@ def main() -> None:
     work = new_work(folder, policy, asked.seed)
     work.add("corpus", samples(asked.world, asked.images, asked.seed, truth, labelled=False))
     if asked.thresholds:
-        learned(work, asked.world, truth)
+        learned(work, asked.world, truth, figures)
     elif asked.fuse:
-        fused(work, truth)
+        fused(work, truth, figures)
     else:
-        opinions(work, truth)
+        opinions(work, truth, figures)
+    figures.write(asked.results)
     work.events.close()
     shutil.rmtree(folder)
 
 
-def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]], figures: Figures) -> None:
     """Review some, at random or the doubtful first, and learn thresholds from them for several aims."""
     start = work.dataset.at.number
     for share, audit in ((0.3, 1.0), (0.1, 1.0), (0.1, 0.1)):
@@ -98,17 +106,20 @@ def learned(work: Work, world: Path, truth: dict[str, tuple[TruthBox, ...]]) -> 
         Ground().run(replace(work, name="ground"))
         Review(truth=world / "truth.jsonl", share=share, audit_share=audit).run(replace(work, name="review"))
         how = {"reviewed": f"{share:.0%}, {'at random' if audit == 1 else 'the doubtful first'}"}
-        print(json.dumps({**how, "thresholds": "0.3 for all", **judged(work, truth)}), flush=True)
+        key = f"{'random' if audit == 1 else 'doubtful'}_{100 * share:.0f}"
+        told = judged(work, truth, figures, f"{key}.fixed")
+        print(json.dumps({**how, "thresholds": "0.3 for all", **told}), flush=True)
         before = work.dataset.at.number
         for aim in (0.0, 0.9):
             work.dataset = work.dataset.checkout(before)
             facts: Any = Thresholds(precision=aim, audit_only=False).run(replace(work, name="thresholds"))
             chosen = {name: (row["threshold"], row["why"]) for name, row in facts["categories"].items()}
             aimed = f"precision {aim:g}" if aim else "best F1"
-            print(json.dumps({**how, "thresholds": aimed, **judged(work, truth), "chosen": chosen}), flush=True)
+            told = judged(work, truth, figures, f"{key}.{'precision_90' if aim else 'best_f1'}")
+            print(json.dumps({**how, "thresholds": aimed, **told, "chosen": chosen}), flush=True)
 
 
-def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]], figures: Figures) -> None:
     """Ground the whole image, then without look-alikes, then tiles of it, then fuse the first with the others."""
     start = work.dataset.at.number
     looks = {"whole": {}, "plain": {"counter_prompts": False}, "tiled": {"tiles": 2}}
@@ -116,7 +127,8 @@ def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
         for threshold in (0.2, 0.3, 0.4, 0.5):
             work.dataset = work.dataset.checkout(start)
             Ground(threshold=threshold, **settings).run(replace(work, name=name))  # type: ignore[arg-type]
-            print(json.dumps({"look": name, "threshold": threshold, **judged(work, truth)}), flush=True)
+            told = judged(work, truth, figures, f"{name}.{100 * threshold:.0f}")
+            print(json.dumps({"look": name, "threshold": threshold, **told}), flush=True)
     work.dataset = work.dataset.checkout(start)
     for name, settings in looks.items():
         Ground(**settings).run(replace(work, name=name))  # type: ignore[arg-type]
@@ -126,21 +138,25 @@ def fused(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
             work.dataset = work.dataset.checkout(before)
             Fuse(of=("whole", *others), weights=weights, threshold=threshold).run(replace(work, name="fuse"))
             how = {"look": "whole fused with " + " and ".join(others), "weights": weights, "threshold": threshold}
-            print(json.dumps({**how, **judged(work, truth)}), flush=True)
+            key = "_".join(("whole", "twice") if weights else ("whole",)) + "_" + "_".join(others)
+            told = judged(work, truth, figures, f"{key}.{100 * threshold:.0f}")
+            print(json.dumps({**how, **told}), flush=True)
 
 
-def opinions(work: Work, truth: dict[str, tuple[TruthBox, ...]]) -> None:
+def opinions(work: Work, truth: dict[str, tuple[TruthBox, ...]], figures: Figures) -> None:
     """Try several thresholds of both models."""
     start = work.dataset.at.number
     for threshold in (0.2, 0.3, 0.4):
         work.dataset = work.dataset.checkout(start)
         Ground(threshold=threshold).run(replace(work, name="ground"))
-        print(json.dumps({"threshold": threshold, **judged(work, truth)}), flush=True)
+        key = f"threshold_{100 * threshold:.0f}"
+        print(json.dumps({"threshold": threshold, **judged(work, truth, figures, f"{key}.alone")}), flush=True)
         before = work.dataset.at.number
         for least in (0.02, 0.1, 0.2, 0.3):
             work.dataset = work.dataset.checkout(before)
             SecondOpinion(min_match=least).run(replace(work, name="second_opinion"))
-            print(json.dumps({"threshold": threshold, "min_match": least, **judged(work, truth)}), flush=True)
+            told = judged(work, truth, figures, f"{key}.match_{100 * least:.0f}")
+            print(json.dumps({"threshold": threshold, "min_match": least, **told}), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ measures what Ray takes of that.
 
 import argparse
 
+from figures import Figures, add_option
+
 STORE_EXTRA = 61  # bytes an image beside its vectors: key, stamp, where the line ends
 
 
@@ -38,23 +40,36 @@ def main() -> None:
     parser.add_argument("--index", type=float, default=23_800, help="vectors/s put into an index by one thread")
     parser.add_argument("--bytes-read", type=float, default=100_000, help="of an image file")
     parser.add_argument("--price", type=float, default=0.05, help="of one processor, or GPU, for an hour")
+    add_option(parser)
     args = parser.parse_args()
+    figures = Figures("plan")
     head = ("images", "vectors", "read", "embed, h", "price", "vectors take", "index takes", "index, h of one thread")
     print(" | ".join(head))
     for images in args.images:
         for vectors in args.vectors:
             time = hours(images, args.embed / args.cores_of_embed * args.ray, args.machines)
+            price = time * args.machines * args.price
+            store = images * (vectors * args.width * 2 + STORE_EXTRA)
+            index, indexing = images * vectors * args.index_bytes, hours(images * vectors, args.index, 1)
             cells = (
                 f"{images:,.0f}",
                 f"{vectors}",
                 size(images * args.bytes_read),
                 f"{time:,.1f}",
-                f"{time * args.machines * args.price:,.0f}",
-                size(images * (vectors * args.width * 2 + STORE_EXTRA)),
-                size(images * vectors * args.index_bytes),
-                f"{hours(images * vectors, args.index, 1):,.1f}",
+                f"{price:,.0f}",
+                size(store),
+                size(index),
+                f"{indexing:,.1f}",
             )
             print(" | ".join(cells))
+            key = f"images_{images:.0f}.vectors_{vectors}"
+            figures.add(f"{key}.read_tb", images * args.bytes_read / 1e12, "TB")
+            figures.add(f"{key}.embed_h", time, "h")
+            figures.add(f"{key}.price", price, "")
+            figures.add(f"{key}.vectors_gb", store / 1e9, "GB")
+            figures.add(f"{key}.index_gb", index / 1e9, "GB")
+            figures.add(f"{key}.index_h", indexing, "h")
+    figures.write(args.results)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+from figures import Figures, add_option, command_line
 
 from tilth.annotate.labelstudio.client import Studio
 from tilth.annotate.labelstudio.server import down, up
@@ -120,10 +121,25 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--changed", type=int, default=100, help="images that are answered before each pull")
     parser.add_argument("--port", type=int, default=8089)
+    add_option(parser)
     options = parser.parse_args()
+    figures = Figures("review", seeds=[0], command=f"TILTH_LABEL_STUDIO=…/bin/label-studio {command_line()}")
     folder = Path(tempfile.mkdtemp(prefix="tilth-review-"))
     try:
-        print(json.dumps(measure(folder, options.images, options.changed, options.port), indent=1))
+        told = measure(folder, options.images, options.changed, options.port)
+        print(json.dumps(told, indent=1))
+        for name, value in told.items():
+            unit = (
+                "tasks/s"
+                if name == "tasks_per_s"
+                else "s"
+                if name.endswith("_s")
+                else ""
+                if name == "load"
+                else "images"
+            )
+            figures.add(name, value, unit)
+        figures.write(options.results)
     finally:
         down(folder / "server")
         shutil.rmtree(folder)

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from figures import Figures, add_option
 
 WIDTH, HEAPS, FREE = 256, 20_000, 24
 QUESTIONS, K = 1000, 10
@@ -142,10 +143,13 @@ def main() -> None:
     parser.add_argument("--autofaiss", help="Python of an environment with autofaiss")
     parser.add_argument("--work", type=Path, help="folder for the vectors; kept")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    add_option(parser)
     args = parser.parse_args()
     if args.child:
         print(json.dumps(ours(args.work, args.child, args.recall)))
         return
+    figures = Figures("search" if args.rows == 1_000_000 else f"search_{args.rows}", seeds=[0])
+    figures.add("vectors", args.rows, "vectors")
     folder = args.work or Path(tempfile.mkdtemp(prefix="search-"))
     if not (folder / "kth.npy").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,11 +164,23 @@ def main() -> None:
         if kind == "ivf":
             size = row["bytes"] * args.rows  # type: ignore[operator]
         say(kind, row)
+        note(figures, kind, row)
     if args.autofaiss:
         for name, budget in (("autofaiss, equal memory", size), ("autofaiss, four times", 4 * size)):
-            say(name, rival(folder, args.autofaiss, budget))
+            row = rival(folder, args.autofaiss, budget)
+            say(name, row)
+            if "error" not in row:
+                note(figures, "autofaiss_equal" if budget == size else "autofaiss_four_times", row, "autofaiss")
+    figures.write(args.results)
     if not args.work:
         shutil.rmtree(folder)
+
+
+def note(figures: Figures, key: str, row: dict[str, object], rival: str = "") -> None:
+    units = {"build_s": "s", "per_s": "questions/s", "recall": "share", "bytes": "bytes", "peak_mb": "MB"}
+    for name, unit in units.items():
+        if name in row:
+            figures.add(f"{key}.{name}", float(row[name]), unit, rival=rival)  # type: ignore[arg-type]
 
 
 def say(name: str, row: dict[str, object]) -> None:

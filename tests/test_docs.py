@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from dataclasses import fields
 from pathlib import Path
@@ -82,6 +84,19 @@ def test_the_policy_that_a_page_shows_is_one(tmp_path: Path) -> None:
     assert shown
     (tmp_path / "policy.yaml").write_text(textwrap.dedent(shown[1]))
     assert load_policy(tmp_path / "policy.yaml")["knife"].counter_prompts == ("spoon",)
+
+
+def test_pages_and_plots_agree_with_the_files_of_figures() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "figures.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_benchmark_writes_its_figures() -> None:
+    for path in {*(ROOT / "benchmarks").glob("*.py")} - {
+        ROOT / "benchmarks" / name for name in ("figures.py", "plots.py")
+    }:
+        assert re.search(r"figures\.write\(|\.write\(asked\.results\)", path.read_text()), path.name
 
 
 def test_commands_are_found_in_the_documents() -> None:

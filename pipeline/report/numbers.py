@@ -92,6 +92,11 @@ def duration(seconds: float) -> str:
     return f"{hours}{NARROW}h {minutes}{NARROW}min" if minutes else f"{hours}{NARROW}h"
 
 
+def middle(estimate: Mapping[str, Any]) -> str:
+    """Return under which name an estimate has its middle: steps say `mean`, and benchmarks `value`."""
+    return "value" if "value" in estimate else "mean"
+
+
 class Numbers:
     """The summary of a run, and how its values are put on the page."""
 
@@ -117,12 +122,13 @@ class Numbers:
         )
 
     def estimate(self, key: str, unit: str = "percent", digits: int = 1) -> Markup:
-        """Write `{mean, ci95}` as a value with its interval; a plain number as it is."""
+        """Write `{mean, ci95}`, or `{value, ci95}` of a benchmark, as a value with its interval; a plain number as it is."""
         value = self.get(key)
         if not isinstance(value, Mapping):
             return self.show(key, unit, digits)
-        shown = self.show(f"{key}.mean", unit, digits)
-        if value.get("mean") is None or None in (value.get("ci95") or [None]):
+        name = middle(value)
+        shown = self.show(f"{key}.{name}", unit, digits)
+        if value.get(name) is None or None in (value.get("ci95") or [None]):
             return shown
         low, high = self.show(f"{key}.ci95.0", unit, digits), self.show(f"{key}.ci95.1", unit, digits)
         return Markup('{} <span class="ci">{} to {}</span>').format(shown, low, high)
@@ -134,9 +140,9 @@ class Numbers:
             return None
         if isinstance(value, int | float):
             return float(value), float(value), float(value)
-        if not isinstance(value, Mapping) or not isinstance(value.get("mean"), int | float):
+        if not isinstance(value, Mapping) or not isinstance(value.get(middle(value)), int | float):
             return None
-        mean = float(value["mean"])
+        mean = float(value[middle(value)])
         low, high = value.get("ci95") or (None, None)
         return (mean, mean, mean) if low is None or high is None else (mean, float(low), float(high))
 
