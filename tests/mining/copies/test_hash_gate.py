@@ -11,7 +11,7 @@ from noise import noise_samples
 from PIL import Image
 from places import POLICY
 
-from tilth.data import dataset as kept
+from tilth.data import table as kept
 from tilth.data.dataset import Dataset
 from tilth.data.table import HASH_GATE
 from tilth.engine.recipe import load_recipe
