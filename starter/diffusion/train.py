@@ -26,13 +26,13 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tilth.engine.fit import fit
 from tilth.starter.diffusion.autoencoder import SIDE, to_signed, train_autoencoder
 from tilth.starter.diffusion.judge import Asked, agreement
 from tilth.starter.diffusion.tokenizer import MAX_TOKENS, make_tokenizer
 from tilth.starter.world.scene import COLORS, KINDS, Scene, Spec, article, caption
 from tilth.starter.world.sets import scene_set
 from tilth.starter.world.surfaces import SURFACES
-from tilth.train.learn.loop import fit
 
 STYLES = ("photo", "cartoon", "sketch")  # neon is left for a LoRA
 STEPS = 5000

@@ -16,10 +16,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
+from tilth.engine.fit import fit
 from tilth.starter.world.scene import COLORS, KINDS, STYLES, UNSAFE_KINDS
 from tilth.starter.world.sets import KIND_NAMES, scene_set
 from tilth.starter.world.surfaces import SURFACES
-from tilth.train.learn.loop import fit
 
 SIDE, PATCH = 96, 8
 STEPS = 700

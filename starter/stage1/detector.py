@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
 
+from tilth.engine.fit import fit
 from tilth.starter.world.scene import KINDS, UNSAFE_KINDS
 from tilth.starter.world.sets import SceneSet, scene_set
-from tilth.train.learn.loop import fit
 
 SIDE = 96
 STEPS = 900

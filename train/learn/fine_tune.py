@@ -94,8 +94,8 @@ class FineTune:
             return dict(read_about(done).trained)
         import torch
 
+        from tilth.engine.fit import fit
         from tilth.train.learn.augment import to_unit, views
-        from tilth.train.learn.loop import fit
 
         labels = [c.name for c in work.policy.pictured]
         side, mean, std = preprocessing(self.model)
