@@ -3,7 +3,6 @@
 Paper: https://arxiv.org/abs/2106.09685 (LoRA)
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilth import models
+from tilth.data.dataset import folder_beside
 from tilth.engine.fit import cosine, fit
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional
@@ -135,11 +135,8 @@ def save_adapter(weights: "Mapping[str, torch.Tensor]", out: Path) -> None:
     """Write the weights of an adapter to a folder, in the place of an older one; it appears when it is whole."""
     from diffusers import StableDiffusionPipeline
 
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=dict(weights), safe_serialization=True)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
+    with folder_beside(out) as partial:
+        StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=dict(weights), safe_serialization=True)
 
 
 def _check(samples: Sequence[Sample], captions: Sequence[str]) -> None:

@@ -13,7 +13,9 @@ versions share whatever they agree on.
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -507,3 +509,13 @@ def write_beside(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, path)
+
+
+@contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """Give a name for a folder to be made; filled, it takes the place of `folder`, so that a reader finds it whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
