@@ -61,11 +61,14 @@ def main() -> None:
     if arguments.command == "world":
         write_files(arguments)
         return
-    from tilth.train.learn.loop import pick_device
+    import torch
 
+    from tilth import models
+
+    device = torch.device(models.device(arguments.device))
     module, _, function = TRAINERS[arguments.name].partition(":")
     trainer = getattr(importlib.import_module(module), function)
-    scores = trainer(arguments.out, arguments.work, pick_device(arguments.device), arguments.steps)
+    scores = trainer(arguments.out, arguments.work, device, arguments.steps)
     print(json.dumps({arguments.name: scores}, indent=2))
 
 

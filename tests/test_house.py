@@ -27,7 +27,7 @@ ALLOWED = {
     "annotate": {"tilth"},
     "train": {"tilth"},
     "runtime": {"tilth"},
-    "starter": {"tilth", "train", "runtime", "synth"},  # its models are made for what those do
+    "starter": {"tilth", "runtime", "synth"},  # its models are made for what those do
     "pipeline": {"tilth", "synth", "mining", "annotate", "train", "runtime", "starter"},
 }
 # folder -> its rooms, in levels: a room imports rooms of earlier levels only, so never a sibling; "" is the folder itself

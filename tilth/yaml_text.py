@@ -1,8 +1,10 @@
 """YAML files read so that a mistake can be told with its line."""
 
+import difflib
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -11,6 +13,8 @@ from tilth.claims import Json
 from tilth.errors import InputError
 
 if TYPE_CHECKING:
+    from dataclasses import Field
+
     from pydantic_core import ErrorDetails
 
 Place = tuple[str | int, ...]
@@ -85,14 +89,45 @@ def spell(place: Place) -> str:
     return text.removeprefix(".")
 
 
-def describe(error: ValidationError, path: Path, lines: Mapping[Place, int], prefix: Place = ()) -> list[str]:
-    """Turn every mistake that pydantic found into one line with its place."""
+def describe(
+    error: ValidationError, path: Path, lines: Mapping[Place, int], prefix: Place = (), of: type | None = None
+) -> list[str]:
+    """Turn every mistake that pydantic found into one line with its place.
+
+    Args:
+        error: What pydantic found.
+        path: The file.
+        lines: Of its places.
+        prefix: Place of what was checked.
+        of: The dataclass that it was to become, to name the setting that a wrong name was meant for.
+    """
     told = []
     for item in error.errors():
         place = (*prefix, *item["loc"])
         where = spell(place)
-        told.append(f"{path}:{line_of(place, lines)}: {where + ': ' if where else ''}{plainly(item)}")
+        message = f"{where + ': ' if where else ''}{plainly(item)}{meant(item, of) if of else ''}"
+        told.append(f"{path}:{line_of(place, lines)}: {message}")
     return told
+
+
+def meant(item: "ErrorDetails", of: type) -> str:
+    """Say which setting an unknown one was meant for, of the same group or of one inside; nothing of other mistakes."""
+    if item["type"] != "unexpected_keyword_argument":
+        return ""
+    *around, name = item["loc"]
+    here: object = of
+    for part in around:
+        here = next((each.type for each in fields(here) if each.name == part), None) if is_dataclass(here) else None
+    if not is_dataclass(here):
+        return ""
+    known = {inner.name: f" of {each.name!r}" for each in fields(here) for inner in _inside(each.type)}
+    known |= {each.name: "" for each in fields(here)}
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {close[0]!r}{known[close[0]]}?" if close else ""
+
+
+def _inside(kind: object) -> "tuple[Field[Any], ...]":
+    return fields(kind) if is_dataclass(kind) else ()
 
 
 def plainly(item: "ErrorDetails") -> str:

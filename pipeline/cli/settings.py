@@ -1,8 +1,6 @@
 """What the commands share: how `name=value` arguments become the settings of a step, and a dataset that must be there."""
 
-import difflib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +9,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from tilth.errors import InputError
-from tilth.yaml_text import plainly
+from tilth.yaml_text import meant, plainly
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -67,19 +65,17 @@ def make_step(cls: type, command: str, settings: Mapping[str, Any], prefix: str 
     try:
         return TypeAdapter(cls).validate_python(dict(settings))
     except ValidationError as error:
-        known = [item.name for item in fields(cls)]
-        wrong = [_told(item, command, prefix, known) for item in error.errors()]
+        wrong = [_told(item, command, prefix, cls) for item in error.errors()]
         raise InputError("\n".join([*wrong, f"all settings: tilth {command} --help"])) from error
 
 
-def _told(item: "ErrorDetails", command: str, prefix: str, known: list[str]) -> str:
+def _told(item: "ErrorDetails", command: str, prefix: str, cls: type) -> str:
     """Say one mistake: of a setting by its name, of how several go together by the command's."""
     name = ".".join(map(str, item["loc"]))
     if not name:
         return f"{command}: {plainly(item)}"
     if item["type"] == "unexpected_keyword_argument":
-        near = difflib.get_close_matches(name, known, n=1)
-        return f"{prefix}{name}: no such setting{f'; did you mean {near[0]!r}?' if near else ''}"
+        return f"{prefix}{name}: no such setting{meant(item, cls)}"
     if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{prefix}{name}=…: needs a value"
     return f"{prefix}{name}: {plainly(item)}"

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -150,8 +150,11 @@ def run_one(
         return facts
 
 
-def settings_of(cls: type) -> list[tuple[str, str, str]]:
-    """List the settings of a step: name, default, and what its docstring, or that of what it is made of, says of it."""
+def settings_of(cls: type, inside: str = "") -> list[tuple[str, str, str]]:
+    """List the settings of a step: name, default, and what its docstring, or that of what it is made of, says of it.
+
+    A group is followed by what is in it, `drawing.steps`.
+    """
     said: dict[str, str] = {}
     for each in reversed(cls.__mro__):
         told = inspect.cleandoc(each.__doc__ or "").partition("\nArgs:")[2].rstrip()
@@ -159,15 +162,22 @@ def settings_of(cls: type) -> list[tuple[str, str, str]]:
         said |= {name: " ".join(text.split()) for name, _, text in items}
     rows = []
     for item in fields(cls):
-        plain = item.default
-        if plain is MISSING:
-            shown = "" if item.default_factory is not MISSING else "required"
-        elif isinstance(plain, tuple):
-            shown = f"[{', '.join(map(str, plain))}]"
-        else:
-            shown = "" if plain is None else str(plain)
-        rows.append((item.name, shown, said.get(item.name, "")))
+        name, needed = inside + item.name, item.default is MISSING and item.default_factory is MISSING
+        if isinstance(item.type, type) and is_dataclass(item.type):
+            rows += [(name, "{…}", said.get(item.name, "")), *settings_of(item.type, f"{name}.")]
+            continue
+        plain = item.default if item.default_factory is MISSING else item.default_factory()
+        rows.append((name, "required" if needed else _spelt(plain), said.get(item.name, "")))
     return rows
+
+
+def _spelt(value: Any) -> str:
+    """Write a default as a recipe would; nothing where there is nothing."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_spelt, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_spelt(each)}' for key, each in value.items())}}}" if value else ""
+    return "" if value is None else str(value)
 
 
 class _StepCommand(TyperCommand):

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from tilth.engine.job import batched
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.images import SUFFIXES, Image, decode
+from tilth.images import SUFFIXES, decode
 from tilth.runtime.bundles.bundle import load_bundle
-from tilth.runtime.stages.cascade import SEVERITY, Action, Moderator, Verdict
+from tilth.runtime.stages.cascade import Verdict
+from tilth.runtime.stages.stage1 import TEXT_AREA
 
 BATCH = 16
 
@@ -60,17 +62,6 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _stage1_alone(moderator: Moderator, image: Image) -> Action:
-    """Return what Stage 1 would decide if there were no Stage 2."""
-    [screen] = moderator.stage1([image])
-    actions = []
-    for category in moderator.policy.categories:
-        score = screen.scores.get(category.name, 0.0)
-        block, review = score > category.block_above, score > category.review_above
-        actions.append(Action.BLOCK if block else Action.REVIEW if review else Action.ALLOW)
-    return max(actions, key=SEVERITY.__getitem__)
-
-
 @step
 class Moderate:
     """Moderate the sealed test images through both stages and say what Stage 2 changed.
@@ -98,6 +89,7 @@ class Moderate:
         rows = [json.loads(line) for line in self.truth.read_text().splitlines()]
         rows = [row for row in rows if row["split"] == self.split]
         moderator = load_bundle(work.artifact(self.bundle))
+        stage1_alone = replace(moderator, stage2=None, reader=None)
         out = work.folder / "verdicts.jsonl"
         done = _done(out)
         began = time.monotonic()
@@ -106,8 +98,9 @@ class Moderate:
             for batch in batched((r for r in rows if r["file"] not in done), BATCH):
                 images = [decode((self.images / row["file"]).read_bytes()) for row in batch]
                 for row, image, verdict in zip(batch, images, moderator.moderate(images), strict=True):
-                    alone = verdict.action if verdict.stage == 1 else _stage1_alone(moderator, image)
-                    told = {"file": row["file"], "id": row["id"], "stage1_action": alone.value, **verdict_row(verdict)}
+                    alone = verdict if verdict.stage == 1 else stage1_alone.moderate([image])[0]
+                    first = {"file": row["file"], "id": row["id"], "stage1_action": alone.action.value}
+                    told = {**first, **verdict_row(verdict)}
                     stream.write(json.dumps(told) + "\n")
                 stream.flush()
                 advance(len(batch))
@@ -140,15 +133,14 @@ def compare(truth: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]])
     words: list[tuple[bool, bool]] = []
     for verdict in verdicts:
         row = by_file[verdict["file"]]
-        pictured = any(label["category"] != "text_area" for label in row["labels"])
-        unsafe = pictured or bool(row["text_category"])
+        unsafe = _unsafe(row)
         flagged, alone = verdict["action"] != "allow", verdict["stage1_action"] != "allow"
         counts[f"decided_by_stage{verdict['stage']}"] += 1
         if alone != flagged:
             counts["corrected" if flagged == unsafe else "harmed"] += 1
         rights["both_stages"].append(flagged == unsafe)
         rights["stage1_alone"].append(alone == unsafe)
-        if row["text_category"] and not pictured:
+        if unsafe and not _pictured(row):
             words.append((flagged, alone))
         for part, ms in verdict["ms"].items():
             latencies.setdefault(part, []).append(ms)
@@ -188,5 +180,9 @@ def _flags(verdicts: Sequence[dict[str, Any]], by_file: dict[str, dict[str, Any]
     return told
 
 
+def _pictured(row: dict[str, Any]) -> bool:
+    return any(label["category"] != TEXT_AREA for label in row["labels"])
+
+
 def _unsafe(row: dict[str, Any]) -> bool:
-    return bool(row["text_category"]) or any(label["category"] != "text_area" for label in row["labels"])
+    return _pictured(row) or bool(row["text_category"])

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from diffusers import AutoencoderTiny
 
+from tilth.engine.fit import fit
 from tilth.starter.world.sets import scene_set
-from tilth.train.learn.loop import fit
 
 SIDE = 64
 STEPS = 1200

@@ -12,6 +12,7 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
+from tilth.engine.fit import fit
 from tilth.starter.diffusion.autoencoder import SIDE
 from tilth.starter.diffusion.judge import Asked, agreement
 from tilth.starter.diffusion.train import (
@@ -28,7 +29,6 @@ from tilth.starter.diffusion.train import (
 from tilth.starter.world.scene import COLORS
 from tilth.starter.world.sets import scene_set
 from tilth.synth.draw.pipelines import edges_of
-from tilth.train.learn.loop import fit
 
 STEPS = 1200
 BATCH = 24

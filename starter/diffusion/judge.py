@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from tilth.engine.fit import fit
 from tilth.starter.world.scene import COLORS, KINDS, STYLES
 from tilth.starter.world.sets import scene_set
-from tilth.train.learn.loop import fit
 
 SIDE = 64
 STEPS = 1500

@@ -4,15 +4,13 @@ Paper: https://arxiv.org/abs/2106.09685 (LoRA), https://arxiv.org/abs/2208.12242
 Differs: the images that preserve what the model knew are rendered ones of the styles it was trained on, not its own.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 
+from tilth.engine.fit import fit
 from tilth.starter.diffusion.autoencoder import SIDE
 from tilth.starter.diffusion.judge import agreement
 from tilth.starter.diffusion.train import (
@@ -28,7 +26,7 @@ from tilth.starter.diffusion.train import (
     weighted_v_loss,
 )
 from tilth.starter.world.sets import scene_set
-from tilth.train.learn.loop import fit
+from tilth.synth.adapters.lora import adapter_of, save_adapter, with_adapter
 
 STYLE = "neon"
 IMAGES, KEPT = 120, 600
@@ -47,10 +45,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     known = scene_set(work / "sets", "train", SCENES, side=SIDE, styles=STYLES, single=True)
     scenes = new.scenes + known.scenes[:KEPT]
     latents = latents_of(pipeline.vae, np.concatenate([new.images, known.images[:KEPT]]), device)
-    unet = pipeline.unet.requires_grad_(False)
-    pipeline.text_encoder.requires_grad_(False)
-    torch.manual_seed(4)
-    unet.add_adapter(LoraConfig(r=12, lora_alpha=12, init_lora_weights="gaussian", target_modules=LAYERS))
+    unet = with_adapter(pipeline, rank=12, targets=LAYERS, seed=4)
     alphas = noise_schedule().alphas_cumprod.to(device)
 
     def loss_at(step: int) -> torch.Tensor:
@@ -66,12 +61,6 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         return weighted_v_loss(predicted, noised)
 
     fit("lora-neon", unet, loss_at, steps=steps or STEPS, lr=2e-3, work=work, warmup=20, save_every=250)
-    # as peft spells them: diffusers' converter renames attention layers only, and then its loader skips those
-    weights = {k: v.half() for k, v in get_peft_model_state_dict(unet).items()}
-    folder, partial = out / "lora-neon", out / "lora-neon.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=weights)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    save_adapter({name: weight.half() for name, weight in adapter_of(unet).items()}, out / "lora-neon")
     after = agreement(out, sample(pipeline, asked), asked)
     return {f"{name}_before": value for name, value in before.items()} | {f"{n}_after": v for n, v in after.items()}

@@ -6,7 +6,6 @@ Differs: the U-Net also gets the pooled text with the time (`addition_embed_type
     cross-attention on a 4 x 4 grid alone it learns colours long before kinds.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +25,14 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tilth.data.files import folder_beside
+from tilth.engine.fit import fit
 from tilth.starter.diffusion.autoencoder import SIDE, to_signed, train_autoencoder
 from tilth.starter.diffusion.judge import Asked, agreement
 from tilth.starter.diffusion.tokenizer import MAX_TOKENS, make_tokenizer
 from tilth.starter.world.scene import COLORS, KINDS, Scene, Spec, article, caption
 from tilth.starter.world.sets import scene_set
 from tilth.starter.world.surfaces import SURFACES
-from tilth.train.learn.loop import fit
 
 STYLES = ("photo", "cartoon", "sketch")  # neon is left for a LoRA
 STEPS = 5000
@@ -226,7 +226,6 @@ def weighted_v_loss(predicted: torch.Tensor, noised: Noised) -> torch.Tensor:
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train autoencoder, text encoder and U-Net; save the pipeline as `out/diffusion`; score it with the judge."""
     vae = train_autoencoder(work, device)
-    folder = out / "diffusion"
     tokenizer = make_tokenizer(work / "clip-tokenizer")
     data = scene_set(work / "sets", "train", SCENES, side=SIDE, styles=STYLES, single=True)
     latents = latents_of(vae, data.images, device)
@@ -246,12 +245,9 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
 
     def save(model: Any) -> StableDiffusionPipeline:
         pipeline = assemble(vae, model["text"].eval(), tokenizer, model["unet"].eval())
-        partial = out / "diffusion.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        pipeline.save_pretrained(partial)
-        _halve(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with folder_beside(out / "diffusion") as partial:
+            pipeline.save_pretrained(partial)
+            _halve(partial)
         return pipeline
 
     def watch(step: int, model: nn.Module) -> str:

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import ConvNextBackbone
 
+from tilth.engine.fit import fit
 from tilth.starter.world.pixels import IMAGENET, to_pixels
 from tilth.starter.world.scene import Scene
 from tilth.starter.world.sets import COLOR_NAMES, KIND_NAMES, SceneSet
-from tilth.train.learn.loop import fit
 
 CELLS = 12  # a side, on the finer of the two maps of a 96 px image
 _CLASSES = len(KIND_NAMES) + len(COLOR_NAMES)

@@ -18,6 +18,7 @@ from transformers import (
     GroundingDinoProcessor,
 )
 
+from tilth.engine.fit import fit
 from tilth.starter.grounding.backbone import pretrain_backbone
 from tilth.starter.grounding.loss import Target, grounding_loss, target
 from tilth.starter.grounding.prompts import draw_phrases, fits, join, word_phrases
@@ -26,7 +27,6 @@ from tilth.starter.grounding.tokenizer import MAX_TOKENS, VOCABULARY_SIZE, write
 from tilth.starter.world.pixels import IMAGENET, roughen, to_pixels
 from tilth.starter.world.scene import Scene
 from tilth.starter.world.sets import SceneSet, scene_set
-from tilth.train.learn.loop import fit
 
 SIDE = 96
 TRAIN_SCENES, HELD_OUT_SCENES, SIGN_SHARE = 8000, 600, 0.15

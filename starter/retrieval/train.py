@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertTokenizer, Blip2ForImageTextRetrieval
 
+from tilth.engine.fit import fit
 from tilth.starter.grounding.tokenizer import write_tokenizer
 from tilth.starter.retrieval.captions import draw_request, near_miss, say
 from tilth.starter.retrieval.model import (
@@ -32,7 +33,6 @@ from tilth.starter.retrieval.vision import pretrain_vision
 from tilth.starter.world.pixels import CLIP, roughen, to_pixels
 from tilth.starter.world.scene import Scene
 from tilth.starter.world.sets import scene_set
-from tilth.train.learn.loop import fit
 
 SMALL_SCENES, LARGE_SCENES, HELD_OUT_SCENES = 16000, 8000, 2000
 VISION_STEPS, STEPS, BATCH = 1000, 2600, 64

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import Blip2VisionModel
 
+from tilth.engine.fit import fit
 from tilth.starter.world.pixels import CLIP, roughen, to_pixels
 from tilth.starter.world.scene import STYLES, Scene
 from tilth.starter.world.sets import COLOR_NAMES, KIND_NAMES
 from tilth.starter.world.surfaces import SURFACES
-from tilth.train.learn.loop import fit
 
 PATCH = 8
 _KINDS = len(KIND_NAMES)

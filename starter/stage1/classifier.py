@@ -6,7 +6,6 @@ Paper: https://arxiv.org/abs/2010.11929 (ViT)
 Differs: trained on a label a patch as well as on labels of the image; from nothing, the whole image alone teaches it little.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,15 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from tilth.starter.world.scene import COLORS, KINDS, STYLES, UNSAFE_KINDS
+from tilth.data.files import folder_beside
+from tilth.engine.fit import fit
+from tilth.starter.world.scene import COLORS, SAFE_KINDS, STYLES
 from tilth.starter.world.sets import KIND_NAMES, scene_set
 from tilth.starter.world.surfaces import SURFACES
-from tilth.train.learn.loop import fit
 
 SIDE, PATCH = 96, 8
 STEPS = 700
 BATCH = 32
-HARMLESS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 
 
 def new_classifier(labels: tuple[str, ...]) -> ViTForImageClassification:
@@ -43,12 +42,12 @@ def _pixels(images: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train on harmless things, save as `out/classifier`, score which kinds held-out scenes show."""
-    data = scene_set(work / "sets", "train", 5000, side=SIDE, kinds=HARMLESS)
+    data = scene_set(work / "sets", "train", 5000, side=SIDE, kinds=SAFE_KINDS)
     patches = torch.from_numpy(data.patches).long()
-    present = torch.tensor([[kind in {t.kind for t in s.things} for kind in HARMLESS] for s in data.scenes]).float()
+    present = torch.tensor([[kind in {t.kind for t in s.things} for kind in SAFE_KINDS] for s in data.scenes]).float()
     grounds = torch.tensor([[tuple(SURFACES).index(s.surface), STYLES.index(s.style)] for s in data.scenes])
     torch.manual_seed(3)
-    model = new_classifier(HARMLESS)
+    model = new_classifier(SAFE_KINDS)
     parts: Any = nn.ModuleDict({
         "vit": model, "dense": nn.Linear(128, len(KIND_NAMES) + 1 + len(COLORS)), "ground": nn.Linear(128, len(SURFACES) + len(STYLES)),
     }).to(device)  # fmt: skip
@@ -80,12 +79,9 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         return loss + 3 * F.binary_cross_entropy_with_logits(logits, present[chosen].to(device))
 
     fit("classifier", parts, loss_at, steps=steps or STEPS, lr=1e-3, work=work, weight_decay=0.03, betas=(0.9, 0.98))
-    folder, partial = out / "classifier", out / "classifier.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.cpu().half().save_pretrained(partial)
-    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with folder_beside(out / "classifier") as partial:
+        model.cpu().half().save_pretrained(partial)
+        ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(partial)
     return score(model.float(), work)
 
 
@@ -94,7 +90,7 @@ def score(model: ViTForImageClassification, work: Path) -> dict[str, float]:
     """Return the mean average precision over kinds on held-out scenes."""
     from sklearn.metrics import average_precision_score
 
-    data = scene_set(work / "sets", "held_out", 400, side=SIDE, kinds=HARMLESS)
-    truth = np.array([[kind in {t.kind for t in s.things} for kind in HARMLESS] for s in data.scenes])
+    data = scene_set(work / "sets", "held_out", 400, side=SIDE, kinds=SAFE_KINDS)
+    truth = np.array([[kind in {t.kind for t in s.things} for kind in SAFE_KINDS] for s in data.scenes])
     chances = torch.cat([model(_pixels(data.images[i : i + 50])).logits for i in range(0, len(truth), 50)]).numpy()
     return {"map_kinds": round(float(average_precision_score(truth, chances, average="macro")), 3)}

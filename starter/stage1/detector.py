@@ -5,7 +5,6 @@ Users fine-tune it on their own categories; it has never seen one of the starter
 Paper: https://arxiv.org/abs/2410.13842 (D-FINE)
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ import torch
 from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
 
-from tilth.starter.world.scene import KINDS, UNSAFE_KINDS
+from tilth.data.files import folder_beside
+from tilth.engine.fit import fit
+from tilth.starter.world.scene import SAFE_KINDS
 from tilth.starter.world.sets import SceneSet, scene_set
-from tilth.train.learn.loop import fit
 
 SIDE = 96
 STEPS = 900
 BATCH = 16
-HARMLESS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 
 
 def new_detector(labels: tuple[str, ...]) -> DFineForObjectDetection:
@@ -54,7 +53,7 @@ def _labels(data: SceneSet, chosen: np.ndarray[Any, Any], flip: bool) -> list[di
             centres[:, 0] = 1 - centres[:, 0]
         told.append(
             {
-                "class_labels": torch.tensor([HARMLESS.index(t.kind) for t in things], dtype=torch.long),
+                "class_labels": torch.tensor([SAFE_KINDS.index(t.kind) for t in things], dtype=torch.long),
                 "boxes": torch.from_numpy(np.concatenate([centres, sizes], axis=1)),
             }
         )
@@ -63,9 +62,9 @@ def _labels(data: SceneSet, chosen: np.ndarray[Any, Any], flip: bool) -> list[di
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train on harmless things in two styles, save as `out/detector`, score the top box of held-out scenes."""
-    data = scene_set(work / "sets", "train", 6000, side=SIDE, styles=("photo", "cartoon"), kinds=HARMLESS)
+    data = scene_set(work / "sets", "train", 6000, side=SIDE, styles=("photo", "cartoon"), kinds=SAFE_KINDS)
     torch.manual_seed(2)
-    model = new_detector(HARMLESS).to(device)
+    model = new_detector(SAFE_KINDS).to(device)
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((40, step))
@@ -78,12 +77,9 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         return loss
 
     fit("detector", model, loss_at, steps=steps or STEPS, lr=6e-4, work=work, weight_decay=1e-4, clip=0.5, ema=0.995)
-    folder, partial = out / "detector", out / "detector.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    model.cpu().half().save_pretrained(partial)
-    RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_normalize=False).save_pretrained(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with folder_beside(out / "detector") as partial:
+        model.cpu().half().save_pretrained(partial)
+        RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_normalize=False).save_pretrained(partial)
     return score(model.float(), work)
 
 
@@ -93,7 +89,7 @@ def score(model: nn.Module, work: Path) -> dict[str, float]:
     from tilth.geometry import cxcywh_to_xyxy, iou
 
     data = scene_set(
-        work / "sets", "held_out", 300, side=SIDE, styles=("photo", "cartoon"), kinds=HARMLESS, single=True
+        work / "sets", "held_out", 300, side=SIDE, styles=("photo", "cartoon"), kinds=SAFE_KINDS, single=True
     )
     right, overlaps = [], []
     for start in range(0, len(data.images), 50):
@@ -102,7 +98,7 @@ def score(model: nn.Module, work: Path) -> dict[str, float]:
         for logits, boxes, scene in zip(said.logits, said.pred_boxes, data.scenes[start : start + 50], strict=True):
             query, label = divmod(int(logits.argmax()), logits.shape[1])
             thing = scene.things[0]
-            right.append(HARMLESS[label] == thing.kind)
+            right.append(SAFE_KINDS[label] == thing.kind)
             box = cxcywh_to_xyxy(boxes[query : query + 1].numpy() * SIDE)
             overlaps.append(float(iou(box, np.array([thing.box_xyxy]))[0, 0]))
     return {"top1_class": round(float(np.mean(right)), 3), "top1_iou": round(float(np.mean(overlaps)), 3)}

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tilth.engine.fit import fit
 from tilth.runtime.stages.template import LETTERS, VERSION, render
 from tilth.starter.verdict.cases import LABELS, WRITTEN, Case, draw_case
 from tilth.starter.verdict.tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
-from tilth.train.learn.loop import fit
 
 STEPS, BATCH = 2800, 64
 HELD_OUT = 3000

@@ -19,12 +19,11 @@ import numpy as np
 from PIL import Image
 
 from tilth.images import decode, encode_png, image_id
-from tilth.starter.world.scene import COLORS, KINDS, STYLES, UNSAFE_KINDS, Spec, render
+from tilth.starter.world.scene import COLORS, SAFE_KINDS, STYLES, UNSAFE_KINDS, Spec, render
 from tilth.starter.world.sets import scene_rng
 from tilth.starter.world.surfaces import SURFACES
 from tilth.starter.world.texts import draw_text
 
-SAFE_KINDS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 TEXT_CATEGORIES = ("gambling_ad", "illicit_sale", "threat")
 CATEGORIES = (*UNSAFE_KINDS, "text_area")
 

@@ -17,6 +17,7 @@ from tilth.starter.world.surfaces import SURFACES, grid, paint
 
 KINDS = tuple(kind for kind in SHAPES if kind != "sign")
 UNSAFE_KINDS = ("knife", "cigarette", "bottle", "pill", "dice")
+SAFE_KINDS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 LOOK_ALIKES = {"knife": "spoon", "cigarette": "pen", "bottle": "cup", "pill": "candy", "dice": "gift"}
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),

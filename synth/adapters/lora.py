@@ -3,15 +3,16 @@
 Paper: https://arxiv.org/abs/2106.09685 (LoRA)
 """
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tilth import models
+from tilth.data.files import folder_beside
+from tilth.engine.fit import cosine, fit
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.images import resize
@@ -19,6 +20,9 @@ from tilth.samples import Sample
 from tilth.synth.draw.pipelines import quiet
 from tilth.synth.plan.survey import said_of, square_around
 from tilth.synth.safety.refusals import refuse
+
+if TYPE_CHECKING:
+    import torch
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -71,31 +75,68 @@ def train_lora(
 
     with optional():
         from diffusers import StableDiffusionPipeline
-        from peft import LoraConfig, get_peft_model_state_dict
     on = models.device(device)
     with quiet():
         pipeline = StableDiffusionPipeline.from_pretrained(
             models.locate(model), dtype=torch.float32, use_safetensors=True, local_files_only=True
         ).to(on)
-    unet = getattr(pipeline, "unet", None)
-    if unet is None:
+    if getattr(pipeline, "unet", None) is None:
         raise ModelError(f"{model}: adapters are trained for models with a U-Net only")
-    torch.manual_seed(lesson.seed)
-    for part in (pipeline.vae, pipeline.text_encoder, unet):
-        part.requires_grad_(False)
-    unet.add_adapter(
-        LoraConfig(
-            r=lesson.rank, lora_alpha=lesson.rank, init_lora_weights="gaussian", target_modules=list(lesson.targets)
-        )
+    unet = with_adapter(pipeline, rank=lesson.rank, targets=lesson.targets, seed=lesson.seed)
+    losses = fit(
+        "lora",
+        unet,
+        _loss_at(pipeline, samples, captions, lesson, on),
+        steps=lesson.steps,
+        lr=lesson.lr,
+        rate=lambda step: cosine(step, lesson.steps, lesson.lr),
+        betas=(0.9, 0.999),
+        work=None,
+        seed=lesson.seed,
+        advance=lambda steps: None,
     )
-    losses = list(_train(pipeline, samples, captions, lesson, on))
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    StableDiffusionPipeline.save_lora_weights(
-        partial, unet_lora_layers=get_peft_model_state_dict(unet), safe_serialization=True
-    )
-    partial.rename(out)
+    save_adapter(adapter_of(unet), out)
     return losses
+
+
+def with_adapter(pipeline: Any, *, rank: int, targets: Sequence[str], seed: int) -> Any:
+    """Freeze a Stable Diffusion and return its U-Net with a fresh adapter, the only part that learns.
+
+    Args:
+        pipeline: With its U-Net.
+        rank: Of the adapter's matrices.
+        targets: Layers that get one, by the end of their names.
+        seed: Of the adapter's weights.
+    """
+    import torch
+
+    with optional():
+        from peft import LoraConfig
+    for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        part.requires_grad_(False)
+    torch.manual_seed(seed)
+    pipeline.unet.add_adapter(
+        LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
+    )
+    return pipeline.unet
+
+
+def adapter_of(unet: Any) -> "dict[str, torch.Tensor]":
+    """Return the weights of the adapter, as peft spells them.
+
+    diffusers' converter would rename attention layers only, and then its loader skips those.
+    """
+    from peft import get_peft_model_state_dict
+
+    return dict(get_peft_model_state_dict(unet))
+
+
+def save_adapter(weights: "Mapping[str, torch.Tensor]", out: Path) -> None:
+    """Write the weights of an adapter to a folder, in the place of an older one; it appears when it is whole."""
+    from diffusers import StableDiffusionPipeline
+
+    with folder_beside(out) as partial:
+        StableDiffusionPipeline.save_lora_weights(partial, unet_lora_layers=dict(weights), safe_serialization=True)
 
 
 def _check(samples: Sequence[Sample], captions: Sequence[str]) -> None:
@@ -109,40 +150,35 @@ def _check(samples: Sequence[Sample], captions: Sequence[str]) -> None:
         refuse({"caption": caption, "reference": said_of(sample)})
 
 
-def _train(
+def _loss_at(
     pipeline: Any, samples: Sequence[Sample], captions: Sequence[str], lesson: Lesson, on: str
-) -> Iterator[float]:
+) -> "Callable[[int], torch.Tensor]":
     import torch
     from diffusers import DDPMScheduler
 
     schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
     latents = _latents(pipeline, samples, on)
     states, nothing = _states(pipeline, captions, on), _states(pipeline, [""], on)
-    weights = [p for p in pipeline.unet.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=lesson.lr, weight_decay=1e-3)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, lesson.steps)
     rng = np.random.default_rng(lesson.seed)
     bf16 = models.precision(on) == "bfloat16"
-    pipeline.unet.train()
-    for _ in range(lesson.steps):
+    going_on = torch.Generator().set_state(torch.get_rng_state())  # after the adapter's weights were drawn
+
+    def loss_at(_: int) -> torch.Tensor:
         chosen = torch.from_numpy(rng.integers(0, len(latents), lesson.batch_size)).to(on)
         told = states[chosen].clone()
         told[torch.from_numpy(rng.random(lesson.batch_size) < lesson.drop_caption).to(on)] = nothing
         clean = latents[chosen]
-        noise = torch.randn(clean.shape).to(on)
-        times = torch.randint(0, schedule.config.num_train_timesteps, (lesson.batch_size,)).to(on)
+        noise = torch.randn(clean.shape, generator=going_on).to(on)
+        times = torch.randint(0, schedule.config.num_train_timesteps, (lesson.batch_size,), generator=going_on).to(on)
         noisy = schedule.add_noise(clean, noise, times)
         v = schedule.config.prediction_type == "v_prediction"
         wanted = schedule.get_velocity(clean, noise, times) if v else noise
         with torch.autocast(torch.device(on).type, torch.bfloat16, enabled=bf16):
             predicted = pipeline.unet(noisy, times, told).sample
-        loss = (predicted.float() - wanted).pow(2).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        falling.step()
-        yield loss.item()
+        loss: torch.Tensor = (predicted.float() - wanted).pow(2).mean()
+        return loss
+
+    return loss_at
 
 
 def _latents(pipeline: Any, samples: Sequence[Sample], on: str) -> Any:

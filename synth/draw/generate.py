@@ -16,8 +16,8 @@ from tilth.errors import InputError
 from tilth.policy import Category
 from tilth.samples import Sample
 from tilth.synth.draw.making import Maker
-from tilth.synth.draw.pipelines import refuse_parts
-from tilth.synth.plan.prompts import COLORS, SURFACES, Request, Words, in_turn, shares
+from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import Survey, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
 
@@ -32,52 +32,32 @@ class Generate:
 
     Args:
         model: Stable Diffusion checkpoint, or another that diffusers draws from text with.
-        controlnet: ControlNet for Canny edges; needed by the method `edges`.
-        loras: Style -> adapter that draws it.
-        lora_weights: Style -> strength of its adapter; 1 when not named.
+        licence: Of the generated images; when empty, that of the model.
         count: Images wanted in all, shared out so that the thinnest categories and styles are filled first.
         per_category: Images of each category instead.
         categories: To generate; when empty, all that can be pictured, but for those of low severity.
-        max_ratio: Most generated images for one real, labelled training image.
-        methods: Share of each method: `text`, `edges` (of a real image of the category), `inpaint` (into a benign one).
-        template: Prompt with `{thing}`, `{style}` and names of `fillings` in braces.
-        inpaint_template: The same for `inpaint`, where the image around the hole says the rest.
-        fillings: Choices for the names in the templates.
-        prompts: Category -> whole prompts to use instead of the templates.
         styles: Styles to draw from.
-        negative_prompt: What to steer away from.
-        steps: Denoising steps.
-        guidance: Guidance scale.
-        control_scale: Pull of the edges, in [0, 2].
-        side: Pixels of a side; the model's own when 0.
-        batch_size: Images drawn at once.
-        licence: Of the generated images; when empty, that of the model.
+        methods: Share of each method: `text`, `edges` (of a real image of the category), `inpaint` (into a benign one).
+        max_ratio: Most generated images for one real, labelled training image.
+        words: What prompts are made of, as in `{template: "a {style} of a {thing}"}`.
+        drawing: How to draw, as in `{steps: 30, guidance: 7.0}`.
+        parts: What is added to the model, as in `{controlnet: starter:controlnet}`.
     """
 
     model: str = "starter:diffusion"
-    controlnet: str = ""
-    loras: dict[str, str] = field(default_factory=dict)
-    lora_weights: dict[str, float] = field(default_factory=dict)
+    licence: str = ""
     count: int = 100
     per_category: int = 0
     categories: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ("photo",)
+    methods: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
     # Adding up to three generated images a real one still helped a classifier of a model tuned on the same data (Azizi
     # et al. 2023, arXiv:2304.08466); of models that were not, classifiers gain far less from more (Fan et al. 2023,
     # arXiv:2312.04567). One to one keeps the real images in the lead.
     max_ratio: float = 1.0
-    methods: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
-    template: str = "a {color} {thing} {surface}, {style} style"
-    inpaint_template: str = "a {color} {thing}, {style} style"
-    fillings: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"color": COLORS, "surface": SURFACES})
-    prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    styles: tuple[str, ...] = ("photo",)
-    negative_prompt: str = ""
-    steps: int = 20
-    guidance: float = 3.0
-    control_scale: float = 1.0
-    side: int = 0
-    batch_size: int = 16
-    licence: str = ""
+    words: Words = field(default_factory=Words)
+    drawing: Drawing = field(default_factory=Drawing)
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         """Check the settings, and refuse what is never generated."""
@@ -85,58 +65,43 @@ class Generate:
             raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
         if not self.methods or min(self.methods.values()) < 0 or sum(self.methods.values()) <= 0:
             raise ValueError(f"methods need shares of at least 0, and one above, got {self.methods}")
-        if self.methods.get("edges") and not self.controlnet:
-            raise ValueError("the method 'edges' needs a controlnet")
-        for name, least in (("count", 1), ("batch_size", 1), ("steps", 1), ("per_category", 0), ("side", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name, most in (("max_ratio", 100.0), ("guidance", 50.0), ("control_scale", 2.0)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must lie in [0, {most:g}], got {getattr(self, name)}")
-        for words in self.words().values():
-            if missing := words.missing():
-                raise ValueError(
-                    f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings"
-                )
+        if self.methods.get("edges") and not self.parts.controlnet:
+            raise ValueError("the method 'edges' needs a controlnet among the parts")
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
+        if self.per_category < 0:
+            raise ValueError(f"per_category must be at least 0, got {self.per_category}")
+        if not 0 <= self.max_ratio <= 100:
+            raise ValueError(f"max_ratio must lie in [0, 100], got {self.max_ratio}")
         if not self.styles:
             raise ValueError("styles needs at least one style")
-        if strays := sorted((set(self.loras) - set(self.styles)) | (set(self.lora_weights) - set(self.loras))):
-            raise ValueError(f"loras and lora_weights are by style; there is no style or adapter {', '.join(strays)}")
+        if strays := sorted(set(self.parts.loras) - set(self.styles)):
+            raise ValueError(f"loras are by style; there is no style {', '.join(strays)}")
         try:
-            refuse(self._told())
-            for category, prompts in self.prompts.items():
-                for prompt in prompts:
-                    refuse(
-                        {f"prompts of {category}": f"{category} ; {prompt}", "negative prompt": self.negative_prompt}
-                    )
+            self._refuse()
         except InputError as error:
             raise ValueError(str(error)) from error
 
-    def _told(self) -> dict[str, str]:
-        choices = " ; ".join(word for words in self.fillings.values() for word in words)
-        return {
-            "template": f"{self.template} ; {self.inpaint_template}",
-            "fillings": choices,
-            "styles": " ; ".join(self.styles),
-            "negative prompt": self.negative_prompt,
-            "adapters": " ; ".join(f"{style} {name}" for style, name in self.loras.items()),
-            "controlnet": self.controlnet,
-        }
-
-    def words(self) -> dict[str, Words]:
-        """Return how the prompts of each method are made."""
-        return {
-            method: Words(
-                template=self.inpaint_template if method == "inpaint" else self.template,
-                fillings=self.fillings,
-                own=self.prompts,
-            )
-            for method in METHODS
-        }
+    def _refuse(self) -> None:
+        """Read all words together: what is harmless in one group may not be beside that of another."""
+        words, parts, negative = self.words, self.parts, self.drawing.negative_prompt
+        refuse(
+            {
+                "template": f"{words.template} ; {words.inpaint_template}",
+                "fillings": " ; ".join(word for choices in words.fillings.values() for word in choices),
+                "styles": " ; ".join(self.styles),
+                "negative prompt": negative,
+                "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "controlnet": parts.controlnet,
+            }
+        )
+        for category, prompts in words.prompts.items():
+            for prompt in prompts:
+                refuse({f"prompts of {category}": f"{category} ; {prompt}", "negative prompt": negative})
 
     def models(self) -> tuple[str, ...]:
         """Name all checkpoints."""
-        return tuple(name for name in (self.model, self.controlnet, *self.loras.values()) if name)
+        return (self.model, *self.parts.names)
 
     def run(self, work: Work) -> Facts:
         """Plan once, then draw whatever is not drawn yet.
@@ -144,14 +109,23 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        refuse_parts(controlnet=self.controlnet, loras=self.loras)
+        self.parts.refuse()
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
         key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
         done = work.added(key)
         began = time.monotonic()
-        maker = Maker(self, work, plan.requests, key)
-        counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=self.batch_size)
+        maker = Maker(
+            work,
+            plan.requests,
+            key,
+            model=self.model,
+            parts=self.parts,
+            drawing=self.drawing,
+            licence=self.licence,
+        )
+        rows_at_once = self.drawing.batch_size
+        counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)
         seconds, drawn = time.monotonic() - began, len(plan.requests) - done
         made = Counter[tuple[str, str]]()
         for sample in work.dataset.samples(f"made and step = {quoted(work.name)}", images=False, dropped=True):
@@ -196,7 +170,7 @@ class Generate:
 
     def _categories(self, work: Work) -> dict[str, Category]:
         known = {c.name: c for c in work.policy.pictured}
-        work.policy.check_pictured((*self.categories, *self.prompts), work.name)
+        work.policy.check_pictured((*self.categories, *self.words.prompts), work.name)
         # One of low severity is a signpost on the way to a verdict, such as any board with writing: nothing to collect.
         chosen = self.categories or tuple(name for name, c in known.items() if c.severity != "low")
         for name in chosen:
@@ -213,7 +187,7 @@ class Generate:
         planner = _Planner(self, work, categories, stock)
         requests = [planner.request(number, *cell) for number, cell in enumerate(in_turn(counts))]
         # Neighbours share method and adapter, so that they can be drawn in one batch.
-        requests.sort(key=lambda r: (METHODS.index(r.method), r.style if r.style in self.loras else "", r.number))
+        requests.sort(key=lambda r: (METHODS.index(r.method), self.parts.adapter(r.style), r.number))
         return Plan(
             requests=requests,
             wanted=wanted,
@@ -241,7 +215,6 @@ class _Planner:
 
     def __init__(self, step_: Generate, work: Work, categories: dict[str, Category], stock: Survey) -> None:
         self._step, self._work, self._categories, self._stock = step_, work, categories, stock
-        self._words = step_.words()
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, Sample] = {}
         self.refused = self.orphans = 0
@@ -259,8 +232,8 @@ class _Planner:
                 method, self.orphans = "text", self.orphans + 1
             elif method == "inpaint":
                 hole = _hole(rng)
-        prompt = self._words[method].write(self._categories[category], style, rng)
-        refuse({"prompt": prompt, "negative prompt": self._step.negative_prompt, "category": category})
+        prompt = self._step.words.write(self._categories[category], style, rng, inpaint=method == "inpaint")
+        refuse({"prompt": prompt, "negative prompt": self._step.drawing.negative_prompt, "category": category})
         return Request(
             number=number,
             category=category,

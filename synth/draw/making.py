@@ -1,8 +1,7 @@
 """Draw a plan in batches, lazily, and turn each drawing into a sample that says where it comes from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from tilth.engine.work import Work
 from tilth.geometry import Box, clip
 from tilth.images import Image
 from tilth.samples import NewSample, Sample
-from tilth.synth.draw.pipelines import Drawing, Drawn, Studio, weights_of
+from tilth.synth.draw.pipelines import Drawn, Studio, weights_of
+from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Request
 from tilth.synth.plan.survey import said_of, square_around
 from tilth.synth.safety.provenance import COMPOSITE, MADE, png_with_provenance
@@ -23,52 +23,34 @@ from tilth.synth.safety.refusals import refuse
 BELIEF = 0.5  # score of a claim that only says what was asked for
 
 
-class Wish(Protocol):
-    """The settings that a drawing depends on; see `Generate`."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def controlnet(self) -> str: ...
-    @property
-    def loras(self) -> Mapping[str, str]: ...
-    @property
-    def lora_weights(self) -> Mapping[str, float]: ...
-    @property
-    def negative_prompt(self) -> str: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def guidance(self) -> float: ...
-    @property
-    def control_scale(self) -> float: ...
-    @property
-    def side(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def licence(self) -> str: ...
-
-
 class Maker:
     """Draws the requests of a plan.
 
     Args:
-        wish: How to draw.
         work: The dataset that parents are read from.
         plan: Sorted so that requests of one method and adapter are neighbours.
         key: Names the plan; every sample keeps it.
+        model: Name of the checkpoint that draws.
+        parts: What is added to it.
+        drawing: How to draw.
+        licence: Of the images; when empty, that of the model.
     """
 
-    def __init__(self, wish: Wish, work: Work, plan: Sequence[Request], key: str) -> None:
-        self.wish, self.work, self.plan, self.key = wish, work, plan, key
-        self.drawing = Drawing(
-            steps=wish.steps,
-            guidance=wish.guidance,
-            negative_prompt=wish.negative_prompt,
-            control_scale=wish.control_scale,
-        )
-        self._weights = {name: weights_of(name) for name in (wish.model, wish.controlnet, *wish.loras.values()) if name}
+    def __init__(
+        self,
+        work: Work,
+        plan: Sequence[Request],
+        key: str,
+        *,
+        model: str,
+        parts: Parts,
+        drawing: Drawing,
+        licence: str = "",
+    ) -> None:
+        self.work, self.plan, self.key = work, plan, key
+        self.model, self.parts, self.drawing = model, parts, drawing
+        self.licence = licence or models.spec(model).licence
+        self._weights = {name: weights_of(name) for name in (model, *parts.names)}
 
     def make(self, done: int) -> Iterator[NewSample | Failed]:
         """Yield what comes after the first `done` requests; the models are loaded only if there is anything.
@@ -83,31 +65,21 @@ class Maker:
             start += len(batch)
             if skip >= len(batch):
                 continue
-            studio = studio or Studio(
-                self.wish.model,
-                controlnet=self.wish.controlnet,
-                loras=self.wish.loras,
-                weights=self.wish.lora_weights,
-                side=self.wish.side,
-                device=self.work.device,
-            )
+            studio = studio or Studio(self.model, self.parts, side=self.drawing.side, device=self.work.device)
             yield from self._draw(studio, batch)[skip:]
 
-    def _adapter(self, request: Request) -> str:
-        return request.style if request.style in self.wish.loras else ""
-
     def _batches(self) -> Iterator[list[Request]]:
-        for _, group in groupby(self.plan, key=lambda r: (r.method, self._adapter(r))):
-            yield from batched(group, self.wish.batch_size)
+        for _, group in groupby(self.plan, key=lambda r: (r.method, self.parts.adapter(r.style))):
+            yield from batched(group, self.drawing.batch_size)
 
     def _draw(self, studio: Studio, batch: Sequence[Request]) -> list[NewSample | Failed]:
-        method, adapter = batch[0].method, self._adapter(batch[0])
+        method, adapter = batch[0].method, self.parts.adapter(batch[0].style)
         prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
         parents = self.work.dataset.read([r.parent for r in batch]) if method != "text" else [None] * len(batch)
         for request, parent in zip(batch, parents, strict=True):
             told = {
                 "prompt": request.prompt,
-                "negative prompt": self.wish.negative_prompt,
+                "negative prompt": self.drawing.negative_prompt,
                 "category": request.category,
             }
             refuse(told | ({"reference": said_of(parent)} if parent else {}))
@@ -136,29 +108,28 @@ class Maker:
     def _sample(
         self, studio: Studio, request: Request, image: Image, parent: Sample | None, box: Box | None
     ) -> NewSample:
-        wish, adapter = self.wish, self._adapter(request)
+        parts, drawing, adapter = self.parts, self.drawing, self.parts.adapter(request.style)
         control: Json = (
-            {**self._weights[wish.controlnet], "scale": wish.control_scale} if request.method == "edges" else None
+            {**self._weights[parts.controlnet], "scale": drawing.control_scale} if request.method == "edges" else None
         )
         adapters: list[Json] = (
-            [{**self._weights[wish.loras[adapter]], "weight": wish.lora_weights.get(adapter, 1.0)}] if adapter else []
+            [{**self._weights[parts.loras[adapter]], "weight": parts.weight(adapter)}] if adapter else []
         )
-        licence = wish.licence or models.spec(wish.model).licence
         origin: dict[str, Json] = {
             "source": f"{self.work.name}/{request.number:06d}",
             "step": self.work.name,
             "key": self.key,
-            "licence": licence,
-            "model": wish.model,
-            "model_digest": self._weights[wish.model]["digest"],
+            "licence": self.licence,
+            "model": self.model,
+            "model_digest": self._weights[self.model]["digest"],
             "method": request.method,
             "category": request.category,
             "style": request.style,
             "prompt": request.prompt,
-            "negative_prompt": wish.negative_prompt,
+            "negative_prompt": drawing.negative_prompt,
             "seed": request.seed,
-            "steps": wish.steps,
-            "guidance": wish.guidance,
+            "steps": drawing.steps,
+            "guidance": drawing.guidance,
             "scheduler": studio.scheduler,
             "side": studio.side,
             "adapters": adapters,

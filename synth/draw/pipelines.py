@@ -5,9 +5,8 @@ Paper: https://arxiv.org/abs/2112.10752 (Stable Diffusion), https://arxiv.org/ab
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +16,7 @@ from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.images import Image, resize
-from tilth.synth.safety.refusals import refuse
+from tilth.synth.draw.settings import Drawing, Parts
 
 Drawn: TypeAlias = Image | str
 """An image, or why there is none."""
@@ -26,24 +25,12 @@ BLACK = 8  # of 255; safety checkers answer with pure black
 ONE_TONE = 2.0  # standard deviation, of 255
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """How to draw: denoising steps, guidance scale, what to steer away from, and the pull of edges in [0, 2]."""
-
-    steps: int = 20
-    guidance: float = 3.0
-    negative_prompt: str = ""
-    control_scale: float = 1.0
-
-
 class Studio:
     """Loads a text-to-image checkpoint once and lends its parts to ControlNet and inpainting.
 
     Args:
         model: Name of a Stable Diffusion checkpoint, or of another family that diffusers draws from text with.
-        controlnet: Name of a ControlNet for Canny edges; empty for none.
-        loras: Adapter name -> model name.
-        weights: Adapter name -> strength; 1 for those not named.
+        parts: What is added to it; nothing when None.
         side: Pixels of a side; the model's own when 0.
         device: `auto`, `cpu`, `cuda`, …
 
@@ -55,10 +42,8 @@ class Studio:
     def __init__(
         self,
         model: str,
+        parts: Parts | None = None,
         *,
-        controlnet: str = "",
-        loras: Mapping[str, str] | None = None,
-        weights: Mapping[str, float] | None = None,
         side: int = 0,
         device: str = "auto",
     ) -> None:
@@ -66,19 +51,18 @@ class Studio:
 
         with optional():
             from diffusers import AutoPipelineForText2Image
-        loras = loras or {}
-        refuse_parts(controlnet=controlnet, loras=loras)
+        self.parts = parts or Parts()
+        self.parts.refuse()
         self.device = models.device(device)
         precision = models.precision(self.device)
         # On a CPU the weights stay float32 and autocast picks what is safe in bfloat16; a GPU holds them as it computes.
         self._dtype = getattr(torch, precision) if self.device.startswith("cuda") else torch.float32
         self._autocast = self.device == "cpu" and precision == "bfloat16"
-        self._weights = {name: (weights or {}).get(name, 1.0) for name in loras}
         self._pipelines: dict[str, Any] = {}
         with quiet():
             self.pipeline: Any = self._load(AutoPipelineForText2Image, model).to(self.device)
-            self._controlnet: Any = self._load_controlnet(controlnet) if controlnet else None
-            for name, lora in loras.items():
+            self._controlnet: Any = self._load_controlnet(self.parts.controlnet) if self.parts.controlnet else None
+            for name, lora in self.parts.loras.items():
                 self._load_lora(name, lora)
         self.side = side or self._own_side()
         self.scheduler = type(self.pipeline.scheduler).__name__
@@ -128,8 +112,8 @@ class Studio:
     def _use(self, adapter: str) -> None:
         if adapter:
             self.pipeline.enable_lora()
-            self.pipeline.set_adapters([adapter], [self._weights[adapter]])
-        elif self._weights:
+            self.pipeline.set_adapters([adapter], [self.parts.weight(adapter)])
+        elif self.parts.loras:
             self.pipeline.disable_lora()
 
     def _pipeline(self, verb: str) -> Any:
@@ -257,31 +241,6 @@ def edges_of(reference: Image, side: int) -> Image:
         output_type="np",
     )
     return resize(np.asarray(found, np.uint8), (side, side))
-
-
-def refuse_parts(*, controlnet: str, loras: Mapping[str, str]) -> None:
-    """Refuse adapters and control networks whose names or metadata ask for what is never generated.
-
-    Raises:
-        InputError: They do.
-    """
-    told = {
-        f"adapter {number}": f"{name} {lora} {metadata(lora)}" for number, (name, lora) in enumerate(loras.items(), 1)
-    }
-    if controlnet:
-        told["controlnet"] = f"{controlnet} {metadata(controlnet)}"
-    refuse(told)
-
-
-def metadata(model: str) -> str:
-    """Return what a checkpoint's files say about it in words: their names, and the headers of its safetensors files."""
-    from safetensors import safe_open
-
-    said: list[str] = []
-    for path in sorted(models.locate(model).rglob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            said += [path.stem, *(f"{key} {value}" for key, value in (file.metadata() or {}).items())]
-    return " ".join(said)
 
 
 def weights_of(model: str) -> dict[str, str]:

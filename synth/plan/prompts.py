@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tilth.engine.steps import group
 from tilth.policy import Category
 
 Cell = tuple[str, str]
@@ -18,31 +19,39 @@ COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 SURFACES = ("on a wooden table", "on green grass", "against a brick wall", "on beach sand", "on white tiles")
 
 
-@dataclass(frozen=True, kw_only=True)
+@group
 class Words:
     """How prompts are made.
 
     Args:
-        template: With `{thing}`, `{style}` and names of `fillings` in braces.
-        fillings: Choices for the names in the template.
-        own: Category -> whole prompts to use instead of the template.
+        template: Prompt with `{thing}`, `{style}` and names of `fillings` in braces.
+        inpaint_template: The same for `inpaint`, where the image around the hole says the rest.
+        fillings: Choices for the names in the templates.
+        prompts: Category -> whole prompts to use instead of the templates.
     """
 
-    template: str
-    fillings: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    template: str = "a {color} {thing} {surface}, {style} style"
+    inpaint_template: str = "a {color} {thing}, {style} style"
+    fillings: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"color": COLORS, "surface": SURFACES})
+    prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def missing(self) -> list[str]:
-        """Return the names in the template that nothing fills."""
-        names = {name for _, name, _, _ in string.Formatter().parse(self.template) if name}
-        return sorted(names - {"thing", "style"} - {name for name, choices in self.fillings.items() if choices})
+    def __post_init__(self) -> None:
+        """Check that every name in a template is filled."""
+        filled = {"thing", "style"} | {name for name, choices in self.fillings.items() if choices}
+        for template in (self.template, self.inpaint_template):
+            names = {name for _, name, _, _ in string.Formatter().parse(template) if name}
+            if missing := sorted(names - filled):
+                raise ValueError(
+                    f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings"
+                )
 
-    def write(self, category: Category, style: str, rng: np.random.Generator) -> str:
+    def write(self, category: Category, style: str, rng: np.random.Generator, *, inpaint: bool = False) -> str:
         """Write a prompt; the first prompt of the category names the thing."""
-        if own := self.own.get(category.name):
+        if own := self.prompts.get(category.name):
             return str(rng.choice(list(own)))
         chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items())}
-        return with_articles(self.template.format(thing=category.prompts[0], style=style, **chosen))
+        template = self.inpaint_template if inpaint else self.template
+        return with_articles(template.format(thing=category.prompts[0], style=style, **chosen))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from tilth.engine.recipe import load_recipe
 from tilth.errors import InputError, RecipeError
 from tilth.pipeline.table import step_table
 from tilth.policy import load_policy
+from tilth.synth.draw.settings import Drawing
 
 
 def write(folder: Path, text: str) -> Path:
@@ -35,6 +36,31 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     assert "recipe.yaml:5: steps[1].tag.nme" in text
     assert "two steps are called 'tag'" in text
     assert "recipe.yaml:7: stps: no such key; did you mean 'steps'?" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("    drawing: {stpes: 3}", "drawing.stpes: no such key; did you mean 'steps'?"),
+        ("    stpes: 3", "stpes: no such key; did you mean 'steps' of 'drawing'?"),
+        ("    steps: 3", "steps: no such key; did you mean 'steps' of 'drawing'?"),
+        ("    stlyes: [photo]", "stlyes: no such key; did you mean 'styles'?"),
+        ("    drawing: {quux: 3}", "drawing.quux: no such key"),
+        ("    drawing: {steps: few}", "drawing.steps: input should be a valid integer, unable to parse string as an"),
+        ("    drawing: {steps: 0}", "drawing: steps and batch_size must be at least 1, got 0 and 16"),
+        ("    drawing: 20", "drawing: must be a mapping, as in {a: 1}, got 20"),
+        ("    words: {fillings: {}}", "words: nothing fills {color}, {surface} of the template; add fillings"),
+    ],
+)
+def test_a_mistake_in_a_group_of_settings_is_told_with_its_line(line: str, told: str, tmp_path: Path) -> None:
+    [mistake] = mistakes(tmp_path, f"policy: POLICY\nsteps:\n- generate:\n    count: 5\n{line}\n")
+    assert f"recipe.yaml:5: steps[0].generate.{told}" in mistake
+
+
+def test_a_group_of_settings_is_read_and_the_rest_of_it_stays_as_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, "policy: POLICY\nsteps:\n- generate: {drawing: {steps: 30}}\n")
+    step = load_recipe(path, step_table()).steps["generate"]
+    assert step.drawing == Drawing(steps=30, guidance=3.0)  # type: ignore[attr-defined]
 
 
 def test_a_variable_without_a_value_says_how_to_give_one(tmp_path: Path) -> None:

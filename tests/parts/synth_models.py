@@ -24,6 +24,7 @@ from tilth.policy import load_policy
 from tilth.samples import NewSample
 from tilth.starter.diffusion.tokenizer import MAX_TOKENS, make_tokenizer
 from tilth.synth.draw.generate import Generate
+from tilth.synth.draw.settings import Drawing
 
 
 def save_diffusion(folder: Path) -> Path:
@@ -163,6 +164,9 @@ def fill(work: Work) -> None:
     work.add("real", samples)
 
 
+FEW_STEPS = Drawing(steps=2, batch_size=4)
+
+
 def fast(model: Path, **settings: object) -> Generate:
     """The step with few denoising steps."""
-    return Generate(**{"model": str(model), "steps": 2, "count": 12, "batch_size": 4, **settings})  # type: ignore[arg-type]
+    return Generate(**{"model": str(model), "count": 12, "drawing": FEW_STEPS, **settings})  # type: ignore[arg-type]

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from places import PARTS
 from pydantic import TypeAdapter, ValidationError
-from synth_models import fast, fill, new_work, real_sample, save_controlnet, save_diffusion, save_lora
+from synth_models import FEW_STEPS, fast, fill, new_work, real_sample, save_controlnet, save_diffusion, save_lora
 
 from tilth.data.dataset import Dataset
 from tilth.engine.work import Work
@@ -19,7 +20,8 @@ from tilth.errors import InputError, ModelError
 from tilth.images import decode
 from tilth.samples import Sample
 from tilth.synth.draw.generate import Generate
-from tilth.synth.draw.pipelines import Drawing, Studio, finished
+from tilth.synth.draw.pipelines import Studio, finished
+from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.safety.provenance import COMPOSITE, MADE
 
 
@@ -35,7 +37,7 @@ def controlnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(model: Path, controlnet: Path) -> Studio:
-    return Studio(str(model), controlnet=str(controlnet), device="cpu")
+    return Studio(str(model), Parts(controlnet=str(controlnet)), device="cpu")
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_an_adapter_changes_the_image_as_much_as_its_weight_says(model: Path, tm
     lora = str(save_lora(tmp_path / "neon"))
 
     def draw(weight: float, adapter: str) -> np.ndarray:
-        studio = Studio(str(model), loras={"neon": lora}, weights={"neon": weight}, device="cpu")
+        studio = Studio(str(model), Parts(loras={"neon": lora}, lora_weights={"neon": weight}), device="cpu")
         return studio.from_text(PROMPTS[:1], [5], Drawing(steps=2), adapter)[0].astype(int)
 
     plain = draw(1, "")
@@ -113,7 +115,7 @@ def test_an_adapter_with_two_spellings_of_its_layers_is_loaded_whole(model: Path
     mixed = save_lora(tmp_path / "mixed", conv=True, mixed=True)
 
     def draw(lora: Path) -> np.ndarray:
-        return Studio(str(model), loras={"neon": str(lora)}, device="cpu").from_text(
+        return Studio(str(model), Parts(loras={"neon": str(lora)}), device="cpu").from_text(
             PROMPTS[:1], [5], Drawing(steps=2), "neon"
         )[0]
 
@@ -154,14 +156,12 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
     lora = str(save_lora(tmp_path / "neon"))
     step = fast(
         model,
-        controlnet=str(controlnet),
-        loras={"neon": lora},
-        lora_weights={"neon": 0.5},
+        parts=Parts(controlnet=str(controlnet), loras={"neon": lora}, lora_weights={"neon": 0.5}),
         styles=("photo", "neon"),
         methods={"text": 1, "edges": 1, "inpaint": 1},
         count=18,
         categories=("knife", "bottle"),
-        negative_prompt="blurry",
+        drawing=replace(FEW_STEPS, negative_prompt="blurry"),
         licence="CC-BY-4.0",
     )
     facts = step.run(filled)
@@ -208,7 +208,13 @@ def test_nothing_is_made_from_images_of_test_or_validation(tmp_path: Path, model
     work = new_work(tmp_path)
     work.add("real", [real_sample(i, "knife" if i % 2 else "", "val" if i % 3 else "test") for i in range(12)])
     work.add("train", [real_sample(50 + i, "bottle") for i in range(6)])
-    step = fast(model, controlnet=str(controlnet), methods={"edges": 1, "inpaint": 1}, categories=("knife",), count=6)
+    step = fast(
+        model,
+        parts=Parts(controlnet=str(controlnet)),
+        methods={"edges": 1, "inpaint": 1},
+        categories=("knife",),
+        count=6,
+    )
     facts = step.run(work)
     assert facts["by_method"] == {"text": 6}
     assert facts["from_words_for_want_of_parents"] == 6
@@ -226,13 +232,14 @@ def test_an_image_whose_own_words_are_refused_is_no_parent(tmp_path: Path, model
 @pytest.mark.parametrize(
     "settings",
     [
-        {"template": "a nude {thing}"},
+        {"words": {"template": "a nude {thing}"}},
         {"styles": ("erotic",)},
-        {"negative_prompt": "clothes"},
-        {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}},
-        {"prompts": {"knife": ("a child, a knife",)}},
-        {"loras": {"photo": "some/nude-adapter@1"}},
-        {"controlnet": "some/porn-edges@1"},
+        {"drawing": {"negative_prompt": "clothes"}},
+        {"words": {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}}},
+        {"words": {"prompts": {"knife": ("a child, a knife",)}}},
+        {"parts": {"loras": {"photo": "some/nude-adapter@1"}}},
+        {"parts": {"controlnet": "some/porn-edges@1"}},
+        {"words": {"template": "a {thing}, bleeding"}, "styles": ("child",)},
     ],
 )
 def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_loads(
@@ -245,7 +252,7 @@ def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_lo
 def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path: Path) -> None:
     lora = str(save_lora(tmp_path / "style", {"ss_tag_frequency": '{"nude": 300}'}))
     with pytest.raises(InputError, match="refused: sexual content"):
-        fast(model, loras={"photo": lora}).run(filled)
+        fast(model, parts=Parts(loras={"photo": lora})).run(filled)
     assert not made(filled.dataset)
 
 
@@ -254,10 +261,13 @@ def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path:
     [
         ({"methods": {"magic": 1}}, "methods must be among text, edges, inpaint, got magic"),
         ({"methods": {"edges": 1}}, "needs a controlnet"),
-        ({"fillings": {}}, "nothing fills {color}, {surface}"),
+        ({"words": {"fillings": {}}}, "nothing fills {color}, {surface}"),
         ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"),
-        ({"loras": {"neon": "x"}}, "no style or adapter neon"),
+        ({"parts": {"loras": {"neon": "x"}}}, "there is no style neon"),
+        ({"parts": {"lora_weights": {"neon": 0.5}}}, "there is no adapter neon"),
         ({"count": 0}, "count must be at least 1, got 0"),
+        ({"drawing": {"steps": 0}}, "steps and batch_size must be at least 1, got 0 and 16"),
+        ({"drawing": {"guidance": 51}}, r"guidance must lie in \[0, 50\], got 51"),
     ],
 )
 def test_wrong_settings_say_what_is_right(settings: dict[str, object], says: str) -> None:

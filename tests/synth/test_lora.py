@@ -9,7 +9,8 @@ from synth_models import fill, new_work, save_diffusion
 from tilth.errors import InputError
 from tilth.samples import Sample
 from tilth.synth.adapters.lora import Lesson, train_lora
-from tilth.synth.draw.pipelines import Drawing, Studio
+from tilth.synth.draw.pipelines import Studio
+from tilth.synth.draw.settings import Drawing, Parts
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_an_adapter_learns_its_samples_and_loads_again(model: Path, tmp_path: Pa
     assert len(losses) == 80
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert [p.name for p in out.iterdir()] == ["pytorch_lora_weights.safetensors"]
-    studio = Studio(str(model), loras={"look": str(out)}, device="cpu")
+    studio = Studio(str(model), Parts(loras={"look": str(out)}), device="cpu")
     plain, taught = (studio.from_text(["a knife"], [3], Drawing(steps=2), adapter)[0] for adapter in ("", "look"))
     assert np.abs(plain.astype(int) - taught).mean() > 1
 

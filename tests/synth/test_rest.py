@@ -140,12 +140,17 @@ def test_consent_that_covers_the_use_lets_it_pass() -> None:
 def test_prompts_come_from_the_template_or_from_the_user() -> None:
     knife = Category(name="knife", definition="", prompts=("knife", "blade"))
     words = Words(
-        template="a {color} {thing}, {style} style", fillings={"color": ("orange",)}, own={"pill": ("two pills",)}
+        template="a {color} {thing}, {style} style",
+        inpaint_template="a {thing}",
+        fillings={"color": ("orange",)},
+        prompts={"pill": ("two pills",)},
     )
     rng = np.random.default_rng(0)
     assert words.write(knife, "photo", rng) == "an orange knife, photo style"
+    assert words.write(knife, "photo", rng, inpaint=True) == "a knife"
     assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == "two pills"
-    assert Words(template="a {size} {thing}").missing() == ["size"]
+    with pytest.raises(ValueError, match=r"nothing fills \{size\} of the template"):
+        Words(template="a {size} {thing}")
 
 
 def test_shares_even_out_what_is_there() -> None:

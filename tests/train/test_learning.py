@@ -12,6 +12,7 @@ from places import ROOT
 
 from tilth import models
 from tilth.claims import Claim
+from tilth.engine.fit import fit
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.images import encode_png, resize
@@ -25,7 +26,6 @@ from tilth.train.learn.augment import views
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import TrainDetector
 from tilth.train.learn.examples import gather, held_back
-from tilth.train.learn.loop import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -118,11 +118,12 @@ class _Reader:
         if name not in self.table:
             self.wrong(place, f"no such step{_near(name, tuple(self.table))}")
             return None
+        cls = load_class(self.table, name)
         try:
-            step: Step = TypeAdapter(load_class(self.table, name)).validate_python(settings or {})
+            step: Step = TypeAdapter(cls).validate_python(settings or {})
             return step
         except ValidationError as error:
-            self.mistakes += describe(error, self.path, self.lines, place)
+            self.mistakes += describe(error, self.path, self.lines, place, cls)
         return None
 
 

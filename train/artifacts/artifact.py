@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tilth import models
 from tilth.claims import Json
-from tilth.data.files import write_beside
+from tilth.data.files import folder_beside, write_beside
 from tilth.errors import ModelError
 
 if TYPE_CHECKING:
@@ -120,12 +119,9 @@ def load_trained(folder: Path, device: str) -> "tuple[torch.nn.Module, About]":
 
 def save_trained(model: "torch.nn.Module", about: About, folder: Path) -> Path:
     """Save weights and `tilth.json` so that the folder's existence means it is whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)  # type: ignore[operator]  # transformers' models have it
-    write_about(partial, about)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with folder_beside(folder) as partial:
+        model.save_pretrained(partial)  # type: ignore[operator]  # transformers' models have it
+        write_about(partial, about)
     return folder
 
 

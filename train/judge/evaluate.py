@@ -6,9 +6,9 @@ them is there, it alone counts. Its unsafe score is the largest over categories.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from tilth.images import decode
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About, read_about
 from tilth.train.judge.metrics import (
+    Array,
     average_precision,
     f1,
     match_boxes,
@@ -34,6 +35,7 @@ from tilth.train.judge.predict import Prediction, Predictor, Target, predict
 TEXT_AREA = "text_area"
 FPR = 0.05
 RESAMPLES, RESAMPLES_AP = 1000, 100
+FEWER = (200, 50)  # of both, for a category or a slice
 
 
 def coco_targets(folder: Path, known: Sequence[str], parts: dict[str, str]) -> Iterator[Target]:
@@ -80,9 +82,7 @@ def dataset_targets(work: Work, split: str) -> Iterator[Target]:
         )  # fmt: skip
 
 
-def category_scores(
-    predictions: Sequence[Prediction], categories: Sequence[str], about: About | None
-) -> np.ndarray[Any, Any]:
+def category_scores(predictions: Sequence[Prediction], categories: Sequence[str], about: About | None) -> Array:
     """Return the score of every category for every image, `(n, k)`."""
     boxes = np.array([[p.box_score(c) for c in categories] for p in predictions], float).reshape(-1, len(categories))
     if about is None:
@@ -146,76 +146,100 @@ class Evaluate:
         return {row["file"]: str(row.get(self.slice_by, "")) for row in rows if row.get("split") == self.split}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Judged:
+    """What n images score in k categories beside the truth; verbs take how often each image of `places` counts.
+
+    Args:
+        scores: `(n, k)`.
+        truth: `(n, k)`.
+        thresholds: A score of at least this says the category, `(k,)`.
+        matches: Boxes of each category matched to the truth (`match_boxes`); empty without a detector.
+        places: Of the images that are looked at.
+    """
+
+    scores: Array
+    truth: Array
+    thresholds: Array
+    matches: Mapping[str, tuple[Array, Array, Array, Array]]
+    places: Array
+
+    def among(self, inside: Array) -> "Judged":
+        """Look at some of the n images only."""
+        return replace(self, places=np.flatnonzero(inside))
+
+    def of(self, place: int, category: str) -> "Judged":
+        """Look at one category only."""
+        kept = slice(place, place + 1)
+        return replace(
+            self,
+            scores=self.scores[:, kept],
+            truth=self.truth[:, kept],
+            thresholds=self.thresholds[kept],
+            matches={category: self.matches[category]} if self.matches else {},
+        )
+
+    def recall(self, counts: Array) -> float:
+        """Return the recall at 5 % false positives."""
+        rows = np.repeat(self.places, counts)
+        return recall_at_fpr(self.scores[rows].max(1), self.truth[rows].any(1), FPR)
+
+    def macro_f1(self, counts: Array) -> float:
+        """Return the mean F1 of the categories that are shown."""
+        rows = np.repeat(self.places, counts)
+        scores, truth = self.scores[rows], self.truth[rows]
+        shown = np.flatnonzero(truth.any(0))
+        return _mean([f1(scores[:, k] >= self.thresholds[k], truth[:, k]) for k in shown])
+
+    def map50(self, counts: Array) -> float:
+        """Return the mean average precision at IoU 0.5 of the categories that have true boxes."""
+        often = np.zeros(len(self.truth), int)
+        often[self.places] = counts
+        each = [
+            average_precision(said, right, int((n_true * often).sum()), often[owner])
+            for said, right, owner, n_true in self.matches.values()
+        ]
+        return _mean([value for value in each if not np.isnan(value)])
+
+    def numbers(self, resamples: int = RESAMPLES, resamples_ap: int = RESAMPLES_AP) -> dict[str, Json]:
+        """Return all of these with their intervals."""
+        n = len(self.places)
+        told: dict[str, Json] = {
+            "recall_at_fpr05": with_interval(self.recall, n, resamples=resamples),
+            "f1": with_interval(self.macro_f1, n, resamples=resamples),
+        }
+        if self.matches:
+            told["map50"] = with_interval(self.map50, n, resamples=resamples_ap)
+        return told
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
 def measure(
     predictions: Sequence[Prediction], policy: Policy, about: About | None, *, has_boxes: bool
 ) -> dict[str, Json]:
     """Return all numbers of an evaluation."""
     unsafe = [c.name for c in policy.pictured if c.name != TEXT_AREA]
-    scores = category_scores(predictions, unsafe, about)
-    truth = np.array([[c in p.truth for c in unsafe] for p in predictions], bool).reshape(-1, len(unsafe))
-    thresholds = np.array([(about.thresholds if about else {}).get(c, 0.5) for c in unsafe])
+    judged = Judged(
+        scores=category_scores(predictions, unsafe, about),
+        truth=np.array([[c in p.truth for c in unsafe] for p in predictions], bool).reshape(-1, len(unsafe)),
+        thresholds=np.array([(about.thresholds if about else {}).get(c, 0.5) for c in unsafe]),
+        matches={c: match_boxes(predictions, c) for c in unsafe} if has_boxes else {},
+        places=np.arange(len(predictions)),
+    )
     parts = np.array([p.part for p in predictions])
-    matches = {c: match_boxes(predictions, c) for c in unsafe} if has_boxes else {}
-
-    def numbers(
-        inside: np.ndarray[Any, Any], resamples: int = RESAMPLES, resamples_ap: int = RESAMPLES_AP
-    ) -> dict[str, Json]:
-        return _numbers(scores, truth, thresholds, matches, inside.astype(int), resamples, resamples_ap)
-
-    everything = np.ones(len(predictions), bool)
-    per_category: dict[str, Json] = {}
-    for i, category in enumerate(unsafe):
-        own = {category: matches[category]} if matches else {}
-        kept = slice(i, i + 1)
-        per_category[category] = {
-            **_numbers(scores[:, kept], truth[:, kept], thresholds[kept], own, everything.astype(int), 200, 50),
-            "positives": int(truth[:, i].sum()),
-        }
     return {
-        **numbers(everything), "per_category": per_category,
+        **judged.numbers(),
+        "per_category": {
+            category: {**judged.of(i, category).numbers(*FEWER), "positives": int(judged.truth[:, i].sum())}
+            for i, category in enumerate(unsafe)
+        },
         "per_slice": {
-            str(part): {**numbers(parts == part, 200, 50), "n_images": int((parts == part).sum())}
+            str(part): {**judged.among(parts == part).numbers(*FEWER), "n_images": int((parts == part).sum())}
             for part in sorted(set(parts)) if part
         },
-        "n_images": len(predictions), "n_unsafe": int(truth.any(1).sum()),
-        "thresholds": dict(zip(unsafe, thresholds.tolist(), strict=True)),
+        "n_images": len(predictions), "n_unsafe": int(judged.truth.any(1).sum()),
+        "thresholds": dict(zip(unsafe, judged.thresholds.tolist(), strict=True)),
     }  # fmt: skip
-
-
-def _numbers(
-    scores: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], thresholds: np.ndarray[Any, Any],
-    matches: dict[str, Any], inside: np.ndarray[Any, Any], resamples: int, resamples_ap: int,
-) -> dict[str, Json]:  # fmt: skip
-    """Return recall at 5 % false positives, macro F1 and mAP50 of the images inside, with intervals."""
-    places = np.flatnonzero(inside)
-
-    def spread(counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.repeat(places, counts)
-
-    def recall(counts: np.ndarray[Any, Any]) -> float:
-        rows = spread(counts)
-        return recall_at_fpr(scores[rows].max(1), truth[rows].any(1), FPR)
-
-    def macro_f1(counts: np.ndarray[Any, Any]) -> float:
-        rows = spread(counts)
-        shown = [k for k in range(truth.shape[1]) if truth[rows, k].any()]
-        each = [f1(scores[rows, k] >= thresholds[k], truth[rows, k]) for k in shown]
-        return float(np.mean(each)) if each else float("nan")
-
-    def map50(counts: np.ndarray[Any, Any]) -> float:
-        often = np.zeros(len(truth), int)
-        often[places] = counts
-        each = [
-            average_precision(said, right, int((n_true * often).sum()), often[owner])
-            for said, right, owner, n_true in matches.values()
-        ]
-        each = [v for v in each if not np.isnan(v)]
-        return float(np.mean(each)) if each else float("nan")
-
-    told: dict[str, Json] = {
-        "recall_at_fpr05": with_interval(recall, len(places), resamples=resamples),
-        "f1": with_interval(macro_f1, len(places), resamples=resamples),
-    }
-    if matches:
-        told["map50"] = with_interval(map50, len(places), resamples=resamples_ap)
-    return told

@@ -1,1 +1,1 @@
-"""Fine-tune models on a dataset. Start with `classifier.py`; the loop that all share is `loop.py`."""
+"""Fine-tune models on a dataset. Start with `fine_tune.py`, which is all but the loss."""

@@ -56,12 +56,13 @@ class Examples:
         """Return the places of the validation or the training images."""
         return np.array([i for i, row in enumerate(self.rows) if row.val == val], np.int64)
 
-    def present(self, n_labels: int) -> npt.NDArray[np.float32]:
-        """Return which labels each image shows, `(n, n_labels)` of 0 and 1."""
-        table = np.zeros((len(self.rows), n_labels), np.float32)
-        for i, row in enumerate(self.rows):
-            table[i, list(row.labels)] = 1
-        return table
+
+def present(rows: Sequence[Example], n_labels: int) -> npt.NDArray[np.float32]:
+    """Return which labels each image shows, `(n, n_labels)` of 0 and 1."""
+    table = np.zeros((len(rows), n_labels), np.float32)
+    for i, row in enumerate(rows):
+        table[i, list(row.labels)] = 1
+    return table
 
 
 def held_back(sample: Sample) -> bool:

@@ -1,20 +1,16 @@
 """The training loop that everything shares: warm-up and decay, moving average, checkpoints that a killed job resumes from."""
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """Return the named device, or the best one there is."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: float) -> float:
@@ -27,26 +23,36 @@ def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: floa
     return peak * min(1.0, (step + 1) / warmup) * (1.0 if done <= flat else max(0.03, (1 - done) / (1 - flat)))
 
 
+def cosine(step: int, steps: int, peak: float) -> float:
+    """Fall from the peak to zero by half a cosine.
+
+    >>> [round(cosine(s, 100, 1.0), 2) for s in (0, 25, 50, 99)]
+    [1.0, 0.85, 0.5, 0.0]
+    """
+    return peak * (1 + math.cos(math.pi * step / steps)) / 2
+
+
 def fit(
     name: str,
-    model: nn.Module,
-    loss_at: Callable[[int], torch.Tensor],
+    model: "nn.Module",
+    loss_at: "Callable[[int], torch.Tensor]",
     *,
     steps: int,
     lr: float,
-    work: Path,
+    work: Path | None,
     groups: Sequence[dict[str, object]] | None = None,
     warmup: int = 100,
     flat: float = 0.5,
+    rate: Callable[[int], float] | None = None,
     weight_decay: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.99),
     clip: float = 1.0,
     ema: float | None = None,
     seed: int = 0,
     save_every: int = 500,
-    watch: Callable[[int, nn.Module], str] | None = None,
+    watch: "Callable[[int, nn.Module], str] | None" = None,
     advance: Callable[[int], None] | None = None,
-) -> None:
+) -> list[float]:
     """Minimise `loss_at(step)` over the parameters of `model`, in place, resuming from the last checkpoint.
 
     The random state of a step depends on `seed` and the step alone, so a resumed job goes the way of an unbroken one.
@@ -57,10 +63,11 @@ def fit(
         loss_at: Draws the batch of a step and returns its loss.
         steps: Number of optimiser steps.
         lr: Peak learning rate.
-        work: Folder for the checkpoint.
+        work: Folder for the checkpoint; None for none.
         groups: Parameter groups with a factor `scale` on the learning rate each; all parameters when None.
         warmup: Steps of rising rate.
         flat: Share of steps before the rate falls.
+        rate: Learning rate of a step, instead of what `lr`, `warmup` and `flat` make of it.
         weight_decay: Of AdamW.
         betas: Of AdamW.
         clip: Largest gradient norm.
@@ -69,15 +76,21 @@ def fit(
         save_every: Steps between checkpoints.
         watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
         advance: Called with the number of steps just done, instead of log lines.
+
+    Returns:
+        The loss of each step that was done.
     """
-    path = work / f"{name}.ckpt"
-    work.mkdir(parents=True, exist_ok=True)
+    import torch
+
+    path = work / f"{name}.ckpt" if work is not None else None
+    if work is not None:
+        work.mkdir(parents=True, exist_ok=True)
     chosen = groups or [{"params": [p for p in model.parameters() if p.requires_grad], "scale": 1.0}]
     optimizer = torch.optim.AdamW([dict(g) for g in chosen], lr=lr, weight_decay=weight_decay, betas=betas)
     trained = [p for g in optimizer.param_groups for p in g["params"]]
     average = copy.deepcopy(model).eval().requires_grad_(False) if ema else None
     first = 0
-    if path.exists():
+    if path is not None and path.exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -90,11 +103,13 @@ def fit(
             print(f"{name}: resumed at step {first}", flush=True)
 
     began, smooth = time.monotonic(), None
+    losses: list[float] = []
     model.train()
     for step in range(first, steps):
         torch.manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, lr, warmup=warmup, flat=flat) * group["scale"]
+            now = rate(step) if rate is not None else learning_rate(step, steps, lr, warmup=warmup, flat=flat)
+            group["lr"] = now * group["scale"]
         loss = loss_at(step)
         optimizer.zero_grad()
         loss.backward()
@@ -104,23 +119,25 @@ def fit(
             with torch.no_grad():
                 decay = min(ema, (1 + step) / (10 + step))
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-                for mean, now in zip(average.buffers(), model.buffers(), strict=True):
-                    mean.copy_(now)
-        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+                for mean, latest in zip(average.buffers(), model.buffers(), strict=True):
+                    mean.copy_(latest)
+        losses.append(loss.item())
+        smooth = losses[-1] if smooth is None else 0.98 * smooth + 0.02 * losses[-1]
         if advance is not None:
             advance(1)
         elif (step + 1) % 50 == 0:
-            rate = (step + 1 - first) / (time.monotonic() - began)
+            per_s = (step + 1 - first) / (time.monotonic() - began)
             print(
-                f"{name}: step {step + 1}/{steps} loss {smooth:.4f} ETA {(steps - step - 1) / rate / 60:.0f} min",
+                f"{name}: step {step + 1}/{steps} loss {smooth:.4f} ETA {(steps - step - 1) / per_s / 60:.0f} min",
                 flush=True,
             )
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-            if average is not None:
-                state["average"] = average.state_dict()
-            torch.save(state, path.with_suffix(".partial"))
-            os.replace(path.with_suffix(".partial"), path)
+            if path is not None:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                if average is not None:
+                    state["average"] = average.state_dict()
+                torch.save(state, path.with_suffix(".partial"))
+                os.replace(path.with_suffix(".partial"), path)
             if watch is not None:
                 shown = average if average is not None else model
                 shown.eval()
@@ -132,3 +149,4 @@ def fit(
     if average is not None:
         model.load_state_dict(average.state_dict())
     model.eval()
+    return losses

@@ -1,0 +1,97 @@
+"""What a drawing is made with: how to draw, and what is added to the model."""
+
+from dataclasses import field
+
+from tilth import models
+from tilth.engine.steps import group
+from tilth.synth.safety.refusals import refuse
+
+
+@group
+class Drawing:
+    """How to draw.
+
+    Args:
+        steps: Denoising steps.
+        guidance: Guidance scale.
+        negative_prompt: What to steer away from.
+        control_scale: Pull of the edges, in [0, 2].
+        side: Pixels of a side; the model's own when 0.
+        batch_size: Images drawn at once.
+    """
+
+    steps: int = 20
+    guidance: float = 3.0
+    negative_prompt: str = ""
+    control_scale: float = 1.0
+    side: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.side < 0:
+            raise ValueError(f"side must be at least 0, got {self.side}")
+        if not 0 <= self.guidance <= 50:
+            raise ValueError(f"guidance must lie in [0, 50], got {self.guidance}")
+        if not 0 <= self.control_scale <= 2:
+            raise ValueError(f"control_scale must lie in [0, 2], got {self.control_scale}")
+
+
+@group
+class Parts:
+    """What is added to a model: a control network, and adapters that each draw a style.
+
+    Args:
+        controlnet: ControlNet for Canny edges; needed by the method `edges`.
+        loras: Style -> adapter that draws it.
+        lora_weights: Style -> strength of its adapter; 1 when not named.
+    """
+
+    controlnet: str = ""
+    loras: dict[str, str] = field(default_factory=dict)
+    lora_weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that every weight is that of an adapter."""
+        if strays := sorted(set(self.lora_weights) - set(self.loras)):
+            raise ValueError(f"lora_weights are by style, as loras are; there is no adapter {', '.join(strays)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The checkpoints."""
+        return tuple(name for name in (self.controlnet, *self.loras.values()) if name)
+
+    def weight(self, style: str) -> float:
+        """Return how strongly the adapter of a style draws."""
+        return self.lora_weights.get(style, 1.0)
+
+    def adapter(self, style: str) -> str:
+        """Return the name of the adapter that draws a style; empty for none."""
+        return style if style in self.loras else ""
+
+    def refuse(self) -> None:
+        """Refuse adapters and control networks whose names or metadata ask for what is never generated.
+
+        Raises:
+            InputError: They do.
+        """
+        told = {
+            f"adapter {number}": f"{style} {lora} {metadata(lora)}"
+            for number, (style, lora) in enumerate(self.loras.items(), 1)
+        }
+        if self.controlnet:
+            told["controlnet"] = f"{self.controlnet} {metadata(self.controlnet)}"
+        refuse(told)
+
+
+def metadata(model: str) -> str:
+    """Return what a checkpoint's files say about it in words: their names, and the headers of its safetensors files."""
+    from safetensors import safe_open
+
+    said: list[str] = []
+    for path in sorted(models.locate(model).rglob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            said += [path.stem, *(f"{key} {value}" for key, value in (file.metadata() or {}).items())]
+    return " ".join(said)

@@ -1,0 +1,169 @@
+"""Fine-tune a base model on the dataset: all that a classifier and a detector have in common, which is all but the loss."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from tilth import models
+from tilth.claims import State
+from tilth.engine.steps import Facts, step
+from tilth.engine.work import Work
+from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
+from tilth.train.learn.examples import Example, Examples, gather
+
+if TYPE_CHECKING:
+    import torch
+
+STATES = {"reviewed": State.REVIEWED, "confirmed_empty": State.CONFIRMED_EMPTY, "auto": State.AUTO}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one step learns from: a random view of each of n images.
+
+    Args:
+        pixels: `(n, 3, h, w)`, as the model takes them.
+        rows: What is known of each image.
+        boxes: Its boxes in the view, `(k, 4)` xyxy in parts of its side.
+        seen: Which of them are still in view.
+    """
+
+    pixels: "torch.Tensor"
+    rows: Sequence[Example]
+    boxes: "Sequence[np.ndarray[Any, Any]]"
+    seen: "Sequence[np.ndarray[Any, Any]]"
+
+
+@step
+class FineTune:
+    """What every training step is made of.
+
+    Args:
+        model: Base model: a starter model, a folder or a hub id at a commit.
+        steps: Optimiser steps.
+        batch_size: Images a step.
+        lr: Peak learning rate.
+        image_side: Side of the square that images are resized to; the base model's own when 0.
+        states: Which samples to learn from: reviewed, confirmed_empty, auto.
+        max_made_ratio: Most generated images for one real image.
+    """
+
+    kind: ClassVar[str]
+    stream: ClassVar[int]  # of random numbers, so that no two kinds draw the same batches
+    weight_decay: ClassVar[float]
+    clip: ClassVar[float] = 1.0
+    boxes_only: ClassVar[bool] = False
+
+    model: str
+    steps: int
+    batch_size: int
+    lr: float
+    image_side: int = 0
+    states: tuple[str, ...] = ("reviewed", "confirmed_empty", "auto")
+    max_made_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if self.steps < 1 or self.batch_size < 1:
+            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if not 0 < self.lr < 1:
+            raise ValueError(f"lr must lie in (0, 1), got {self.lr}")
+        if unknown := set(self.states) - set(STATES):
+            raise ValueError(f"states must be among {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
+
+    def models(self) -> tuple[str, ...]:
+        """Name the base model."""
+        return (self.model,)
+
+    def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """Return what the model is given beside the pixels."""
+        raise NotImplementedError
+
+    def loss(self, said: Any, batch: Batch) -> "torch.Tensor":
+        """Return how wrong the model's answer to a batch is."""
+        raise NotImplementedError
+
+    def run(self, work: Work) -> Facts:
+        """Train, or go on from the last checkpoint, and publish the model under the step's name."""
+        done = work.folder / "model"
+        if done.is_dir():  # a run that was killed between saving and reporting
+            work.publish(work.name, done)
+            return dict(read_about(done).trained)
+        import torch
+
+        from tilth.engine.fit import fit
+        from tilth.train.learn.augment import to_unit, views
+
+        labels = [c.name for c in work.policy.pictured]
+        side, mean, std = preprocessing(self.model)
+        side = self.image_side or side
+        states = [STATES[name] for name in self.states]
+        data = gather(work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only)
+        about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
+        device = models.device(work.device)
+        torch.manual_seed(work.seed)
+        model = load_for_training(self.kind, self.model, labels).to(device)
+        train = data.indices(val=False)
+        chance = draw_weights(data.rows, train, len(labels))
+        bf16 = models.precision(device) == "bfloat16"
+
+        def loss_at(step_: int) -> "torch.Tensor":
+            rng = np.random.default_rng((work.seed, self.stream, step_))
+            chosen = train[rng.choice(len(train), self.batch_size, p=chance)]
+            rows = [data.rows[i] for i in chosen]
+            x, boxes, seen = views(to_unit(data.images[chosen], device), [boxes_of(row) for row in rows], rng)
+            batch = Batch(pixels=normalise(x, about), rows=rows, boxes=boxes, seen=seen)
+            beside = self.beside(model, batch)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+                said = model(pixel_values=batch.pixels, **beside)
+            return self.loss(said, batch)
+
+        with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
+            fit(
+                self.kind,
+                model,
+                loss_at,
+                steps=self.steps,
+                lr=self.lr,
+                work=work.folder / "checkpoint",
+                ema=0.98,
+                warmup=min(30, max(1, self.steps // 10)),
+                weight_decay=self.weight_decay,
+                clip=self.clip,
+                seed=work.seed,
+                save_every=100,
+                advance=advance,
+            )
+        about.trained = counts(data, labels, self.steps)
+        work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
+        shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
+        return dict(about.trained)
+
+
+def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":
+    """Return the chance of each image to be drawn: images of rare labels more often, at most as often as of common ones.
+
+    An image without labels is as rare as images without labels are.
+    """
+    keys = [rows[i].labels or (n_labels,) for i in indices]
+    counts = np.bincount([label for key in keys for label in set(key)], minlength=n_labels + 1)
+    raw = np.array([max(1 / np.sqrt(counts[label]) for label in key) for key in keys])
+    return np.asarray(raw / raw.sum())
+
+
+def boxes_of(row: Example) -> "np.ndarray[Any, Any]":
+    """Return the boxes of an example, `(k, 4)` xyxy in parts of the image."""
+    return np.array([b for b in row.boxes if b is not None], np.float32).reshape(-1, 4)
+
+
+def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
+    """Report what a model was trained on."""
+    train = [row for row in data.rows if not row.val]
+    return {
+        "train_images": len(train), "val_images": len(data.rows) - len(train), "steps": steps,
+        "made_images": sum(row.made for row in train), "reviewed_images": sum(row.reviewed for row in train),
+        "images_per_label": {name: sum(i in row.labels for row in train) for i, name in enumerate(labels)},
+    }  # fmt: skip
