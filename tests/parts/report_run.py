@@ -166,7 +166,9 @@ def build_dataset(folder: Path, policy: Policy) -> Dataset:
     work("quality").map(Say(name="quality"), is_mined)
     work("dedup").map(Say(name="dedup"), is_mined)
     work("ground").map(Say(name="ground"), is_mined)
-    work("review").map(Say(name="review"), f"{is_mined} and substr(id, 2, 1) <= '9'")
+    work("review").map(
+        Say(name="review"), ids=[i for some in data.ids(is_mined, dropped=False) for i in some if i[1].isdigit()]
+    )
     made = (
         {"step": "generate", "prompt": f"a {k}", "seed": i, "model": "starter:diffusion"}
         for i, k in enumerate(UNSAFE_KINDS * 8)
