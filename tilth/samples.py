@@ -1,7 +1,7 @@
 """One image that is ours, with all that is claimed about it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tilth.claims import Claim, Json, State, Truth, resolve
@@ -63,6 +63,16 @@ class Sample:
     def state(self) -> State:
         """What the claims add up to."""
         return self.truth.state
+
+    def to_ask(self, names: Iterable[str], by: Sequence[str]) -> tuple[str, ...]:
+        """Return those of the categories that sources of these kinds can still be asked for.
+
+        They are none where the image as a whole is in question: it is disputed, rejected, or a person took back what they said.
+        """
+        truth = self.truth
+        if self.labelled_by_people and truth.state not in (State.REVIEWED, State.CONFIRMED_EMPTY):
+            return ()
+        return truth.unasked(names, by)
 
     @property
     def split(self) -> str:

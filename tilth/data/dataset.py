@@ -44,6 +44,8 @@ CLAIM = pa.struct(
         ("source", pa.string()),
         ("time", pa.string()),
         ("evidence", pa.string()),
+        ("asked", pa.list_(pa.string())),
+        ("policy", pa.string()),
     ]
 )
 RESULT = pa.schema(
@@ -99,6 +101,8 @@ def _claim_row(claim: Claim) -> dict[str, object]:
         "source": claim.source,
         "time": claim.time,
         "evidence": json.dumps(claim.evidence, sort_keys=True) if claim.evidence else "",
+        "asked": list(claim.asked),
+        "policy": claim.policy,
     }
 
 
@@ -113,6 +117,8 @@ def read_claim(row: Mapping[str, object]) -> Claim:
         source=str(row["source"]),
         time=str(row["time"]),
         evidence=json.loads(str(row["evidence"])) if row["evidence"] else {},
+        asked=tuple(row.get("asked") or ()),  # type: ignore[arg-type]  # tables of earlier versions do not have it
+        policy=str(row.get("policy") or ""),
     )
 
 
