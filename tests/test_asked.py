@@ -236,11 +236,11 @@ def test_what_can_still_be_asked_of_an_image_leaves_out_those_in_question() -> N
     def sample(*claims: Claim) -> Sample:
         return Sample(id="a", size_wh=(40, 40), claims=claims)
 
-    assert sample().to_ask(FOUR, PEOPLE) == FOUR
-    assert sample(*person("knife", asked=NAMES)).to_ask(FOUR, PEOPLE) == ("vape",)
-    assert sample(*person("knife", asked=NAMES), *person(asked=NAMES, who="bob")).to_ask(FOUR, PEOPLE) == ()
-    assert sample(Claim(says="reject", source="human:ann", asked=NAMES)).to_ask(FOUR, PEOPLE) == ()
-    assert sample(*person(), Claim(says="withdraw", source="human:ann")).to_ask(FOUR, PEOPLE) == ()
+    assert sample().to_ask(FOUR) == FOUR
+    assert sample(*person("knife", asked=NAMES)).to_ask(FOUR) == ("vape",)
+    assert sample(*person("knife", asked=NAMES), *person(asked=NAMES, who="bob")).to_ask(FOUR) == ()
+    assert sample(Claim(says="reject", source="human:ann", asked=NAMES)).to_ask(FOUR) == ()
+    assert sample(*person(), Claim(says="withdraw", source="human:ann")).to_ask(FOUR) == ()
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,10 +1,10 @@
 """One image that is ours, with all that is claimed about it."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tilth.claims import Claim, Json, State, Truth, resolve
+from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.errors import InputError
 from tilth.images import Image, Luma, decode, decode_luma, image_id
 
@@ -64,15 +64,19 @@ class Sample:
         """What the claims add up to."""
         return self.truth.state
 
-    def to_ask(self, names: Iterable[str], by: Sequence[str]) -> tuple[str, ...]:
-        """Return those of the categories that sources of these kinds can still be asked for.
+    def to_ask(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the categories that people can still be asked for.
 
         They are none where the image as a whole is in question: it is disputed, rejected, or a person took back what they said.
         """
+        if not self.labelled_by_people:
+            return tuple(names)
         truth = self.truth
-        if self.labelled_by_people and truth.state not in (State.REVIEWED, State.CONFIRMED_EMPTY):
-            return ()
-        return truth.unasked(names, by)
+        return truth.unasked(names, PEOPLE) if truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) else ()
+
+    def open_to_models(self, names: Iterable[str]) -> bool:
+        """Tell whether what a model says of the image counts for any of the categories: people have not decided them all."""
+        return not self.labelled_by_people or (not self.truth.silent and bool(self.to_ask(names)))
 
     @property
     def split(self) -> str:
@@ -82,7 +86,7 @@ class Sample:
     @property
     def labelled_by_people(self) -> bool:
         """Whether a person or an imported file has said anything about it."""
-        return any(claim.kind in ("human", "import") for claim in self.claims)
+        return any(claim.kind in PEOPLE for claim in self.claims)
 
     @property
     def made(self) -> bool:

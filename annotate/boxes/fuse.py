@@ -77,7 +77,22 @@ class Join:
             found[image].append(
                 [*strongest[:3], round(min(1.0, float(score)), 6), *(round(float(v), 3) for v in box), {"of": went_in}]
             )
-        return [Result(columns={f"{self.name}.seen": each, f"{self.name}.by": self.source}) for each in found]
+        return [
+            Result(
+                columns={
+                    f"{self.name}.seen": each,
+                    f"{self.name}.by": self.source,
+                    f"{self.name}.categories": categories_of(sample, self.of),
+                }
+            )
+            for sample, each in zip(samples, found, strict=True)
+        ]
+
+
+def categories_of(sample: Sample, steps: Sequence[str]) -> list[Json]:
+    """Return what any of the steps looked for; nothing when one does not say."""
+    told = [cast("list[str]", sample.columns.get(f"{name}.categories") or []) for name in steps]
+    return list(dict.fromkeys(name for names in told for name in names)) if all(told) else []
 
 
 @step
@@ -133,6 +148,7 @@ class Fuse:
             name=work.name,
             source=source,
             asked="",
+            policy=work.policy.tag,
             threshold=self.threshold,
             thresholds=self.thresholds,
             instead_of=sources,
@@ -149,9 +165,9 @@ class Fuse:
         }
 
     def _wanted(self, sample: Sample) -> bool:
-        if sample.split == "test" or sample.labelled_by_people:
+        if sample.split == "test" or not all(f"{name}.seen" in sample.columns for name in self.of):
             return False
-        return all(f"{name}.seen" in sample.columns for name in self.of)
+        return sample.open_to_models(cast("list[str]", categories_of(sample, self.of)))
 
     def _sources(self, work: Work) -> tuple[str, ...]:
         found = {

@@ -55,14 +55,14 @@ class Look:
             precision=self.precision,
         )
 
-        by = models.source(self.model)
+        same: dict[str, Json] = {
+            f"{self.name}.by": models.source(self.model),
+            f"{self.name}.categories": [question.category for question in self.questions],
+        }
 
         def look(samples: Sequence[Sample]) -> list[Result]:
             found = finder.find([sample.pixels() for sample in samples])
-            return [
-                Result(columns={f"{self.name}.seen": [_row(one) for one in seen], f"{self.name}.by": by})
-                for seen in found
-            ]
+            return [Result(columns={f"{self.name}.seen": [_row(one) for one in seen], **same}) for seen in found]
 
         return look
 
@@ -88,8 +88,9 @@ class Ground:
         precision: Of the arithmetic; `auto` takes what suits the device.
         batch_size: Images at a time; what goes through the model at once also depends on memory.
         clean_up: Rules for boxes; see `annotate/boxes/clean.py`.
-        relabel: Ask again for images that people or imported files have labelled. The test split is never asked for, and
-            neither are images that an earlier step with these settings has asked for.
+        relabel: Ask again for images that people or imported files have labelled; without it, for those that they were not
+            asked about every category. The test split is never asked for, and neither are images that an earlier step with these
+            settings has asked for.
     """
 
     model: str = "starter:grounding"
@@ -142,8 +143,9 @@ class Ground:
         key = fingerprint(self, source, repr(asked))
 
         def wanted(sample: Sample) -> bool:
-            return self._wanted(sample, work.name, key)
+            return self._wanted(sample, work.name, key, [question.category for question in asked])
 
+        unasked = work.unasked([question.category for question in asked], lambda sample: sample.split != "test")
         began, before = time.monotonic(), self._looked(work, look)
         looked = work.map(look, wanted)
         seconds, new = time.monotonic() - began, self._looked(work, look) - before
@@ -151,6 +153,7 @@ class Ground:
             name=work.name,
             source=source,
             asked=key,
+            policy=work.policy.tag,
             threshold=self.threshold,
             thresholds={**self._calibrated(work), **self.thresholds},
             rules=self.clean_up,
@@ -162,6 +165,7 @@ class Ground:
         return {
             "images": looked.get("ok", 0),
             "failed": looked.get("failed", 0),
+            "unasked_before": unasked,
             "looked_at_now": new,
             "seconds": round(seconds, 2),
             "images_per_s": round(new / seconds, 2) if new else None,
@@ -197,8 +201,8 @@ class Ground:
     def _looked(work: Work, look: Look) -> int:
         return len(work.dataset.table(f"{work.name}-{fingerprint(look)}"))
 
-    def _wanted(self, sample: Sample, name: str, key: str) -> bool:
-        if sample.split == "test" or (not self.relabel and sample.labelled_by_people):
+    def _wanted(self, sample: Sample, name: str, key: str, categories: Sequence[str]) -> bool:
+        if sample.split == "test" or (not self.relabel and not sample.open_to_models(categories)):
             return False
         # an earlier step that asked the same has the answer
         others = (

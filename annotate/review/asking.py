@@ -1,7 +1,7 @@
 """Whom to ask about which images, and how: the settings of a review, and what may wait in its queue."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -61,17 +61,19 @@ class Asking:
         if self.people < 1:
             raise ValueError(f"people must be at least 1, got {self.people}")
 
-    def wanted(self, sample: Sample) -> bool:
-        """Tell whether an image may be reviewed: not of the test split, and no person has labelled it yet."""
+    def wanted(self, sample: Sample, categories: Sequence[str]) -> bool:
+        """Tell whether an image may be reviewed: not of the test split, and people have not been asked yet for all categories."""
         if sample.split == "test" or (self.only != "all" and sample.made != (self.only == "made")):
             return False
-        return not sample.labelled_by_people
+        return bool(sample.to_ask(categories))
 
     def queue(
         self, work: Work, known: Callable[[Sample], bool] = lambda sample: True, *, less: int = 0
     ) -> dict[str, str]:
         """Choose the images and say why each; `less` of the budget wait already."""
-        where = lambda sample: self.wanted(sample) and known(sample)  # noqa: E731
+        # words are judged by reading them, so no image waits for people because of a category of theirs
+        categories = [category.name for category in work.policy.pictured]
+        where = lambda sample: self.wanted(sample, categories) and known(sample)  # noqa: E731
         budget = math.ceil(self.share * work.dataset.count(where)) if self.share else self.budget
         samples = work.dataset.samples(where, images=False)
         return choose(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Simulate:
     truth_digest: str
     made_truth: str
     categories: tuple[str, ...]
+    policy: str
     error_rate: float
     seed: int
     batch_size: int = 64
@@ -45,24 +47,24 @@ class Simulate:
         return review
 
     def _review(self, sample: Sample, truth: Mapping[str, Any], made: Mapping[str, str]) -> Reviewed:
-        shown = sample.truth.labels
-        round_ = next_round(sample)
+        # what people have said of other categories is settled
+        asked = sample.to_ask(self.categories) or self.categories
+        shown = [label for label in sample.truth.labels if label.category in asked or asked == self.categories]
         if sample.id in truth:
-            boxes = [(category, box) for category, box in truth[sample.id] if category in self.categories]
-            return label_by_truth(
-                sample.id,
-                boxes,
-                shown,
-                categories=self.categories,
-                error_rate=self.error_rate,
-                seed=self.seed,
-                round_=round_,
-            )
-        if sample.id in made:
-            return label_made(
-                sample.id, made[sample.id], shown, error_rate=self.error_rate, seed=self.seed, round_=round_
-            )
-        raise InputError("the simulated reviewer does not know this image")
+            boxes = [(category, box) for category, box in truth[sample.id] if category in asked]
+            say = partial(label_by_truth, sample.id, boxes)
+        elif sample.id in made:
+            say = partial(label_made, sample.id, made[sample.id] if made[sample.id] in asked else "")
+        else:
+            raise InputError("the simulated reviewer does not know this image")
+        return say(
+            shown,
+            categories=asked,
+            error_rate=self.error_rate,
+            seed=self.seed,
+            round_=next_round(sample),
+            policy=self.policy,
+        )
 
     def _result(self, sample: Sample, done: Reviewed) -> Result:
         columns: dict[str, Json] = {
@@ -104,7 +106,12 @@ class Review(Asking):
             raise InputError("a simulated review needs the setting truth: a file that says what each image shows")
         made = self.made_truth or work.artifacts.get("made_truth")
         known = set(read_truth(self.truth)) | (set(read_made_truth(made)) if made else set())
-        candidates = Counter(sample.id in known for sample in work.dataset.samples(self.wanted, images=False))
+        categories = tuple(c.name for c in work.policy.pictured)
+        unasked = Counter[str]()
+        candidates = Counter[bool]()
+        for sample in work.dataset.samples(lambda s: self.wanted(s, categories), images=False):
+            candidates[sample.id in known] += 1
+            unasked.update(sample.to_ask(categories))
         why = self.queue(work, lambda sample: sample.id in known)
         mapper = Simulate(
             name=work.name,
@@ -112,7 +119,8 @@ class Review(Asking):
             truth=self.truth,
             truth_digest=inputs_digest([p for p in (self.truth, made) if p]),
             made_truth=str(made or ""),
-            categories=tuple(c.name for c in work.policy.pictured),
+            categories=categories,
+            policy=work.policy.tag,
             error_rate=self.error_rate,
             seed=work.seed,
         )
@@ -121,6 +129,7 @@ class Review(Asking):
             "backend": "simulated",
             "candidates": sum(candidates.values()),
             "unknown_to_reviewer": candidates[False],
+            "unasked": {name: unasked[name] for name in categories},
             "failed": counts.get("failed", 0),
             "seconds_per_action": dict(SECONDS_PER_ACTION),
             "seconds_source": SECONDS_SOURCE,

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from tilth import models
-from tilth.claims import Claim, Json, standing
+from tilth.claims import Claim, Json, asked_in, standing
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.geometry import Box
@@ -137,8 +137,10 @@ class Judge:
                     kept.append(
                         self._again(claim, round_, {"match": row["match"], "counter_match": row["counter_match"]})
                     )
-            claims += kept or [
-                Claim(says="empty", source=source, evidence={"round": round_, "second_opinion": self.by})
+            evidence = {"round": round_, "second_opinion": self.by}
+            asked = asked_in(said)  # of them all: a box that goes leaves its category absent
+            claims += [replace(claim, asked=asked) for claim in kept] or [
+                Claim(says="empty", source=source, evidence=evidence, asked=asked, policy=said[-1].policy)
             ]
         return Result(claims=tuple(claims), columns={f"{self.name}.removed": removed})
 
@@ -216,13 +218,14 @@ class SecondOpinion:
             },
             counter_weight=self.counter_weight,
         )
-        looked = work.map(match, _wanted, on="claims")
-        work.map(judge, lambda sample: _wanted(sample) and f"{work.name}.match" in sample.columns, on="claims")
+        names = [category.name for category in work.policy.pictured]
+        looked = work.map(match, lambda sample: _wanted(sample, names), on="claims")
+        work.map(judge, lambda sample: _wanted(sample, names) and f"{work.name}.match" in sample.columns, on="claims")
         return {"images": looked.get("ok", 0), "failed": looked.get("failed", 0), **_count(work)}
 
 
-def _wanted(sample: Sample) -> bool:
-    return sample.split != "test" and not sample.labelled_by_people and bool(boxes_of(sample))
+def _wanted(sample: Sample, categories: Sequence[str]) -> bool:
+    return sample.split != "test" and sample.open_to_models(categories) and bool(boxes_of(sample))
 
 
 def _count(work: Work) -> dict[str, Json]:

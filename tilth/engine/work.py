@@ -101,6 +101,14 @@ class Work:
         dataset.attach(self.name, table, f"{self.name}: {type(mapper).__name__}", self.now())
         return table.counts()
 
+    def unasked(self, categories: Iterable[str], where: Where | None = None) -> dict[str, int]:
+        """Count for each category the samples for which nobody at all has looked for it."""
+        counts = dict.fromkeys(categories, 0)
+        for sample in self.dataset.samples(where, images=False):
+            for name in sample.truth.unasked(counts):
+                counts[name] += 1
+        return counts
+
     def added(self, key: str) -> int:
         """Return how many images of this source `add` has finished, so that a costly source can start after them."""
         return len(self.dataset.table(f"{self.name}-{key}"))
