@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ SHARE = 0.1
 
 
 def samples(
-    world: Path, count: int, seed: int, truth: dict[str, tuple[TruthBox, ...]], labelled: bool
+    world: Path, count: int, seed: int, truth: dict[str, tuple[TruthBox, ...]], names: tuple[str, ...] | None
 ) -> Iterator[NewSample]:
     files = sorted((world / "corpus").iterdir())
     taken = 0
@@ -55,11 +56,12 @@ def samples(
         if id_ not in truth or taken == count:
             continue
         taken += 1
-        claims = tuple(Claim(category=c, box_xyxy=box, source="human:truth") for c, box in truth[id_])
+        say = partial(Claim, source="human:truth", asked=names or ())
+        claims = tuple(say(category=c, box_xyxy=box) for c, box in truth[id_])
         yield NewSample(
             data=data,
             origin={"source": files[place].name},
-            claims=(claims or (Claim(says="empty", source="human:truth"),)) if labelled else (),
+            claims=(claims or (say(says="empty"),)) if names else (),
         )
 
 
@@ -92,7 +94,7 @@ def one_seed(out: Path, world: Path, seed: int, count: int, steps: int, opinion:
     told: dict[str, Any] = {"seed": seed}
     for name in ("loop", "truth"):
         work = new_work(out / f"{name}-{seed}", policy, seed)
-        work.add("corpus", samples(world, count, seed, truth, labelled=name == "truth"))
+        work.add("corpus", samples(world, count, seed, truth, names if name == "truth" else None))
         if name == "loop":
             Ground().run(replace(work, name="ground"))
             if opinion:

@@ -1,9 +1,10 @@
 """What is said about an image, by whom, and what it adds up to."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from typing import Literal, TypeAlias
 
 from tilth.errors import InputError
@@ -12,6 +13,8 @@ from tilth.geometry import Box, iou_of
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 SOURCES = ("human", "model", "import", "synth")
+PEOPLE = ("human", "import")  # whose word is a label and not a guess
+WHOLE = ("reject", "escalate", "withdraw")  # about the image, whatever was asked
 SAME_BOX_IOU = 0.5  # from here on two boxes of a category are the same statement
 
 
@@ -20,7 +23,7 @@ class Claim:
     """One statement by one source about one image.
 
     Args:
-        says: `label`: the category is here. `empty`: nothing of the policy is here. `reject`: the image is unusable.
+        says: `label`: the category is here. `empty`: nothing that was asked for is here. `reject`: the image is unusable.
             `escalate`: somebody else must decide. `withdraw`: the source takes back what it said before.
         category: Name from the policy; set exactly when `says` is `label`.
         box_xyxy: Where, in pixels of the full image; None means somewhere in the image.
@@ -28,6 +31,9 @@ class Claim:
         source: `human:<who>`, `model:<name>@<digest>`, `import:<file>` or `synth:<recipe>`.
         time: When, ISO 8601 in UTC; not part of the claim's identity.
         evidence: Whatever explains the claim: prompt, seed, other scores.
+        asked: The categories that the source looked for when it spoke, in the order of the policy; each claim of a round has them.
+            Empty when the source does not say: it then speaks for the category that it names, and for no other.
+        policy: Whose categories these are, `name@version`; empty when unknown.
     """
 
     says: Literal["label", "empty", "reject", "escalate", "withdraw"] = "label"
@@ -37,6 +43,8 @@ class Claim:
     source: str
     time: str = field(default="", compare=False)
     evidence: Mapping[str, Json] = field(default_factory=dict)
+    asked: tuple[str, ...] = ()
+    policy: str = ""
 
     def __post_init__(self) -> None:
         """Check the claim, as it may come from a file.
@@ -74,17 +82,50 @@ class State(StrEnum):
     REJECTED = "rejected"
 
 
+class Answer(StrEnum):
+    """What is known about one category in an image."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNASKED = "nobody looked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """The resolved labels of an image; `labels` is empty unless the state says otherwise."""
+    """The resolved labels of an image, and what they are an answer to.
+
+    Args:
+        state: What the claims add up to.
+        labels: What is here; empty unless the state says otherwise.
+        looked: Kind of source that looked for a category and decides it, by category; `model` for a vote of several. Of a disputed
+            image, what people were asked all the same.
+        silent: Whether somebody decides who does not say what they looked for; no source below them is heard.
+    """
 
     state: State
     labels: tuple[Claim, ...] = ()
+    looked: Mapping[str, str] = field(default_factory=dict)
+    silent: bool = False
 
     @property
     def categories(self) -> frozenset[str]:
         """The names of the categories in the image."""
         return frozenset(label.category for label in self.labels if label.category is not None)
+
+    def of(self, category: str) -> Answer:
+        """Return what is known about a category; of a disputed or rejected image nothing is.
+
+        >>> seen = resolve([Claim(category="knife", source="human:a", asked=("knife", "pill"))])
+        >>> [str(seen.of(name)) for name in ("knife", "pill", "dice")]
+        ['present', 'absent', 'nobody looked']
+        """
+        if self.state in (State.DISPUTED, State.REJECTED) or category not in self.looked:
+            return Answer.UNASKED
+        return Answer.PRESENT if category in self.categories else Answer.ABSENT
+
+    def unasked(self, names: Iterable[str], by: Sequence[str] = SOURCES) -> tuple[str, ...]:
+        """Return those of the categories that no source of these kinds has looked for."""
+        return tuple(name for name in names if self.looked.get(name) not in by)
 
 
 def agree(a: Sequence[Claim], b: Sequence[Claim]) -> bool:
@@ -116,66 +157,167 @@ def _same(a: Claim, b: Claim) -> bool:
     return iou_of(a.box_xyxy, b.box_xyxy) >= SAME_BOX_IOU
 
 
+def asked_in(said: Iterable[Claim]) -> tuple[str, ...]:
+    """Return the categories that a source looked for: those it was asked for, and those it names; none when it does not say.
+
+    >>> asked_in([Claim(category="knife", source="human:a", asked=("pill", "knife"))])
+    ('pill', 'knife')
+    >>> asked_in([Claim(category="knife", source="human:a")])
+    ()
+    """
+    claims = list(said)
+    if not any(claim.asked for claim in claims):
+        return ()
+    named = (claim.category for claim in claims if claim.category is not None)
+    return tuple(dict.fromkeys([*(name for claim in claims for name in claim.asked), *named]))
+
+
 def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
     """Return what each source says now, given all claims oldest first.
 
-    Claims of one source count as a round when they share a `round` in their evidence, and the last round stands. A model whose
-    evidence names other models under `instead_of`, as fused boxes do, takes the place of what those said before.
+    Claims of one source count as a round when they share a `round` in their evidence. A round of a person or a model takes the place
+    of what they said before about the categories that it asked for, and what they said about others stands; a round that does not
+    say what it asked for, that is about the whole image, or that is a file read again, takes the place of all. A model whose
+    evidence names other models under `instead_of`, as fused boxes do, takes the place of what those said before in the same way.
     """
-    by_source: dict[str, list[Claim]] = {}
+    by_source: dict[str, tuple[list[Claim], list[Claim]]] = {}  # what stands of earlier rounds, and the round at hand
     for claim in claims:
-        seen = by_source.setdefault(claim.source, [])
-        if seen and seen[-1].evidence.get("round") != claim.evidence.get("round"):
-            seen.clear()
-        seen.append(claim)
+        before, now = by_source.setdefault(claim.source, ([], []))
+        if now and now[-1].evidence.get("round") != claim.evidence.get("round"):
+            before[:], now[:] = _after(before, now), []
+        now.append(claim)
         replaced = claim.evidence.get("instead_of") if claim.kind == "model" else None
         for other in replaced if isinstance(replaced, list | tuple) else ():
-            if str(other).startswith("model:") and other != claim.source:
-                by_source.pop(str(other), None)
-    return by_source
+            if str(other).startswith("model:") and other in by_source and other != claim.source:
+                left = _without(_after(*by_source[str(other)]), asked_in([claim])) if claim.asked else []
+                by_source[str(other)] = (left, [])
+                if not left:
+                    del by_source[str(other)]
+    return {source: _after(before, now) for source, (before, now) in by_source.items()}
+
+
+def _after(before: list[Claim], now: list[Claim]) -> list[Claim]:
+    """Return what a source says after a round."""
+    if not now:
+        return before
+    asked = asked_in(now)
+    if not before or not asked or now[0].kind not in ("human", "model") or any(claim.says in WHOLE for claim in now):
+        return list(now)
+    return [*_without(before, asked), *now]
+
+
+def _without(said: Sequence[Claim], asked: Sequence[str]) -> list[Claim]:
+    """Return what is left of what a source said when it has been asked for some categories again."""
+    said = [claim for claim in said if claim.says not in WHOLE]
+    rest = tuple(name for name in asked_in(said) if name not in asked)
+    left = [
+        replace(claim, asked=tuple(name for name in claim.asked if name not in asked))
+        for claim in said
+        if claim.says == "label" and claim.category not in asked
+    ]
+    if rest and set(asked_in(left)) < set(rest):  # that others are absent was said by labels which are gone
+        left.append(replace(said[-1], says="empty", category=None, box_xyxy=None, score=1.0, asked=rest))
+    return left
 
 
 def resolve(claims: Iterable[Claim]) -> Truth:
-    """Resolve claims, given oldest first, by the house rule: human over consensus over one model.
+    """Resolve claims, given oldest first, by the house rule, for each category: human over import over consensus over one model.
 
-    Of each source only what it says now counts; see `standing`. Imported labels count as a person's until a person looks. Of
-    several people more than half must agree, or the image is disputed; so is one that a person escalated until another has
-    looked. When several models looked, a label needs more than half of them.
+    Of each source only what it says now counts; see `standing`. Who looked for a category decides it: people before imported
+    labels, those before models, and what an image was made to show comes last. Of several people more than half must agree about
+    the categories that the same of them looked for, or the image is disputed; so is one that a person escalated until another has
+    looked. When several models looked for a category, a label needs more than half of them. A person who does not say what they
+    looked for is taken to have seen all that matters, so nobody below is heard, but nothing that they do not name is known absent.
 
     >>> resolve([]).state
     <State.UNLABELLED: 'unlabelled'>
     """
-    by_source = {k: v for k, v in standing(claims).items() if all(claim.says != "withdraw" for claim in v)}
-    people = [v for k, v in by_source.items() if k.startswith("human:")] or [
-        v for k, v in by_source.items() if k.startswith("import:")
-    ]
-    if people:
-        return _resolve_people(people)
-    models = [v for k, v in by_source.items() if k.startswith("model:")]
-    if models:
-        return Truth(state=State.AUTO, labels=_majority(models))
-    made = [claim for k, v in by_source.items() if k.startswith("synth:") for claim in v if claim.says == "label"]
-    return Truth(state=State.AUTO if made else State.UNLABELLED, labels=tuple(made))
-
-
-def _resolve_people(people: list[list[Claim]]) -> Truth:
+    said: dict[str, list[list[Claim]]] = {kind: [] for kind in ("human", "import", "model", "synth")}
+    claims = list(claims)
+    for claims_ in standing(claims).values():
+        if all(claim.says != "withdraw" for claim in claims_):
+            said[claims_[0].kind].append(claims_)
+    people = said["human"] or said["import"]
     if any(claim.says == "reject" for round_ in people for claim in round_):
         return Truth(state=State.REJECTED)
-    decided = [round_ for round_ in people if all(claim.says != "escalate" for claim in round_)]
-    labels = [[claim for claim in round_ if claim.says == "label"] for round_ in decided]
+    labels: list[Claim] = []
+    looked: dict[str, str] = {}
+    silent = disputed = False
+    for kind, rounds in said.items():
+        if silent:
+            break
+        told = [left for round_ in _deciding(kind, rounds) if (left := _open(round_, looked))]
+        disputed |= kind in PEOPLE and bool(rounds) and not told and not looked  # whoever looked has passed it on
+        for names, takers in _parts(told):
+            found = _agreed(takers) if kind in PEOPLE else _majority(takers) if kind == "model" else [*chain(*takers)]
+            disputed |= found is None
+            labels += found or []
+            looked |= dict.fromkeys([*names, *(str(claim.category) for claim in found or [])], kind)
+        silent = any(not asked_in(round_) for round_ in told)
+    if disputed:
+        asked = {name: kind for kind in ("import", "human") for round_ in said[kind] for name in asked_in(round_)}
+        return Truth(state=State.DISPUTED, looked=asked, silent=silent)
+    state = State.AUTO if labels or said["model"] else State.UNLABELLED
+    if people:
+        state = State.REVIEWED if labels else State.CONFIRMED_EMPTY
+    return Truth(state=state, labels=tuple(_as_made(label, claims) for label in labels), looked=looked, silent=silent)
+
+
+def _as_made(label: Claim, claims: Sequence[Claim]) -> Claim:
+    """Return a label as it was claimed, whatever was taken from what it was asked for since."""
+    if any(label is claim for claim in claims):
+        return label
+    return next((c for c in claims if c.category == label.category and replace(c, asked=label.asked) == label), label)
+
+
+def _deciding(kind: str, rounds: list[list[Claim]]) -> list[list[Claim]]:
+    """Leave out the people who passed an image on."""
+    return [round_ for round_ in rounds if kind not in PEOPLE or all(claim.says not in WHOLE for claim in round_)]
+
+
+def _open(round_: list[Claim], decided: Mapping[str, str]) -> list[Claim]:
+    """Return what a source says of the categories that nobody above it has decided."""
+    if not decided:
+        return round_
+    if asked_in(round_):
+        return _without(round_, tuple(decided))
+    return [claim for claim in round_ if claim.category not in decided]
+
+
+def _parts(rounds: list[list[Claim]]) -> Iterator[tuple[list[str], list[list[Claim]]]]:
+    """Part the categories by who looked for them, and yield those of each part with the labels of each who did.
+
+    Sources that do not say what they looked for are compared with each other, about all that they name; with others only where they
+    name the same category. Theirs alone count as no category that was looked for.
+    """
+    asked = [asked_in(round_) for round_ in rounds]
+    silent = [place for place, names in enumerate(asked) if not names]
+    named = [name for names in asked for name in names]
+    named += [str(claim.category) for place in silent for claim in rounds[place] if claim.category]
+    parts: dict[tuple[int, ...], list[str]] = {}
+    for name in dict.fromkeys(named):
+        told = [place for place, names in enumerate(asked) if name in names]
+        also = [place for place in silent if not told or any(claim.category == name for claim in rounds[place])]
+        parts.setdefault(tuple(sorted(told + also)), []).append(name)
+    if rounds and not parts:
+        parts[tuple(silent)] = []
+    for places, names in parts.items():
+        labels = [[claim for claim in rounds[place] if claim.category in names] for place in places]
+        yield [] if set(places) <= set(silent) else names, labels
+
+
+def _agreed(labels: list[list[Claim]]) -> list[Claim] | None:
+    """Return the labels that more than half of the people share; None when they do not agree."""
     agreed = [mine for mine in labels if 2 * sum(agree(mine, other) for other in labels) > len(labels)]
-    if not agreed:
-        return Truth(state=State.DISPUTED)
-    return Truth(state=State.REVIEWED if agreed[-1] else State.CONFIRMED_EMPTY, labels=tuple(agreed[-1]))
+    return agreed[-1] if agreed else None
 
 
-def _majority(models: list[list[Claim]]) -> tuple[Claim, ...]:
-    labels = [[claim for claim in said if claim.says == "label"] for said in models]
+def _majority(labels: list[list[Claim]]) -> list[Claim]:
     if len(labels) == 1:
-        return tuple(labels[0])
+        return labels[0]
     kept: list[Claim] = []
     for claim in sorted((c for said in labels for c in said), key=lambda c: -c.score):
         votes = sum(any(_same(claim, other) for other in said) for said in labels)
         if votes * 2 > len(labels) and not any(_same(claim, other) for other in kept):
             kept.append(claim)
-    return tuple(kept)
+    return kept

@@ -62,6 +62,11 @@ class Policy(BaseModel):
             raise ValueError(f"categories named twice: {', '.join(sorted(doubles))}")
         return self
 
+    @property
+    def tag(self) -> str:
+        """Name and version, as claims have them: `starter@1`."""
+        return f"{self.policy}@{self.version}"
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All category names, in the order of the file."""

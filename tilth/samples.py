@@ -1,10 +1,10 @@
 """One image that is ours, with all that is claimed about it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from tilth.claims import Claim, Json, State, Truth, resolve
+from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.errors import InputError
 from tilth.images import Image, Luma, decode, decode_luma, image_id
 
@@ -66,6 +66,16 @@ class Sample:
         """What the claims add up to."""
         return self.truth.state
 
+    def to_ask(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the categories that people can still be asked for.
+
+        They are none where the image as a whole is in question: it is disputed, rejected, or a person took back what they said.
+        """
+        if not self.labelled_by_people:
+            return tuple(names)
+        truth = self.truth
+        return truth.unasked(names, PEOPLE) if truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) else ()
+
     @property
     def split(self) -> str:
         """`train`, `val`, `test`, or empty while nobody has split the dataset."""
@@ -74,7 +84,7 @@ class Sample:
     @property
     def labelled_by_people(self) -> bool:
         """Whether a person or an imported file has said anything about it."""
-        return any(claim.kind in ("human", "import") for claim in self.claims)
+        return any(claim.kind in PEOPLE for claim in self.claims)
 
     @property
     def made(self) -> bool:

@@ -1,11 +1,12 @@
 """Turn what a model saw into claims: thresholds, look-alikes and the clean-up of boxes, without asking the model again.
 
 What was seen lies in the column `<step>.seen`, a row a box: phrase, category (empty for a look-alike), prompt, score, box, and
-for fused boxes the evidence for it. What the clean-up removes lies in `<step>.removed`, and comes back with `restore`.
+for fused boxes the evidence for it; what was looked for lies in `<step>.categories`. What the clean-up removes lies in
+`<step>.removed`, and comes back with `restore`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from itertools import islice
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ class Decide:
     name: str
     source: str
     asked: str
+    policy: str = ""  # whose categories were asked for; when empty, the one that the source named before
     threshold: float
     instead_of: tuple[str, ...] = ()  # sources whose earlier claims these replace
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -72,11 +74,12 @@ class Decide:
 
     def _decide(self, sample: Sample, rows: list[list[Any]], whys: list[tuple[str, str]], round_: str) -> Result:
         judged = list(zip(rows, whys, strict=True))
-        claims = [self._claim(row, round_) for row, (reason, _) in judged if row[1] and not reason]
+        about = self._about(sample)
+        claims = [replace(self._claim(row, round_), **about) for row, (reason, _) in judged if row[1] and not reason]
         removed = [_removed(row, reason, by) for row, (reason, by) in judged if reason and row[1]]
         removed += [_removed(row, "look-alike", "") for row, _ in judged if not row[1]]
         if not claims:
-            claims = [Claim(says="empty", source=self.source, evidence=self._evidence(round_))]
+            claims = [Claim(says="empty", source=self.source, evidence=self._evidence(round_), **about)]
         top: dict[str, float] = {}
         for row in self._rows(sample):
             if row[1]:
@@ -87,6 +90,12 @@ class Decide:
             **({f"{self.name}.asked": self.asked} if self.asked else {}),
         }
         return Result(claims=tuple(claims), columns=columns)
+
+    def _about(self, sample: Sample) -> dict[str, Any]:
+        """Return what the model was asked for."""
+        before = (claim.policy for claim in reversed(sample.claims) if claim.source == self.source)
+        categories = cast("list[str]", sample.columns.get(f"{self.name}.categories") or [])
+        return {"asked": tuple(categories), "policy": self.policy or next(before, "")}
 
     def _evidence(self, round_: str) -> dict[str, Json]:
         return {"round": round_, **({"instead_of": self.instead_of} if self.instead_of else {})}

@@ -15,7 +15,7 @@ from tilth.annotate.boxes.clean import CleanUp, clean_batch
 from tilth.annotate.boxes.decide import Decide
 from tilth.annotate.boxes.weighted import fuse_boxes
 from tilth.claims import Json
-from tilth.data.where import both
+from tilth.data.where import both, open_to_models
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -78,7 +78,22 @@ class Join:
             found[image].append(
                 [*strongest[:3], round(min(1.0, float(score)), 6), *(round(float(v), 3) for v in box), {"of": went_in}]
             )
-        return [Result(columns={f"{self.name}.seen": each, f"{self.name}.by": self.source}) for each in found]
+        return [
+            Result(
+                columns={
+                    f"{self.name}.seen": each,
+                    f"{self.name}.by": self.source,
+                    f"{self.name}.categories": categories_of(sample, self.of),
+                }
+            )
+            for sample, each in zip(samples, found, strict=True)
+        ]
+
+
+def categories_of(sample: Sample, steps: Sequence[str]) -> list[Json]:
+    """Return what any of the steps looked for; nothing when one does not say."""
+    told = [cast("list[str]", sample.columns.get(f"{name}.categories") or []) for name in steps]
+    return list(dict.fromkeys(name for names in told for name in names)) if all(told) else []
 
 
 @step
@@ -129,18 +144,19 @@ class Fuse:
         source = f"model:fusion@{fingerprint(self, *sources)}"
         weights = tuple(self.weights.get(name, 1.0) for name in self.of)
         join = Join(name=work.name, of=self.of, weights=weights, iou=self.iou, source=source, rules=self.clean_up)
-        joined = work.map(join, self._wanted(), on="claims")
+        joined = work.map(join, self._wanted(work), on="claims")
         decide = Decide(
             name=work.name,
             source=source,
             asked="",
+            policy=work.policy.tag,
             threshold=self.threshold,
             thresholds=self.thresholds,
             instead_of=sources,
             rules=self.clean_up,
         )
         seen = f"{work.name}.seen"
-        work.map(decide, both(self._wanted(), f"`{seen}` is not null"), on="claims", label=f"{work.name}: decide")
+        work.map(decide, both(self._wanted(work), f"`{seen}` is not null"), on="claims", label=f"{work.name}: decide")
         return {
             "images": joined.get("ok", 0),
             "failed": joined.get("failed", 0),
@@ -149,12 +165,13 @@ class Fuse:
             **self._count(work, source),
         }
 
-    def _wanted(self) -> str:
-        return both("split != 'test' and not people", *(f"`{name}.seen` is not null" for name in self.of))
+    def _wanted(self, work: Work) -> str:
+        names = [category.name for category in work.policy.pictured]
+        return both("split != 'test'", open_to_models(names), *(f"`{name}.seen` is not null" for name in self.of))
 
     def _sources(self, work: Work) -> tuple[str, ...]:
         by = [f"{name}.by" for name in self.of]
-        found = {str(source) for sources in work.dataset.tally(*by, where=self._wanted()) for source in sources}
+        found = {str(source) for sources in work.dataset.tally(*by, where=self._wanted(work)) for source in sources}
         if not found:
             raise InputError(
                 f"of: no image without people's labels was seen by all of {', '.join(self.of)}; "
@@ -165,7 +182,7 @@ class Fuse:
     def _count(self, work: Work, source: str) -> Mapping[str, Json]:
         boxes: Counter[str] = Counter()
         agreed = went_in = 0
-        for sample in work.dataset.samples(self._wanted(), images=False):
+        for sample in work.dataset.samples(self._wanted(work), images=False):
             went_in += sum(len(cast("list[Any]", sample.columns[f"{name}.seen"])) for name in self.of)
             for claim in sample.truth.labels:
                 if claim.source == source:

@@ -3,7 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from tilth.annotate.formats.parts.orientation import read_header, seen_stored, shown_size, turn
 from tilth.annotate.formats.parts.records import Found, Named, Oddities
-from tilth.annotate.formats.reading import Format, open_reader
+from tilth.annotate.formats.reading import Format, listed_names, open_reader
 from tilth.claims import Claim, Json
 from tilth.engine.intake import Failed
 from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
@@ -34,6 +34,8 @@ class _Taker:
     origin: Mapping[str, str]
     columns: Mapping[str, str]
     odd: Oddities
+    covers: tuple[str, ...]
+    listed: bool  # the set has a list of its names, so one that we do not know is none of those that we do
     boxes: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
@@ -50,9 +52,10 @@ class _Taker:
         if found.read is None:
             raise InputError(found.error)
         data = found.read()
-        claims, unsure = self._claims(found, data)
+        claims, skipped = self._claims(found, data)
         if not claims and found.label_file:
-            claims = self._empty(found, unsure)
+            claims = self._empty(found, bool(skipped))
+        claims = [replace(claim, asked=self._asked(claims, skipped), policy=self.policy.tag) for claim in claims]
         state = "labelled" if any(c.says == "label" for c in claims) else "confirmed_empty" if claims else "unlabelled"
         self.images[state] += 1
         source = f"{self.root.name}/{found.name}"
@@ -63,31 +66,42 @@ class _Taker:
         means = found.state if found.state in ("confirmed_empty", "unlabelled") else self.empty_means
         if means != "confirmed_empty":
             return []
+        if not self.covers:
+            self.odd.note("not called empty, as the set covers nothing of the policy", found.name)
+            return []
         if unsure:
             # a label that was skipped may have been one of the policy, so nobody has confirmed anything
             self.odd.note("not called empty, as labels of it were skipped", found.name)
             return []
         return [Claim(says="empty", source=self._source(found), evidence={"round": self.key})]
 
+    def _asked(self, claims: list[Claim], skipped: set[str | None]) -> tuple[str, ...]:
+        """Return what the set looked for in an image: not what a label may have been that was skipped."""
+        named = {str(claim.category) for claim in claims if claim.category}
+        if None in skipped and not self.listed:
+            return tuple(sorted(named))
+        return tuple(name for name in self.covers if name in named or name not in skipped)
+
     def _source(self, found: Found) -> str:
         return f"import:{self.root.name}/{found.label_file}"
 
-    def _claims(self, found: Found, data: bytes) -> tuple[list[Claim], bool]:
-        """Return the claims, and whether a label was skipped that could have been one."""
+    def _claims(self, found: Found, data: bytes) -> tuple[list[Claim], set[str | None]]:
+        """Return the claims, and the categories of labels that were skipped, among them None for names that nobody knows."""
         if not found.labels:
-            return [], False
+            return [], set()
         stored_wh, orientation = read_header(data)
         stored = seen_stored(found.size_wh, stored_wh, orientation)
         if stored is None and not all(label.parts for label in found.labels):
             self.odd.note("turned by EXIF, size does not tell which way the labels saw it; taken as shown", found.name)
-        claims, unsure = [], False
+        claims: list[Claim] = []
+        skipped: set[str | None] = set()
         for label in found.labels:
             category = self._category(label.category) if label.category else None
             if category == "":
                 continue
             box = self._box(label, found.name, stored_wh, orientation, bool(stored) and not label.parts)
             if category is None or box is None:
-                unsure = True
+                skipped.add(category)
                 continue
             self.boxes[category] += 1
             # the round makes a second import of the same file replace the first
@@ -95,7 +109,7 @@ class _Taker:
             claims.append(
                 Claim(category=category, box_xyxy=box, score=label.score, source=self._source(found), evidence=evidence)
             )
-        return claims, unsure
+        return claims, skipped
 
     def _category(self, name: str) -> str | None:
         """Return the policy's name, empty when the name is to be ignored, None when nobody knows it."""
@@ -145,6 +159,9 @@ class Import:
         licence: Of the images, kept with each.
         categories: The set's names to the policy's; "" ignores a name. Policy names need no entry; other names are
             listed and skipped, unless this is `as_is`.
+        covers: The policy's categories that whoever labelled the set looked for. By default those that the set's own list names,
+            as of COCO and YOLO; where a set has no list, all of the policy. An image without a label of one of these shows none;
+            of other categories it says nothing.
     """
 
     path: Path
@@ -154,6 +171,7 @@ class Import:
     empty_means: Literal["unlabelled", "confirmed_empty"] = "unlabelled"
     licence: str = ""
     categories: dict[str, str] | Literal["as_is"] = field(default_factory=dict)
+    covers: tuple[str, ...] = ()
 
     def inputs(self) -> tuple[Path, ...]:
         """The set's folder; a label file stands for the images beside it."""
@@ -169,12 +187,15 @@ class Import:
         if wrong := sorted(wanted - set(work.policy.names)):
             known = ", ".join(work.policy.names)
             raise InputError(f"categories: the policy has no {', '.join(map(repr, wrong))}; it has {known}")
+        if self.categories != "as_is" and (wrong := sorted(set(self.covers) - set(work.policy.names))):
+            raise InputError(f"covers: the policy has no {', '.join(wrong)}; it has {', '.join(work.policy.names)}")
         odd = Oddities()
         path = self.path.expanduser().resolve()
         images = self.images.expanduser().resolve() if self.images else None
         format_, reader = open_reader(path, self.format, self.split, images, odd)
         # what the policy does not know is skipped, so a policy that knows more has the labels read again
         known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(work.policy.names)
+        listed = listed_names(reader)
         key = fingerprint(self, inputs_digest(self.inputs()), *known_names)
         taker = _Taker(
             policy=work.policy,
@@ -185,6 +206,8 @@ class Import:
             origin={"licence": self.licence, "step": work.name},
             columns={"split": self.split} if self.split else {},
             odd=odd,
+            covers=self._covers(listed, work.policy),
+            listed=bool(listed),
         )
         counts = work.add(key, map(taker.take, reader), total=reader.count())
         return {
@@ -196,11 +219,22 @@ class Import:
             **_facts(taker, work.policy),
         }
 
+    def _covers(self, listed: tuple[str, ...], policy: Policy) -> tuple[str, ...]:
+        """Return what the set looked for, in the order of the policy."""
+        if self.covers or not listed:
+            return self.covers or policy.names
+        if self.categories == "as_is":
+            return tuple(dict.fromkeys(listed))
+        ours = {self.categories.get(name, name) for name in listed}
+        return tuple(name for name in policy.names if name in ours)
+
 
 def _facts(taker: _Taker, policy: Policy) -> dict[str, Json]:
     near = {name: difflib.get_close_matches(name.lower(), policy.names, n=1) for name in taker.unknown}
     return {
         "by_state": dict(taker.images),
+        "covers": list(taker.covers),
+        "not_covered": [name for name in policy.names if name not in taker.covers],
         "boxes": sum(taker.boxes.values()),
         "boxes_by_category": dict(taker.boxes),
         "unknown_categories": {

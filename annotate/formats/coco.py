@@ -95,6 +95,11 @@ class Coco:
         for (name,) in self._rows.execute(twice):
             self.odd.note("image whose id another image has too", str(name))
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Return the names of the set's own list: annotators of a COCO set looked for these in every image."""
+        return tuple(self._names.values())
+
     def count(self) -> int:
         """Count the listed images."""
         return int(self._rows.execute("SELECT count(*) FROM images").fetchone()[0])

@@ -64,6 +64,13 @@ def detect_format(path: Path) -> str:
     raise InputError(f"{path}: give a folder, or a label file of one of {', '.join(get_args(Format)[1:-1])}")
 
 
+def listed_names(reader: Reader) -> tuple[str, ...]:
+    """Return what a set says that its labels are of, by its own names; none when it has no list of them."""
+    if isinstance(reader, Coco):
+        return reader.categories
+    return tuple(dict.fromkeys(reader.names.values())) if isinstance(reader, Yolo) else ()
+
+
 def _under(path: Path, suffix: str) -> Iterator[Path]:
     """Yield the files with this suffix, in whatever case."""
     found = [path] if path.is_file() else path.rglob("*")

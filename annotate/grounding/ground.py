@@ -19,7 +19,7 @@ from tilth.annotate.grounding.model import Finder, Seen, precision_on
 from tilth.annotate.grounding.phrases import Question, questions, spelled
 from tilth.annotate.grounding.thresholds import read_thresholds
 from tilth.claims import Json
-from tilth.data.where import both, quoted
+from tilth.data.where import both, open_to_models, quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.samples import Result, Sample
@@ -56,14 +56,14 @@ class Look:
             precision=self.precision,
         )
 
-        by = models.source(self.model)
+        same: dict[str, Json] = {
+            f"{self.name}.by": models.source(self.model),
+            f"{self.name}.categories": [question.category for question in self.questions],
+        }
 
         def look(samples: Sequence[Sample]) -> list[Result]:
             found = finder.find([sample.pixels() for sample in samples])
-            return [
-                Result(columns={f"{self.name}.seen": [_row(one) for one in seen], f"{self.name}.by": by})
-                for seen in found
-            ]
+            return [Result(columns={f"{self.name}.seen": [_row(one) for one in seen], **same}) for seen in found]
 
         return look
 
@@ -89,8 +89,9 @@ class Ground:
         precision: Of the arithmetic; `auto` takes what suits the device.
         batch_size: Images at a time; what goes through the model at once also depends on memory.
         clean_up: Rules for boxes; see `annotate/boxes/clean.py`.
-        relabel: Ask again for images that people or imported files have labelled. The test split is never asked for, and
-            neither are images that an earlier step with these settings has asked for.
+        relabel: Ask again for images that people or imported files have labelled; without it, for those that they were not
+            asked about every category. The test split is never asked for, and neither are images that an earlier step with these
+            settings has asked for.
     """
 
     model: str = "starter:grounding"
@@ -141,7 +142,9 @@ class Ground:
         )
         source = models.source(self.model)
         key = fingerprint(self, source, repr(asked))
-        wanted = self._wanted(work, key)
+        categories = [question.category for question in asked]
+        wanted = self._wanted(work, key, categories)
+        unasked = work.unasked(categories, "split != 'test'")
         began, before = time.monotonic(), self._looked(work, look)
         looked = work.map(look, wanted)
         seconds, new = time.monotonic() - began, self._looked(work, look) - before
@@ -149,6 +152,7 @@ class Ground:
             name=work.name,
             source=source,
             asked=key,
+            policy=work.policy.tag,
             threshold=self.threshold,
             thresholds={**self._calibrated(work), **self.thresholds},
             rules=self.clean_up,
@@ -160,6 +164,7 @@ class Ground:
         return {
             "images": looked.get("ok", 0),
             "failed": looked.get("failed", 0),
+            "unasked_before": unasked,
             "looked_at_now": new,
             "seconds": round(seconds, 2),
             "images_per_s": round(new / seconds, 2) if new else None,
@@ -195,11 +200,15 @@ class Ground:
     def _looked(work: Work, look: Look) -> int:
         return len(work.dataset.table(f"{work.name}-{fingerprint(look)}"))
 
-    def _wanted(self, work: Work, key: str) -> str:
+    def _wanted(self, work: Work, key: str, categories: Sequence[str]) -> str:
         """Return the condition on images to look at; an earlier step that asked the same has the answer."""
         others = [n for n in work.dataset.measured() if n.endswith(".asked") and n != f"{work.name}.asked"]
         answered = " or ".join(f"coalesce(`{name}` = {quoted(key)}, false)" for name in others)
-        return both("split != 'test'", "" if self.relabel else "not people", f"not ({answered})" if answered else "")
+        return both(
+            "split != 'test'",
+            "" if self.relabel else open_to_models(categories),
+            f"not ({answered})" if answered else "",
+        )
 
 
 def _count(work: Work, source: str, round_: str) -> Mapping[str, Json]:

@@ -4,6 +4,7 @@ Grounding keeps all that it saw above a floor, so every threshold can be tried o
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy.typing as npt
 
 from tilth.annotate.boxes.clean import CleanUp, clean
 from tilth.annotate.boxes.decide import FLOOR, Decide
-from tilth.claims import Json, State
+from tilth.claims import PEOPLE, Json, State
 from tilth.data.dataset import Dataset
 from tilth.data.files import write_beside
-from tilth.data.where import both, one_of, quoted
+from tilth.data.where import both, one_of, open_to_models, quoted
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -39,12 +40,14 @@ class Boxes:
         right: Whether each has a true box of its own, `(n,)`.
         image: Which image each is of, `(n,)`.
         true: True boxes of each image, `(images,)`.
+        left_out: Images of which people were not asked for it; they have no box here.
     """
 
     scores: Array
     right: Array
     image: Array
     true: Array
+    left_out: int = 0
 
     def drawn(self, times: Array) -> tuple[Array, Array, Array, float]:
         """Return scores, hits and weights of the boxes, and the number of true ones, when images count so often."""
@@ -92,7 +95,8 @@ def calibrate(boxes: Boxes, *, precision: float, default: float, least: int, see
     """
     ones = np.ones(len(boxes.true), int)
     n_true, n_boxes = int(boxes.true.sum()), len(boxes.scores)
-    told: dict[str, Json] = {"true_boxes": n_true, "boxes": n_boxes, "threshold": default, "why": "calibrated"}
+    told: dict[str, Json] = {"true_boxes": n_true, "boxes": n_boxes, "images_left_out": boxes.left_out}
+    told |= {"threshold": default, "why": "calibrated"}
     if min(n_true, n_boxes) < least:
         return {**told, "why": f"default: fewer than {least} boxes"}
     chosen = choose(*boxes.drawn(ones), precision)
@@ -115,11 +119,15 @@ def calibrate(boxes: Boxes, *, precision: float, default: float, least: int, see
 
 
 def gather(samples: Iterable[Sample], name: str, categories: Sequence[str], rules: CleanUp) -> dict[str, Boxes]:
-    """Compare what step `name` saw in reviewed images with what people said of them, by category."""
+    """Compare what step `name` saw in reviewed images with what people said of the categories that they were asked for."""
     rows: dict[str, list[tuple[float, bool, int]]] = {category: [] for category in categories}
     true: dict[str, list[int]] = {category: [] for category in categories}
+    left_out = Counter[str]()
     for place, sample in enumerate(samples):
-        labels = [label for label in sample.truth.labels if label.box_xyxy is not None]
+        truth = sample.truth
+        unasked = truth.unasked(categories, PEOPLE)
+        left_out.update(unasked)
+        labels = [label for label in truth.labels if label.box_xyxy is not None and label.category not in unasked]
         for category in categories:
             true[category].append(sum(label.category == category for label in labels))
         seen = cast("list[list[Any]]", sample.columns[f"{name}.seen"])
@@ -127,7 +135,7 @@ def gather(samples: Iterable[Sample], name: str, categories: Sequence[str], rule
         classes = [row[1] or f"not: {row[0]}" for row in seen]
         free = list(labels)
         for index in clean(boxes, np.array([row[3] for row in seen]), classes, sample.size_wh, rules).kept:
-            if classes[index] not in rows:
+            if classes[index] not in rows or classes[index] in unasked:
                 continue
             same = [label for label in free if label.category == classes[index]]
             overlaps = iou(boxes[index : index + 1], np.array([label.box_xyxy for label in same]).reshape(-1, 4))[0]
@@ -141,6 +149,7 @@ def gather(samples: Iterable[Sample], name: str, categories: Sequence[str], rule
             right=np.array([row[1] for row in found], bool),
             image=np.array([row[2] for row in found], int),
             true=np.array(true[category], int),
+            left_out=left_out[category],
         )
         for category, found in rows.items()
     }
@@ -248,7 +257,7 @@ class Thresholds:
 
     def _apply(self, work: Work, thresholds: dict[str, float], base: float) -> dict[str, Json]:
         by = f"{self.of}.by"
-        wanted = f"`{by}` is not null and split != 'test' and not people"
+        wanted = both(f"`{by}` is not null and split != 'test'", open_to_models(thresholds))
         before = _labels(work.dataset, wanted)
         for source in sorted(str(source) for (source,) in work.dataset.tally(by, where=wanted)):
             decide = Decide(

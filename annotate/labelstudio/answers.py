@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -51,7 +52,9 @@ class _Reading:
     odd: list[str] = field(default_factory=list)
 
 
-def read_answers(task: Row, categories: Sequence[str], round_: int, shows: Sequence[str] = ()) -> list[Answer]:
+def read_answers(
+    task: Row, categories: Sequence[str], round_: int, shows: Sequence[str] = (), policy: str = ""
+) -> list[Answer]:
     """Read the newest annotation of each person.
 
     Args:
@@ -59,6 +62,7 @@ def read_answers(task: Row, categories: Sequence[str], round_: int, shows: Seque
         categories: The pictured categories; boxes of others are odd.
         round_: Number of this review.
         shows: The categories that an image can show without a box; others are odd.
+        policy: Whose categories these are.
     """
     newest: dict[str, Row] = {}
     for annotation in sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at"))):
@@ -66,7 +70,7 @@ def read_answers(task: Row, categories: Sequence[str], round_: int, shows: Seque
     answers = []
     for who, annotation in sorted(newest.items()):
         try:
-            answers.append(_answer(who, annotation, task, categories, round_, shows))
+            answers.append(_answer(who, annotation, task, categories, round_, shows, policy))
         except (TypeError, ValueError, KeyError, AttributeError):  # the server keeps whatever a program sends it
             answers.append(Answer(who=who, note="cannot be read", digest=_digest(annotation)))
     return answers
@@ -78,7 +82,7 @@ def _who(annotation: Row) -> str:
 
 
 def _answer(
-    who: str, annotation: Row, task: Row, categories: Sequence[str], round_: int, shows: Sequence[str]
+    who: str, annotation: Row, task: Row, categories: Sequence[str], round_: int, shows: Sequence[str], policy: str
 ) -> Answer:
     size = (int(task["data"]["width"]), int(task["data"]["height"]))
     spent = float(annotation.get("lead_time") or 0.0)
@@ -93,17 +97,16 @@ def _answer(
     note = _note(reading)
     if not note:
         actions += ["reject"] * (UNUSABLE in reading.said) + ["confirm_empty"] * (EMPTY in reading.said)
-    claims = _claims(
-        reading,
-        did,
-        source=f"human:labelstudio-{who}",
-        whole={
-            "round": round_,
-            "actions": list(actions),
-            "seconds": spent,
-            "annotation": int(annotation.get("id") or 0),
-        },
-    )
+    whole: dict[str, Json] = {
+        "round": round_,
+        "actions": list(actions),
+        "seconds": spent,
+        "annotation": int(annotation.get("id") or 0),
+    }
+    # the interface offers all of them: those with boxes, and those that can be shown without
+    asked = tuple(dict.fromkeys((*shows, *categories)))
+    said = Claim(says="empty", source=f"human:labelstudio-{who}", evidence=whole, asked=asked, policy=policy)
+    claims = _claims(reading, did, said)
     return Answer(
         who=who,
         claims=() if note else claims,
@@ -130,18 +133,18 @@ def _note(reading: _Reading) -> str:
     return "" if labels or reading.said else "says nothing"
 
 
-def _claims(reading: _Reading, did: Sequence[str], *, source: str, whole: dict[str, Json]) -> tuple[Claim, ...]:
+def _claims(reading: _Reading, did: Sequence[str], empty: Claim) -> tuple[Claim, ...]:
+    """Return the claims of a reading, given what it would be if it said that nothing is there."""
     if ESCALATE in reading.said:
-        return (Claim(says="escalate", source=source, evidence=whole),)
+        return (replace(empty, says="escalate"),)
+    label = partial(replace, empty, says="label")
     claims = [
-        Claim(category=category, box_xyxy=box, source=source, evidence={**whole, "action": action})
+        label(category=category, box_xyxy=box, evidence={**empty.evidence, "action": action})
         for (category, box, _), action in zip(reading.boxes, did, strict=True)
     ]
     boxed = {category for category, _, _ in reading.boxes}
-    claims += [Claim(category=name, source=source, evidence=whole) for name in sorted(reading.shows - boxed)]
-    return tuple(claims) or (
-        Claim(says="reject" if UNUSABLE in reading.said else "empty", source=source, evidence=whole),
-    )
+    claims += [label(category=name) for name in sorted(reading.shows - boxed)]
+    return tuple(claims) or (replace(empty, says="reject") if UNUSABLE in reading.said else empty,)
 
 
 def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str], shows: Sequence[str]) -> _Reading:

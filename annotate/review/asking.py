@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tilth.annotate.review.queue import choose
-from tilth.data.where import both
+from tilth.data.where import both, to_ask
 from tilth.engine.steps import step
 from tilth.engine.work import Work
 
@@ -61,16 +61,17 @@ class Asking:
         if self.people < 1:
             raise ValueError(f"people must be at least 1, got {self.people}")
 
-    def wanted(self) -> str:
-        """Return the condition on images that may be reviewed: not of the test split, and no person has labelled them yet."""
+    def wanted(self, work: Work) -> str:
+        """Return the condition on images that may be reviewed: people have not been asked yet for all categories."""
         only = {"all": "", "made": "made", "found": "not made"}[self.only]
-        return both("split != 'test' and not people", only)
+        # words are judged by reading them, so no image waits for people because of a category of theirs
+        return both("split != 'test'", to_ask(category.name for category in work.policy.pictured), only)
 
     def queue(
         self, work: Work, known: Collection[str] | None = None, *, beside: Collection[str] = (), less: int = 0
     ) -> dict[str, str]:
         """Choose the images, of those that are `known` and not `beside`, and say why each; `less` of the budget wait already."""
-        where = self.wanted()
+        where = self.wanted(work)
         samples = work.dataset.samples(where, ids=known, images=False, keep=lambda sample: sample.id not in beside)
         candidates = work.dataset.count(where, ids=known) - work.dataset.count(where, ids=beside) if self.share else 0
         budget = math.ceil(self.share * candidates) if self.share else self.budget

@@ -123,7 +123,7 @@ def _merge(
     """Append what is new to what is known; None when nothing is."""
     rounds = [claim.evidence.get("round") for claim in (*sample.claims, *earlier) if claim.kind == "human"]
     round_ = 1 + max((number for number in rounds if isinstance(number, int)), default=0)
-    answers = read_answers(task, studio.categories, round_, studio.policy.names)
+    answers = read_answers(task, studio.categories, round_, studio.policy.names, studio.policy.tag)
     told = cast("list[dict[str, Json]]", columns.get(f"{name}.answers") or [])
     known = {str(row["who"]): row for row in told}
     claims = list(earlier)

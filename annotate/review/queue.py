@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import shared, standing
+from tilth.claims import PEOPLE, shared, standing
 from tilth.samples import Sample
 
 CONTRADICTION = 0.95  # priority of an image that was mined for one category and grounded as another
@@ -46,11 +46,16 @@ def expected_category(sample: Sample) -> str:
 
 
 def uncertainty(sample: Sample, threshold: float) -> float:
-    """Return how close the closest score is to the threshold, in [0, 1]; scores below it count too, where they were kept."""
-    scores = [claim.score for claim in sample.truth.labels]
+    """Return how close the closest score is to the threshold, in [0, 1]; scores below it count too, where they were kept.
+
+    Scores of categories that people have decided are of no account.
+    """
+    truth = sample.truth
+    decided = {name for name, kind in truth.looked.items() if kind in PEOPLE}
+    scores = [claim.score for claim in truth.labels if claim.category not in decided]
     for name in (name for name in sample.columns if name.endswith(".top")):
         if isinstance(value := sample.columns[name], dict):
-            scores += [float(score) for score in value.values()]
+            scores += [float(score) for category, score in value.items() if category not in decided]
     reach = max(threshold, 1 - threshold)
     return max((1 - min(1.0, abs(score - threshold) / reach) for score in scores), default=0.0)
 
@@ -80,10 +85,11 @@ def _tie(seed: int, id_: str) -> str:
 
 def entry(sample: Sample, threshold: float, seed: int) -> Entry:
     """Say how urgent an image is, and why."""
-    expected, found = expected_category(sample), sample.truth.categories
+    truth = sample.truth
+    expected, found = expected_category(sample), truth.categories
     doubt, conflict = uncertainty(sample, threshold), disagreement(sample)
     urgency = 1 - (1 - doubt) * (1 - conflict)  # either is reason enough
-    contradicts = bool(expected) and expected not in found
+    contradicts = bool(expected) and expected not in found and bool(truth.unasked([expected], PEOPLE))
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
         priority=max(urgency, CONTRADICTION if contradicts else 0.0),

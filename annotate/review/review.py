@@ -1,6 +1,7 @@
 """The step `review`: people look at the images that matter most, and every action of theirs is counted."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tilth.annotate.review.effort import SECONDS_PER_ACTION, SECONDS_SOURCE, cou
 from tilth.annotate.review.people import ask_people
 from tilth.annotate.review.reviewer import Reviewed, label_by_truth, label_made, read_made_truth, read_truth
 from tilth.claims import Json
+from tilth.data.where import both, lacks
 from tilth.engine.steps import Facts, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -25,6 +27,7 @@ class Simulate:
     truth_digest: str
     made_truth: str
     categories: tuple[str, ...]
+    policy: str
     error_rate: float
     seed: int
     batch_size: int = 64
@@ -44,24 +47,24 @@ class Simulate:
         return review
 
     def _review(self, sample: Sample, truth: Mapping[str, Any], made: Mapping[str, str]) -> Reviewed:
-        shown = sample.truth.labels
-        round_ = next_round(sample)
+        # what people have said of other categories is settled
+        asked = sample.to_ask(self.categories) or self.categories
+        shown = [label for label in sample.truth.labels if label.category in asked or asked == self.categories]
         if sample.id in truth:
-            boxes = [(category, box) for category, box in truth[sample.id] if category in self.categories]
-            return label_by_truth(
-                sample.id,
-                boxes,
-                shown,
-                categories=self.categories,
-                error_rate=self.error_rate,
-                seed=self.seed,
-                round_=round_,
-            )
-        if sample.id in made:
-            return label_made(
-                sample.id, made[sample.id], shown, error_rate=self.error_rate, seed=self.seed, round_=round_
-            )
-        raise InputError("the simulated reviewer does not know this image")
+            boxes = [(category, box) for category, box in truth[sample.id] if category in asked]
+            say = partial(label_by_truth, sample.id, boxes)
+        elif sample.id in made:
+            say = partial(label_made, sample.id, made[sample.id] if made[sample.id] in asked else "")
+        else:
+            raise InputError("the simulated reviewer does not know this image")
+        return say(
+            shown,
+            categories=asked,
+            error_rate=self.error_rate,
+            seed=self.seed,
+            round_=next_round(sample),
+            policy=self.policy,
+        )
 
     def _result(self, sample: Sample, done: Reviewed) -> Result:
         columns: dict[str, Json] = {
@@ -103,7 +106,10 @@ class Review(Asking):
             raise InputError("a simulated review needs the setting truth: a file that says what each image shows")
         made = self.made_truth or work.artifacts.get("made_truth")
         known = set(read_truth(self.truth)) | (set(read_made_truth(made)) if made else set())
-        candidates, reviewable = work.dataset.count(self.wanted()), work.dataset.count(self.wanted(), ids=known)
+        wanted = self.wanted(work)
+        candidates, reviewable = work.dataset.count(wanted), work.dataset.count(wanted, ids=known)
+        categories = tuple(category.name for category in work.policy.pictured)
+        unasked = {n: work.dataset.count(both(wanted, f"not people or {lacks('decided', [n])}")) for n in categories}
         why = self.queue(work, known)
         mapper = Simulate(
             name=work.name,
@@ -111,7 +117,8 @@ class Review(Asking):
             truth=self.truth,
             truth_digest=inputs_digest([p for p in (self.truth, made) if p]),
             made_truth=str(made or ""),
-            categories=tuple(c.name for c in work.policy.pictured),
+            categories=categories,
+            policy=work.policy.tag,
             error_rate=self.error_rate,
             seed=work.seed,
         )
@@ -120,6 +127,7 @@ class Review(Asking):
             "backend": "simulated",
             "candidates": candidates,
             "unknown_to_reviewer": candidates - reviewable,
+            "unasked": unasked,
             "failed": counts.get("failed", 0),
             "seconds_per_action": dict(SECONDS_PER_ACTION),
             "seconds_source": SECONDS_SOURCE,

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def label_by_truth(
     seed: int = 0,
     round_: int = 1,
     source: str = SOURCE,
+    policy: str = "",
 ) -> Reviewed:
     """Label an image as a person would who sees the truth, given the boxes that are shown to begin with.
 
@@ -77,11 +79,12 @@ def label_by_truth(
         sample_id: Id of the image.
         truth: `(category, box)` of everything that is there.
         shown: Boxes to correct; none means labelling from nothing, where each box is drawn.
-        categories: What a person can take a thing for.
+        categories: What the person looks for, and can take a thing for.
         error_rate: Chance of a mistake for each thing, and of keeping a box that is wrong.
         seed: Of the errors.
-        round_: Number of the review, which replaces earlier ones by the same source.
+        round_: Number of the review, which replaces what earlier ones by the same source say of the same categories.
         source: Who says so.
+        policy: Whose categories these are.
     """
     truth = sorted(truth)
     boxes = [claim for claim in shown if claim.says == "label" and claim.box_xyxy is not None]
@@ -106,9 +109,10 @@ def label_by_truth(
     if not labels:
         actions.append("confirm_empty")
     whole: dict[str, Json] = {"round": round_, "actions": actions, "seconds": seconds(actions)}
-    claims = [
-        Claim(category=c, box_xyxy=b, source=source, evidence={**whole, "action": did}) for (c, b), did in labels
-    ] or [Claim(says="empty", source=source, evidence={**whole, "action": "confirm_empty"})]
+    say = partial(Claim, source=source, asked=tuple(categories), policy=policy)
+    claims = [say(category=c, box_xyxy=b, evidence={**whole, "action": did}) for (c, b), did in labels] or [
+        say(says="empty", evidence={**whole, "action": "confirm_empty"})
+    ]
     return Reviewed(
         claims=tuple(claims), actions=tuple(actions), right=_right(truth, boxes), shown=len(boxes), present=len(truth)
     )
@@ -232,23 +236,28 @@ def label_made(
     category: str,
     shown: Sequence[Claim],
     *,
+    categories: Sequence[str] = (),
     error_rate: float = 0.02,
     seed: int = 0,
     round_: int = 1,
     source: str = SOURCE,
+    policy: str = "",
 ) -> Reviewed:
     """Review a made image of which only the category is known: keep its best box, reject the rest.
 
-    An image that shows its category where no box is, is rejected: the truth of its place is not known.
+    It was made to show one thing, and whoever looks at it sees all of it: what is not kept is absent. An image that shows its
+    category where no box is, is rejected: the truth of its place is not known.
 
     Args:
         sample_id: Id of the image.
         category: What it shows; empty for nothing of the policy.
         shown: Boxes to judge.
+        categories: What the person looks for.
         error_rate: Chance of taking the wrong decision about a box.
         seed: Of the errors.
         round_: Number of the review.
         source: Who says so.
+        policy: Whose categories these are.
     """
     boxes = [claim for claim in shown if claim.says == "label" and claim.box_xyxy is not None]
     best = max((c for c in boxes if c.category == category), key=lambda c: c.score, default=None)
@@ -258,11 +267,12 @@ def label_made(
     says = "label" if kept else "reject" if category else "empty"
     actions += [] if kept else ["reject"] if category else ["confirm_empty"]
     whole: dict[str, Json] = {"round": round_, "actions": actions, "seconds": seconds(actions)}
-    claims = [Claim(category=c.category, box_xyxy=c.box_xyxy, source=source, evidence=whole) for c in kept]
+    say = partial(Claim, source=source, evidence=whole, asked=tuple(categories), policy=policy)
+    claims = [say(category=c.category, box_xyxy=c.box_xyxy) for c in kept]
     if says == "reject":
-        claims = [Claim(says="reject", source=source, evidence=whole)]
+        claims = [say(says="reject")]
     elif says == "empty":
-        claims = [Claim(says="empty", source=source, evidence=whole)]
+        claims = [say(says="empty")]
     right = int(best is not None)
     return Reviewed(
         claims=tuple(claims), actions=tuple(actions), right=right, shown=len(boxes), present=int(bool(category))

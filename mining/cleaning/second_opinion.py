@@ -14,8 +14,8 @@ from typing import Any, cast
 import numpy as np
 
 from tilth import models
-from tilth.claims import Claim, Json, standing
-from tilth.data.where import both
+from tilth.claims import Claim, Json, asked_in, standing
+from tilth.data.where import both, open_to_models
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.geometry import Box
@@ -23,8 +23,6 @@ from tilth.images import Image
 from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.rank import Question, questions
 from tilth.samples import Result, Sample
-
-WANTED = "split != 'test' and not people and boxes > 0"
 
 
 @step
@@ -140,8 +138,10 @@ class Judge:
                     kept.append(
                         self._again(claim, round_, {"match": row["match"], "counter_match": row["counter_match"]})
                     )
-            claims += kept or [
-                Claim(says="empty", source=source, evidence={"round": round_, "second_opinion": self.by})
+            evidence = {"round": round_, "second_opinion": self.by}
+            asked = asked_in(said)  # of them all: a box that goes leaves its category absent
+            claims += [replace(claim, asked=asked) for claim in kept] or [
+                Claim(says="empty", source=source, evidence=evidence, asked=asked, policy=said[-1].policy)
             ]
         return Result(claims=tuple(claims), columns={f"{self.name}.removed": removed})
 
@@ -219,8 +219,11 @@ class SecondOpinion:
             },
             counter_weight=self.counter_weight,
         )
-        looked = work.map(match, WANTED, on="claims")
-        work.map(judge, both(WANTED, f"`{work.name}.match` is not null"), on="claims")
+        wanted = both(
+            "split != 'test' and boxes > 0", open_to_models(category.name for category in work.policy.pictured)
+        )
+        looked = work.map(match, wanted, on="claims")
+        work.map(judge, both(wanted, f"`{work.name}.match` is not null"), on="claims")
         return {"images": looked.get("ok", 0), "failed": looked.get("failed", 0), **_count(work)}
 
 

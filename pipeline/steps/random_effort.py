@@ -119,7 +119,8 @@ class RandomEffort:
             if id_ not in truth:
                 continue
             boxes = [(category, box) for category, box in truth[id_] if category in categories]
-            done = label_by_truth(id_, boxes, categories=categories, error_rate=self.error_rate, seed=work.seed)
+            about = {"categories": categories, "policy": work.policy.tag}
+            done = label_by_truth(id_, boxes, **about, error_rate=self.error_rate, seed=work.seed)  # type: ignore[arg-type]
             if used.actions + len(done.actions) > wanted:
                 return
             used.add(len(done.actions), done.seconds)

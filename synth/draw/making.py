@@ -146,6 +146,8 @@ class Maker:
             score=BELIEF,
             source=f"synth:{self.work.name}",
             evidence={"method": request.method},
+            asked=(request.category,),
+            policy=self.work.policy.tag,
         )
         # A child shares the split of its parent; a child of nobody is only ever trained on. Where the dataset has no
         # splits yet, the step that makes them keeps families together.

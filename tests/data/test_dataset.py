@@ -11,6 +11,7 @@ from noise import noise_image, noise_samples
 
 from tilth.claims import Claim, State, resolve
 from tilth.data import table as tables
+from tilth.data.dataset import Dataset
 from tilth.data.table import RESULT, Table, result_row
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -48,6 +49,14 @@ def test_an_unknown_tag_is_refused_with_the_known_ones(work: Work) -> None:
     work.dataset.tag("good")
     with pytest.raises(InputError, match="known: good"):
         work.dataset.checkout("bad")
+
+
+def test_a_dataset_of_another_format_is_refused_in_one_line(work: Work) -> None:
+    work.add("a", noise_samples(1))
+    path = work.dataset.root / "versions" / "000001.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(InputError, match="written by another version of Tilth"):
+        Dataset(work.dataset.root)
 
 
 def test_human_over_consensus_over_one_model() -> None:

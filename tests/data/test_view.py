@@ -72,12 +72,20 @@ def drawn(rng: np.random.Generator, ids: Sequence[str], share: float = 0.6) -> d
         if rng.random() > share:
             continue
         source = str(rng.choice(["human:ann", "human:bob", "model:a@1", "model:b@2", "import:x"]))
-        kind = rng.integers(4)
-        claims = (Claim(says="empty", source=source),) if kind == 0 else ()
+        kind, asked = rng.integers(5), tuple(c for c in ("knife", "dice", "pill") if rng.random() < 0.5)
+        claims = (Claim(says="empty", source=source, asked=asked, policy="p@1"),) if kind == 0 else ()
+        if kind == 2 and source.startswith("human"):
+            claims = (Claim(says=str(rng.choice(["reject", "withdraw", "escalate"])), source=source),)  # type: ignore[arg-type]
         if kind == 1:
             claims = (
                 Claim(
-                    category="knife", box_xyxy=BOX, score=0.5, source=source, evidence={"round": int(rng.integers(9))}
+                    category=str(rng.choice(["knife", "dice"])),
+                    box_xyxy=BOX,
+                    score=0.5,
+                    source=source,
+                    evidence={"round": int(rng.integers(9))},
+                    asked=asked,
+                    policy="p@2",
                 ),
             )
         values: list[Json] = [1.5, 3, True, "it's", ["a", 1], {"k": 2}, None]

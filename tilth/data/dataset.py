@@ -27,6 +27,7 @@ from tilth.samples import NewSample, Sample, origin_text
 
 Guard = Callable[[Image], str | None]
 """Says why an image may not be kept or shown, or None."""
+FORMAT = 2  # of tables; since 2 claims say what was asked, and lists and mappings lie apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ class Dataset:
             raise InputError(f"{self.root}: no version {number}") from error
         except ValueError as error:
             raise DatasetError(f"{self._path(number)}: not a version file: {error}") from error
+        if document.pop("format", 1) != FORMAT:
+            raise InputError(
+                f"{self.root}: written by another version of Tilth, in a format that this one does not read; "
+                "export it with that one, or make it again here"
+            )
         return Version(**{**document, "tables": tuple(TableRef(**table) for table in document["tables"])})
 
     def _load(self, version: int | str | None) -> Version:
@@ -99,7 +105,7 @@ class Dataset:
         """Make a new version of these tables and move to it."""
         newest = max((int(path.stem) for path in (self.root / "versions").glob("*.json")), default=0)
         version = Version(number=newest + 1, parent=self.at.number, message=message, time=time, tables=tuple(tables))
-        document = {**vars(version), "tables": [vars(table) for table in version.tables]}
+        document = {"format": FORMAT, **vars(version), "tables": [vars(table) for table in version.tables]}
         write_beside(self._path(version.number), json.dumps(document, indent=1))
         self.at = version
         return version

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tilth.claims import Claim, Json, State, Truth, resolve
+from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.data.table import CLAIM, CLAIM_FIELDS, HASH_GATE, QUARANTINED, Table, TableRef, read_claim
 from tilth.samples import Sample
 
@@ -30,6 +30,11 @@ BASE = pa.schema(
         ("labels", pa.int32()),  # how many the truth has …
         ("boxes", pa.int32()),  # … and how many of them have a box
         ("kinds", pa.list_(pa.string())),  # who has said anything: human, import, model, synth
+        ("looked", pa.list_(pa.string())),  # categories that somebody looked for …
+        ("looked_by", pa.list_(pa.string())),  # … and the kind of who decides each
+        ("decided", pa.list_(pa.string())),  # categories that people decided
+        ("silent", pa.bool_()),  # whether somebody decides who does not say what they looked for
+        ("policy", pa.string()),  # of the last claim that names one
         ("people", pa.bool_()),  # whether a person or an imported file has said anything
         ("made", pa.bool_()),
         ("source", pa.string()),
@@ -43,7 +48,7 @@ BASE = pa.schema(
     ]
 )
 KINDS = {"flag": pa.bool_(), "int": pa.int64(), "number": pa.float64(), "text": pa.string(), "items": pa.int64()}
-HIDDEN = ("place", "claims", "truth", "drops")  # of no use in a condition
+HIDDEN = ("place", "looked_by", "claims", "truth", "drops")  # of no use in a condition
 
 Row = dict[str, object]
 Find = Callable[[TableRef], Table]
@@ -198,7 +203,9 @@ _UNSAID: Row = {
     "labels": 0,
     "boxes": 0,
     "people": False,
-    **{name: [] for name in ("categories", "kinds", "claims", "truth")},
+    "silent": False,
+    "policy": "",
+    **{name: [] for name in ("categories", "kinds", "looked", "looked_by", "decided", "claims", "truth")},
 }
 
 
@@ -277,7 +284,12 @@ def _resolved(claims: Sequence[Mapping[str, object]], drops: Sequence[Mapping[st
         "labels": len(truth.labels),
         "boxes": sum(label.box_xyxy is not None for label in truth.labels),
         "kinds": kinds,
-        "people": "human" in kinds or "import" in kinds,
+        "looked": list(truth.looked),
+        "looked_by": list(truth.looked.values()),
+        "decided": sorted(name for name, kind in truth.looked.items() if kind in PEOPLE),
+        "silent": truth.silent,
+        "policy": next((claim.policy for claim in reversed(read) if claim.policy), ""),
+        "people": any(kind in PEOPLE for kind in kinds),
         "truth": [where[id(label)] for label in truth.labels],
         "drops": drops,
         "dropped": drops[0]["reason"] if drops else None,
@@ -293,7 +305,7 @@ def samples_of(rows: pa.Table, columns: Columns, load: Load) -> list[Sample]:
         load: Reads all measured columns of samples from the results tables, by id.
     """
     batch = Batch(rows, columns, load)
-    names = ("id", "width", "height", "origin", "state", "truth", "drops")
+    names = ("id", "width", "height", "origin", "drops", "state", "truth", "looked", "looked_by", "silent")
     cells = (rows[name].to_pylist() for name in names)
     return [
         Sample(
@@ -303,9 +315,14 @@ def samples_of(rows: pa.Table, columns: Columns, load: Load) -> list[Sample]:
             claims=said,
             columns=Measured(batch, place),
             drops=tuple((drop["step"], drop["reason"]) for drop in drops),
-            resolved=Truth(state=State(state), labels=tuple(said[place] for place in truth)),
+            resolved=Truth(
+                state=State(state),
+                labels=tuple(said[n] for n in truth),
+                looked=dict(zip(looked, by, strict=True)),
+                silent=silent,
+            ),
         )
-        for place, (said, id_, width, height, origin, state, truth, drops) in enumerate(
+        for place, (said, id_, width, height, origin, drops, state, truth, looked, by, silent) in enumerate(
             zip(claims_of(rows["claims"]), *cells, strict=True)
         )
     ]

@@ -34,6 +34,8 @@ CLAIM = pa.struct(
         ("source", pa.string()),
         ("time", pa.string()),
         ("evidence", pa.string()),
+        ("asked", pa.list_(pa.string())),
+        ("policy", pa.string()),
     ]
 )
 CLAIM_FIELDS = tuple(field.name for field in CLAIM)
@@ -77,6 +79,8 @@ def claim_row(claim: Claim) -> dict[str, object]:
         "source": claim.source,
         "time": claim.time,
         "evidence": json.dumps(claim.evidence, sort_keys=True) if claim.evidence else "",
+        "asked": list(claim.asked),
+        "policy": claim.policy,
     }
 
 
@@ -98,6 +102,8 @@ def read_claim(row: Mapping[str, object]) -> Claim:
         source=str(row["source"]),
         time=str(row["time"]),
         evidence=_evidence(str(row["evidence"])) if row["evidence"] else {},
+        asked=tuple(row["asked"] or ()),  # type: ignore[arg-type]
+        policy=str(row["policy"] or ""),
     )
 
 

@@ -45,6 +45,26 @@ def one_of(column: str, values: Iterable[str]) -> str:
     return f"{column} in ({', '.join(quoted(value) for value in values)})"
 
 
+def lacks(column: str, values: Iterable[str]) -> str:
+    """Write the condition that a list lacks one of some values.
+
+    >>> lacks("looked", ["knife", "dice"])
+    "not (array_has(looked, 'knife') and array_has(looked, 'dice'))"
+    """
+    found = " and ".join(f"array_has({column}, {quoted(value)})" for value in values)
+    return f"not ({found})" if found else "false"
+
+
+def to_ask(categories: Iterable[str]) -> str:
+    """Write the condition that people can still be asked for one of some categories; see `Sample.to_ask`."""
+    return f"not people or (state in ('reviewed', 'confirmed_empty') and {lacks('decided', categories)})"
+
+
+def open_to_models(categories: Iterable[str]) -> str:
+    """Write the condition that what a model says of one of some categories counts: people have not decided them all."""
+    return f"not people or (not silent and state in ('reviewed', 'confirmed_empty') and {lacks('decided', categories)})"
+
+
 def named(text: str) -> list[str]:
     """List the measured names that a condition asks for: those with a dot or in backticks, each once."""
     tokens = [token for token in _TOKEN.findall(text) if token[0] != "'"]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
+from tilth.data.where import both, lacks
 from tilth.engine.intake import COMMIT_ROWS, Failed, Intake
 from tilth.engine.job import Job
 from tilth.engine.local import Local
@@ -110,6 +111,10 @@ class Work:
         (Local() if getattr(mapper, "local", False) else self.executor).run(job)
         dataset.attach(self.name, table, f"{self.name}: {type(mapper).__name__}", self.now())
         return table.counts()
+
+    def unasked(self, categories: Iterable[str], where: str = "") -> dict[str, int]:
+        """Count for each category the samples for which nobody at all has looked for it."""
+        return {name: self.dataset.count(both(where, lacks("looked", [name]))) for name in categories}
 
     def added(self, key: str) -> int:
         """Return how many images of this source `add` has finished, so that a costly source can start after them."""

@@ -42,8 +42,8 @@ def test_coco_boxes_become_claims_with_their_source(work: Work, root: Path) -> N
 
 
 def test_an_image_without_boxes_is_confirmed_empty_only_when_the_recipe_says_so(work: Work, root: Path) -> None:
-    images(root, "a.png", "b.png")
-    coco(root, [("a.png", [("unicorn", [1, 2, 3, 4])]), ("b.png", [])])
+    images(root, "a.png", "b.png", "c.png")
+    coco(root, [("a.png", [("unicorn", [1, 2, 3, 4])]), ("b.png", []), ("c.png", [("knife", [1, 2, 3, 4])])])
     facts = Import(path=root, empty_means="confirmed_empty").run(work)
     assert named(work)["b.png"].state == State.CONFIRMED_EMPTY
     # its only label was skipped, and may have been one of ours under another name
@@ -64,6 +64,47 @@ def test_foreign_names_are_mapped_ignored_or_taken_as_they_are(work: Work, root:
         "the later import of a file replaces the earlier one"
     )
     assert facts["unknown_categories"] == {}
+
+
+def test_a_set_answers_for_the_categories_of_its_own_list_and_for_no_others(work: Work, root: Path) -> None:
+    images(root, "a.png", "b.png")
+    coco(root, [("a.png", [("Knives", [1, 2, 3, 4]), ("dice", [5, 5, 4, 4]), ("tree", [5, 5, 4, 4])]), ("b.png", [])])
+    facts = Import(path=root, categories={"Knives": "knife", "tree": ""}, empty_means="confirmed_empty").run(work)
+    assert facts["covers"] == ["knife", "dice"]
+    assert set(facts["not_covered"]) == set(work.policy.names) - {"knife", "dice"}  # type: ignore[arg-type]
+    a, b = (named(work)[name].truth for name in ("a.png", "b.png"))
+    assert a.looked == b.looked == {"knife": "import", "dice": "import"}
+    assert [str(b.of(name)) for name in ("knife", "pill")] == ["absent", "nobody looked"]
+    assert {c.policy for c in named(work)["a.png"].claims} == {"starter@1"}
+
+
+def test_a_list_of_other_things_than_the_policys_confirms_nothing(work: Work, root: Path) -> None:
+    images(root, "a.png", "b.png")
+    coco(root, [("a.png", [("unicorn", [1, 2, 3, 4])]), ("b.png", [])])
+    facts = Import(path=root, empty_means="confirmed_empty").run(work)
+    assert (facts["covers"], facts["by_state"]) == ([], {"unlabelled": 2})
+    assert facts["odd"]["not called empty, as the set covers nothing of the policy"] == 2  # type: ignore[index, call-overload]
+
+
+def test_a_set_without_a_list_covers_the_policy_or_what_the_recipe_says(work: Work, root: Path) -> None:
+    images(root, "a.png")
+    voc(root / "a.xml", "a.png", ("knife", 1, 1, 9, 9))
+    assert Import(path=root).run(work)["covers"] == list(work.policy.names)
+    assert named(work)["a.png"].truth.unasked(work.policy.names) == ()
+    work.name = "again"
+    assert Import(path=root, covers=("knife", "pill")).run(work)["covers"] == ["knife", "pill"]
+    assert set(named(work)["a.png"].truth.looked) == {"knife", "pill"}
+    with pytest.raises(InputError, match="covers: the policy has no knives"):
+        Import(path=root, covers=("knives",)).run(work)
+
+
+def test_what_a_skipped_label_may_have_been_is_not_known_absent(work: Work, root: Path) -> None:
+    images(root, "a.png", "b.png")
+    voc(root / "a.xml", "a.png", ("knife", 1, 1, 9, 9), ("pill", 9, 9, 1, 1))
+    voc(root / "b.xml", "b.png", ("knife", 1, 1, 9, 9), ("blade", 2, 2, 9, 9))
+    Import(path=root).run(work)
+    assert named(work)["a.png"].truth.unasked(work.policy.names) == ("pill",)
+    assert set(named(work)["b.png"].truth.looked) == {"knife"}, "a blade may be anything"
 
 
 def test_a_mapping_to_a_name_that_the_policy_lacks_is_refused(work: Work, root: Path) -> None:

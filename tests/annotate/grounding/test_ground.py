@@ -276,6 +276,33 @@ def test_labelled_images_and_the_test_split_are_left_alone(work: Work, random_mo
     assert Ground(model=random_model, relabel=True).run(work)["images"] == 2
 
 
+def test_images_that_people_were_asked_less_about_are_looked_at_for_the_rest(work: Work, trained: str) -> None:
+    from tilth.starter.world.files import draw
+
+    work.device = "cpu"
+    names = tuple(category.name for category in work.policy.pictured)
+    drawn = [draw("test", n) for n in range(12)]
+    shown = [{label["category"] for label in row["labels"]} for _, row in drawn]
+    for n, asked in enumerate((names, names[:3])):
+        human = (Claim(says="empty", source="human:ann", asked=asked),)
+        work.add(
+            f"{n}",
+            [NewSample(data=data, origin={"n": k}, claims=human) for k, (data, _) in enumerate(drawn) if k % 2 == n],
+        )
+    facts = Ground(model=trained).run(work)
+    assert (facts["images"], facts["unasked_before"]) == (6, dict.fromkeys(names[:3], 0) | dict.fromkeys(names[3:], 6))
+    for sample in work.dataset.samples(images=False):
+        n = int(str(sample.origin["n"]))
+        assert sample.truth.unasked(names) == ()
+        assert not sample.truth.categories & set(names[:3]), "people said that there are none"
+        if n % 2:
+            assert {sample.truth.looked[name] for name in names[3:]} == {"model"}
+            assert sample.truth.categories <= shown[n] | {"pill", "dice", "text_area"}
+        else:
+            assert sample.state is State.CONFIRMED_EMPTY
+    assert any(sample.truth.categories for sample in work.dataset.samples(images=False))
+
+
 def test_a_second_step_asks_only_for_images_that_are_new(work: Work, random_model: str) -> None:
     work.device = "cpu"
     work.add("first", [NewSample(data=noise_image(n, 64), origin={}) for n in range(3)])

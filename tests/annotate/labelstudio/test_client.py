@@ -199,6 +199,11 @@ def test_a_category_that_is_shown_without_a_box_is_a_label_without_one() -> None
     assert [c.says for c in up.claims] == ["escalate"]
 
 
+def test_an_answer_is_about_all_that_the_interface_offers() -> None:
+    (said,) = read_answers(answer(regions()), NAMES, 1, (*NAMES, "threat"), "starter@1")
+    assert {(claim.asked, claim.policy) for claim in said.claims} == {((*NAMES, "threat"), "starter@1")}
+
+
 def test_the_newest_word_of_each_person_counts() -> None:
     whole = answer(regions(), updated_at="2026-01-02")
     whole["annotations"] += [

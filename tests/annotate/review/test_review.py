@@ -14,10 +14,11 @@ from tilth.annotate.review.effort import ACTIONS, SECONDS_PER_ACTION, seconds
 from tilth.annotate.review.queue import choose, disagreement
 from tilth.annotate.review.review import Review
 from tilth.annotate.review.reviewer import TruthBox, label_by_truth, label_made, read_truth
-from tilth.claims import Claim, State
+from tilth.claims import PEOPLE, Claim, State
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.geometry import Box, iou
+from tilth.policy import Policy
 from tilth.samples import NewSample, Sample
 
 NAMES = ("knife", "pill", "dice")
@@ -259,6 +260,28 @@ def test_a_review_stays_within_its_budget_and_never_asks_twice(work: Work, tmp_p
     work.name = "more"
     second = Review(truth=truth, share=0.5).run(work)
     assert (second["candidates"], second["images_reviewed"]) == (18, 9)
+
+
+def test_people_are_asked_again_for_a_category_that_the_policy_did_not_have_and_for_that_alone(
+    work: Work, tmp_path: Path
+) -> None:
+    whole, truth = work.policy, prepare(work, tmp_path)
+    others = tuple(category for category in whole.categories if category.name != "knife")
+    work.policy = Policy(policy="starter", version=0, categories=others)
+    first = Review(truth=truth, budget=100, error_rate=0).run(work)
+    assert (first["candidates"], first["actions"]["draw"]) == (30, 0)  # type: ignore[index, call-overload]
+    work.policy, work.name = whole, "third_day"
+    names = [category.name for category in whole.pictured]
+    assert all(s.to_ask(names) == ("knife",) for s in work.dataset.samples(images=False))
+    second = Review(truth=truth, budget=100, error_rate=0).run(work)
+    assert second["unasked"] == dict.fromkeys(names, 0) | {"knife": 30}
+    assert (second["candidates"], second["images_reviewed"]) == (30, 30)
+    for sample in work.dataset.samples(images=False):
+        last = [c for c in sample.claims if c.source == "human:simulated" and c.evidence["round"] == 2]
+        assert {claim.asked for claim in last} == {("knife",)}
+        assert sample.truth.unasked(names, PEOPLE) == sample.to_ask(names) == ()
+    work.name = "done"
+    assert Review(truth=truth, budget=100).run(work)["candidates"] == 0
 
 
 def test_running_again_changes_nothing(work: Work, tmp_path: Path) -> None:
