@@ -160,7 +160,7 @@ def test_a_run_takes_another_policy(photos: Path, tmp_path: Path) -> None:
     assert json.loads((folder / "summary.json").read_text())["policy"] == {"name": "mine", "version": 3}
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["policy"] == str(policy)
     assert tilth("report", folder).returncode == 0
-    assert tilth("status", folder).stdout.splitlines()[-2] == "2 of 2 steps are done"
+    assert tilth("status", folder).stdout.splitlines()[-3:-1] == ["2 of 2 steps are done", "samples: auto 48"]
 
 
 def contents(data: Path) -> dict[str, list[tuple[Any, ...]]]:
