@@ -12,7 +12,7 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import State
+from tilth.claims import Answer, State
 from tilth.data.dataset import Dataset
 from tilth.mining.corpora.corpus import Corpus
 from tilth.mining.vectors.store import Store, Vectors
@@ -58,18 +58,19 @@ class Feedback:
         for sample in dataset.samples(images=False):
             source = str(sample.origin.get("source", ""))
             if source.startswith(start) and sample.state in (State.REVIEWED, State.CONFIRMED_EMPTY):
-                shown = {str(c) for c in sample.truth.categories}
-                judged[source.removeprefix(start)] = shown, str(sample.columns.get(CATEGORY, ""))
+                truth, wanted = sample.truth, str(sample.columns.get(CATEGORY, ""))
+                absent = wanted if truth.of(wanted) is Answer.ABSENT else ""
+                judged[source.removeprefix(start)] = set(truth.categories), absent
         self.accepted: dict[str, list[int]] = defaultdict(list)
         self.rejected: dict[str, list[int]] = defaultdict(list)
         if judged:
             for row, (key, _) in enumerate(store.items()):
                 if key in judged:
-                    shown, asked = judged[key]
+                    shown, absent = judged[key]
                     for category in shown:
                         self.accepted[category].append(row)
-                    if asked and asked not in shown:
-                        self.rejected[asked].append(row)
+                    if absent:
+                        self.rejected[absent].append(row)
 
     def __call__(self, category: str, rows: npt.NDArray[np.int64]) -> Scores:
         """Return the feedback of some rows for a category, `(n,)` in [-2, 2]; 0 where there is nothing to compare with."""

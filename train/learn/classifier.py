@@ -50,6 +50,8 @@ def trust(row: Example, auto_weight: float, made_weight: float) -> float:
 class TrainClassifier:
     """Fine-tune a classifier; one sigmoid output for each picture category of the policy.
 
+    An image teaches nothing about a category that nobody looked for in it.
+
     Args:
         model: Base model: a starter model, a folder or a hub id at a commit.
         steps: Optimiser steps.
@@ -103,6 +105,7 @@ class TrainClassifier:
         model = load_for_training("classifier", self.model, labels).to(device)
         train, present = data.indices(val=False), data.present(len(labels))
         chance = draw_weights(data.rows, train, len(labels))
+        known = data.known(self.auto_weight)
         weights = np.array([trust(row, self.auto_weight, self.made_weight) for row in data.rows], np.float32)
         bf16 = models.precision(device) == "bfloat16"
         none = [np.zeros((0, 4), np.float32)] * self.batch_size
@@ -114,7 +117,8 @@ class TrainClassifier:
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 logits = model(pixel_values=normalise(x, about), **any_size(model, side)).logits
             truth = torch.from_numpy(present[chosen]).to(device)
-            each = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none").mean(1)
+            each = F.binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
+            each = (each * torch.from_numpy(known[chosen]).to(device)).mean(1)  # times 1 is exact where all is known
             return (each * torch.from_numpy(weights[chosen]).to(device)).mean()
 
         with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
@@ -154,9 +158,11 @@ def check_training(steps: int, batch_size: int, lr: float, states: Sequence[str]
 
 def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
     """Report what a model was trained on."""
-    train = [row for row in data.rows if not row.val]
+    train, val = ([data.rows[i] for i in data.indices(val=part)] for part in (False, True))
+    asked = [row.looked for row in data.rows if not row.val]
     return {
-        "train_images": len(train), "val_images": len(data.rows) - len(train), "steps": steps,
+        "train_images": len(train), "val_images": len(val), "steps": steps,
         "made_images": sum(row.made for row in train), "reviewed_images": sum(row.reviewed for row in train),
         "images_per_label": {name: sum(i in row.labels for row in train) for i, name in enumerate(labels)},
+        "nobody_looked": {name: sum(not looked[i] for looked in asked) for i, name in enumerate(labels)},
     }  # fmt: skip

@@ -3,7 +3,9 @@
 Paper: https://arxiv.org/abs/2410.13842 (D-FINE), https://arxiv.org/abs/2407.17140 (RT-DETRv2)
 """
 
+import inspect
 import shutil
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import numpy as np
 from tilth import models
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.geometry import xyxy_to_cxcywh
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.classifier import STATES, check_training, counts, draw_weights
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 class TrainDetector:
     """Fine-tune a detector of the DETR family on the boxes of the dataset.
 
-    An image that shows a category without a box for it is left out: it is neither an example nor a counter-example.
+    An image that shows a category without a box for it is left out: it is neither an example nor a counter-example. Of a
+    category that nobody looked for in an image, the loss does not see the scores there; a model whose loss cannot be made blind so
+    learns only from images in which everything was looked for.
 
     Args:
         model: Base model: a starter model, a folder or a hub id at a commit.
@@ -72,7 +77,16 @@ class TrainDetector:
         device = models.device(work.device)
         torch.manual_seed(work.seed)
         model: Any = load_for_training("detector", self.model, labels).to(device)
-        train = data.indices(val=False)
+        train, known = data.indices(val=False), data.known() > 0
+        blind = Blind(model.loss_function)
+        if blind.fits:
+            model.loss_function = blind
+        else:
+            train = train[known[train].all(1)]
+            if not len(train):
+                raise InputError(
+                    f"{work.name}: no image was looked at for all of {', '.join(labels)}; {self.model} needs that"
+                )
         chance = draw_weights(data.rows, train, len(labels))
         bf16 = models.precision(device) == "bfloat16"
 
@@ -88,6 +102,7 @@ class TrainDetector:
                 }
                 for i, b, keep in zip(chosen, boxes, seen, strict=True)
             ]
+            blind.unasked = None if known[chosen].all() else torch.from_numpy(~known[chosen]).to(device)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
                 loss: torch.Tensor = model(pixel_values=normalise(x, about), labels=targets).loss
             return loss
@@ -112,6 +127,36 @@ class TrainDetector:
         work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
         return dict(about.trained)
+
+
+class Blind:
+    """A loss of the DETR family that does not see the scores of categories that nobody looked for in an image.
+
+    Their logits are replaced by one so low that neither the matching, nor the loss, nor its gradient has anything of them. Where
+    everything was looked for, it is the model's own loss, untouched.
+
+    Args:
+        loss: Of the model; it gets logits of shape `(n, queries, labels)`, and of all layers `(n, layers, queries, labels)`.
+    """
+
+    LOW = -1e4  # its sigmoid is 0 in every precision
+    LOGITS = ("logits", "outputs_class", "enc_topk_logits")  # as the losses of D-FINE and RT-DETR call them
+
+    def __init__(self, loss: "Callable[..., Any]") -> None:
+        self.loss, self._signature = loss, inspect.signature(loss)
+        self.fits = {*self.LOGITS} <= {*self._signature.parameters}
+        self.unasked: torch.Tensor | None = None  # `(n, labels)`, of the batch at hand
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        """Return what the loss returns."""
+        if self.unasked is None:
+            return self.loss(*args, **more)
+        given = self._signature.bind(*args, **more)
+        for name in self.LOGITS:
+            if (logits := given.arguments.get(name)) is not None:
+                hidden = self.unasked.reshape(len(logits), *[1] * (logits.ndim - 2), -1)
+                given.arguments[name] = logits.masked_fill(hidden, self.LOW)
+        return self.loss(*given.args, **given.kwargs)
 
 
 def boxes_of(row: Example) -> "np.ndarray[Any, Any]":
