@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,12 @@ class Survey:
     categories: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
+    looked: Counter[frozenset[str]] = field(default_factory=Counter)
+
+    def unasked(self, names: Sequence[str]) -> dict[str, int]:
+        """Count for each category the images in which nobody looked for it."""
+        counts = {name: sum(n for looked, n in self.looked.items() if name not in looked) for name in names}
+        return {name: count for name, count in counts.items() if count}
 
 
 def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool = False) -> Survey:
@@ -52,6 +58,7 @@ def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool 
         truth = sample.truth
         boxed = [label for label in truth.labels if label.box_xyxy is not None]
         found.images += 1
+        found.looked[frozenset(truth.looked)] += 1
         found.boxes += len(boxed)
         found.splits[sample.split] += 1
         found.categories.update(str(label.category) for label in boxed)
@@ -122,6 +129,9 @@ def export(
         raise InputError(
             f"no label file can hold the categories {odd}; give them other names by `categories` on import"
         )
+    unasked = found.unasked(names)
+    if unasked and format_ != "coco":
+        found.lost["that nobody looked for a category of the set"] = sum(unasked.values())
     for what, count in found.left_out.items():
         say(f"left out: {count} images: {what}")
     for what, count in found.lost.items():
@@ -130,7 +140,7 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     writer = open_writer(format_, partial, names, tuple(sorted(found.splits)))
-    entries = _entries(dataset, where, images, unlabelled)
+    entries = _entries(dataset, where, images, unlabelled, names)
     turned = _write(entries, partial, writer)
     if out.exists():
         out.rmdir()
@@ -143,6 +153,7 @@ def export(
         "splits": dict(found.splits),
         "left_out": dict(found.left_out),
         "cannot_hold": dict(found.lost),
+        "nobody_looked": unasked,
         "turned_upright": turned,
     }
 
@@ -161,7 +172,7 @@ def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
 
 
 def _entries(
-    dataset: Dataset, where: str, images: str, unlabelled: bool
+    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str]
 ) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
     """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
     taken = Seen()
@@ -188,6 +199,7 @@ def _entries(
             state=str(truth.state),
             licence=str(sample.origin.get("licence") or ""),
             labels=labels,
+            unasked=truth.unasked(names),
         )
         yield sample, truth, entry, turned
 
@@ -239,4 +251,5 @@ def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
         "made": sample.made,
         "origin": dict(sample.origin),
         "labels": labels,
+        "looked": dict(truth.looked),
     }

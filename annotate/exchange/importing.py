@@ -54,7 +54,8 @@ class _Taker:
         data = found.read()
         claims, skipped = self._claims(found, data)
         if not claims and found.label_file:
-            claims = self._empty(found, bool(skipped))
+            claims = self._empty(found, bool(skipped), {self._name(name) for name in found.unasked})
+        skipped |= {self._name(name) for name in found.unasked} - {None, ""}
         claims = [replace(claim, asked=self._asked(claims, skipped), policy=self.policy.tag) for claim in claims]
         state = "labelled" if any(c.says == "label" for c in claims) else "confirmed_empty" if claims else "unlabelled"
         self.images[state] += 1
@@ -62,11 +63,11 @@ class _Taker:
         origin = {**self.origin, "source": source}
         return NewSample(data=data, origin=origin, claims=tuple(claims), columns=self.columns)
 
-    def _empty(self, found: Found, unsure: bool) -> list[Claim]:
+    def _empty(self, found: Found, unsure: bool, unasked: set[str | None]) -> list[Claim]:
         means = found.state if found.state in ("confirmed_empty", "unlabelled") else self.empty_means
         if means != "confirmed_empty":
             return []
-        if not self.covers:
+        if unasked >= set(self.covers):
             self.odd.note("not called empty, as the set covers nothing of the policy", found.name)
             return []
         if unsure:
@@ -112,13 +113,15 @@ class _Taker:
         return claims, skipped
 
     def _category(self, name: str) -> str | None:
-        """Return the policy's name, empty when the name is to be ignored, None when nobody knows it."""
+        """Return the policy's name, empty when the name is to be ignored, None when nobody knows it, which is counted."""
+        known = self._name(name)
+        self.unknown.update([name] if known is None else [])
+        return known
+
+    def _name(self, name: str) -> str | None:
         if self.categories == "as_is" or (name in self.policy.names and name not in self.categories):
             return name
-        if name in self.categories:
-            return self.categories[name]
-        self.unknown[name] += 1
-        return None
+        return self.categories.get(name)
 
     def _box(self, label: Named, where: str, stored_wh: tuple[int, int], orientation: int, stored: bool) -> Box | None:
         width, height = shown_size(stored_wh, orientation)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tilth.annotate.formats.parts.files import Files, scratch, write_image
-from tilth.annotate.formats.parts.records import Boxed, Entry, Found, Named, Oddities, limited, on_disk
+from tilth.annotate.formats.parts.records import MAX_LABELS, Boxed, Entry, Found, Named, Oddities, limited, on_disk
 from tilth.annotate.formats.parts.texts import json_lists
 from tilth.errors import InputError
 
@@ -64,7 +64,7 @@ class Coco:
         self.images = Files(self.root)
         self._names: dict[object, str] = {}
         self._rows = scratch()
-        self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state)")
+        self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state, unasked)")
         self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, crowd, x, y, w, h, score)")
         self._load()
 
@@ -75,7 +75,7 @@ class Coco:
             number = seen[kind]
             seen[kind] += 1
             if kind == "images":
-                self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?)", (number, *_image(item)))
+                self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *_image(item)))
             elif not isinstance(item, dict):
                 self.odd.note("entry that is no object, skipped", f"{kind}[{number}]")
             elif kind == "annotations":
@@ -106,7 +106,9 @@ class Coco:
 
     def __iter__(self) -> Iterator[Found]:
         """Yield the listed images in the order of the file."""
-        for number, id_, name, width, height, state in self._rows.execute("SELECT * FROM images ORDER BY number"):
+        for number, id_, name, width, height, state, unasked in self._rows.execute(
+            "SELECT * FROM images ORDER BY number"
+        ):
             try:
                 if not name:
                     raise InputError(f"images[{number}] has no file_name")
@@ -124,6 +126,7 @@ class Coco:
                 size_wh=(width, height) if width and height else None,
                 labels=labels,
                 state=state,
+                unasked=tuple(json.loads(unasked)),
             )
         for path in self.images.unmarked():
             self.odd.note("image that the label file does not list, left out", path)
@@ -147,11 +150,13 @@ def _id(value: object) -> int | float | str:
     return json.dumps(value)[:1000]
 
 
-def _image(image: object) -> tuple[object, str, int | None, int | None, str]:
+def _image(image: object) -> tuple[object, str, int | None, int | None, str, str]:
     if not isinstance(image, dict):
-        return None, "", None, None, ""
+        return None, "", None, None, "", "[]"
     width, height = _side(image.get("width")), _side(image.get("height"))
-    return _id(image.get("id")), str(image.get("file_name") or ""), width, height, str(image.get("state", ""))
+    told = image.get("unasked")
+    unasked = json.dumps([str(name) for name in told[:MAX_LABELS]] if isinstance(told, list) else [])
+    return _id(image.get("id")), str(image.get("file_name") or ""), width, height, str(image.get("state", "")), unasked
 
 
 def _side(value: Any) -> int | None:
@@ -205,6 +210,7 @@ class CocoWriter:
             "sample": entry.id,
             "state": entry.state,
             "license_text": entry.licence,
+            **({"unasked": list(entry.unasked)} if entry.unasked else {}),
         }
         self._put("images", self.images == 1, row)
         for label in entry.labels:

@@ -75,35 +75,41 @@ class LabelErrors:
         Raises:
             InputError: There are enough images, but they are copies of too few pictures to judge any category.
         """
-        ids, groups, shown = [], [], []
+        ids, groups, shown, looked = [], [], [], []
         judged = both(one_of("state", JUDGED), "split != 'test'")
-        for id_, group, categories in work.dataset.cells("id", "dedup.group", "categories", where=judged):
+        for id_, group, *lists in work.dataset.cells("id", "dedup.group", "categories", "looked", where=judged):
             ids.append(str(id_))
             groups.append(str(group or id_))
-            shown.append(set(cast("list[str]", categories)))
+            shown.append(set(cast("list[str]", lists[0])))
+            looked.append(set(cast("list[str]", lists[1])))
         found: dict[str, tuple[float, str, str]] = {}
         rates: dict[str, Json] = {}
         skipped: dict[str, Json] = {}
         copies: dict[str, Json] = {}
+        unasked: dict[str, Json] = {}
         encoder = open_encoder(self.model, work.device)
         vectors = _vectors(work, ids, encoder) if ids else np.empty((0, encoder.queries, encoder.width), np.float16)
         for category in work.policy.names:
-            labels = np.array([category in each for each in shown], bool)
+            told = np.array([category in names for names in looked], bool)
+            unasked[category] = int((~told).sum())
+            asked, kinds = np.flatnonzero(told), [groups[i] for i in np.flatnonzero(told)]
+            labels = np.array([category in shown[i] for i in asked], bool)
             if min(labels.sum(), (~labels).sum()) < self.min_images:
                 skipped[category] = int(labels.sum())
                 continue
-            if (apart := fewest_groups(labels, groups)) < self.folds:
+            if (apart := fewest_groups(labels, kinds)) < self.folds:
                 copies[category] = apart
                 continue
             prompts = list(map(phrase, work.policy[category].prompts)) if encoder.reads else []
-            features = _features(vectors, encoder.texts(prompts) if prompts else None)
-            chance = predict_unseen(features, labels, groups, self.folds, work.seed)
+            features = _features(vectors[asked], encoder.texts(prompts) if prompts else None)
+            chance = predict_unseen(features, labels, kinds, self.folds, work.seed)
             wrong = doubtful(chance, labels)
             rates[category] = round(float(wrong.mean()), 4)
             for place in np.flatnonzero(wrong):
                 score = float(chance[place] if labels[place] else 1 - chance[place])
                 says = "wrong" if labels[place] else "missing"
-                found[ids[place]] = min(found.get(ids[place], (2.0, "", "")), (score, category, says))
+                id_ = ids[asked[place]]
+                found[id_] = min(found.get(id_, (2.0, "", "")), (score, category, says))
         if copies and not rates:
             raise InputError(
                 f"{work.name}: the {len(ids)} reviewed images are copies of too few pictures: "
@@ -118,6 +124,7 @@ class LabelErrors:
             "share_doubted": rates,
             "too_few_images": skipped,
             "too_few_groups": copies,
+            "nobody_looked": unasked,
         }
 
 

@@ -58,18 +58,20 @@ class Feedback:
         judged: dict[str, tuple[set[str], str]] = {}
         start = f"{corpus.name}/"
         known = both(f"starts_with(source, {quoted(start)})", one_of("state", (State.REVIEWED, State.CONFIRMED_EMPTY)))
-        for source, categories, mined_for in dataset.cells("source", "categories", CATEGORY, where=known):
-            judged[str(source).removeprefix(start)] = set(cast("list[str]", categories)), str(mined_for or "")
+        for source, mined_for, *lists in dataset.cells("source", CATEGORY, "categories", "looked", where=known):
+            shown, looked = (set(cast("list[str]", names)) for names in lists)
+            absent = str(mined_for) if mined_for in looked - shown else ""
+            judged[str(source).removeprefix(start)] = shown, absent
         self.accepted: dict[str, list[int]] = defaultdict(list)
         self.rejected: dict[str, list[int]] = defaultdict(list)
         if judged:
             for row, (key, _) in enumerate(store.items()):
                 if key in judged:
-                    shown, asked = judged[key]
+                    shown, absent = judged[key]
                     for category in shown:
                         self.accepted[category].append(row)
-                    if asked and asked not in shown:
-                        self.rejected[asked].append(row)
+                    if absent:
+                        self.rejected[absent].append(row)
 
     def __call__(self, category: str, rows: npt.NDArray[np.int64]) -> Scores:
         """Return the feedback of some rows for a category, `(n,)` in [-2, 2]; 0 where there is nothing to compare with."""

@@ -247,6 +247,7 @@ class Mine:
                 )
             },
             "refused": _tally(searcher.refused),
+            "unasked_before": work.unasked([question.category for question in asked]),
         }
         if self.truth is not None:
             facts["precision"] = precision_report(self.truth, chosen.ranked, chosen.picks)

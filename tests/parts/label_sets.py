@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def opened(folder: Path, policy: Policy) -> Iterator[Work]:
 def fill(work: Work, images: list[Labels], splits: list[str] | None = None) -> None:
     samples = []
     for number, labels in enumerate(images):
-        claims = tuple(Claim(category=c, box_xyxy=b, source="human:ann") for c, b in labels)
+        say = partial(Claim, source="human:ann", asked=work.policy.names)
+        claims = tuple(say(category=c, box_xyxy=b) for c, b in labels)
         columns = {"split": splits[number]} if splits else {}
-        empty = (Claim(says="empty", source="human:ann"),)
+        empty = (say(says="empty"),)
         samples.append(
             NewSample(
                 data=noise_image(number, SIDE), origin={"licence": "CC0-1.0"}, claims=claims or empty, columns=columns

@@ -12,10 +12,11 @@ from places import ROOT
 
 from tilth import models
 from tilth.claims import Claim
+from tilth.data.dataset import Dataset
 from tilth.engine.fit import fit
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
-from tilth.images import encode_png, resize
+from tilth.images import decode, encode_png, resize
 from tilth.policy import Policy
 from tilth.samples import NewSample
 from tilth.starter.world.scene import KINDS, UNSAFE_KINDS, Spec, render
@@ -24,24 +25,25 @@ from tilth.train.artifacts.export import export_classifier, export_detector, exp
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.augment import views
 from tilth.train.learn.classifier import TrainClassifier
-from tilth.train.learn.detector import TrainDetector
-from tilth.train.learn.examples import gather, held_back
+from tilth.train.learn.detector import Blind, TrainDetector
+from tilth.train.learn.examples import gather, held_back, known
+from tilth.train.learn.fine_tune import counts
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+ALL = (*UNSAFE_KINDS, "text_area")
 
 needs_starter = pytest.mark.skipif(
     not (ROOT / "starter/models/detector").is_dir(), reason="starter:detector is not trained yet"
 )
 
 
-def scene_sample(seed: int, kind: str, split: str = "") -> NewSample:
+def scene_sample(seed: int, kind: str, split: str = "", asked: tuple[str, ...] = ALL) -> NewSample:
     rng = np.random.default_rng(seed)
     scene = render(Spec(things=((kind, "red", ""),), surface="tile", style="photo"), rng)
-    claim = (
-        Claim(category=kind, box_xyxy=scene.things[0].box_xyxy, source="human:test")
-        if kind in UNSAFE_KINDS
-        else Claim(says="empty", source="human:test")
-    )
+    claim = Claim(says="empty", source="human:test", asked=asked)
+    if kind in asked:
+        claim = replace(claim, says="label", category=kind, box_xyxy=scene.things[0].box_xyxy)
     columns = {"split": split} if split else {}
     return NewSample(data=encode_png(scene.image), origin={"source": str(seed)}, claims=(claim,), columns=columns)
 
@@ -71,6 +73,104 @@ def test_sealed_images_are_never_trained_on(labelled: Work) -> None:
     assert not sealed & {row.id for row in data.rows}
     assert len(data.rows) == 60
     assert 0 < len(data.indices(val=True)) < 30
+
+
+def test_an_example_says_what_nobody_looked_for(work: Work) -> None:
+    from tilth.claims import State
+
+    work.add("first", [scene_sample(i, "dice", asked=("dice",)) for i in range(10)])
+    work.add("third", [scene_sample(100 + i, "knife", asked=("knife", "dice")) for i in range(10)])
+    work.add("other", [scene_sample(200 + i, "book", asked=("pill",)) for i in range(10)])
+    seen = Claim(category="knife", box_xyxy=(1, 1, 9, 9), source="model:a@1", asked=("knife", "dice"))
+    both = [scene_sample(300 + i, "dice", asked=("dice",)) for i in range(10)]
+    work.add("both", [replace(one, claims=(*one.claims, seen)) for one in both])
+    states = [State.REVIEWED, State.CONFIRMED_EMPTY]
+    data = gather(work, ["knife", "dice"], 32, states=states, max_made_ratio=1, boxes_only=False)
+    told_of = {tuple(map(float, row)) for row in known(data.rows, auto_weight=0.5)}
+    assert told_of == {(0.0, 1.0), (1.0, 1.0), (0.0, 0.0), (0.5, 1.0)}
+    used = np.concatenate([data.indices(val=True), data.indices(val=False)])
+    assert len(used) == 30, "of ten images nothing is known"
+    told = counts(data, ["knife", "dice"], 1)
+    assert told["train_images"] + told["val_images"] == 30
+    assert told["nobody_looked"]["dice"] <= 10 <= told["nobody_looked"]["knife"] <= 20
+
+
+def test_a_mask_of_ones_changes_no_digit() -> None:
+    from torch.nn import functional as F  # noqa: N812
+
+    torch.manual_seed(0)
+    start, truth = torch.randn(32, 6), torch.randint(0, 2, (32, 6)).float()
+    weights = torch.from_numpy(np.random.default_rng(0).choice([0.25, 0.3, 0.5, 1.0], 32).astype(np.float32))
+    grads = []
+    for mask in (None, torch.ones(32, 6)):
+        logits = start.clone().requires_grad_()
+        each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+        loss = ((each if mask is None else each * mask).mean(1) * weights).mean()
+        loss.backward()
+        assert logits.grad is not None
+        grads.append((loss.detach(), logits.grad))
+    assert torch.equal(grads[0][0], grads[1][0])
+    assert torch.equal(grads[0][1], grads[1][1])
+
+
+@needs_starter
+def test_a_detectors_loss_is_blind_to_what_nobody_looked_for() -> None:
+    from tilth.train.artifacts.artifact import load_for_training
+
+    torch.manual_seed(0)
+    model = load_for_training("detector", "starter:detector", ["knife", "dice"]).train()
+    x = torch.rand(3, 3, 96, 96)
+    box = torch.tensor([[0.5, 0.5, 0.3, 0.3]])
+    labels = [{"class_labels": torch.tensor([1]), "boxes": box}] * 2
+    labels += [{"class_labels": torch.zeros(0, dtype=torch.long), "boxes": torch.zeros(0, 4)}]
+    blind = Blind(model.loss_function)
+    assert blind.fits
+
+    def gradient(unasked: list[list[bool]] | None, plain: bool = False) -> tuple[float, list[torch.Tensor]]:
+        model.loss_function = blind.loss if plain else blind
+        blind.unasked = None if unasked is None else torch.tensor(unasked)
+        model.zero_grad()
+        torch.manual_seed(1)
+        loss = model(pixel_values=x, labels=labels).loss
+        loss.backward()
+        heads = [p.grad for n, p in model.named_parameters() if "class_embed" in n or "score_head" in n]
+        return float(loss), [g.clone() for g in heads if g is not None]
+
+    own, untouched = gradient(None, plain=True), gradient(None)
+    assert own[0] == untouched[0]
+    assert all(map(torch.equal, own[1], untouched[1]))
+    seen, hidden = gradient([[False, False]] * 3), gradient([[True, False]] * 3)
+    assert seen[0] == pytest.approx(own[0], rel=1e-6)
+    assert np.isfinite(hidden[0])
+    assert hidden[0] < seen[0]
+    rows = [(a, b) for a, b in zip(seen[1], hidden[1], strict=True) if len(a) == 2]
+    assert rows
+    for a, b in rows:  # the output of the first label gets no gradient at all, that of the second still does
+        assert a[0].abs().max() > 0
+        assert b[0].abs().max() == 0
+        assert b[1].abs().max() > 0
+
+
+@needs_starter
+def test_a_category_added_on_the_third_day_is_learned_only_where_somebody_looked(work: Work) -> None:
+    """Half of the images show knives that nobody looked for on the first day: as negatives they would teach that none is there."""
+    policy = Policy(policy="p", version=2, categories=[work.policy["dice"], work.policy["knife"]])
+    first, day = ["dice", "knife"], {"asked": ("dice",)}
+    means = {}
+    for name, asked in (("masked", ("dice",)), ("taken for negatives", ("dice", "knife"))):
+        own = replace(work, dataset=Dataset(work.folder / name / "dataset"), policy=policy, name="c", artifacts={})
+        rows = [scene_sample(i, first[i % 2], **day) for i in range(60)]
+        rows = [replace(one, claims=tuple(replace(c, asked=asked) for c in one.claims)) for one in rows]
+        rows += [scene_sample(1000 + i, ["dice", "knife", "book"][i % 3], asked=("dice", "knife")) for i in range(18)]
+        own.add("a", rows)
+        own.folder = work.folder / name / "files"
+        own.folder.mkdir(parents=True)
+        TrainClassifier(steps=40, lr=1e-3, batch_size=16).run(own)
+        said = Predictor(own.artifacts["c"], None, "cpu")(
+            [decode(scene_sample(5000 + i, "knife").data) for i in range(24)]
+        )
+        means[name] = float(np.mean([logits["knife"] for logits, _ in said]))
+    assert means["masked"] > means["taken for negatives"] + 1
 
 
 def test_relatives_are_held_back_together(labelled: Work) -> None:
@@ -162,8 +262,6 @@ def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: P
         assert told["train_images"] > 40
     predictor = Predictor(labelled.artifacts["classifier"], labelled.artifacts["detector"], "cpu")
     kinds = ["dice", "knife", "book"] * 8
-    from tilth.images import decode
-
     said = predictor([decode(scene_sample(500 + i, kind).data) for i, kind in enumerate(kinds)])
     right = [
         max(("dice", "knife"), key=lambda c: logits[c]) == kind

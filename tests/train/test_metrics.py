@@ -2,17 +2,22 @@
 
 import contextlib
 import io
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from noise import noise_image
 from sklearn.metrics import average_precision_score
 
 from tilth.errors import GateRefused
 from tilth.fusion import fuse
+from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About
 from tilth.train.judge.calibrate import best_box_threshold, calibrate, fit_fusion
-from tilth.train.judge.evaluate import category_scores
+from tilth.train.judge.evaluate import category_scores, coco_targets, measure, whole
 from tilth.train.judge.gate import Gate, decide
 from tilth.train.judge.metrics import (
     average_precision,
@@ -47,6 +52,63 @@ def random_predictions(seed: int, n: int = 40) -> list[Prediction]:
         shown = tuple(sorted({t[4] for t in truth}))
         made.append(Prediction(id=str(i), file="", part="", truth=shown, truth_boxes=truth, logits={}, boxes=boxes))
     return made
+
+
+def test_what_nobody_looked_for_is_left_out_of_every_number(policy: Policy) -> None:
+    names = [c.name for c in policy.pictured if c.name != "text_area"]
+    others = dict.fromkeys(names, 0.0)
+    rng = np.random.default_rng(0)
+
+    def predictions(n: int, unasked: tuple[str, ...] = (), shift: int = 0) -> list[Prediction]:
+        return [
+            replace(p, id=str(i + shift), logits={**others, "knife": float(rng.normal())}, unasked=unasked)
+            for i, p in enumerate(random_predictions(shift, n))
+        ]
+
+    clean = predictions(60)
+    about = About(kind="classifier", base="x", labels=names, side=8, mean=[0.0], std=[1.0])
+    alone: dict[str, Any] = measure(clean, policy, about, has_boxes=True)
+    blank = [replace(p, truth=(), truth_boxes=[]) for p in predictions(40, tuple(names), 1000)]
+    assert (
+        measure([*clean, *blank], policy, about, has_boxes=True)["per_category"]["dice"]["f1"]["mean"]
+        == (  # type: ignore[index, call-overload]
+            alone["per_category"]["dice"]["f1"]["mean"]
+        )
+    )
+    told: dict[str, Any] = measure([*clean, *blank], policy, about, has_boxes=True)
+    for metric in ("recall_at_fpr05", "f1", "map50"):
+        assert told[metric]["mean"] == alone[metric]["mean"]
+        assert told["per_category"]["knife"][metric]["mean"] == alone["per_category"]["knife"][metric]["mean"]
+    assert told["nobody_looked"] == dict.fromkeys(names, 40)
+    assert alone["nobody_looked"] == dict.fromkeys(names, 0)
+    a, b = (About(**vars(about)) for _ in range(2))
+    one, two = calibrate(clean, a), calibrate([*clean, *blank], b)
+    assert a == b
+    assert one["ece_after"] == two["ece_after"]
+    assert two["per_category"]["knife"]["nobody_looked"] == 40  # type: ignore[index, call-overload]
+
+
+def test_an_image_is_safe_only_when_all_was_looked_for() -> None:
+    scores = np.array([[0.2, 0.9], [0.2, 0.9], [0.2, 0.9], [0.2, 0.9]])
+    truth = np.array([[0, 0], [0, 0], [1, 0], [1, 1]], bool)
+    sure = np.array([[1, 1], [1, 0], [1, 0], [0, 0]], bool)
+    worst, unsafe, judged = whole(scores, truth, sure)
+    assert worst.tolist() == [0.9, 0.2, 0.2, 0.0]
+    assert unsafe.tolist() == [False, False, True, False]
+    assert judged.tolist() == [True, False, True, False]
+
+
+def test_a_test_set_answers_for_its_own_list(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(noise_image(0))
+    document = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "knife"}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(document))
+    [target] = coco_targets(tmp_path, ["knife", "pill"], {})
+    assert target.unasked == ("pill",)
 
 
 def coco_ap50(predictions: list[Prediction], category: str) -> float:

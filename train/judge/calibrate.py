@@ -20,7 +20,7 @@ from tilth.samples import Sample
 from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.evaluate import TEXT_AREA, category_scores
 from tilth.train.judge.metrics import best_threshold, expected_calibration_error, match_boxes
-from tilth.train.judge.predict import Prediction, Predictor, Target, predict
+from tilth.train.judge.predict import Prediction, Predictor, Target, known, predict
 from tilth.train.learn.examples import held_back, usable
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
@@ -30,7 +30,7 @@ MISSED = 0.02  # share of unsafe validation images that may lie wholly below `cl
 Array = np.ndarray[Any, Any]
 
 
-def fit_fusion(logits: Array, boxes: Array | None, positive: Array) -> list[Fusion] | None:
+def fit_fusion(logits: Array, boxes: Array | None, positive: Array, sure: Array | None = None) -> list[Fusion] | None:
     """Fit the fusion of each label by regularised logistic regression.
 
     A model whose slope would be negative, which would turn its ranking round, is left out.
@@ -39,6 +39,7 @@ def fit_fusion(logits: Array, boxes: Array | None, positive: Array) -> list[Fusi
         logits: Of the classifier, `(n, k)`.
         boxes: Score of the detector's best box, `(n, k)`; None without a detector.
         positive: Truth, `(n, k)`.
+        sure: Where it is known, `(n, k)`; everywhere when None. The rest is left out.
 
     Returns:
         One for each label; None when there are too few positives or negatives, or neither model says anything.
@@ -46,13 +47,15 @@ def fit_fusion(logits: Array, boxes: Array | None, positive: Array) -> list[Fusi
     from sklearn.linear_model import LogisticRegression
 
     n, k = positive.shape
-    if min(positive.sum(), (~positive).sum()) < MIN_POSITIVES:
+    used = np.ones(n * k, bool) if sure is None else sure.ravel()
+    answers = positive.ravel()[used]
+    if min(answers.sum(), (~answers).sum()) < MIN_POSITIVES:
         return None
     slopes = {"a": logits.ravel()} | ({} if boxes is None else {"d": box_logit(boxes).ravel()})
     offsets = np.tile(np.eye(k), (n, 1))
     while slopes:
-        columns = np.column_stack([*slopes.values(), offsets])
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(columns, positive.ravel())
+        columns = np.column_stack([*slopes.values(), offsets])[used]
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(columns, answers)
         found = dict(zip(slopes, model.coef_[0], strict=False))
         if min(found.values()) > 0:
             shared = float(model.intercept_[0])
@@ -98,12 +101,13 @@ class Calibrate:
 
 def target(sample: Sample, labels: Sequence[str]) -> Target:
     """Turn a sample into a target."""
-    shown = [c for c in sample.truth.labels if c.category in labels]
+    truth = sample.truth
+    shown = [c for c in truth.labels if c.category in labels]
     boxed = [c for c in shown if c.box_xyxy]
     return Target(
         id=sample.id, file="", image=sample.pixels(), categories=tuple(sorted({str(c.category) for c in shown})),
         boxes_xyxy=np.array([c.box_xyxy for c in boxed], float).reshape(-1, 4),
-        box_categories=tuple(str(c.category) for c in boxed),
+        box_categories=tuple(str(c.category) for c in boxed), unasked=truth.unasked(labels),
     )  # fmt: skip
 
 
@@ -114,24 +118,26 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
     truth = np.array([[c in p.truth for c in about.labels] for p in predictions], bool).reshape(shape)
     logits = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(shape)
     boxes = np.array([[p.box_score(c) for c in about.labels] for p in predictions], float).reshape(shape)
-    before = sigmoid(logits)
-    by = fit_fusion(logits, boxes if boxes.any() else None, truth)
+    before, sure = sigmoid(logits), known(predictions, about.labels)
+    by = fit_fusion(logits, boxes if boxes.any() else None, truth, sure)
     if by is not None:
         about.calibration = {label: asdict(one) for label, one in zip(about.labels, by, strict=True)}
     scores = category_scores(predictions, about.labels, about)
     for i, label in enumerate(about.labels):
-        chosen = best_threshold(scores[:, i], truth[:, i])
+        told = sure[:, i]
+        chosen = best_threshold(scores[told, i], truth[told, i])
         if chosen is not None:
             about.thresholds[label] = chosen
         per_category[label] = {
             "positives": int(truth[:, i].sum()), "threshold": None if chosen is None else round(chosen, 4),
-            "ece_before": round(expected_calibration_error(before[:, i], truth[:, i]), 4) if len(truth) else None,
-            "ece_after": round(expected_calibration_error(scores[:, i], truth[:, i]), 4) if len(truth) else None,
+            "nobody_looked": int((~told).sum()),
+            "ece_before": round(expected_calibration_error(before[told, i], truth[told, i]), 4) if told.any() else None,
+            "ece_after": round(expected_calibration_error(scores[told, i], truth[told, i]), 4) if told.any() else None,
         }  # fmt: skip
     means = {
-        name: round(float(np.mean([row[name] for row in per_category.values()])), 4)
+        name: round(float(np.mean([row[name] for row in per_category.values() if row[name] is not None])), 4)
         for name in ("ece_before", "ece_after")
-    } if len(truth) else {}  # fmt: skip
+    } if sure.any() else {}  # fmt: skip
     unsafe = [i for i, label in enumerate(about.labels) if label != TEXT_AREA]
     about.clear_below = lowest_of(scores.max(1, initial=0.0)[truth[:, unsafe].any(1)])
     slopes = {"classifier_slope": round(by[0].a, 4), "detector_slope": round(by[0].d, 4)} if by else {}

@@ -3,6 +3,9 @@
 An image is unsafe when its truth names a picture category of the policy other than `text_area`. Its score for a category is
 the probability that calibration makes of the classifier and the detector's best box, as the runtime does; when only one of
 them is there, it alone counts. Its unsafe score is the largest over categories.
+
+What nobody looked for is left out: an image counts for the categories that somebody looked for, and as a safe one only when that
+were all of them.
 """
 
 import json
@@ -12,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tilth.claims import Json, State
+from tilth.claims import PEOPLE, Json, State
 from tilth.data.where import both, one_of, quoted
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
@@ -30,7 +33,7 @@ from tilth.train.judge.metrics import (
     recall_at_fpr,
     with_interval,
 )
-from tilth.train.judge.predict import Prediction, Predictor, Target, predict
+from tilth.train.judge.predict import Prediction, Predictor, Target, known, left_out, predict
 
 TEXT_AREA = "text_area"
 FPR = 0.05
@@ -38,7 +41,7 @@ RESAMPLES, RESAMPLES_AP = 1000, 100
 FEWER = (200, 50)  # of both, for a category or a slice
 
 
-def coco_targets(folder: Path, known: Sequence[str], parts: dict[str, str]) -> Iterator[Target]:
+def coco_targets(folder: Path, wanted: Sequence[str], parts: dict[str, str]) -> Iterator[Target]:
     """Yield the images of a COCO folder (`annotations.json` and `images/`) one by one.
 
     Raises:
@@ -49,9 +52,10 @@ def coco_targets(folder: Path, known: Sequence[str], parts: dict[str, str]) -> I
         raise InputError(f"{path}: no such file; a test set is a folder with annotations.json and images/")
     document = json.loads(path.read_text())
     names = {c["id"]: c["name"] for c in document["categories"]}
+    unasked = tuple(name for name in wanted if name not in names.values())  # the set's list says what was looked for
     boxes: dict[int, list[tuple[list[float], str]]] = {}
     for annotation in document["annotations"]:
-        if (name := names[annotation["category_id"]]) in known:
+        if (name := names[annotation["category_id"]]) in wanted:
             boxes.setdefault(annotation["image_id"], []).append((annotation["bbox"], name))
     for image in document["images"]:
         file = folder / "images" / image["file_name"]
@@ -64,21 +68,24 @@ def coco_targets(folder: Path, known: Sequence[str], parts: dict[str, str]) -> I
         yield Target(
             id=image["file_name"], file=image["file_name"], image=pixels, categories=tuple(sorted({c for _, c in own})),
             boxes_xyxy=xyxy, box_categories=tuple(c for _, c in own), part=parts.get(image["file_name"], ""),
+            unasked=unasked,
         )  # fmt: skip
 
 
 def dataset_targets(work: Work, split: str) -> Iterator[Target]:
     """Yield the reviewed samples of a split of the dataset."""
-    known = [c.name for c in work.policy.pictured]
+    names = [c.name for c in work.policy.pictured]
     reviewed = one_of("state", (State.REVIEWED, State.CONFIRMED_EMPTY))
     for sample in work.dataset.samples(both(f"split = {quoted(split)}", reviewed)):
-        labels = [c for c in sample.truth.labels if c.category in known]
+        truth = sample.truth
+        unasked = truth.unasked(names, PEOPLE)  # a model is not judged by a model
+        labels = [c for c in truth.labels if c.category in names and c.category not in unasked]
         boxed = [c for c in labels if c.box_xyxy]
         yield Target(
             id=sample.id, file=str(sample.origin.get("source", sample.id)), image=sample.pixels(),
             categories=tuple(sorted({str(c.category) for c in labels})),
             boxes_xyxy=np.array([c.box_xyxy for c in boxed], float).reshape(-1, 4),
-            box_categories=tuple(str(c.category) for c in boxed),
+            box_categories=tuple(str(c.category) for c in boxed), unasked=unasked,
         )  # fmt: skip
 
 
@@ -90,6 +97,20 @@ def category_scores(predictions: Sequence[Prediction], categories: Sequence[str]
     logits = np.array([[p.logits[c] for c in categories] for p in predictions], float).reshape(boxes.shape)
     detects = any(p.boxes for p in predictions)
     return fuse(logits, boxes if detects else None, fusions(about.calibration, categories))
+
+
+def whole(scores: Array, truth: Array, sure: Array) -> tuple[Array, Array, Array]:
+    """Judge images as a whole: their unsafe score, whether they are unsafe, and whether that is known, each `(n,)`.
+
+    An image with nothing unsafe among what was looked for is safe only when everything was.
+
+    Args:
+        scores: By category, `(n, k)`.
+        truth: What they show, `(n, k)`.
+        sure: Where that is known, `(n, k)`.
+    """
+    unsafe = np.asarray((truth & sure).any(1))
+    return np.where(sure, scores, 0.0).max(1), unsafe, np.asarray(unsafe | sure.all(1))
 
 
 @step
@@ -125,8 +146,8 @@ class Evaluate:
         """Predict, keep the predictions, and measure."""
         classifier = work.artifact(self.classifier) if self.classifier else None
         detector = work.artifact(self.detector) if self.detector else None
-        known = [c.name for c in work.policy.pictured]
-        targets = coco_targets(self.test, known, self._parts()) if self.test else dataset_targets(work, self.split)
+        names = [c.name for c in work.policy.pictured]
+        targets = coco_targets(self.test, names, self._parts()) if self.test else dataset_targets(work, self.split)
         path = work.folder / "predictions.jsonl"
         with work.events.progress(work.name, None) as advance:
             predictions = predict(Predictor(classifier, detector, work.device), targets, path, advance)
@@ -153,6 +174,7 @@ class Judged:
     Args:
         scores: `(n, k)`.
         truth: `(n, k)`.
+        sure: Where the truth is known, as somebody looked, `(n, k)`.
         thresholds: A score of at least this says the category, `(k,)`.
         matches: Boxes of each category matched to the truth (`match_boxes`); empty without a detector.
         places: Of the images that are looked at.
@@ -160,6 +182,7 @@ class Judged:
 
     scores: Array
     truth: Array
+    sure: Array
     thresholds: Array
     matches: Mapping[str, tuple[Array, Array, Array, Array]]
     places: Array
@@ -175,6 +198,7 @@ class Judged:
             self,
             scores=self.scores[:, kept],
             truth=self.truth[:, kept],
+            sure=self.sure[:, kept],
             thresholds=self.thresholds[kept],
             matches={category: self.matches[category]} if self.matches else {},
         )
@@ -182,14 +206,14 @@ class Judged:
     def recall(self, counts: Array) -> float:
         """Return the recall at 5 % false positives."""
         rows = np.repeat(self.places, counts)
-        return recall_at_fpr(self.scores[rows].max(1), self.truth[rows].any(1), FPR)
+        scores, unsafe, judged = whole(self.scores[rows], self.truth[rows], self.sure[rows])
+        return recall_at_fpr(scores[judged], unsafe[judged], FPR)
 
     def macro_f1(self, counts: Array) -> float:
         """Return the mean F1 of the categories that are shown."""
         rows = np.repeat(self.places, counts)
-        scores, truth = self.scores[rows], self.truth[rows]
-        shown = np.flatnonzero(truth.any(0))
-        return _mean([f1(scores[:, k] >= self.thresholds[k], truth[:, k]) for k in shown])
+        truth, said = self.truth[rows], (self.scores[rows] >= self.thresholds) & self.sure[rows]
+        return _mean([f1(said[:, k], truth[:, k]) for k in np.flatnonzero(truth.any(0))])
 
     def map50(self, counts: Array) -> float:
         """Return the mean average precision at IoU 0.5 of the categories that have true boxes."""
@@ -225,6 +249,7 @@ def measure(
     judged = Judged(
         scores=category_scores(predictions, unsafe, about),
         truth=np.array([[c in p.truth for c in unsafe] for p in predictions], bool).reshape(-1, len(unsafe)),
+        sure=known(predictions, unsafe),
         thresholds=np.array([(about.thresholds if about else {}).get(c, 0.5) for c in unsafe]),
         matches={c: match_boxes(predictions, c) for c in unsafe} if has_boxes else {},
         places=np.arange(len(predictions)),
@@ -240,6 +265,7 @@ def measure(
             str(part): {**judged.among(parts == part).numbers(*FEWER), "n_images": int((parts == part).sum())}
             for part in sorted(set(parts)) if part
         },
+        "nobody_looked": left_out(predictions, unsafe),
         "n_images": len(predictions), "n_unsafe": int(judged.truth.any(1).sum()),
         "thresholds": dict(zip(unsafe, judged.thresholds.tolist(), strict=True)),
     }  # fmt: skip

@@ -9,9 +9,9 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import GateRefused
 from tilth.train.artifacts.artifact import read_about
-from tilth.train.judge.evaluate import FPR, TEXT_AREA, category_scores
+from tilth.train.judge.evaluate import FPR, TEXT_AREA, category_scores, whole
 from tilth.train.judge.metrics import recall_at_fpr
-from tilth.train.judge.predict import read_predictions
+from tilth.train.judge.predict import known, read_predictions
 
 RESAMPLES = 1000
 
@@ -58,9 +58,15 @@ class Gate:
             predictions = {p.id: p for p in read_predictions(work.artifact(f"{name}.predictions"))}
             sides.append((predictions, read_about(work.artifact(classifier)) if classifier else None))
         ids = sorted(sides[0][0].keys() & sides[1][0].keys())
-        old, new = (category_scores([side[i] for i in ids], unsafe, about).max(1) for side, about in sides)
-        truth = np.array([bool(set(sides[0][0][i].truth) & set(unsafe)) for i in ids])
-        return decide(old, new, truth, self.max_drop, work.seed)
+        rows = [[side[i] for i in ids] for side, _ in sides]
+        truth = np.array([[c in p.truth for c in unsafe] for p in rows[0]], bool).reshape(-1, len(unsafe))
+        sure = known(rows[0], unsafe) & known(rows[1], unsafe)
+        told = [
+            whole(category_scores(row, unsafe, side[1]), truth, sure) for row, side in zip(rows, sides, strict=True)
+        ]
+        (old, is_unsafe, judged), (new, *_) = told
+        facts = decide(old[judged], new[judged], is_unsafe[judged], self.max_drop, work.seed)
+        return {**facts, "images_left_out": int((~judged).sum())}
 
 
 def decide(

@@ -9,7 +9,7 @@ import numpy as np
 
 from tilth.engine.steps import step
 from tilth.train.artifacts.artifact import any_size
-from tilth.train.learn.examples import Example, present
+from tilth.train.learn.examples import Example, known, present
 from tilth.train.learn.fine_tune import Batch, FineTune
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 @step
 class TrainClassifier(FineTune):
     """Fine-tune a classifier; one sigmoid output for each picture category of the policy.
+
+    An image teaches nothing about a category that nobody looked for in it.
 
     Args:
         auto_weight: Weight of an example that no person looked at.
@@ -52,4 +54,5 @@ class TrainClassifier(FineTune):
         logits = said.logits.float()
         truth, weights = present(batch.rows, logits.shape[1]), np.array([self.trust(r) for r in batch.rows], np.float32)
         each = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth).to(logits.device), reduction="none")
+        each = each * torch.from_numpy(known(batch.rows, self.auto_weight)).to(logits.device)  # times 1 is exact
         return (each.mean(1) * torch.from_numpy(weights).to(logits.device)).mean()

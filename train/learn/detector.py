@@ -3,12 +3,15 @@
 Paper: https://arxiv.org/abs/2410.13842 (D-FINE), https://arxiv.org/abs/2407.17140 (RT-DETRv2)
 """
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tilth.engine.steps import step
 from tilth.geometry import xyxy_to_cxcywh
+from tilth.train.learn.examples import Example, known
 from tilth.train.learn.fine_tune import Batch, FineTune
 
 if TYPE_CHECKING:
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 class TrainDetector(FineTune):
     """Fine-tune a detector of the DETR family on the boxes of the dataset.
 
-    An image that shows a category without a box for it is left out: it is neither an example nor a counter-example.
+    An image that shows a category without a box for it is left out: it is neither an example nor a counter-example. Of a
+    category that nobody looked for in an image, the loss does not see the scores there; a model whose loss cannot be made blind so
+    learns only from images in which everything was looked for.
     """
 
     kind: ClassVar[str] = "detector"
@@ -33,11 +38,22 @@ class TrainDetector(FineTune):
     batch_size: int = 16
     lr: float = 6e-4
 
+    def choose(self, model: Any, rows: Sequence[Example]) -> Sequence[bool]:
+        """Make the loss blind for what nobody looked for; where it cannot be, take the images in which everything was."""
+        blind = Blind(model.loss_function)
+        if blind.fits:
+            model.loss_function = blind
+            return [True] * len(rows)
+        return [all(row.looked) for row in rows]
+
     def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
         """Give the model the boxes in view; it computes its loss itself."""
         import torch
 
         device = batch.pixels.device
+        if isinstance(model.loss_function, Blind):
+            unasked = known(batch.rows) == 0
+            model.loss_function.unasked = torch.from_numpy(unasked).to(device) if unasked.any() else None
         labels = [
             {
                 "class_labels": torch.tensor(np.array(row.labels, np.int64)[keep], device=device),
@@ -51,3 +67,33 @@ class TrainDetector(FineTune):
         """Return what the model made of them."""
         loss: torch.Tensor = said.loss
         return loss
+
+
+class Blind:
+    """A loss of the DETR family that does not see the scores of categories that nobody looked for in an image.
+
+    Their logits are replaced by one so low that neither the matching, nor the loss, nor its gradient has anything of them. Where
+    everything was looked for, it is the model's own loss, untouched.
+
+    Args:
+        loss: Of the model; it gets logits of shape `(n, queries, labels)`, and of all layers `(n, layers, queries, labels)`.
+    """
+
+    LOW = -1e4  # its sigmoid is 0 in every precision
+    LOGITS = ("logits", "outputs_class", "enc_topk_logits")  # as the losses of D-FINE and RT-DETR call them
+
+    def __init__(self, loss: "Callable[..., Any]") -> None:
+        self.loss, self._signature = loss, inspect.signature(loss)
+        self.fits = {*self.LOGITS} <= {*self._signature.parameters}
+        self.unasked: torch.Tensor | None = None  # `(n, labels)`, of the batch at hand
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        """Return what the loss returns."""
+        if self.unasked is None:
+            return self.loss(*args, **more)
+        given = self._signature.bind(*args, **more)
+        for name in self.LOGITS:
+            if (logits := given.arguments.get(name)) is not None:
+                hidden = self.unasked.reshape(len(logits), *[1] * (logits.ndim - 2), -1)
+                given.arguments[name] = logits.masked_fill(hidden, self.LOW)
+        return self.loss(*given.args, **given.kwargs)

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import State
+from tilth.claims import PEOPLE, State
 from tilth.data.where import both, one_of
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -32,6 +33,7 @@ class Example:
         id: Of the sample.
         labels: Category of each box or of the image, as an index into the labels that are trained.
         boxes: `(x0, y0, x1, y1)` in parts of the image, for labels that have one; None for others.
+        looked: Kind of source that looked for each of the labels that are trained; empty where nobody did.
         reviewed: Whether a person said so.
         made: Whether the image was generated.
         val: Whether it is held back for choosing and calibrating.
@@ -40,6 +42,7 @@ class Example:
     id: str
     labels: tuple[int, ...]
     boxes: tuple[tuple[float, float, float, float] | None, ...]
+    looked: tuple[str, ...]
     reviewed: bool
     made: bool
     val: bool
@@ -53,8 +56,8 @@ class Examples:
     rows: list[Example]
 
     def indices(self, *, val: bool) -> npt.NDArray[np.int64]:
-        """Return the places of the validation or the training images."""
-        return np.array([i for i, row in enumerate(self.rows) if row.val == val], np.int64)
+        """Return the places of the validation or the training images; of those of which nothing is known, none."""
+        return np.array([i for i, row in enumerate(self.rows) if row.val == val and any(row.looked)], np.int64)
 
 
 def present(rows: Sequence[Example], n_labels: int) -> npt.NDArray[np.float32]:
@@ -62,6 +65,18 @@ def present(rows: Sequence[Example], n_labels: int) -> npt.NDArray[np.float32]:
     table = np.zeros((len(rows), n_labels), np.float32)
     for i, row in enumerate(rows):
         table[i, list(row.labels)] = 1
+    return table
+
+
+def known(rows: Sequence[Example], auto_weight: float = 1.0) -> npt.NDArray[np.float32]:
+    """Return how much is known of each label of each image, `(n, n_labels)`: 0 where nobody looked, else 1.
+
+    What a model says about an image that people have looked at for other things counts `auto_weight`.
+    """
+    table = np.ones((len(rows), len(rows[0].looked) if rows else 0), np.float32)
+    for i, row in enumerate(rows):
+        for k, kind in enumerate(row.looked):
+            table[i, k] = 0 if not kind else auto_weight if row.reviewed and kind not in PEOPLE else 1
     return table
 
 
@@ -93,7 +108,7 @@ def gather(
     Raises:
         InputError: Nothing usable is there, or no example shows any of the labels.
     """
-    folder = work.folder / f"examples-{work.dataset.at.number}-{side}"
+    folder = work.folder / f"examples-{work.dataset.at.number}-{side}-asked"
     if not (folder / "rows.json").exists():
         real = work.dataset.count(both(usable(states), "not made"))
         made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
@@ -109,7 +124,8 @@ def gather(
 
 def _example(row: dict[str, object]) -> Example:
     boxes = tuple(tuple(b) if b else None for b in row.pop("boxes"))  # type: ignore[attr-defined]
-    return Example(**{**row, "labels": tuple(row["labels"])}, boxes=boxes)  # type: ignore[arg-type]
+    listed = {name: tuple(cast("list[Any]", row.pop(name))) for name in ("labels", "looked")}
+    return Example(**row, **listed, boxes=boxes)  # type: ignore[arg-type]
 
 
 def _write(
@@ -146,6 +162,7 @@ def _write(
                 boxes=tuple(
                     tuple(float(v) for v in np.clip(np.array(c.box_xyxy) / scale, 0, 1)) if c.box_xyxy else None for c in kept  # type: ignore[misc]
                 ),
+                looked=tuple(truth.looked.get(name, "") for name in labels),
                 reviewed=truth.state is not State.AUTO, made=sample.made, val=held_back(sample) and not sample.made,
             )))  # fmt: skip
             advance(1)

@@ -11,6 +11,7 @@ from tilth import models
 from tilth.claims import State
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.examples import Example, Examples, gather
 
@@ -78,6 +79,10 @@ class FineTune:
         """Name the base model."""
         return (self.model,)
 
+    def choose(self, model: Any, rows: Sequence[Example]) -> Sequence[bool]:
+        """Make the model ready for what nobody looked for, and tell of each image whether it can be learned from."""
+        return [True] * len(rows)
+
     def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
         """Return what the model is given beside the pixels."""
         raise NotImplementedError
@@ -107,6 +112,11 @@ class FineTune:
         torch.manual_seed(work.seed)
         model = load_for_training(self.kind, self.model, labels).to(device)
         train = data.indices(val=False)
+        train = train[np.array(self.choose(model, [data.rows[i] for i in train]), bool)]
+        if not len(train):
+            raise InputError(
+                f"{work.name}: no image was looked at for all of {', '.join(labels)}, and {self.model} needs that"
+            )
         chance = draw_weights(data.rows, train, len(labels))
         bf16 = models.precision(device) == "bfloat16"
 
@@ -161,9 +171,11 @@ def boxes_of(row: Example) -> "np.ndarray[Any, Any]":
 
 def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
     """Report what a model was trained on."""
-    train = [row for row in data.rows if not row.val]
+    train, val = ([data.rows[i] for i in data.indices(val=part)] for part in (False, True))
+    asked = [row.looked for row in data.rows if not row.val]
     return {
-        "train_images": len(train), "val_images": len(data.rows) - len(train), "steps": steps,
+        "train_images": len(train), "val_images": len(val), "steps": steps,
         "made_images": sum(row.made for row in train), "reviewed_images": sum(row.reviewed for row in train),
         "images_per_label": {name: sum(i in row.labels for row in train) for i, name in enumerate(labels)},
+        "nobody_looked": {name: sum(not looked[i] for looked in asked) for i, name in enumerate(labels)},
     }  # fmt: skip

@@ -38,6 +38,7 @@ class Found:
         labels: The boxes.
         size_wh: The size that the label file gives; None when it gives none.
         state: What the file says of an image without boxes, if it does: `confirmed_empty` or `unlabelled`.
+        unasked: What the file says that nobody looked for in the image, by its own names.
         error: Why the image cannot be had.
     """
 
@@ -47,6 +48,7 @@ class Found:
     labels: tuple[Named, ...] = ()
     size_wh: tuple[int, int] | None = None
     state: str = ""
+    unasked: tuple[str, ...] = ()
     error: str = ""
 
 
@@ -84,6 +86,7 @@ class Entry:
         state: Of the sample.
         licence: Of the image.
         labels: The boxes, pixels of the image as it is shown.
+        unasked: Categories of the set that nobody looked for in the image.
     """
 
     id: str
@@ -94,6 +97,7 @@ class Entry:
     state: str
     licence: str = ""
     labels: tuple[Boxed, ...] = ()
+    unasked: tuple[str, ...] = ()
 
 
 class Writer(Protocol):

@@ -22,7 +22,7 @@ from tilth.annotate.exchange.export import Export
 from tilth.annotate.exchange.exporting import export
 from tilth.annotate.exchange.importing import Import
 from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL
-from tilth.claims import Claim, State
+from tilth.claims import Answer, Claim, State
 from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.policy import Policy
@@ -146,6 +146,7 @@ def test_what_a_format_cannot_hold_is_said_before_anything_is_written(policy: Po
             "scores below 1": 1,
             "fractions of pixels, rounded": 1,
             "whether an empty image was confirmed by a person": 1,
+            "that nobody looked for a category of the set": 1,
         }
         lines = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
         assert len(lines) == facts["images"] == 2
@@ -224,9 +225,10 @@ def test_labels_alone_find_the_images_where_they_lay(
             place = tmp_path / "pictures" / source
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(noise_image(number, SIDE))
-            claims = tuple(Claim(category=c, box_xyxy=b, source="human:ann") for c, b in labels)
+            say = partial(Claim, source="human:ann", asked=policy.names)
+            claims = tuple(say(category=c, box_xyxy=b) for c, b in labels)
             columns = {"split": splits[number]} if splits else {}
-            empty = (Claim(says="empty", source="human:ann"),)
+            empty = (say(says="empty"),)
             samples.append(
                 NewSample(data=place.read_bytes(), origin={"source": source}, claims=claims or empty, columns=columns)
             )
@@ -314,3 +316,27 @@ def test_the_step_writes_what_the_command_writes_and_a_run_that_was_killed_write
     assert all((step / name).read_bytes() == (command / name).read_bytes() for name in files)
     with pytest.raises(ValueError, match=r"format must be one of coco, .*, got 'tsv'"):
         Export(format="tsv")
+
+
+def test_what_nobody_looked_for_is_written_and_comes_back(tmp_path: Path, policy: Policy) -> None:
+    asked = [("knife", "pill"), ("knife",), ("knife", "pill", "dice")]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    with opened(tmp_path / "a", policy) as work:
+        for n, names in enumerate(asked):
+            say = partial(Claim, source="human:ann", asked=names)
+            claim = say(category="knife", box_xyxy=(1, 1, 9, 9)) if n != 1 else say(says="empty")
+            more = (say(category="pill", box_xyxy=(1, 1, 9, 9)),) if n == 0 else ()
+            work.add(f"{n}", [NewSample(data=noise_image(n, SIDE), origin={}, claims=(claim, *more))])
+        facts = export(work.dataset, tmp_path / "coco", "coco", say=silent)
+        assert (facts["categories"], facts["nobody_looked"]) == (["knife", "pill"], {"pill": 1})
+        voc = export(work.dataset, tmp_path / "voc", "voc", say=silent)
+        assert voc["cannot_hold"]["that nobody looked for a category of the set"] == 1  # type: ignore[index, call-overload]
+        before = {s.id: s.truth for s in work.dataset.samples(images=False)}
+    with opened(tmp_path / "b", policy) as work:
+        told = Import(path=tmp_path / "coco", empty_means="confirmed_empty").run(work)
+        assert told["covers"] == ["knife", "pill"]
+        for sample in work.dataset.samples(images=False):
+            for name in ("knife", "pill"):
+                assert sample.truth.of(name) is before[sample.id].of(name)
+            assert sample.truth.of("dice") is Answer.UNASKED

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -25,8 +26,11 @@ from tilth.samples import NewSample, Result
 IMAGES, WRONG = 400, 30
 
 
+EMPTY = Claim(says="empty", source="human:a", asked=("bottle", "dice", "knife"))
+
+
 def label(category: str) -> Claim:
-    return Claim(category=category, box_xyxy=(1, 1, 30, 30), score=1.0, source="human:a")
+    return replace(EMPTY, says="label", category=category, box_xyxy=(1, 1, 30, 30))
 
 
 def test_labels_that_were_swapped_are_named(work: Work) -> None:
@@ -36,7 +40,7 @@ def test_labels_that_were_swapped_are_named(work: Work) -> None:
     new = []
     for i, kinds in enumerate(shown):
         said = kinds ^ {"bottle"} if i in swapped else kinds
-        claims = tuple(label(kind) for kind in sorted(said)) or (Claim(says="empty", source="human:a"),)
+        claims = tuple(label(kind) for kind in sorted(said)) or (EMPTY,)
         new.append(NewSample(data=encode_png(scene(i).image), origin={"source": str(i)}, claims=claims))
     work.add("labelled", new)
     facts = LabelErrors().run(work)
@@ -64,13 +68,33 @@ def test_too_few_labels_give_no_verdict(work: Work) -> None:
         LabelErrors(min_images=3)
 
 
+def test_what_nobody_looked_for_is_neither_wrong_nor_missing(work: Work) -> None:
+    def add(name: str, first: int, asked: tuple[str, ...]) -> None:
+        new = []
+        for i in range(first, first + 60):
+            kinds = {t.kind for t in scene(i).things} & set(asked)
+            claims = tuple(replace(label(kind), asked=asked) for kind in sorted(kinds)) or (
+                replace(EMPTY, asked=asked),
+            )
+            new.append(NewSample(data=encode_png(scene(i).image), origin={"source": str(i)}, claims=claims))
+        work.add(name, new)
+
+    add("first day", 0, ("dice",))
+    add("third day", 100, ("bottle",))
+    facts = LabelErrors(min_images=5).run(work)
+    assert facts["nobody_looked"] == dict.fromkeys(work.policy.names, 120) | {"dice": 60, "bottle": 60}
+    for sample in work.dataset.samples(images=False):
+        day = "dice" if int(str(sample.origin["source"])) < 100 else "bottle"
+        assert sample.columns.get("label_errors.category", day) == day
+
+
 def groups_of(work: Work, group: Callable[[int], str]) -> None:
     rows = {s.id: {"dedup.group": group(int(str(s.origin["source"])))} for s in work.dataset.samples(images=False)}
     Apply.to(work, {id_: Result(columns=dict(columns)) for id_, columns in rows.items()})
 
 
 def test_copies_of_too_few_pictures_give_no_verdict_and_say_what_to_do(work: Work) -> None:
-    bottle, empty = label("bottle"), Claim(says="empty", source="human:a")
+    bottle, empty = label("bottle"), EMPTY
     work.add(
         "copies",
         [

@@ -1,6 +1,7 @@
 """What people said in one round of mining moves the next one."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,13 @@ def judged(tmp_path: Path, policy: Policy, corpus: Path) -> Work:
     work = Work(
         name="mine", dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=tmp_path / "mine", events=Events()
     )
-    knife = Claim(category="knife", box_xyxy=(10, 10, 60, 60), source="human:a")
+    say = partial(Claim, source="human:a", asked=("knife",))
+    knife = say(category="knife", box_xyxy=(10, 10, 60, 60))
     samples = [
         NewSample(
             data=(corpus / f"{kind}-{i:02d}.png").read_bytes(),
             origin={"source": f"corpus/{kind}-{i:02d}.png"},
-            claims=(knife if kind == "knife" else Claim(says="empty", source="human:a"),),
+            claims=(knife if kind == "knife" else say(says="empty"),),
             columns={"mine.category": "knife"},
         )
         for kind in ("knife", "spoon")
@@ -92,6 +94,25 @@ def test_neighbours_of_accepted_images_rise_and_those_of_rejected_ones_fall(judg
     assert said["spoon"].mean() < said["cup"].mean() < said["knife"].mean()
     assert (feedback("dice", unseen["cup"]) == 0).all()  # nobody said anything of dice
     assert feedback("knife", unseen["cup"][:0]).shape == (0,)
+
+
+def test_an_image_in_which_nobody_looked_for_a_category_is_not_one_of_its_rejected(judged: Work, corpus: Path) -> None:
+    encoder = open_encoder("starter:retrieval", "cpu")
+    store = Store(judged.folder, model="x", digest=encoder.digest, queries=encoder.queries, width=encoder.width)
+    place = FolderCorpus(corpus)
+    embed(place, encoder, store, judged.events)
+    samples = [
+        NewSample(
+            data=(corpus / f"cup-{i:02d}.png").read_bytes(),
+            origin={"source": f"corpus/cup-{i:02d}.png"},
+            claims=(Claim(says="empty", source="human:a", asked=("dice",)),),
+            columns={"mine.category": "knife"},
+        )
+        for i in range(4)
+    ]
+    replace(judged, name="other").add("other", samples)
+    feedback = Feedback(judged.dataset, place, store)
+    assert (len(feedback.accepted["knife"]), len(feedback.rejected["knife"])) == (4, 4)
 
 
 def test_mining_says_what_feedback_did(judged: Work, corpus: Path) -> None:
