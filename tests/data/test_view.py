@@ -15,8 +15,8 @@ from noise import noise_image, noise_samples
 from places import PARTS, POLICY
 
 from tilth.claims import Claim, Json, resolve
+from tilth.data import making, stored
 from tilth.data import rows as view_rows
-from tilth.data import view as views
 from tilth.data.dataset import Dataset
 from tilth.data.table import read_claim, read_columns, result_row
 from tilth.data.where import check_named, quoted, translate
@@ -99,10 +99,14 @@ def drawn(rng: np.random.Generator, ids: Sequence[str], share: float = 0.6) -> d
 def test_a_view_that_grew_table_by_table_says_what_the_tables_say(
     work: Work, seed: int, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(views, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(views, "WINDOW_ROWS", 5)
-    monkeypatch.setattr(views, "UPSERT_SHARE", 10.0 if small else -1.0)
-    monkeypatch.setattr(views, "INDEX_FROM_ROWS", 20)
+    for module, name, value in (
+        (stored, "CHUNK_ROWS", 7),
+        (making, "CHUNK_ROWS", 7),
+        (stored, "WINDOW_ROWS", 5),
+        (making, "UPSERT_SHARE", 10.0 if small else -1.0),
+        (making, "INDEX_FROM_ROWS", 20),
+    ):
+        monkeypatch.setattr(module, name, value)
     rng = np.random.default_rng(seed)
     for step in range(6):
         work.name = f"step{step}"
@@ -209,14 +213,14 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from noise import noise_samples
 from tilth.claims import Claim
-from tilth.data import view
+from tilth.data import making
 from tilth.data.dataset import Dataset
 from tilth.engine.apply import Apply
 from tilth.engine.work import Work
 from tilth.events import Events
 from tilth.policy import load_policy
 from tilth.samples import Result
-view.CHUNK_ROWS = 16  # so that a view takes many writes
+making.CHUNK_ROWS = 16  # so that a view takes many writes
 root = Path(sys.argv[1])
 work = Work(name="test", dataset=Dataset(root / "dataset"), policy=load_policy(Path({policy!r})), folder=root,
             events=Events(root / "e.jsonl"))

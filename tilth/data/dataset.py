@@ -19,8 +19,9 @@ from pathlib import Path
 
 from tilth.claims import Json
 from tilth.data.files import write_beside
+from tilth.data.making import key_of
 from tilth.data.table import BATCH_ROWS, POOL, QUARANTINED, RESULT, Table, TableRef
-from tilth.data.view import View, key_of
+from tilth.data.view import View
 from tilth.errors import DatasetError, InputError, Quarantined
 from tilth.images import Image, decode
 from tilth.samples import NewSample, Sample, origin_text
