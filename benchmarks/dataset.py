@@ -11,6 +11,7 @@ date it writes the file anew. Every size has a process of its own, whose peak me
 import argparse
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -206,7 +207,8 @@ def write_parquet(data: Dataset, path: Path) -> None:
 
 
 def measure(samples: int, folder: Path) -> dict[str, float]:
-    data = Dataset(folder / "data")
+    data = Dataset(folder / "data", 1)
+    shutil.rmtree(folder / "data" / "view", ignore_errors=True)
     began, cpu = time.perf_counter(), time.process_time()
     assert data.count() == samples
     told = {
@@ -228,7 +230,8 @@ def measure(samples: int, folder: Path) -> dict[str, float]:
     parquet = folder / "rows.parquet"
     write_parquet(data, parquet)
     rival = Rival(parquet)
-    for round_ in range(3):
+    first = len(data.history())  # each round has a table of its own, in a folder that is used again too
+    for round_ in range(first, first + 3):
         chosen = sorted(rng.choice(samples, min(TOUCHED, samples // 2), replace=False).tolist())
         ids = [id_of(n) for n in chosen]
         table = data.table(f"touch-{round_}")
@@ -282,7 +285,9 @@ def peak_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--work", type=Path, help="folder for the made-up datasets, a temporary one when left out")
+    parser.add_argument(
+        "--work", type=Path, help="folder for the made-up datasets, which are used again; temporary ones when left out"
+    )
     parser.add_argument("--build", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     add_option(parser)
@@ -296,9 +301,11 @@ def main() -> None:
     figures = Figures("dataset", seeds=[0])
     found: dict[int, dict[str, float]] = {}
     for samples in args.samples:
-        with tempfile.TemporaryDirectory(dir=args.work) as folder:
-            command = [sys.executable, __file__, "--work", folder, "--build", str(samples)]
-            subprocess.run(command, check=True)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = str(args.work / f"n{samples}" if args.work else temporary)
+            if not (Path(folder) / "data" / "versions" / "000001.json").exists():
+                shutil.rmtree(Path(folder) / "data", ignore_errors=True)
+                subprocess.run([sys.executable, __file__, "--work", folder, "--build", str(samples)], check=True)
             command = [sys.executable, __file__, "--work", folder, "--child", str(samples)]
             found[samples] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(samples, {k: round(v, 4) for k, v in found[samples].items()}, flush=True)
