@@ -169,7 +169,6 @@ def test_a_category_added_on_the_third_day_is_learned_only_where_somebody_looked
             [decode(scene_sample(5000 + i, "knife").data) for i in range(24)]
         )
         means[name] = float(np.mean([logits["knife"] for logits, _ in said]))
-    print(means)
     assert means["masked"] > means["taken for negatives"] + 1
 
 
