@@ -107,7 +107,7 @@ def flat(told: list[list[Claim]]) -> list[Claim]:
     return list(itertools.chain.from_iterable(told))
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=500)
 @given(st.one_of(rounds(st.just(NAMES)), rounds(st.just(()))))
 def test_when_all_were_asked_for_all_or_none_says_truth_is_what_it_always_was(told: list[list[Claim]]) -> None:
     claims = flat(told)
@@ -119,7 +119,7 @@ def test_when_all_were_asked_for_all_or_none_says_truth_is_what_it_always_was(to
 some = st.lists(st.sampled_from(FOUR), unique=True).map(lambda names: tuple(sorted(names)))
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(deadline=None, max_examples=500)
 @given(rounds(some))
 def test_a_category_is_decided_by_the_highest_who_looked_for_it_and_by_nobody_else(told: list[list[Claim]]) -> None:
     claims = flat(told)
