@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from figures import Figures, add_option
 
 from tilth.annotate.grounding.ground import Ground
 from tilth.annotate.review.reviewer import TruthBox, read_truth
@@ -144,48 +145,35 @@ def one_seed(world: Path, policy: Policy, seed: int, given: argparse.Namespace) 
     return told
 
 
-def interval(values: Sequence[float]) -> tuple[float, list[float | None]]:
-    """Return mean and 95 % t interval over seeds."""
+def interval(values: Sequence[float]) -> tuple[float, list[float] | None]:
+    """Return mean and 95 % t interval over seeds; none of a single seed."""
     from scipy.stats import t
 
     n, mean = len(values), float(np.mean(values))
     if n < 2:
-        return round(mean, 4), [None, None]
+        return mean, None
     half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
-    return round(mean, 4), [round(mean - half, 4), round(mean + half, 4)]
+    return mean, [mean - half, mean + half]
 
 
-def figures_of(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return every number of the benchmark: each way's, and what the two others differ from complete labels, seed by seed."""
-    found: dict[str, dict[str, Any]] = {}
+def tell(rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> Figures:
+    """Return every number: each way's, and what the others differ from complete labels, seed by seed."""
+    figures = Figures("asked", seeds=seeds)
     for metric, unit in METRICS.items():
         for name in (FOURTH, *THREE) if f"{metric}/{FOURTH}" in rows[0][WAYS[0]] else ():
             by_way = {way: [row[way][f"{metric}/{name}"] for row in rows] for way in WAYS}
             complete = np.array(by_way["complete"])
-            by_way |= {f"{way} - complete": list(np.array(by_way[way]) - complete) for way in WAYS[1:]}
+            by_way |= {f"{way}_less_complete": list(np.array(by_way[way]) - complete) for way in WAYS[1:]}
             for way, values in by_way.items():
                 value, ci95 = interval(values)
-                found[f"asked/{metric}/{name}/{way}"] = {"value": value, "unit": unit, "ci95": ci95, "n": len(rows)}
-    return found
+                figures.add(f"{metric}.{name}.{way}", value, "share", ci95=ci95, n=len(rows))
+                told = f" [{ci95[0]:.3f}, {ci95[1]:.3f}]" if ci95 else ""
+                print(f"{name:10} {unit:30} {way:24} {value:.3f}{told}")
+    return figures
 
 
-def table(figures: dict[str, dict[str, Any]]) -> str:
-    """Write the figures for people: a line for each category and metric."""
-    shown = (*WAYS, "asked - complete", "grounded - complete")
-    lines = [f"{'':28}" + "".join(f"{way:>24}" for way in shown)]
-    for metric in METRICS:
-        for name in (FOURTH, *THREE) if f"asked/{metric}/{FOURTH}/{WAYS[0]}" in figures else ():
-            cells = []
-            for way in shown:
-                one = figures[f"asked/{metric}/{name}/{way}"]
-                low, high = one["ci95"]
-                cells.append(f"{one['value']:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else ""))
-            lines.append(f"{name + ', ' + metric:28}" + "".join(f"{cell:>24}" for cell in cells))
-    return "\n".join(lines)
-
-
-def main() -> dict[str, dict[str, Any]]:
-    """Run what is not done yet, print the table and the figures, and return them."""
+def main() -> None:
+    """Run what is not done yet, print all figures, and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=Path, default=Path("runs/starter-world"))
     parser.add_argument("--out", type=Path, default=Path("runs/asked"))
@@ -194,6 +182,7 @@ def main() -> dict[str, dict[str, Any]]:
     parser.add_argument("--found", type=int, default=40, help="images with the fourth category on the third day")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--no-detector", action="store_true", help="train and judge the classifier alone")
+    add_option(parser)
     given = parser.parse_args()
     whole = load_policy(POLICY)
     policy = Policy(policy="asked", version=2, categories=tuple(whole[name] for name in (*THREE, FOURTH)))
@@ -204,10 +193,7 @@ def main() -> dict[str, dict[str, Any]]:
             done.parent.mkdir(parents=True, exist_ok=True)
             done.write_text(json.dumps(one_seed(given.world, policy, seed, given), indent=1))
         rows.append(json.loads(done.read_text()))
-    figures = figures_of(rows)
-    print(table(figures))
-    print(json.dumps(figures, indent=1))
-    return figures
+    tell(rows, given.seeds).write(given.results)
 
 
 if __name__ == "__main__":
