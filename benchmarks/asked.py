@@ -193,7 +193,8 @@ def main() -> None:
             done.parent.mkdir(parents=True, exist_ok=True)
             done.write_text(json.dumps(one_seed(given.world, policy, seed, given), indent=1))
         rows.append(json.loads(done.read_text()))
-    tell(rows, given.seeds).write(given.results)
+    figures = tell(rows, given.seeds)
+    figures.write(given.results)
 
 
 if __name__ == "__main__":
