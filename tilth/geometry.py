@@ -40,7 +40,7 @@ def iou(a_xyxy: Boxes, b_xyxy: Boxes) -> Boxes:
 def iou_of(a: Box, b: Box) -> float:
     """Return the intersection over union of two boxes, in [0, 1], as `iou` does, for when there are only two.
 
-    >>> iou_of((0., 0., 2., 2.), (1., 0., 3., 2.)) == iou(np.array([[0., 0, 2, 2]]), np.array([[1., 0, 3, 2]]))[0, 0]
+    >>> iou_of((0., 0., 2., 2.), (1., 0., 3., 2.)) == float(iou(np.array([[0., 0, 2, 2]]), np.array([[1., 0, 3, 2]]))[0, 0])
     True
     """
     shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
