@@ -340,7 +340,9 @@ def test_the_keyboard_is_enough(page: "Page") -> None:
     assert picture_id(page) == first
     press(page, "Escape")
     page.locator(".tile:focus").wait_for()
-    press(page, "/", "b")  # a letter of an id, not the command
+    press(page, "/")
+    page.locator("input:focus").wait_for()
+    press(page, "b")  # a letter of an id, not the command
     assert page.locator(":focus").input_value() == "b"
     assert page.locator("#show-all").is_checked()
     press(page, "Escape")
