@@ -44,8 +44,8 @@ def iou_of(a: Box, b: Box) -> float:
     True
     """
     shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
-    area_a, area_b = (max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1]) for box in (a, b))
-    union = area_a + area_b - shared
+    area = max(0.0, a[2] - a[0]) * max(0.0, a[3] - a[1])
+    union = area + max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1]) - shared
     return shared / union if union > 0 else 0.0
 
 

@@ -14,6 +14,7 @@ from tilth.events import Events
 from tilth.samples import Result, Sample
 
 COMMIT_ROWS = 4096  # what is done is written when there is so much …
+SCAN_ROWS = 1024  # samples that are looked at at once, without their images
 COMMIT_S = 10.0  # … or the oldest has waited so long, which is the most that a kill loses
 FEW = 50  # a share of failures means nothing below
 FATAL = (MissingExtra, ModelError, Unavailable, MemoryError)  # the whole step is wrong, not one sample
@@ -53,7 +54,7 @@ class Job:
 
     def chosen(self) -> Iterator[list[Sample]]:
         """Yield the samples that the mapper is to see, without images."""
-        return self.dataset.scan(self.where, ids=self.ids, images=False)
+        return self.dataset.scan(self.where, ids=self.ids, images=False, batch_rows=SCAN_ROWS)
 
     def total(self) -> int:
         """Count them; at most, when their ids are given."""
