@@ -28,6 +28,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tilth.data.files import write_beside
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 FIELDS = {"command": str, "commit": str, "date": str, "machine": dict, "seeds": list, "figures": dict}
@@ -106,12 +108,6 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 def exact(value: float) -> float:
     """Return six digits of a number, which are more than any measurement has; an integer as it is."""
     return int(value) if float(value).is_integer() and abs(value) < 1e15 else float(f"{value:.6g}")
-
-
-def write_beside(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text)
-    beside.replace(path)
 
 
 def command_line() -> str:

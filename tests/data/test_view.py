@@ -191,9 +191,10 @@ def test_a_deleted_or_damaged_view_is_made_again(work: Work) -> None:
     assert work.dataset.count() == 3
     shutil.rmtree(work.dataset.root / "view" / "rows.lance")
     assert Dataset(work.dataset.root).count() == 3
-    for path in (work.dataset.root / "view").glob("*.json"):
-        path.write_text("{")
-    assert Dataset(work.dataset.root).count() == 3
+    for damage in ("{", "{}", "[]", '{"refs": [{}]}'):
+        for path in (work.dataset.root / "view").glob("*.json"):
+            path.write_text(damage)
+        assert Dataset(work.dataset.root).count() == 3
 
 
 def test_readers_of_an_old_version_keep_it_while_the_dataset_grows(work: Work) -> None:

@@ -71,10 +71,10 @@ def entry_at(path: Path) -> Entry | None:
 def _told(path: Path) -> Entry | None:
     try:
         told = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        refs, columns = tuple(TableRef(**ref) for ref in told["refs"]), Columns(**told["columns"])
+        return Entry(**{**told, "refs": refs, "columns": columns})
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # absent, or not what we wrote: the view is made again
         return None
-    refs, columns = tuple(TableRef(**ref) for ref in told["refs"]), Columns(**told["columns"])
-    return Entry(**{**told, "refs": refs, "columns": columns})
 
 
 class Making:
