@@ -29,7 +29,7 @@ from figures import Figures, add_option
 
 from tilth.claims import Claim
 from tilth.data.dataset import Dataset
-from tilth.data.table import CLAIM, POOL, RESULT, TableRef, claim_row
+from tilth.data.table import CLAIM, FRAGMENT_ROWS, POOL, RESULT, TableRef, claim_row
 from tilth.engine.steps import step
 from tilth.engine.work import Work
 from tilth.events import Events
@@ -80,7 +80,8 @@ def table_rows(
 
 def write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
     """Write a table as large ones are, ids indexed, and return its version."""
-    lance.write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(path))
+    stream = pa.RecordBatchReader.from_batches(schema, batches)
+    lance.write_dataset(stream, str(path), max_rows_per_file=FRAGMENT_ROWS, max_rows_per_group=1024)
     data = lance.dataset(str(path))
     data.create_scalar_index("id", "BTREE")
     return int(lance.dataset(str(path)).version)

@@ -103,7 +103,7 @@ class Truth:
     """
 
     state: State
-    labels: tuple[Claim, ...] = ()
+    labels: Sequence[Claim] = ()
     looked: Mapping[str, str] = field(default_factory=dict)
     silent: bool = False
 

@@ -1,7 +1,7 @@
 """One image that is ours, with all that is claimed about it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
@@ -30,7 +30,7 @@ class Sample:
     size_wh: tuple[int, int]
     data: bytes = b""
     origin: Mapping[str, Json] = field(default_factory=dict)
-    claims: tuple[Claim, ...] = ()
+    claims: Sequence[Claim] = ()
     columns: Mapping[str, Json] = field(default_factory=dict)
     drops: tuple[tuple[str, str], ...] = ()
     resolved: Truth | None = field(default=None, compare=False, repr=False)
@@ -75,6 +75,12 @@ class Sample:
             return tuple(names)
         truth = self.truth
         return truth.unasked(names, PEOPLE) if truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) else ()
+
+    @property
+    def called(self) -> str:
+        """What a person knows it by: the beginning of its id, and its source."""
+        source = str(self.origin.get("source") or "")
+        return f"{self.id[:12]} ({source})" if source else self.id[:12]
 
     @property
     def split(self) -> str:

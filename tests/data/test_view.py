@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,11 @@ def told_by_tables(dataset: Dataset) -> dict[str, tuple[object, ...]]:
 
 def told_by_view(dataset: Dataset) -> dict[str, tuple[object, ...]]:
     samples = dataset.samples(images=False, dropped=True)
-    return {s.id: (s.claims, dict(s.columns), s.drops, s.truth) for s in samples}
+    # read to the end, as the view may be deleted next
+    return {
+        s.id: (tuple(s.claims), dict(s.columns), s.drops, replace(s.truth, labels=tuple(s.truth.labels)))
+        for s in samples
+    }
 
 
 def same(dataset: Dataset) -> bool:

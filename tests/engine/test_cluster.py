@@ -239,7 +239,7 @@ def test_a_killed_driver_goes_on_where_it_was_on_a_single_machine(
         command(tmp_path, "all"), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True
     )
     results = tmp_path / "dataset" / "results"
-    while not any(results.glob("x-*.lance/data/*")):
+    while not any(results.glob("x-*.lance/_versions/*.manifest")):
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)  # the driver and the cluster that it started

@@ -16,14 +16,15 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tilth.data.ahead import Ahead
 from tilth.data.files import write_beside
-from tilth.data.rows import Columns, Find, compose, fresh
+from tilth.data.rows import Columns, Find, Look, Rows, compose, fresh
 from tilth.data.stored import CHUNK_ROWS, Stored, place_in
 from tilth.data.table import INDEX_FROM_ROWS, Table, TableRef
 
 UPSERT_SHARE = 0.2  # of all rows: where more change, writing all again costs less …
 UPSERT_ROWS = 100 * CHUNK_ROWS  # … as it does where so many change
-FILE_ROWS = 1 << 16  # of a file: its columns are held in memory until it is whole
+FILE_ROWS = 1 << 15  # of a file: its columns are held in memory until it is whole
 MOST_FILES = 32  # beside those: each update adds one
 READERS_HAVE = timedelta(days=1)  # what views no longer need stays so long for those who read it
 
@@ -165,9 +166,16 @@ class Making:
         anew = self._anew(gone["id"].to_pylist(), gone["place"].to_pylist(), columns)
         return self._tidy(self._upsert(data, anew)), rows
 
-    def _anew(self, ids: Sequence[str], places: Sequence[int], columns: Columns) -> pa.Table:
+    def _anew(
+        self,
+        ids: Sequence[str],
+        places: Sequence[int],
+        columns: Columns,
+        look: Look | None = None,
+        pool: Rows | None = None,
+    ) -> pa.Table:
         """Make rows from all tables."""
-        return compose(fresh(ids, places, self._pool, columns), self._refs, self._find, columns)
+        return compose(fresh(ids, places, pool or self._pool, columns), self._refs, look or self._find, columns)
 
     def _upsert(self, data: lance.LanceDataset, rows: pa.Table) -> lance.LanceDataset:
         if not len(rows):
@@ -220,12 +228,15 @@ class Making:
         known = base.refs if base else ()
         more = [ref for ref in self._refs if ref not in known]
         count = 0
+        ahead = {ref.name: Ahead(self._find(ref)) for ref in self._refs}
+        pool = Ahead(self._pool)
         if base:
             gone = pa.array(self._swept[base.swept :], pa.string())
-            for part in Stored(self._folder, base.lance_version, base.rows).in_order():
-                rows = _aligned(part, columns)
+            stored = Stored(self._folder, base.lance_version, base.rows)
+            for part in stored.in_order(stored.data.schema.names):
+                rows = _aligned(part.rows, columns)
                 swept = pc.is_in(rows["id"], value_set=gone)
-                yield compose(rows.filter(pc.invert(swept)), more, self._find, columns)
+                yield compose(rows.filter(pc.invert(swept)), more, lambda ref: ahead[ref.name], columns)
                 if pc.any(swept).as_py():
                     rows = rows.filter(swept)
                     yield self._anew(rows["id"].to_pylist(), rows["place"].to_pylist(), columns)
@@ -235,7 +246,7 @@ class Making:
             for ids in self._find(ref).ids(CHUNK_ROWS, where="status = 'ok'"):
                 here = set(self._members(ids, earlier))
                 new = [i for i in dict.fromkeys(ids) if i not in here]
-                yield self._anew(new, range(count, count + len(new)), columns)
+                yield self._anew(new, range(count, count + len(new)), columns, lambda ref: ahead[ref.name], pool)
                 count += len(new)
             earlier.append(ref)
 
@@ -252,8 +263,7 @@ class Making:
         return int(data.version)
 
     def _rows_of_ids(self, data: lance.LanceDataset, ids: Sequence[str], columns: Columns) -> pa.Table:
-        found = Stored(self._folder, int(data.version), 0).of(ids)
-        return columns.schema().empty_table() if found is None else _aligned(found, columns)
+        return _aligned(Stored(self._folder, int(data.version), 0).of(ids, data.schema.names).rows, columns)
 
 
 def _aligned(rows: pa.Table, columns: Columns) -> pa.Table:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Protocol, overload
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -48,10 +49,22 @@ BASE = pa.schema(
     ]
 )
 KINDS = {"flag": pa.bool_(), "int": pa.int64(), "number": pa.float64(), "text": pa.string(), "items": pa.int64()}
+TOLD = ("id", "width", "height", "origin", "drops", "state", "truth", "looked", "looked_by", "silent")  # of each sample
 HIDDEN = ("place", "looked_by", "claims", "truth", "drops")  # of no use in a condition
 
 Row = dict[str, object]
 Find = Callable[[TableRef], Table]
+
+
+class Rows(Protocol):
+    """Something that has rows by id: a table, or one that is read ahead."""
+
+    def get(self, ids: Sequence[str], columns: list[str]) -> dict[str, Row]:
+        """Return the rows of these ids, by id."""
+        ...
+
+
+Look = Callable[[TableRef], Rows]
 Load = Callable[[list[str]], Mapping[str, Mapping[str, Json]]]
 
 
@@ -77,33 +90,100 @@ def _cell(value: Json, kind: str) -> Json:
     return value
 
 
+class Part(Protocol):
+    """Rows of a view that were read together; a column is read when somebody looks at it."""
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        ...
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column."""
+        ...
+
+
 class Batch:
-    """The measured columns of rows that were read together; each is made a list when somebody looks at it.
+    """Some rows of a part: what they say is turned into Python's objects when somebody looks at it, for all rows at once.
 
     Args:
-        rows: Of a view.
-        columns: Its measured names.
+        part: Rows of a view.
+        start: Place of the first row in it.
+        rows: How many.
+        columns: The view's measured names.
         load: Reads all measured columns of samples from the results tables, by id.
     """
 
-    def __init__(self, rows: pa.Table, columns: "Columns", load: Load) -> None:
-        self.kinds, self._rows, self._columns, self._load = columns.kinds, rows, columns, load
+    def __init__(self, part: Part, start: int, rows: int, columns: "Columns", load: Load) -> None:
+        self.kinds, self._part, self._columns, self._load = columns.kinds, part, columns, load
+        self._start, self._rows = start, rows
         self._cells: dict[str, list[Json]] = {}
         self._whole: list[Mapping[str, Json]] | None = None
+        self._claims: list[tuple[Claim, ...]] | None = None
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column of the view."""
+        return self._part.column(name).slice(self._start, self._rows)
 
     def cells(self, name: str) -> list[Json]:
-        """Return a column; None where there is nothing."""
+        """Return the values of a measured name; None where there is nothing."""
         if name not in self._cells:
-            self._cells[name] = self._rows[self._columns.column(name)].to_pylist()
+            self._cells[name] = self.column(self._columns.column(name)).to_pylist()
         return self._cells[name]
 
     def whole(self, place: int) -> Mapping[str, Json]:
         """Return everything measured of a sample, lists and mappings too."""
         if self._whole is None:
-            ids = self._rows["id"].to_pylist()
+            ids = self.column("id").to_pylist()
             found = self._load(ids)
             self._whole = [found[id_] for id_ in ids]
         return self._whole[place]
+
+    def claims(self, place: int) -> tuple[Claim, ...]:
+        """Return all claims about a sample."""
+        if self._claims is None:
+            self._claims = claims_of(self.column("claims"))
+        return self._claims[place]
+
+
+class Said(Sequence[Claim]):
+    """Claims about one sample of a batch: all, or those in some places."""
+
+    __slots__ = ("_batch", "_place", "_some")
+
+    def __init__(self, batch: Batch, place: int, some: Sequence[int] | None = None) -> None:
+        self._batch, self._place, self._some = batch, place, some
+
+    def _read(self) -> tuple[Claim, ...]:
+        claims = self._batch.claims(self._place)
+        return claims if self._some is None else tuple(claims[n] for n in self._some)
+
+    @overload
+    def __getitem__(self, at: int) -> Claim: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Claim, ...]: ...
+    def __getitem__(self, at: int | slice) -> Claim | tuple[Claim, ...]:
+        """Return a claim, or several."""
+        return self._read()[at]
+
+    def __iter__(self) -> Iterator[Claim]:
+        """Yield the claims."""
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        """Count the claims."""
+        return len(self._read() if self._some is None else self._some)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare with other claims in their order."""
+        return isinstance(other, Sequence) and self._read() == tuple(other)
+
+    def __hash__(self) -> int:
+        """Hash as the tuple of the claims."""
+        return hash(self._read())
+
+    def __repr__(self) -> str:
+        """Show all."""
+        return repr(self._read())
 
 
 class Measured(Mapping[str, Json]):
@@ -180,7 +260,7 @@ class Columns:
         return changed
 
 
-def fresh(ids: Sequence[str], places: Sequence[int], pool: Table, columns: Columns) -> pa.Table:
+def fresh(ids: Sequence[str], places: Sequence[int], pool: Rows, columns: Columns) -> pa.Table:
     """Make the rows of samples of which no table has said anything yet.
 
     Args:
@@ -221,13 +301,13 @@ def _origin(text: str) -> Row:
     }
 
 
-def compose(rows: pa.Table, refs: Sequence[TableRef], find: Find, columns: Columns) -> pa.Table:
+def compose(rows: pa.Table, refs: Sequence[TableRef], look: Look, columns: Columns) -> pa.Table:
     """Add to rows what tables say; whatever they say nothing of is passed on as it is.
 
     Args:
         rows: Of samples.
         refs: Tables, in the order of the version.
-        find: Opens a table.
+        look: Opens a table.
         columns: The measured names.
     """
     ids: list[str] = rows["id"].to_pylist()
@@ -236,7 +316,7 @@ def compose(rows: pa.Table, refs: Sequence[TableRef], find: Find, columns: Colum
     said: dict[int, list[Row]] = {}
     drops: dict[int, list[Row]] = {}
     for ref in refs:
-        for id_, found in find(ref).get(ids, ["status", "reason", "claims", "columns"]).items():
+        for id_, found in look(ref).get(ids, ["status", "reason", "claims", "columns"]).items():
             place = at[id_]
             for name, value in json.loads(str(found["columns"])).items() if found["columns"] else ():
                 if value is not None:
@@ -296,34 +376,34 @@ def _resolved(claims: Sequence[Mapping[str, object]], drops: Sequence[Mapping[st
     }
 
 
-def samples_of(rows: pa.Table, columns: Columns, load: Load) -> list[Sample]:
+def samples_of(part: Part, start: int, rows: int, columns: Columns, load: Load) -> list[Sample]:
     """Make samples of rows.
 
     Args:
-        rows: Of a view.
-        columns: Its measured names.
+        part: Rows of a view.
+        start: Place of the first row in it.
+        rows: How many; fewer when it ends before.
+        columns: The view's measured names.
         load: Reads all measured columns of samples from the results tables, by id.
     """
-    batch = Batch(rows, columns, load)
-    names = ("id", "width", "height", "origin", "drops", "state", "truth", "looked", "looked_by", "silent")
-    cells = (rows[name].to_pylist() for name in names)
+    batch = Batch(part, start, rows, columns, load)
     return [
         Sample(
             id=id_,
             size_wh=(width, height),
             origin=json.loads(origin),
-            claims=said,
+            claims=Said(batch, place),
             columns=Measured(batch, place),
             drops=tuple((drop["step"], drop["reason"]) for drop in drops),
             resolved=Truth(
                 state=State(state),
-                labels=tuple(said[n] for n in truth),
+                labels=Said(batch, place, truth),
                 looked=dict(zip(looked, by, strict=True)),
                 silent=silent,
             ),
         )
-        for place, (said, id_, width, height, origin, drops, state, truth, looked, by, silent) in enumerate(
-            zip(claims_of(rows["claims"]), *cells, strict=True)
+        for place, (id_, width, height, origin, drops, state, truth, looked, by, silent) in enumerate(
+            zip(*(batch.column(name).to_pylist() for name in TOLD), strict=True)
         )
     ]
 

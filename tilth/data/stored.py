@@ -7,8 +7,9 @@ import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tilth.data.table import SESSION, in_
+from tilth.data.table import SESSION, in_, rows_at
 from tilth.data.where import both
+from tilth.errors import DatasetError
 
 CHUNK_ROWS = 8192  # rows that are made, or read, at once
 WINDOWS = 64  # rows are put in order so many parts of the dataset at a time …
@@ -37,7 +38,7 @@ class Stored:
         """Yield columns in order, a part of the dataset at a time.
 
         Args:
-            columns: Of Lance, `_rowoffset` too.
+            columns: Of Lance, `_rowid` too.
             condition: Of Lance; keeps the rows that it holds for.
             among: Keeps the rows of these ids.
         """
@@ -56,17 +57,55 @@ class Stored:
             if len(found):
                 yield found.sort_by("place")
 
-    def in_order(self, condition: str = "", among: Iterable[str] | None = None) -> Iterator[pa.Table]:
-        """Yield whole rows in order, `CHUNK_ROWS` at once; see `windows`."""
-        for found in self.windows(["_rowoffset"], condition, among):
-            places = found["_rowoffset"].to_pylist()
-            for start in range(0, len(places), CHUNK_ROWS):
-                yield self.data.take(places[start : start + CHUNK_ROWS])
+    def in_order(
+        self, columns: Sequence[str], condition: str = "", among: Iterable[str] | None = None
+    ) -> Iterator["Part"]:
+        """Yield rows in order, `CHUNK_ROWS` at once, with these columns; see `windows`."""
+        for found in self.windows(["_rowid"], condition, among):
+            row_ids = found["_rowid"].to_pylist()
+            for start in range(0, len(row_ids), CHUNK_ROWS):
+                yield Part(self.data, row_ids[start : start + CHUNK_ROWS], columns)
 
-    def of(self, ids: Sequence[str], columns: list[str] | None = None) -> pa.Table | None:
-        """Return the rows of ids, in no order; None when there is none."""
-        offsets = self.data.to_table(columns=["_rowoffset"], filter=in_(ids))["_rowoffset"].to_pylist() if ids else []
-        return self.data.take(offsets, columns=columns) if offsets else None
+    def of(self, ids: Sequence[str], columns: Sequence[str]) -> "Part":
+        """Return the rows of ids, in the order in which they came."""
+        found = self.data.to_table(columns=["_rowid"], filter=in_(ids))["_rowid"].to_pylist() if ids else []
+        return Part(self.data, found, columns)
+
+
+class Part:
+    """Some rows in order; what is asked for beyond the columns that were read is read then, of all of them.
+
+    Args:
+        data: The table.
+        row_ids: Lance's, of the rows.
+        columns: To read at once.
+    """
+
+    def __init__(self, data: lance.LanceDataset, row_ids: Sequence[int], columns: Sequence[str]) -> None:
+        self._data, self._row_ids = data, row_ids
+        self.rows = self._read(["place", *(name for name in columns if name != "place")])
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self._row_ids)
+
+    def _read(self, columns: list[str]) -> pa.Table:
+        if not self._row_ids:
+            return self._data.schema.empty_table()
+        try:
+            return rows_at(self._data, self._row_ids, columns).sort_by("place")
+        except (ValueError, OSError) as error:
+            raise DatasetError(f"{self._data.uri}: the view went while it was being read; run again") from error
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return a column.
+
+        Raises:
+            DatasetError: The view was deleted, or cleaned up a day after it had been replaced.
+        """
+        if name not in self.rows.schema.names:
+            self.rows = self.rows.append_column(name, self._read(["place", name])[name])
+        return self.rows[name]
 
 
 def place_in(folder: Path) -> Path:

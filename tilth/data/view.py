@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tilth.claims import Json
 from tilth.data.making import Entry, Making, entry_at, path_of
-from tilth.data.rows import Find, samples_of
+from tilth.data.rows import TOLD, Find, samples_of
 from tilth.data.stored import CHUNK_ROWS, Stored
 from tilth.data.table import Table, TableRef, read_columns
 from tilth.data.where import both, quoted, translate
@@ -120,14 +120,13 @@ class View:
         if self._stored is None:
             return
         with self._told(where):
-            for rows in self._stored.in_order(self._condition(where, dropped), among):
-                for begin in range(0, len(rows), batch_rows):
-                    yield samples_of(rows.slice(begin, batch_rows), self.columns, self._load)
+            for part in self._stored.in_order(TOLD, self._condition(where, dropped), among):
+                for begin in range(0, len(part), batch_rows):
+                    yield samples_of(part, begin, batch_rows, self.columns, self._load)
 
     def contains(self, ids: Sequence[str]) -> set[str]:
         """Return those of the ids that have a row."""
-        found = self._stored.of(ids, ["id"]) if self._stored else None
-        return set() if found is None else set(found["id"].to_pylist())
+        return set(self._stored.of(ids, ["id"]).column("id").to_pylist()) if self._stored else set()
 
     def beginning(self, text: str, limit: int) -> list[str]:
         """Return ids that begin with a text, `limit` at most."""
@@ -142,9 +141,8 @@ class View:
         Raises:
             DatasetError: One has no row.
         """
-        names = self.columns.schema().names
-        found = self._stored.of(list(dict.fromkeys(ids)), names) if self._stored else None
-        known = {} if found is None else {s.id: s for s in samples_of(found, self.columns, self._load)}
+        part = self._stored.of(list(dict.fromkeys(ids)), TOLD) if self._stored else None
+        known = {s.id: s for s in samples_of(part, 0, len(part), self.columns, self._load)} if part else {}
         if missing := [i for i in ids if i not in known]:
             raise DatasetError(
                 f"{self._folder.parent}: no sample {missing[0][:12]} in this version ({len(missing)} missing)"
