@@ -23,6 +23,7 @@ class Member:
 
     id: str
     group: str
+    source: str = ""
     given: str = ""
     made: bool = False
     parents: tuple[str, ...] = ()
@@ -31,12 +32,13 @@ class Member:
 
 def members(dataset: Dataset) -> Iterator[Member]:
     """Yield all samples, dropped ones too, with their relatives."""
-    names = ("id", "dedup.group", "split", "made", "origin", "dropped")
-    for id_, group, split, made, origin, dropped in dataset.cells(*names, dropped=True):
+    names = ("id", "dedup.group", "source", "split", "made", "origin", "dropped")
+    for id_, group, source, split, made, origin, dropped in dataset.cells(*names, dropped=True):
         parents = json.loads(str(origin)).get("parents") if made else None
         yield Member(
             id=str(id_),
             group=str(group or id_),
+            source=str(source or ""),
             given=str(split),
             made=bool(made),
             parents=tuple(map(str, parents)) if isinstance(parents, list) else (),
@@ -77,7 +79,9 @@ class Division:
 
     def _find(self, group: str, below: frozenset[str]) -> str:
         members = self._groups.get(group, [])
-        given = {m.given for m in members}
+        # what was dropped guards nothing, else the one that stayed would go, too; nor does what was made, beside real ones
+        here = [m for m in members if not m.dropped]
+        given = {m.given for m in here if not m.made} or {m.given for m in here}
         for split in GUARDED:
             if split in given:
                 return split
@@ -94,7 +98,11 @@ class Division:
             if each.dropped:
                 continue
             split = self.of(each.group)
-            reason = f"near-duplicate of an image in {split}" if each.given not in ("", split) else ""
+            reason = ""
+            if each.given not in ("", split):
+                others = (m for m in self._groups[each.group] if m is not each and not m.dropped)
+                other = min(others, key=lambda m: (m.given != split, m.made, m.id))
+                reason = f"near-duplicate of {other.id[:12]} ({other.source}) in {split}"
             if split == "test" and not each.given:  # the sealed set never grows, and nothing near it is learnt from
                 reason = "relative of a sealed test image"
             for parent in each.parents if each.made else ():

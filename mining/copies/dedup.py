@@ -5,7 +5,7 @@ re-encoded or resized, each compared with all others; colours, key points and bl
 overwritten ones (`edits.py`); query vectors find what merely looks alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from tilth.claims import State
 from tilth.engine.apply import Apply
@@ -20,6 +20,8 @@ from tilth.mining.encoders.families import open_encoder
 from tilth.mining.vectors.alike import alike_pairs, sample_vectors
 from tilth.samples import Result, Sample
 
+COMPRESSED = 0.75  # a file of the same picture that is lighter than this part of another was compressed harder
+GUARDED = ("test", "val")
 REVIEWED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.DISPUTED)
 
 
@@ -27,9 +29,9 @@ REVIEWED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.DISPUTED)
 class Dedup:
     """Drop all but the best image of every group of near-duplicates.
 
-    The best is the one that a person has reviewed, or else a real one before a generated one, then the larger, then the
-    one of higher PDQ quality, then the one of lower id. Images of the test split are never dropped; others give way.
-    Members of a group, kept or dropped, share the column `dedup.group`, and `split` keeps a group together.
+    The best is the one that is held back (test, then val), then one that a person has reviewed, a real one before a generated
+    one, the larger, the one of an earlier import, the less compressed, the first. Images of the test split are never dropped;
+    others give way. Members of a group, kept or dropped, share the column `dedup.group`, and `split` keeps a group together.
 
     Args:
         max_distance: PDQ bits of 256 up to which images are copies; 31 is the value that Meta recommends for a match.
@@ -87,9 +89,12 @@ class Dedup:
         found = [[ids[i] for i in group] for group in groups.members()]
         results: dict[str, Result] = {}
         for some in batched(found, 64):
-            samples = {s.id: s for s in work.dataset.read([i for group in some for i in group], images=False)}
+            every = [i for group in some for i in group]
+            samples = {s.id: s for s in work.dataset.read(every)}
+            weights = {id_: len(sample.data) for id_, sample in samples.items()}
+            came = work.dataset.came_with(every)
             for group in some:
-                results |= decide([samples[i] for i in group])
+                results |= decide([samples[i] for i in group], came, weights)
         Apply.to(work, results)
         return {
             "images": len(ids) + plain + unhashed,
@@ -102,24 +107,37 @@ class Dedup:
         }
 
 
-def _quality(sample: Sample) -> float:
-    return float(str(sample.columns.get(QUALITY, 0)))
+def best_of(group: Sequence[Sample], came: Mapping[str, int], weights: Mapping[str, int]) -> Sample:
+    """Return the image that stands for a group of near-duplicates.
+
+    Args:
+        group: In the order in which they came.
+        came: With which import each came, by id.
+        weights: Bytes of the image files, by id.
+    """
+    left = list(group)
+    for better in (
+        lambda s: GUARDED.index(s.split) if s.split in GUARDED else len(GUARDED),
+        lambda s: s.state not in REVIEWED,
+        lambda s: s.made,
+        lambda s: -s.size_wh[0] * s.size_wh[1],
+        lambda s: came[s.id],
+    ):
+        best = min(map(better, left))
+        left = [s for s in left if better(s) == best]
+    heaviest = max(weights[s.id] for s in left)
+    # of equally large files the first: a mirrored copy is a little heavier or lighter by chance
+    return next(s for s in left if weights[s.id] >= COMPRESSED * heaviest)
 
 
-def rank(sample: Sample) -> tuple[bool, bool, bool, int, float, str]:
-    """Return what orders the samples of a group, best first."""
-    area = sample.size_wh[0] * sample.size_wh[1]
-    return (sample.split != "test", sample.state not in REVIEWED, sample.made, -area, -_quality(sample), sample.id)
-
-
-def decide(group: list[Sample]) -> dict[str, Result]:
+def decide(group: Sequence[Sample], came: Mapping[str, int], weights: Mapping[str, int]) -> dict[str, Result]:
     """Keep the best sample of a group, and all of the test split; say of the others why they go."""
-    best = min(group, key=rank)
+    best = best_of(group, came, weights)
     name = min(sample.id for sample in group)[:12]
     return {
         sample.id: Result(
             columns={"dedup.group": name},
-            dropped="" if sample is best or sample.split == "test" else f"near-duplicate of {best.id[:12]}",
+            dropped="" if sample is best or sample.split == "test" else f"near-duplicate of {best.called}",
         )
         for sample in group
     }

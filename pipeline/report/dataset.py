@@ -13,7 +13,9 @@ from typing import Any
 from tilth.data.dataset import Dataset
 from tilth.samples import Sample
 
-IDS = re.compile(r"\b[0-9a-f]{6,64}…?")
+IDS = re.compile(
+    r"\b[0-9a-f]{12} \(.*\)(?= in (?:train|val|test)$|$)|\b[0-9a-f]{6,64}…?"
+)  # with the source behind it, if any
 MEASURED = re.compile(r"\b(is|was|of|got|score|distance) [-+]?\d+(\.\d+)?(?![\d%])")
 FIGURES = re.compile(r"\d+(\.\d+)?")
 MANY_REASONS = 12  # of one step; from here on their numbers are taken out of the wording
@@ -29,7 +31,7 @@ def source_of(sample: Sample) -> str:
 def without_ids(reason: str) -> str:
     """Take ids and measured numbers out of a reason, so that equal reasons are counted together; limits stay.
 
-    >>> without_ids("near-duplicate of 3f9a0c1d22aa"), without_ids("quality.contrast is 0.12, wanted >= 0.3")
+    >>> without_ids("near-duplicate of 3f9a0c1d22aa (set/a (1).png)"), without_ids("quality.contrast is 0.12, wanted >= 0.3")
     ('near-duplicate of …', 'quality.contrast is …, wanted >= 0.3')
     """
     first = reason.splitlines()[0] if reason else "no reason given"

@@ -20,7 +20,7 @@ from tilth.images import Image, decode, decode_luma, encode_png
 from tilth.mining.cleaning.filter import Filter
 from tilth.mining.cleaning.quality import Quality, measure
 from tilth.mining.cleaning.split import Division, Member, Split
-from tilth.mining.copies.dedup import Dedup, rank
+from tilth.mining.copies.dedup import Dedup, best_of
 from tilth.mining.copies.hash import Hash, pdq, to_bytes
 from tilth.mining.copies.leakage import Leakage
 from tilth.mining.copies.near import CHUNKS, Groups, neighbours
@@ -153,27 +153,51 @@ def test_copies_go_and_strangers_stay(work: Work) -> None:
     assert (facts["groups"], facts["dropped"], facts["largest_group"]) == (20, 20, 2)
     assert kept(work.dataset) == {f"original-{i}" for i in range(40)}, "the larger of two copies stays"
     names = {s.id[:12] for s in work.dataset.samples(images=False)}
-    assert all(reason.removeprefix("near-duplicate of ") in names for reason in dropped(work.dataset).values())
+    for copy, reason in dropped(work.dataset).items():
+        id_, _, source = reason.removeprefix("near-duplicate of ").partition(" ")
+        assert id_ in names
+        assert source == f"({copy.replace('copy', 'original')})"
 
 
 def sample(**more: object) -> Sample:
-    return replace(Sample(id="b", size_wh=(96, 96), columns={"hash.pdq_quality": 90}), **more)  # type: ignore[arg-type]
+    return replace(Sample(id="b", size_wh=(96, 96)), **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "better",
+    ("better", "weight", "came"),
     [
-        sample(claims=(Claim(says="empty", source="human:a"),), size_wh=(10, 10)),
-        sample(size_wh=(97, 96), id="c"),
-        sample(columns={"hash.pdq_quality": 91}, id="c"),
-        sample(id="a"),
-        sample(columns={"split": "test"}, size_wh=(9, 9)),
+        (sample(columns={"split": "test"}, size_wh=(9, 9)), 1, 1),
+        (sample(columns={"split": "val"}, size_wh=(9, 9)), 1, 1),
+        (sample(claims=(Claim(says="empty", source="human:a"),), size_wh=(10, 10)), 1, 1),
+        (sample(size_wh=(97, 96)), 1, 1),
+        (sample(), 1, -1),
+        (sample(), 200, 0),
     ],
-    ids=["reviewed", "larger", "clearer", "lower id", "test"],
+    ids=["test", "val", "reviewed", "larger", "earlier import", "less compressed"],
 )
-def test_the_better_of_two_copies_stays(better: Sample) -> None:
-    assert min([sample(), better], key=rank) is better
-    assert min([sample(origin={"prompt": "a knife"}, size_wh=(900, 900)), sample()], key=rank).origin == {}
+def test_the_better_of_two_copies_stays(better: Sample, weight: int, came: int) -> None:
+    one, better = sample(columns={"split": "train"}), replace(better, id="c")
+    weights, cames = {"b": 100, "c": weight}, {"b": 0, "c": came}
+    for group in ([one, better], [better, one]):
+        assert best_of(group, cames, weights) is better
+    made = sample(origin={"prompt": "a knife"}, size_wh=(900, 900), id="d")
+    assert best_of([made, one], {"b": 1, "d": 0}, {"b": 1, "d": 9}) is one
+    assert best_of([better, one], {"b": 0, "c": 0}, {"b": 100, "c": 90}) in (better, one)
+
+
+def test_of_copies_that_are_equally_good_the_first_stays() -> None:
+    group = [sample(id=name) for name in "cab"]
+    assert best_of(group, dict.fromkeys("abc", 0), {"a": 110, "b": 105, "c": 100}).id == "c"
+
+
+def test_of_a_pair_of_near_duplicates_in_two_splits_the_held_back_one_stays(work: Work) -> None:
+    images = scenes(6)
+    add(work, "val", [jpeg(resized(images[0], 0.9)), encode_png(images[1])], {"split": "val"})
+    add(work, "train", [encode_png(image) for image in images], {"split": "train"})
+    Dedup().run(work)
+    Split().run(work)
+    assert kept(work.dataset) == {"val-0", "val-1", *(f"train-{n}" for n in range(2, 6))}
+    assert dropped(work.dataset)["train-0"].endswith("(val-0)"), "the message names the one that stays"
 
 
 def test_a_plain_image_is_not_a_copy_of_every_plain_image(work: Work) -> None:
@@ -324,6 +348,10 @@ def test_relatives_never_sit_in_different_splits(members: list[Member], seed: in
         for other, theirs in splits.items():
             if by_id[other].group == by_id[id_].group or (by_id[id_].made and other in by_id[id_].parents):
                 assert theirs == split
+    for group in {m.group for m in members if not m.dropped and not m.made}:
+        here = [m for m in members if m.group == group and not m.dropped and not m.made]
+        sealed = any(m.given == "test" for m in members if m.group == group and not m.dropped)
+        assert sealed or any(m.id in splits for m in here), "of a group of copies one stays"
     assert Division(list(reversed(members)), seed, 0.4).results() == results, "the order of the samples means nothing"
 
 
