@@ -17,6 +17,7 @@ from places import ROOT
 from tilth.engine.recipe import load_class, load_recipe
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
+from tilth.pipeline.cli import policy as cli_policy
 from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
 from tilth.pipeline.table import step_table
@@ -51,7 +52,7 @@ def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     """Let the real command line read arguments; it raises what it would print. Nothing is run."""
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_review):
+    for part in (cli_steps, cli_data, cli_policy, cli_review):
         part.add_to(app)
     command: Any = typer.main.get_command(app)
     context: Any = None

@@ -1,14 +1,34 @@
-"""The policy: which categories there are, how to ask for them, and what to do when one is found."""
+"""The policy: which categories there are, how to ask for them, and what to do when one is found.
 
+Names are those of the data: any printable text that can also name a file. Labels of other tools are read by `Policy.find`, which knows a
+category by its name, by what else it is called, and by either in other letters' case or with other spaces.
+"""
+
+import re
+import unicodedata
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tilth.errors import InputError
 from tilth.yaml_text import describe, load_yaml
+
+MAX_NAME = 64  # characters
+FORBIDDEN = r'/\:*?"<>|'  # in names of files, on some system
+SAFE = "safe"  # the verdict when nothing is found
+SPACES = re.compile(r"[\s_-]+")
+
+
+def fold(name: str) -> str:
+    """Return what two spellings of a name share: case, spaces, underscores and hyphens do not count.
+
+    >>> fold("White_cell ") == fold("white cell"), fold("knife") == fold("knives")
+    (True, False)
+    """
+    return SPACES.sub(" ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
 class Category(BaseModel):
@@ -16,12 +36,13 @@ class Category(BaseModel):
 
     `evidence` says where it shows: a `picture` category is a thing that boxes can be drawn around, a `text` category is
     decided by what the image's words say, and its boxes are around the words. `examples` are images that show it, or folders of
-    them; mining asks with them beside the prompts.
+    them; mining asks with them beside the prompts. `also` are names that other people's labels have for it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str
+    also: tuple[str, ...] = ()
     definition: str
     severity: Literal["low", "medium", "high"] = "medium"
     evidence: Literal["picture", "text"] = "picture"
@@ -30,6 +51,27 @@ class Category(BaseModel):
     examples: tuple[Path, ...] = ()
     review_above: float = Field(default=0.3, ge=0, le=1)
     block_above: float = Field(default=0.8, ge=0, le=1)
+
+    @field_validator("name")
+    @classmethod
+    def _named(cls, name: str) -> str:
+        if fold(name) == SAFE:
+            raise ValueError(
+                f"{name!r} is what an image is called in which nothing was found; give the category another name"
+            )
+        if (
+            not 0 < len(name) <= MAX_NAME
+            or not name.isprintable()
+            or name != name.strip()
+            or set(name) & set(FORBIDDEN)
+            or name.startswith(".")
+            or name.endswith(".")
+        ):
+            raise ValueError(
+                f"a category's name is 1 to {MAX_NAME} printable characters that can name a file: "
+                f"no {' '.join(FORBIDDEN)}, no dot or space at its ends; got {name!r}"
+            )
+        return name
 
     @model_validator(mode="after")
     def _check(self) -> "Category":
@@ -57,9 +99,15 @@ class Policy(BaseModel):
     def _check(self) -> "Policy":
         if not self.categories:
             raise ValueError("categories: needs at least one")
-        names = [category.name for category in self.categories]
-        if doubles := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"categories named twice: {', '.join(sorted(doubles))}")
+        owner: dict[str, str] = {}
+        for category in self.categories:
+            for name in {fold(each) for each in (category.name, *category.also)}:
+                if name in owner:
+                    raise ValueError(
+                        f"{owner[name]!r} and {category.name!r} are both called {name!r}, case, spaces and hyphens aside; "
+                        "a label of that name could be either"
+                    )
+                owner[name] = category.name
         return self
 
     @property
@@ -71,6 +119,19 @@ class Policy(BaseModel):
     def names(self) -> tuple[str, ...]:
         """All category names, in the order of the file."""
         return tuple(category.name for category in self.categories)
+
+    @cached_property
+    def _called(self) -> dict[str, str]:
+        return {fold(name): c.name for c in self.categories for name in (*c.also, c.name)}
+
+    def find(self, name: str) -> str | None:
+        """Return the category that a label of another tool means, None when it is none of ours.
+
+        >>> blood = Policy(policy="blood", version=1, categories=(Category(name="WBC", also=("white cell",), prompts=("cell",)),))
+        >>> blood.find("wbc"), blood.find("White_Cell"), blood.find("RBC")
+        ('WBC', 'WBC', None)
+        """
+        return name if name in self.names else self._called.get(fold(name))
 
     @cached_property
     def pictured(self) -> tuple[Category, ...]:

@@ -222,12 +222,14 @@ def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
     from tilth.pipeline.cli import data as cli_data
+    from tilth.pipeline.cli import policy as cli_policy
     from tilth.pipeline.cli import review as cli_review
     from tilth.pipeline.cli import steps as cli_steps
 
     cli_steps.add_to(app)
     cli_data.add_to(app)
     cli_review.add_to(app)
+    cli_policy.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Libraries would print bars and reports of their own between ours.
