@@ -127,7 +127,8 @@ class Policy(BaseModel):
     def find(self, name: str) -> str | None:
         """Return the category that a label of another tool means, None when it is none of ours.
 
-        >>> blood = Policy(policy="blood", version=1, categories=(Category(name="WBC", also=("white cell",), prompts=("cell",)),))
+        >>> cell = Category(name="WBC", also=("white cell",), definition="", prompts=("cell",))
+        >>> blood = Policy(policy="blood", version=1, categories=(cell,))
         >>> blood.find("wbc"), blood.find("White_Cell"), blood.find("RBC")
         ('WBC', 'WBC', None)
         """
