@@ -52,6 +52,11 @@ class Category(BaseModel):
     review_above: float = Field(default=0.3, ge=0, le=1)
     block_above: float = Field(default=0.8, ge=0, le=1)
 
+    @property
+    def is_signpost(self) -> bool:
+        """Whether it is never a verdict, however sure: it tells Stage 2 where to read, as a board with writing does."""
+        return self.severity == "low" and self.review_above >= 1
+
     @field_validator("name")
     @classmethod
     def _named(cls, name: str) -> str:

@@ -20,7 +20,7 @@ from typing import TextIO
 import numpy as np
 from PIL import Image as PilImage
 
-from tilth.annotate.boxes.draw import blurred, contact_sheet, overlay
+from tilth.annotate.boxes.draw import blurred, colour_of, contact_sheet, overlay
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError, Quarantined
@@ -104,6 +104,7 @@ class Gallery:
             "version": self.dataset.at.number,
             "policy": f"{self.policy.policy} v{self.policy.version}" if self.policy else "",
             "categories": list(told.categories.numbers),
+            "colours": ["#{:02x}{:02x}{:02x}".format(*colour_of(name)) for name in told.categories.numbers],
             "sources": list(told.sources.numbers),
             "listed": told.counts["on_a_hash_list"],
             "damaged": told.counts["damaged"],

@@ -28,6 +28,15 @@ class Names:
         return self.numbers.setdefault(name, len(self.numbers))
 
 
+def grouped(source: str) -> str:
+    """Name a source as people choose among them: an import by the set, whichever of its thousand label files spoke.
+
+    >>> grouped("import:bccd/Annotations/a1.xml"), grouped("human:ann")
+    ('import:bccd', 'human:ann')
+    """
+    return source.partition("/")[0] if source.startswith("import:") else source
+
+
 def disagree(said: Mapping[str, list[Claim]]) -> bool:
     """Tell whether two sources differ in the labels that they give an image.
 
@@ -55,7 +64,7 @@ def record(sample: Sample, picture: str, veiled: bool, categories: Names, source
     claims: list[Json] = [
         [
             categories[claim.category] if claim.category else claim.says,
-            sources[claim.source],
+            sources[grouped(claim.source)],
             round(claim.score, 3),
             _corners(claim.box_xyxy),
             int(id(claim) in stands),
@@ -73,11 +82,19 @@ def record(sample: Sample, picture: str, veiled: bool, categories: Names, source
         "s": truth.state.value,
         "t": sample.split,
         "d": int(disagree(said)),
+        "g": str(sample.columns.get("dedup.group") or ""),
+        "q": _doubt(sample),
         "c": claims,
         "r": _removed(sample, categories),
         "x": [[step, reason[:LONGEST]] for step, reason in sample.drops],
         "o": " · ".join(part for part in (source_of(sample), str(sample.origin.get("source") or "")[:LONGEST]) if part),
     }
+
+
+def _doubt(sample: Sample) -> str:
+    """Return what `label_errors` said of a label, if it said anything."""
+    category, says = (sample.columns.get(f"label_errors.{name}") for name in ("category", "says"))
+    return f"{category}: probably {says}" if category and says else ""
 
 
 def _corners(box: Any) -> Json:

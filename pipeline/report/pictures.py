@@ -70,13 +70,20 @@ def is_listed(sample: Sample) -> bool:
 
 def harmless(policy: Policy) -> set[str]:
     """Return the categories that need no veil: low severity, unless they are boards whose words may do harm."""
-    return {c.name for c in policy.categories if c.severity == "low"} - ({"text_area"} if policy.written else set())
+    low = [c for c in policy.categories if c.severity == "low"]
+    return {c.name for c in low if not (policy.written and c.is_signpost)}
 
 
 def is_known_safe(sample: Sample, policy: Policy) -> bool:
-    """Tell whether a person has said that an image shows nothing harmful; anything else is veiled."""
+    """Tell whether an image needs no veil.
+
+    A person has said that it shows nothing harmful, or the policy knows nothing harmful at all.
+    """
+    known = harmless(policy)
+    if known == set(policy.names):
+        return True
     said = {c.category for c in sample.claims if c.category is not None}
-    return sample.truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) and said <= harmless(policy)
+    return sample.truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) and said <= known
 
 
 def claim_marks(labels: Iterable[Claim]) -> list[dict[str, Any]]:

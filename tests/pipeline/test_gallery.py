@@ -25,6 +25,7 @@ from tilth.events import Events
 from tilth.images import encode_png, image_id
 from tilth.mining.copies.listed import hashes_of
 from tilth.pipeline.gallery.page import Gallery
+from tilth.pipeline.gallery.records import grouped
 from tilth.pipeline.report.pictures import is_known_safe, is_listed
 from tilth.policy import Policy, load_policy
 from tilth.samples import NewSample, Result
@@ -77,6 +78,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     fused = Claim(
         category="knife", box_xyxy=(8, 8, 50, 50), score=0.77, source="model:fusion@1", evidence={"of": [["a"], ["b"]]}
     )
+    copies = [s.id for s in made.samples(images=False, dropped=True) if not is_listed(s)][:5]
+    for name, columns in (
+        ("dedup", [{"dedup.group": copies[0][:12]}] * 3),
+        ("doubt", [{"label_errors.category": "knife", "label_errors.says": "missing", "label_errors.score": 0.1}]),
+    ):
+        table = made.table(f"{name}-x")
+        table.append([result_row(i, Result(columns=c), NOW) for i, c in zip(copies, columns, strict=False)])
+        made.attach(name, table, name, NOW)
     table = made.table("ground-x")
     table.append([result_row(chosen.id, Result(claims=(fused,), columns={"ground.removed": [removed, *bad]}), NOW)])
     made.attach("ground", table, "ground", NOW)
@@ -100,8 +109,8 @@ def test_every_sample_is_there_with_all_that_is_said_of_it(data: Dataset, folder
         assert (row["w"], row["h"], row["s"], row["t"]) == (*sample.size_wh, sample.state.value, sample.split)
         assert [tuple(x) for x in row["x"]] == [(step, why[:160]) for step, why in sample.drops]
         counted = {(meta["categories"][c[0]], meta["sources"][c[1]]) for c in row["c"] if c[4]}
-        assert counted == {(label.category, label.source) for label in sample.truth.labels}
-        assert {meta["sources"][c[1]] for c in row["c"]} == {c.source for c in sample.claims}
+        assert counted == {(label.category, grouped(label.source)) for label in sample.truth.labels}
+        assert {meta["sources"][c[1]] for c in row["c"]} == {grouped(c.source) for c in sample.claims}
         assert (folder / row["p"]).is_file()
     taken = [row["r"] for row in rows.values() if row["r"]]
     pill = meta["categories"].index("pill")
@@ -122,6 +131,18 @@ def test_pictures_are_small_and_what_may_be_unsafe_is_veiled(data: Dataset, fold
         != set()
     )
     assert all(longer_side(path) <= 640 for path in (folder / "pictures").rglob("*.jpg"))
+
+
+def test_nothing_is_veiled_where_the_policy_knows_nothing_harmful(
+    data: Dataset, policy: Policy, tmp_path: Path
+) -> None:
+    low = tuple(c.model_copy(update={"severity": "low"}) for c in policy.categories if c.evidence == "picture")
+    harmless = Policy(policy="cells", version=1, categories=low)
+    for rules, veiled in ((policy, True), (harmless, False)):
+        facts = Gallery(dataset=data, policy=rules, side=32).write(tmp_path / "g")
+        assert (facts["veiled"] > 0) is veiled  # type: ignore[operator]
+    boxes = next(row["c"] for row in embedded(tmp_path / "g" / "index.html", "records") if row["c"])
+    assert len(embedded(tmp_path / "g" / "index.html", "meta")["colours"]) > boxes[0][0]
 
 
 def test_without_a_policy_all_is_veiled(data: Dataset, tmp_path: Path) -> None:
@@ -275,6 +296,12 @@ def test_filters_show_what_the_dataset_holds(page: "Page", data: Dataset) -> Non
         assert count(page) == len(expected) > 0, name
         page.get_by_text("Clear").click()
         assert count(page) == len(kept)
+    choose(page, "order", "copies")
+    assert count(page) == 3, "near-duplicates side by side, those that were left out, too"
+    page.get_by_text("Clear").click()
+    choose(page, "doubted")
+    assert count(page) == len([s for s in kept if s.columns.get("label_errors.says")]) <= 1
+    page.get_by_text("Clear").click()
     choose(page, "disagree")
     assert 0 < count(page) < len(kept)
     assert page.url.endswith("#disagree=true"), "a view can be sent to somebody"
