@@ -49,6 +49,9 @@ class Stored:
             condition, chosen = both(in_(chosen.to_pylist()), condition), None
         columns = ["place", *columns, *(["id"] if chosen is not None and "id" not in columns else [])]
         size = max(WINDOW_ROWS, -(-self._rows // WINDOWS))
+        if condition and self._rows > size:
+            few = self.data.to_table(columns=["place", "_rowid"], filter=condition, limit=size)
+            size = self._rows if len(few) < size else size  # the whole dataset is one window, when few rows are chosen
         for start in range(0, self._rows, size):
             here = f"place >= {start} and place < {start + size}" if self._rows > size else ""
             found = self.data.to_table(columns=columns, filter=both(here, condition) or None)
