@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tilth.errors import InputError
+from tilth.fusion import finite
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.template import render
 
@@ -36,7 +37,11 @@ class Stage2:
     padding: Literal["left", "right"]
 
     def __call__(self, screens: Sequence[Screen], texts: Sequence[str]) -> list[dict[str, float]]:
-        """Return the probability of each verdict, by image; they add up to 1."""
+        """Return the probability of each verdict, by image; they add up to 1.
+
+        Raises:
+            ModelError: The model says what is no number.
+        """
         found: list[dict[str, float]] = []
         for start in range(0, len(screens), MAX_BATCH):
             pairs = zip(screens[start : start + MAX_BATCH], texts[start : start + MAX_BATCH], strict=True)
@@ -63,5 +68,6 @@ class Stage2:
             part = slice(longest - len(row), None) if self.padding == "left" else slice(0, len(row))
             ids[i, part], mask[i, part] = row, 1
         (logits,) = self.session.run(["logits"], {"ids": ids, "mask": mask})
+        logits = finite(logits, "verdict.onnx")
         shifted = np.exp(logits - logits.max(1, keepdims=True))
         return [dict(zip(self.labels, map(float, row / row.sum()), strict=True)) for row in shifted]

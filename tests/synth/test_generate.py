@@ -182,7 +182,7 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
             "method",
         } <= origin.keys()
         assert len(str(origin["model_digest"])) == 12
-        assert origin["licence"] == "CC-BY-4.0"
+        assert origin["licence"] == ("CC-BY-4.0" if origin["method"] == "text" else "CC-BY-4.0 AND CC0-1.0")
         assert bool(origin["adapters"]) == (origin["style"] == "neon")
         assert origin["digital_source_type"] == (COMPOSITE if origin["method"] == "inpaint" else MADE)
         assert str(origin["digital_source_type"]).encode() in sample.data  # in the file itself
@@ -192,6 +192,13 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
         assert len(origin["parents"]) == (origin["method"] != "text")
         assert all(splits[parent] == "train" for parent in origin["parents"])
         assert sample.split == "train"
+
+
+def test_a_child_of_a_photograph_of_unknown_licence_says_so(tmp_path: Path, model: Path) -> None:
+    work = new_work(tmp_path)
+    work.add("real", [real_sample(i, licence="") for i in range(6)])
+    fast(model, methods={"inpaint": 1}, count=2, licence="CC-BY-4.0").run(work)
+    assert {s.origin["licence"] for s in made(work.dataset)} == {"CC-BY-4.0 AND unknown"}
 
 
 def test_an_image_can_be_drawn_again_from_what_it_says(filled: Work, model: Path) -> None:

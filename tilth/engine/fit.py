@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilth.errors import InputError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -79,6 +81,9 @@ def fit(
 
     Returns:
         The loss of each step that was done.
+
+    Raises:
+        InputError: The loss is no number any more, so that the weights would not be either.
     """
     import torch
 
@@ -111,6 +116,11 @@ def fit(
             now = rate(step) if rate is not None else learning_rate(step, steps, lr, warmup=warmup, flat=flat)
             group["lr"] = now * group["scale"]
         loss = loss_at(step)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise InputError(
+                f"{name}: the loss is {losses[-1]} at step {step + 1} of {steps}; give a lower lr than {lr:g}"
+            )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, clip)
@@ -121,7 +131,6 @@ def fit(
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
                 for mean, latest in zip(average.buffers(), model.buffers(), strict=True):
                     mean.copy_(latest)
-        losses.append(loss.item())
         smooth = losses[-1] if smooth is None else 0.98 * smooth + 0.02 * losses[-1]
         if advance is not None:
             advance(1)

@@ -90,13 +90,17 @@ def dataset_targets(work: Work, split: str) -> Iterator[Target]:
 
 
 def category_scores(predictions: Sequence[Prediction], categories: Sequence[str], about: About | None) -> Array:
-    """Return the score of every category for every image, `(n, k)`."""
+    """Return the score of every category for every image, `(n, k)`; 0 for one that the classifier was not trained for.
+
+    That is what such a model is worth when a policy has grown: it never says the new category.
+    """
     boxes = np.array([[p.box_score(c) for c in categories] for p in predictions], float).reshape(-1, len(categories))
     if about is None:
         return boxes
-    logits = np.array([[p.logits[c] for c in categories] for p in predictions], float).reshape(boxes.shape)
+    learned = np.array([c in about.labels for c in categories], bool)
+    logits = np.array([[p.logits.get(c, 0.0) for c in categories] for p in predictions], float).reshape(boxes.shape)
     detects = any(p.boxes for p in predictions)
-    return fuse(logits, boxes if detects else None, fusions(about.calibration, categories))
+    return np.where(learned, fuse(logits, boxes if detects else None, fusions(about.calibration, categories)), 0.0)
 
 
 def whole(scores: Array, truth: Array, sure: Array) -> tuple[Array, Array, Array]:
@@ -266,6 +270,7 @@ def measure(
             for part in sorted(set(parts)) if part
         },
         "nobody_looked": left_out(predictions, unsafe),
+        "never_learned": [c for c in unsafe if about and c not in about.labels],
         "n_images": len(predictions), "n_unsafe": int(judged.truth.any(1).sum()),
         "thresholds": dict(zip(unsafe, judged.thresholds.tolist(), strict=True)),
     }  # fmt: skip
