@@ -55,7 +55,7 @@ def _model_row(name: str) -> dict[str, Any]:
         row["pinned"] = "@" in name
         return row
     try:
-        row["there"] = models.locate(name).is_dir()
+        row["there"] = models.find(name).exists()
         row["download_mb"] = 0
     except ModelError as error:
         row |= {"there": False, "problem": str(error)}

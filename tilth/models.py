@@ -22,6 +22,7 @@ from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 
 # The only files that a checkpoint may hold. Nothing here can run code when it is read.
+WEIGHTS = ".safetensors"
 SAFE_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja", ".yaml")
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -51,7 +52,8 @@ class ModelSpec:
         """`starter`, `folder` or `hub`."""
         if self.name.startswith("starter:"):
             return "starter"
-        return "folder" if self.name.startswith((".", "/", "~")) or Path(self.name).is_dir() else "hub"
+        here = self.name.startswith((".", "/", "~")) or self.name.endswith(WEIGHTS) or Path(self.name).is_dir()
+        return "folder" if here else "hub"
 
 
 @lru_cache(maxsize=1)
@@ -83,6 +85,30 @@ def locate(name: str) -> Path:
     Raises:
         ModelError: The model is absent, cannot be downloaded, or has weights in a format that could run code.
     """
+    found = find(name)
+    if found.is_file():
+        raise ModelError(f"{name}: a single file is an adapter; a model is a folder in the layout of save_pretrained")
+    return found
+
+
+def adapter_file(name: str) -> Path:
+    """Return the weights of an adapter: the file that was named, or the only one of a folder or repository.
+
+    Raises:
+        ModelError: It is absent, or a folder has several.
+    """
+    found = find(name)
+    files = sorted(found.glob(f"*{WEIGHTS}")) if found.is_dir() else [found]
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
+        raise ModelError(
+            f"{name}: an adapter is a {WEIGHTS} file or a folder with exactly one; there are {len(files)} here: {names}"
+        )
+    return files[0]
+
+
+def find(name: str) -> Path:
+    """Return the local folder of a model, or the file of an adapter that was named by it; see `locate`."""
     which = spec(name)
     if which.place == "starter":
         folder = Path(str(files("tilth.starter"))) / "models" / name.removeprefix("starter:")
@@ -90,6 +116,8 @@ def locate(name: str) -> Path:
             raise ModelError(f"no starter model {name!r}; build it with: python -m tilth.starter train {folder.name}")
     elif which.place == "folder":
         folder = Path(name).expanduser()
+        if folder.is_file() and folder.suffix == WEIGHTS:
+            return folder
         if not folder.is_dir():
             raise ModelError(f"{name}: no such folder; give a folder, a starter: model or a hub id")
     else:
@@ -114,7 +142,11 @@ def _download(name: str) -> Path:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in SAFE_SUFFIXES)
+    return (
+        p
+        for p in (sorted(folder.rglob("*")) if folder.is_dir() else [folder])
+        if p.is_file() and p.suffix in SAFE_SUFFIXES
+    )
 
 
 @lru_cache(maxsize=64)
@@ -125,11 +157,13 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
 
 def digest(name: str) -> str:
     """Return 12 hex digits that change whenever a weight or a setting of the model does."""
-    folder = locate(name)
+    folder = find(name)
     whole = hashlib.sha256()
     for path in _files(folder):
         stat = path.stat()
-        whole.update(f"{path.relative_to(folder)} {_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        whole.update(
+            f"{path.relative_to(folder) if path != folder else path.name} {_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode()
+        )
     return whole.hexdigest()[:12]
 
 

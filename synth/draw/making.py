@@ -13,6 +13,7 @@ from tilth.engine.work import Work
 from tilth.geometry import Box, clip
 from tilth.images import Image
 from tilth.samples import NewSample, Sample
+from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Drawn, Studio, weights_of
 from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Request
@@ -65,6 +66,11 @@ class Maker:
             start += len(batch)
             if skip >= len(batch):
                 continue
+            if studio is None:  # all of the plan, before the first batch
+                told: dict[str, list[str]] = {"negative prompt": [self.drawing.negative_prompt]}
+                for request in self.plan:
+                    told.setdefault(f"prompts of {request.category}", []).append(request.prompt)
+                refuse_long(told, encoders(self.model), self.model)
             studio = studio or Studio(self.model, self.parts, side=self.drawing.side, device=self.work.device)
             yield from self._draw(studio, batch)[skip:]
 
