@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tilth.errors import InputError, TilthError
+from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import pairs
 
 app = typer.Typer(
@@ -229,33 +230,43 @@ def main() -> None:
     cli_data.add_to(app)
     cli_review.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Libraries would print bars and reports of their own between ours.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    streams.quiet_libraries()
+    streams.wrap_stderr()
+    code = _code()
+    streams.settle()
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Run the command that was given, say what went wrong, and return the exit code."""
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this number
             raise KeyboardInterrupt
     except TilthError as error:
-        print(f"tilth: {error}", file=sys.stderr)
-        code = error.exit_code
+        streams.tell("error", str(error), exit_code=error.exit_code)
+        return error.exit_code
     except OSError as error:
         if error.errno not in PLACES or not error.filename:
-            raise
-        print(f"tilth: {error.filename}: {error.strerror}; name another place", file=sys.stderr)
-        code = InputError.exit_code
+            streams.tell_crash(error)
+            return 1
+        streams.tell("error", f"{error.filename}: {error.strerror}; name another place", exit_code=InputError.exit_code)
+        return InputError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("tilth: stopped; everything finished is kept, run the same command to go on", file=sys.stderr)
-        code = 130
-    except Exception as error:
+        streams.tell("stopped", "stopped; everything finished is kept, run the same command to go on")
+        return 130
+    except Exception as error:  # noqa: BLE001  # it is told, with its traceback
         # click's usage errors know how to show themselves
         if not hasattr(error, "show"):
-            raise
-        error.show()
+            streams.tell_crash(error)
+            return 1
         code = getattr(error, "exit_code", 2)
-    sys.exit(code if isinstance(code, int) else 0)
+        if streams.wrapped() and hasattr(error, "format_message"):
+            command = getattr(getattr(error, "ctx", None), "command_path", "tilth")
+            streams.tell("error", f"{error.format_message()} See: {command} --help", exit_code=code)
+        else:
+            error.show()
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

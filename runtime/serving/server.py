@@ -13,6 +13,8 @@ Logs carry request ids, counts and times; never pixels, never words.
 
 import asyncio
 import logging
+import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from tilth.claims import Json
 from tilth.errors import InputError
+from tilth.events import LogLines
 from tilth.extras import optional
 from tilth.runtime.bundles.bundle import load_bundle
 from tilth.runtime.serving.payload import MAX_BODY_BYTES, SCHEMA, Item, Text, WrongRequest, images_of, parse
@@ -234,6 +237,19 @@ async def _read(request: "Request", limit: int) -> bytes:
     return bytes(body)
 
 
+def _check_port(host: str, port: int) -> None:
+    """Miss the address before models are loaded."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(found[0][4])
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port or --host"
+        ) from error
+
+
 def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) -> None:
     """Verify a bundle and serve it until interrupted.
 
@@ -244,12 +260,15 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: i
         threads: Of each model; 0 lets onnxruntime choose.
 
     Raises:
-        InputError: The folder is no bundle.
-        ModelError: A file in it was changed.
+        InputError: The folder is no bundle, or somebody else listens there.
+        ModelError: A file in it was changed, or a model in it says no numbers.
     """
     with optional():
         import uvicorn
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    _check_port(host, port)
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
+    logging.basicConfig(level=logging.INFO, handlers=[told])
     app = make_app(load_bundle(folder, threads=threads))
     # Its access log would carry addresses of clients; ours has one line a request.
-    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False)
+    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_config=None)

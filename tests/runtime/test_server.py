@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -20,9 +21,10 @@ import pytest
 import uvicorn
 from runtime_graphs import GREEN, GREY, RED, shared_moderator
 
+from tilth.errors import InputError
 from tilth.images import encode_png
 from tilth.policy import Policy
-from tilth.runtime.serving.server import make_app
+from tilth.runtime.serving.server import make_app, serve
 from tilth.runtime.stages.cascade import Moderator
 
 
@@ -300,3 +302,12 @@ def test_a_broken_model_is_a_500_that_tells_nothing() -> None:
         answer = client.post("/v1/moderations", json={"input": asked(GREEN)})
     assert answer.status_code == 500
     assert "secret" not in answer.text
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(
+            InputError, match=rf"cannot listen on 127\.0\.0\.1:{port} \(Address already in use\); choose"
+        ):
+            serve(tmp_path, port=port)
