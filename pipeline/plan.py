@@ -51,7 +51,7 @@ def _model_row(name: str) -> dict[str, Any]:
         "memory_mb": spec.memory_mb,
     }
     if spec.place == "hub":
-        row["there"] = _cached(name)
+        row["there"] = models.is_here(name)
         row["pinned"] = "@" in name
         return row
     try:
@@ -60,17 +60,6 @@ def _model_row(name: str) -> dict[str, Any]:
     except ModelError as error:
         row |= {"there": False, "problem": str(error)}
     return row
-
-
-def _cached(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, revision = name.partition("@")
-    found = (
-        try_to_load_from_cache(repository, file, revision=revision or None)
-        for file in ("config.json", "model_index.json")
-    )
-    return any(isinstance(path, str) for path in found)
 
 
 def plan_text(tables: dict[str, Any]) -> str:

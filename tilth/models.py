@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from tilth.errors import InputError, ModelError
+from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.extras import optional
 
 # The only files that a checkpoint may hold. Nothing here can run code when it is read.
@@ -84,6 +84,7 @@ def locate(name: str) -> Path:
 
     Raises:
         ModelError: The model is absent, cannot be downloaded, or has weights in a format that could run code.
+        Unavailable: The hub does not answer, and the model is not here yet.
     """
     found = find(name)
     if found.is_file():
@@ -127,18 +128,85 @@ def find(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+def check(name: str) -> None:
+    """Find out whether a model can be had, without loading or downloading it.
+
+    Raises:
+        ModelError: It is absent, or not pinned.
+        Unavailable: It is on a hub that does not answer.
+    """
+    if spec(name).place != "hub":
+        find(name)
+    elif not is_here(name):
+        _pinned(name)
+        if why := _hub_silent():
+            raise _unavailable(name, why)
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a model needs no download."""
+    if spec(name).place != "hub":
+        return find(name).exists()
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    looked_for = (
+        try_to_load_from_cache(repository, file, revision=revision or None)
+        for file in ("config.json", "model_index.json")
+    )
+    return any(isinstance(path, str) for path in looked_for)
+
+
+def _pinned(name: str) -> tuple[str, str]:
     repository, _, revision = name.partition("@")
     if not revision:
         raise ModelError(f"{name}: name a commit, as in {name}@<commit>, so that two runs load the same weights")
+    return repository, revision
+
+
+OFFLINE = "offline and not downloaded yet"
+CURE = "download it once with network access, or use a local folder"
+
+
+def _download(name: str) -> Path:
+    repository, revision = _pinned(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    why = _hub_silent()  # its own client would try again for half a minute
+    if why and not is_here(name):
+        raise _unavailable(name, why)
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS, local_files_only=bool(why))
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = "offline and not downloaded yet" if os.environ.get("HF_HUB_OFFLINE") else str(error).splitlines()[0]
-        raise ModelError(f"{name}: {reason}; download it once with network access, or use a local folder") from error
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        answer = getattr(getattr(error, "response", None), "status_code", 404)
+        if answer >= 500 or answer == 429:
+            raise Unavailable(f"{name}: the hub answers {answer}; run again later, or use a local folder") from error
+        raise ModelError(f"{name}: {told}; {CURE}") from error
+
+
+@lru_cache(maxsize=1)
+def _hub_silent() -> str:
+    """Say why the hub cannot be asked, which is found out at once; empty when it can be."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return OFFLINE
+    import httpx
+    from huggingface_hub import constants
+
+    try:
+        httpx.head(constants.ENDPOINT, timeout=5)
+    except httpx.HTTPError as error:
+        return f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
+    return ""
+
+
+def _unavailable(name: str, why: str) -> TilthError:
+    if why == OFFLINE:
+        return ModelError(f"{name}: {why}; {CURE}")
+    return Unavailable(f"{name}: {why}; run again when there is network, or use a local folder")
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -37,6 +37,16 @@ Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
+Reviewer = Annotated[
+    str, typer.Option("--review", help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
+]
+
+
+def _reviewer(review: str) -> None:
+    if review not in ("", "simulated", "labelstudio"):
+        raise InputError(f"--review must be simulated or labelstudio, got {review!r}")
+
+
 def say(text: str) -> None:
     """Print to standard output."""
     typer.echo(text)
@@ -50,16 +60,29 @@ def _recipe(path: Path, settings: list[str] | None, policy: Path | None) -> Any:
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
-def check(recipe: RecipePath, settings: Setting = None, policy: PolicyPath = None, as_json: AsJson = False) -> None:
-    """Say everything that is wrong with a recipe, without running it."""
-    from tilth.engine.recipe import absent_inputs
+def check(
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    review: Reviewer = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say everything that is wrong with a recipe, or will be, without running it: files, models, people, test sets."""
+    from tilth.pipeline.foresight import foresee
+    from tilth.pipeline.run import needed_inputs
 
     found = _recipe(recipe, settings, policy)
-    if wrong := absent_inputs(found.steps, found.variables):
+    _reviewer(review)
+    if wrong := needed_inputs(found, review):
         raise InputError("\n".join(wrong))
+    ahead = foresee(found.steps, found.policy, review)
+    ahead.refuse()
     if as_json:
-        say(json.dumps({"recipe": found.name, "steps": {n: type(s).__name__ for n, s in found.steps.items()}}))
+        steps = {n: type(s).__name__ for n, s in found.steps.items()}
+        say(json.dumps({"recipe": found.name, "steps": steps, "notes": ahead.notes}))
         return
+    for note in ahead.notes:
+        say(f"note: {note}")
     say(f"{recipe}: {len(found.steps)} steps, policy {found.policy.policy} v{found.policy.version}: fine")
 
 
@@ -87,9 +110,7 @@ def run(
     runs: Runs = Path("runs"),
     name: Name = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    review: Annotated[
-        str, typer.Option(help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
-    ] = "",
+    review: Reviewer = "",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
     ] = False,
@@ -109,6 +130,7 @@ def run(
     loaded = _recipe(recipe, settings, policy)
     if until and until not in loaded.steps:
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
+    _reviewer(review)
     if executor not in ("local", "ray"):
         raise InputError(f"--executor must be local or ray, got {executor!r}")
     if executor == "local":  # the machines of a cluster may have what this one lacks

@@ -96,7 +96,7 @@ def train_lora(
         betas=(0.9, 0.999),
         work=None,
         seed=lesson.seed,
-        advance=lambda steps: None,
+        advance=lambda n=1, /, **shown: None,
     )
     save_adapter(adapter_of(unet), out)
     return losses

@@ -230,7 +230,7 @@ def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> No
             ema=0.9,
             save_every=10,
             warmup=5,
-            advance=lambda n: None,
+            advance=lambda n=1, **shown: None,
         )
         return torch.cat([p.flatten() for p in model.parameters()])
 
@@ -260,6 +260,10 @@ def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: P
         work.folder.mkdir(parents=True)
         told = step.run(work)
         assert told["train_images"] > 40
+        assert told["model"] == str(work.artifacts[name])
+        assert 0 < told["val_loss"]
+        assert 0 < told["loss"]
+        assert told == step.run(work)  # a finished training says the same again
     predictor = Predictor(labelled.artifacts["classifier"], labelled.artifacts["detector"], "cpu")
     kinds = ["dice", "knife", "book"] * 8
     said = predictor([decode(scene_sample(500 + i, kind).data) for i, kind in enumerate(kinds)])
@@ -369,7 +373,7 @@ def test_a_training_that_runs_away_ends_before_it_saves_anything(tmp_path: Path)
     model = torch.nn.Linear(2, 1)
     with pytest.raises(InputError, match=r"m: the loss is nan at step 3 of 9; give a lower lr than 0\.5"):
         fit("m", model, lambda s: model(torch.ones(2)).sum() * (float("nan") if s == 2 else 1),
-            steps=9, lr=0.5, work=tmp_path, save_every=3, advance=lambda n: None)  # fmt: skip
+            steps=9, lr=0.5, work=tmp_path, save_every=3, advance=lambda n=1, **shown: None)  # fmt: skip
     assert torch.isfinite(model.weight).all()
     assert not list(tmp_path.iterdir())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilth.errors import InputError
+from tilth.events import Advance
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def fit(
     seed: int = 0,
     save_every: int = 500,
     watch: "Callable[[int, nn.Module], str] | None" = None,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance | None = None,
 ) -> list[float]:
     """Minimise `loss_at(step)` over the parameters of `model`, in place, resuming from the last checkpoint.
 
@@ -77,7 +78,7 @@ def fit(
         seed: Of the batches.
         save_every: Steps between checkpoints.
         watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
-        advance: Called with the number of steps just done, instead of log lines.
+        advance: Called with the number of steps just done and the loss of late, instead of log lines.
 
     Returns:
         The loss of each step that was done.
@@ -133,7 +134,7 @@ def fit(
                     mean.copy_(latest)
         smooth = losses[-1] if smooth is None else 0.98 * smooth + 0.02 * losses[-1]
         if advance is not None:
-            advance(1)
+            advance(1, loss=smooth)
         elif (step + 1) % 50 == 0:
             per_s = (step + 1 - first) / (time.monotonic() - began)
             print(
