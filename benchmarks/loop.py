@@ -2,7 +2,7 @@
 
     python benchmarks/loop.py --seeds 3
 
-Takes about two hours on two cores. Every variant is a run of `configs/recipes/starter.yaml` with some steps left out, in
+Takes hours on two cores. Every variant is a run of `configs/recipes/starter.yaml` with some steps left out, in
 `runs/loop/<variant>-<seed>`; all variants of a seed start from copies of one run, made up to the step where they part.
 Finished steps are not repeated. Writes its figures beside the runs; when all variants of at least three seeds are done, to
 `benchmarks/results/loop.json`, which is a link to `starter.benchmark.json` beside the recipe: there the report of the demo finds it.

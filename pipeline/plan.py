@@ -51,26 +51,15 @@ def _model_row(name: str) -> dict[str, Any]:
         "memory_mb": spec.memory_mb,
     }
     if spec.place == "hub":
-        row["there"] = _cached(name)
+        row["there"] = models.is_here(name)
         row["pinned"] = "@" in name
         return row
     try:
-        row["there"] = models.locate(name).is_dir()
+        row["there"] = models.find(name).exists()
         row["download_mb"] = 0
     except ModelError as error:
         row |= {"there": False, "problem": str(error)}
     return row
-
-
-def _cached(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, revision = name.partition("@")
-    found = (
-        try_to_load_from_cache(repository, file, revision=revision or None)
-        for file in ("config.json", "model_index.json")
-    )
-    return any(isinstance(path, str) for path in found)
 
 
 def plan_text(tables: dict[str, Any]) -> str:

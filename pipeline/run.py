@@ -39,6 +39,7 @@ from tilth.engine.work import Executor, Step, Work, utc_now
 from tilth.errors import GateRefused, InputError, TilthError, Unavailable
 from tilth.events import Events
 from tilth.mining.copies.listed import guard_of, sweep
+from tilth.pipeline.foresight import foresee
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,10 @@ class Run:
             shown = tuple(path for category in self.recipe.policy.categories for path in category.examples)
             told = f"{self.recipe.seed} {policy}{self._sweep()}{inputs_digest(shown) if shown else ''}"
             key = hashlib.sha256(told.encode()).hexdigest()[:12]
+            found = foresee(self._left(key), self.recipe.policy, self.choices.options.get("review", ""))
+            found.refuse()
+            for note in found.notes:
+                self.events.emit("foreseen", message=f"  note: {note}")
             try:
                 for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
                     key = self._key(step, key)
@@ -173,10 +178,24 @@ class Run:
         """Miss a file now and not hours into the run."""
         names = list(self.recipe.steps)
         last = names.index(self.choices.until) + 1 if self.choices.until else len(names)
-        people = self.choices.options.get("review") == "labelstudio"
-        steps = {n: s for n, s in list(self.recipe.steps.items())[:last] if not (people and isinstance(s, Review))}
-        if wrong := absent_inputs(steps, self.recipe.variables):
+        if wrong := needed_inputs(self.recipe, self.choices.options.get("review", ""), last):
             raise InputError("\n".join(wrong))
+        self._ahead = {n: self.recipe.steps[n] for n in names[:last]}
+
+    def _left(self, key: str) -> dict[str, Step]:
+        """Return the steps from the first one on that is not done; of the others nothing can go wrong."""
+        names = list(self._ahead)
+        for number, name in enumerate(names, 1):
+            record = read_record(self.folder / "steps" / f"{number:02d}-{name}.json")
+            if record is None or self.choices.retry_failed:
+                return {n: self._ahead[n] for n in names[number - 1 :]}
+            try:
+                key = self._key(self._ahead[name], key)
+            except TilthError:  # the model of a step that was done is gone
+                key = ""
+            if record.key != key:
+                return {n: self._ahead[n] for n in names[number - 1 :]}
+        return {}
 
     def _resolved(self) -> dict[str, Any]:
         return {**self.recipe.document, "policy": str(self.recipe.policy_path.resolve())}
@@ -312,6 +331,19 @@ class Run:
         from tilth.pipeline.report.page import write_report
 
         write_report(self.folder, self._dataset(), self.recipe.policy)
+
+
+def needed_inputs(recipe: Recipe, review: str = "", last: int | None = None) -> list[str]:
+    """Say which files a recipe would look for in vain.
+
+    Args:
+        recipe: The recipe.
+        review: Who reviews, instead of what the recipe says; people need no file of truth.
+        last: Number of steps that are to be run; all when None.
+    """
+    people = review == "labelstudio"
+    steps = {n: s for n, s in list(recipe.steps.items())[:last] if not (people and isinstance(s, Review))}
+    return absent_inputs(steps, recipe.variables)
 
 
 def read_record(path: Path) -> Record | None:

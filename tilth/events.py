@@ -1,9 +1,12 @@
 """What a run says while it works: bars for a person, one JSON object a line for a program, and always `events.jsonl`."""
 
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
@@ -16,9 +19,63 @@ from tilth.claims import Json
 
 
 class Advance(Protocol):
-    """Report that `n` more units are done."""
+    """Report that `n` more units are done, and what else is worth showing beside that, such as a loss."""
 
-    def __call__(self, n: int = 1, /) -> None: ...
+    def __call__(self, n: int = 1, /, **shown: float) -> None: ...
+
+
+def spelt(shown: Mapping[str, float]) -> str:
+    """Write figures for a bar.
+
+    >>> spelt({"loss": 0.123456, "val_loss": 2})
+    'loss 0.1235, val_loss 2'
+    """
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+
+def stamp() -> str:
+    """Return the time as all lines have it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class LogLines(logging.Formatter):
+    """Writes what goes through `logging` as one JSON object a line, like any other event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write one record."""
+        told = {"time": stamp(), "event": "log", "logger": record.name, "level": record.levelname.lower()}
+        broken = {"traceback": "".join(traceback.format_exception(*record.exc_info))} if record.exc_info else {}
+        return json.dumps({**told, "message": record.getMessage(), **broken})
+
+
+class Rate:
+    """How fast something goes, by the last minute: what came before says little of what is left.
+
+    Args:
+        over_s: Seconds that are looked at.
+        clock: Seconds.
+    """
+
+    def __init__(self, over_s: float = 60.0, clock: Callable[[], float] | None = None) -> None:
+        self._over_s, self._clock = over_s, clock or time.monotonic
+        self._marks: deque[tuple[float, float]] = deque()
+
+    def at(self, done: float) -> float:
+        """Note that so much is done, and return units per second; 0 while nobody can tell.
+
+        What is done at the first call was done before, perhaps by a run that was killed, and says nothing of speed.
+
+        >>> seconds = iter((0, 10, 20, 40))
+        >>> rate = Rate(over_s=20, clock=lambda: next(seconds))
+        >>> [rate.at(done) for done in (500, 510, 540, 560)]
+        [0.0, 1.0, 2.0, 1.0]
+        """
+        now = self._clock()
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= self._over_s:
+            self._marks.popleft()
+        since, before = self._marks[0]
+        return (done - before) / (now - since) if now > since else 0.0
 
 
 class _RateColumn(TextColumn):
@@ -41,11 +98,11 @@ class Events:
         self._console = Console(file=self._stream)
         self._every_s = every_s
         self._file = path.open("a", encoding="utf-8") if path else None
-        self.live = self._console.is_terminal
+        self.live = self._stream.isatty()  # and not what a variable such as FORCE_COLOR makes of it
 
     def emit(self, event: str, **fields: Json) -> None:
         """Write one event; `message` is the part that a person reads."""
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "event": event, **fields})
+        line = json.dumps({"time": stamp(), "event": event, **fields})
         if self._file:
             self._file.write(line + "\n")
             self._file.flush()
@@ -59,7 +116,7 @@ class Events:
     def progress(self, label: str, total: int | None, *, unit: str = "images") -> Iterator[Advance]:
         """Show how far a piece of work is, with its rate and the time left."""
         if self.live and total == 0:
-            yield lambda n=1: None  # a bar of nothing says nothing
+            yield lambda n=1, **shown: None  # a bar of nothing says nothing
             return
         if self.live:
             columns = (
@@ -71,27 +128,38 @@ class Events:
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[shown]}"),
             )
-            with Progress(*columns, console=self._console, transient=False) as bar:
-                task = bar.add_task(label, total=total)
-                yield lambda n=1: bar.advance(task, n)
+            with Progress(*columns, console=self._console, transient=False, speed_estimate_period=60) as bar:
+                task = bar.add_task(label, total=total, shown="")
+
+                def advance(n: int = 1, /, **shown: float) -> None:
+                    if shown:
+                        bar.update(task, shown=spelt(shown))
+                    bar.update(task, advance=n)
+
+                yield advance
             return
         yield self._quiet(label, total, unit)
 
     def _quiet(self, label: str, total: int | None, unit: str) -> Callable[..., None]:
-        began = last = time.monotonic()
-        done = 0
+        last = time.monotonic()
+        done, lately = 0, Rate()
+        known: dict[str, Json] = {}
 
-        def advance(n: int = 1, /) -> None:
+        def advance(n: int = 1, /, **shown: float) -> None:
             nonlocal done, last
+            if not done:
+                lately.at(done + n)
             done += n
+            known.update({name: round(value, 6) for name, value in shown.items()})
             now = time.monotonic()
             if now - last < self._every_s:
                 return
-            last = now
-            rate = done / max(1e-9, now - began)
+            last, rate = now, lately.at(done)
             left = round((total - done) / rate) if total and rate else None
-            self.emit("progress", label=label, done=done, total=total, unit=unit, per_s=round(rate, 2), eta_s=left)
+            about: dict[str, Json] = {"label": label, "done": done, "total": total, "unit": unit}
+            self.emit("progress", **about, per_s=round(rate, 2), eta_s=left, **known)
 
         return advance
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tilth.errors import ModelError
+
 Array = npt.NDArray[Any]
 
 LEAST_BOX = 0.05  # a detector's scores below are all nothing
@@ -31,6 +33,25 @@ class Fusion:
 def fusions(calibration: Mapping[str, Mapping[str, float]], labels: Sequence[str]) -> list[Fusion]:
     """Read the fusion of each label; the default where none was fitted."""
     return [Fusion(**calibration[label]) if label in calibration else Fusion() for label in labels]
+
+
+def finite(said: Any, who: str) -> Array:
+    """Return what a model said, which must be numbers: nothing that it says otherwise is a verdict.
+
+    Args:
+        said: Its answer, of any shape.
+        who: Names the model in the message.
+
+    Raises:
+        ModelError: A value is not a number, or infinite.
+    """
+    values = np.asarray(said)
+    if wrong := int((~np.isfinite(values)).sum()):
+        raise ModelError(
+            f"{who}: {wrong} of {values.size} values that it says are no numbers (NaN or infinite); "
+            "no verdict can be made of these, train and package it again"
+        )
+    return values
 
 
 def sigmoid(x: Array) -> Array:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import yaml
 
-from tilth.errors import InputError, ModelError
+from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.extras import optional
 
 # The only files that a checkpoint may hold. Nothing here can run code when it is read.
+WEIGHTS = ".safetensors"
 SAFE_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja", ".yaml")
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -51,7 +52,8 @@ class ModelSpec:
         """`starter`, `folder` or `hub`."""
         if self.name.startswith("starter:"):
             return "starter"
-        return "folder" if self.name.startswith((".", "/", "~")) or Path(self.name).is_dir() else "hub"
+        here = self.name.startswith((".", "/", "~")) or self.name.endswith(WEIGHTS) or Path(self.name).is_dir()
+        return "folder" if here else "hub"
 
 
 @lru_cache(maxsize=1)
@@ -82,7 +84,32 @@ def locate(name: str) -> Path:
 
     Raises:
         ModelError: The model is absent, cannot be downloaded, or has weights in a format that could run code.
+        Unavailable: The hub does not answer, and the model is not here yet.
     """
+    found = find(name)
+    if found.is_file():
+        raise ModelError(f"{name}: a single file is an adapter; a model is a folder in the layout of save_pretrained")
+    return found
+
+
+def adapter_file(name: str) -> Path:
+    """Return the weights of an adapter: the file that was named, or the only one of a folder or repository.
+
+    Raises:
+        ModelError: It is absent, or a folder has several.
+    """
+    found = find(name)
+    files = sorted(found.glob(f"*{WEIGHTS}")) if found.is_dir() else [found]
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
+        raise ModelError(
+            f"{name}: an adapter is a {WEIGHTS} file or a folder with exactly one; there are {len(files)} here: {names}"
+        )
+    return files[0]
+
+
+def find(name: str) -> Path:
+    """Return the local folder of a model, or the file of an adapter that was named by it; see `locate`."""
     which = spec(name)
     if which.place == "starter":
         folder = Path(str(files("tilth.starter"))) / "models" / name.removeprefix("starter:")
@@ -90,6 +117,8 @@ def locate(name: str) -> Path:
             raise ModelError(f"no starter model {name!r}; build it with: python -m tilth.starter train {folder.name}")
     elif which.place == "folder":
         folder = Path(name).expanduser()
+        if folder.is_file() and folder.suffix == WEIGHTS:
+            return folder
         if not folder.is_dir():
             raise ModelError(f"{name}: no such folder; give a folder, a starter: model or a hub id")
     else:
@@ -99,22 +128,93 @@ def locate(name: str) -> Path:
     return folder
 
 
-def _download(name: str) -> Path:
+def check(name: str) -> None:
+    """Find out whether a model can be had, without loading or downloading it.
+
+    Raises:
+        ModelError: It is absent, or not pinned.
+        Unavailable: It is on a hub that does not answer.
+    """
+    if spec(name).place != "hub":
+        find(name)
+    elif not is_here(name):
+        _pinned(name)
+        if why := _hub_silent():
+            raise _unavailable(name, why)
+
+
+def is_here(name: str) -> bool:
+    """Tell whether a model needs no download."""
+    if spec(name).place != "hub":
+        return find(name).exists()
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    looked_for = (
+        try_to_load_from_cache(repository, file, revision=revision or None)
+        for file in ("config.json", "model_index.json")
+    )
+    return any(isinstance(path, str) for path in looked_for)
+
+
+def _pinned(name: str) -> tuple[str, str]:
     repository, _, revision = name.partition("@")
     if not revision:
         raise ModelError(f"{name}: name a commit, as in {name}@<commit>, so that two runs load the same weights")
+    return repository, revision
+
+
+OFFLINE = "offline and not downloaded yet"
+CURE = "download it once with network access, or use a local folder"
+
+
+def _download(name: str) -> Path:
+    repository, revision = _pinned(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    why = _hub_silent()  # its own client would try again for half a minute
+    if why and not is_here(name):
+        raise _unavailable(name, why)
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=HUB_PATTERNS, local_files_only=bool(why))
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = "offline and not downloaded yet" if os.environ.get("HF_HUB_OFFLINE") else str(error).splitlines()[0]
-        raise ModelError(f"{name}: {reason}; download it once with network access, or use a local folder") from error
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        answer = getattr(getattr(error, "response", None), "status_code", 404)
+        if answer >= 500 or answer == 429:
+            raise Unavailable(f"{name}: the hub answers {answer}; run again later, or use a local folder") from error
+        raise ModelError(f"{name}: {told}; {CURE}") from error
+
+
+@lru_cache(maxsize=1)
+def _hub_silent() -> str:
+    """Say why the hub cannot be asked, which is found out at once; empty when it can be."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return OFFLINE
+    import httpx
+    from huggingface_hub import constants
+
+    try:
+        httpx.head(constants.ENDPOINT, timeout=5)
+    except httpx.HTTPError as error:
+        return f"{constants.ENDPOINT} does not answer ({type(error).__name__})"
+    return ""
+
+
+def _unavailable(name: str, why: str) -> TilthError:
+    if why == OFFLINE:
+        return ModelError(f"{name}: {why}; {CURE}")
+    return Unavailable(f"{name}: {why}; run again when there is network, or use a local folder")
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix in SAFE_SUFFIXES)
+    return (
+        p
+        for p in (sorted(folder.rglob("*")) if folder.is_dir() else [folder])
+        if p.is_file() and p.suffix in SAFE_SUFFIXES
+    )
 
 
 @lru_cache(maxsize=64)
@@ -125,11 +225,13 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
 
 def digest(name: str) -> str:
     """Return 12 hex digits that change whenever a weight or a setting of the model does."""
-    folder = locate(name)
+    folder = find(name)
     whole = hashlib.sha256()
     for path in _files(folder):
         stat = path.stat()
-        whole.update(f"{path.relative_to(folder)} {_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        whole.update(
+            f"{path.relative_to(folder) if path != folder else path.name} {_hash(path, stat.st_size, stat.st_mtime_ns)}\n".encode()
+        )
     return whole.hexdigest()[:12]
 
 

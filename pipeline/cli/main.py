@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tilth.errors import InputError, TilthError
+from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import pairs
 
 app = typer.Typer(
@@ -36,6 +37,16 @@ Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 
+Reviewer = Annotated[
+    str, typer.Option("--review", help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
+]
+
+
+def _reviewer(review: str) -> None:
+    if review not in ("", "simulated", "labelstudio"):
+        raise InputError(f"--review must be simulated or labelstudio, got {review!r}")
+
+
 def say(text: str) -> None:
     """Print to standard output."""
     typer.echo(text)
@@ -49,16 +60,29 @@ def _recipe(path: Path, settings: list[str] | None, policy: Path | None) -> Any:
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
-def check(recipe: RecipePath, settings: Setting = None, policy: PolicyPath = None, as_json: AsJson = False) -> None:
-    """Say everything that is wrong with a recipe, without running it."""
-    from tilth.engine.recipe import absent_inputs
+def check(
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    review: Reviewer = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say everything that is wrong with a recipe, or will be, without running it: files, models, people, test sets."""
+    from tilth.pipeline.foresight import foresee
+    from tilth.pipeline.run import needed_inputs
 
     found = _recipe(recipe, settings, policy)
-    if wrong := absent_inputs(found.steps, found.variables):
+    _reviewer(review)
+    if wrong := needed_inputs(found, review):
         raise InputError("\n".join(wrong))
+    ahead = foresee(found.steps, found.policy, review)
+    ahead.refuse()
     if as_json:
-        say(json.dumps({"recipe": found.name, "steps": {n: type(s).__name__ for n, s in found.steps.items()}}))
+        steps = {n: type(s).__name__ for n, s in found.steps.items()}
+        say(json.dumps({"recipe": found.name, "steps": steps, "notes": ahead.notes}))
         return
+    for note in ahead.notes:
+        say(f"note: {note}")
     say(f"{recipe}: {len(found.steps)} steps, policy {found.policy.policy} v{found.policy.version}: fine")
 
 
@@ -86,9 +110,7 @@ def run(
     runs: Runs = Path("runs"),
     name: Name = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    review: Annotated[
-        str, typer.Option(help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
-    ] = "",
+    review: Reviewer = "",
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
     ] = False,
@@ -108,6 +130,7 @@ def run(
     loaded = _recipe(recipe, settings, policy)
     if until and until not in loaded.steps:
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
+    _reviewer(review)
     if executor not in ("local", "ray"):
         raise InputError(f"--executor must be local or ray, got {executor!r}")
     if executor == "local":  # the machines of a cluster may have what this one lacks
@@ -231,33 +254,43 @@ def main() -> None:
     cli_review.add_to(app)
     cli_policy.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # Libraries would print bars and reports of their own between ours.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    streams.quiet_libraries()
+    streams.wrap_stderr()
+    code = _code()
+    streams.settle()
+    sys.exit(code)
+
+
+def _code() -> int:
+    """Run the command that was given, say what went wrong, and return the exit code."""
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns Ctrl-C into this number
             raise KeyboardInterrupt
     except TilthError as error:
-        print(f"tilth: {error}", file=sys.stderr)
-        code = error.exit_code
+        streams.tell("error", str(error), exit_code=error.exit_code)
+        return error.exit_code
     except OSError as error:
         if error.errno not in PLACES or not error.filename:
-            raise
-        print(f"tilth: {error.filename}: {error.strerror}; name another place", file=sys.stderr)
-        code = InputError.exit_code
+            streams.tell_crash(error)
+            return 1
+        streams.tell("error", f"{error.filename}: {error.strerror}; name another place", exit_code=InputError.exit_code)
+        return InputError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("tilth: stopped; everything finished is kept, run the same command to go on", file=sys.stderr)
-        code = 130
-    except Exception as error:
+        streams.tell("stopped", "stopped; everything finished is kept, run the same command to go on")
+        return 130
+    except Exception as error:  # noqa: BLE001  # it is told, with its traceback
         # click's usage errors know how to show themselves
         if not hasattr(error, "show"):
-            raise
-        error.show()
+            streams.tell_crash(error)
+            return 1
         code = getattr(error, "exit_code", 2)
-    sys.exit(code if isinstance(code, int) else 0)
+        if streams.wrapped() and hasattr(error, "format_message"):
+            command = getattr(getattr(error, "ctx", None), "command_path", "tilth")
+            streams.tell("error", f"{error.format_message()} See: {command} --help", exit_code=code)
+        else:
+            error.show()
+    return code if isinstance(code, int) else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 import yaml
@@ -43,7 +44,7 @@ def read_settings(texts: list[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs(texts).items():
         try:
-            found[name] = yaml.safe_load(value) if value[:1] in "[{\"'" or value == "null" else value
+            found[name] = yaml.safe_load(value) if value.startswith(tuple("[{\"'")) or value == "null" else value
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or "not YAML"
             raise InputError(f"--set {name}: {problem}, got {value!r}; lists are [a, b], mappings {{a: 1}}") from error
@@ -85,6 +86,31 @@ def _mapping(value: Any) -> Any:
         return value
     parts = [part.rpartition(":") for part in value.split(",")]
     return {name.strip(): ours.strip() for name, _, ours in parts} if all(colon for _, colon, _ in parts) else value
+
+
+def emptied(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Let an empty value mean what is empty of its kind: no text, nothing at all, an empty list.
+
+    Raises:
+        InputError: A path is empty, which would be the folder that the command was given in.
+    """
+    hints = get_type_hints(cls)
+    return {name: _empty(name, hints.get(name)) if value == "" else value for name, value in settings.items()}
+
+
+def _empty(name: str, kind: Any) -> Any:
+    kinds = (kind, *get_args(kind)) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if str in kinds:
+        return ""
+    if type(None) in kinds:
+        return None
+    if any(get_origin(each) in (tuple, list) for each in kinds):
+        return []
+    if any(get_origin(each) is dict for each in kinds):
+        return {}
+    if Path in kinds:
+        raise InputError(f"--set {name}=…: needs a path")
+    return ""
 
 
 def _told(item: "ErrorDetails", command: str, prefix: str, cls: type) -> str:

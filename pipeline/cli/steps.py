@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from tilth.errors import InputError
-from tilth.pipeline.cli.settings import DatasetPath, make_step, read_settings
+from tilth.pipeline.cli.settings import DatasetPath, emptied, make_step, read_settings
 
 if TYPE_CHECKING:
     from tilth.data.dataset import Dataset
@@ -132,7 +132,8 @@ def run_one(
     if label and not NAME.fullmatch(label):  # it becomes part of the names of folders
         raise InputError(f"--as: a name is letters, digits, '.', '-' and '_', got {label!r}")
     check_device(device)
-    step = make_step(load_class(step_table(), one.step), command, settings)
+    cls = load_class(step_table(), one.step)
+    step = make_step(cls, command, emptied(cls, settings))
     name = label or one.step
     if wrong := absent_inputs({name: step}):
         raise InputError("\n".join(wrong))
@@ -146,6 +147,9 @@ def run_one(
 
     with opened(dataset, policy, name, folder, device) as work:
         facts = dict(step.run(work))
+        if facts.get("looked_at_now") == 0:
+            again = f"{name}: nothing was looked at now: all images have their answer from before, with these settings"
+            work.events.emit("again", step=name, message=again)
         work.facts[name] = facts
         return facts
 

@@ -1,5 +1,6 @@
 """Package the trained models, the language model and the policy into the folder that the runtime serves."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,13 +9,15 @@ import yaml
 
 from tilth import models
 from tilth.claims import Json
+from tilth.data.files import folder_beside
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.policy import Policy
 from tilth.runtime.bundles.bundle import CLEAR_BELOW, load_bundle, seal
 from tilth.runtime.stages.stage1 import TEXT_AREA
 from tilth.runtime.stages.template import SAFE, VERSION
-from tilth.train.artifacts.artifact import read_about
+from tilth.train.artifacts.artifact import About, read_about
 
 
 @step
@@ -24,7 +27,8 @@ class Package:
     Args:
         classifier: Name of the classifier artifact.
         detector: Name of the detector artifact.
-        language_model: The model of Stage 2; when empty, Stage 1 decides alone, for a policy without text categories.
+        language_model: The model of Stage 2; when empty, Stage 1 decides alone. It is left out for a policy without categories that
+            words decide.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
             calibration found on validation images, at most the policy's lowest `review_above`.
     """
@@ -39,7 +43,38 @@ class Package:
         return (self.language_model,) if self.language_model else ()
 
     def run(self, work: Work) -> Facts:
-        """Export, seal, open once to prove that it loads, and link `bundle` beside the run's report to it."""
+        """Export, seal, open once to prove that it loads, and link `bundle` beside the run's report to it.
+
+        Raises:
+            InputError: The language model, or a trained model, does not know the policy's categories.
+        """
+        folder, link = work.folder / "bundle", work.folder.parents[1] / "bundle"
+        check_language_model(self.language_model, work.policy)
+        for name in (self.classifier, self.detector):
+            _check_labels(name, read_about(work.artifact(name)), work.policy)
+        if not (folder / "bundle.json").exists():
+            with folder_beside(folder) as partial:
+                partial.mkdir(parents=True)
+                try:
+                    self._write(work, partial)
+                    load_bundle(partial)
+                except BaseException:  # what is left would look like a bundle
+                    shutil.rmtree(partial)
+                    raise
+        moderator = load_bundle(folder)
+        work.publish("bundle", folder)
+        link_beside(folder, link)
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        work.events.emit("packaged", folder=str(link), message=f"  {link}; serve it with: tilth serve {link}")
+        return {
+            "folder": str(link),
+            "bundle": moderator.name,
+            "size_mb": round(size / 2**20, 2),
+            "files": len(list(folder.iterdir())),
+            "clear_below": moderator.clear_below,
+        }
+
+    def _write(self, work: Work, folder: Path) -> None:
         from tilth.train.artifacts.export import (
             export_classifier,
             export_detector,
@@ -47,41 +82,24 @@ class Package:
             verdict_settings,
         )
 
-        folder = work.folder / "bundle"
-        if not (folder / "bundle.json").exists():
-            partial = work.folder / "bundle.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            export_classifier(work.artifact(self.classifier), partial)
-            export_detector(work.artifact(self.detector), partial)
-            if self.language_model:
-                language_model = models.locate(self.language_model)
-                labels = (SAFE, *(c.name for c in work.policy.categories if c.name != TEXT_AREA))
-                export_language_model(language_model, partial, verdict_settings(language_model, labels, VERSION))
-            policy = yaml.safe_dump(
-                work.policy.model_dump(mode="json", exclude={"hash_lists"}), sort_keys=False, allow_unicode=True
-            )
-            (partial / "policy.yaml").write_text(policy, encoding="utf-8")
-            facts: dict[str, Json] = {
-                "made": work.now(),
-                "dataset_version": work.dataset.at.number,
-                "language_model": models.source(self.language_model) if self.language_model else None,
-                "classifier": work.artifact(self.classifier).name,
-                "detector": work.artifact(self.detector).name,
-            }
-            seal(partial, clear_below=self._clear_below(work), facts=facts)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-        moderator = load_bundle(folder)
-        work.publish("bundle", folder)
-        link_beside(folder, work.folder.parents[1] / "bundle")
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        return {
-            "bundle": moderator.name,
-            "size_mb": round(size / 2**20, 2),
-            "files": len(list(folder.iterdir())),
-            "clear_below": moderator.clear_below,
+        export_classifier(work.artifact(self.classifier), folder)
+        export_detector(work.artifact(self.detector), folder)
+        reads = self.language_model if work.policy.written else ""
+        if reads:
+            place = models.locate(reads)
+            export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), VERSION))
+        policy = yaml.safe_dump(
+            work.policy.model_dump(mode="json", exclude={"hash_lists"}), sort_keys=False, allow_unicode=True
+        )
+        (folder / "policy.yaml").write_text(policy, encoding="utf-8")
+        facts: dict[str, Json] = {
+            "made": work.now(),
+            "dataset_version": work.dataset.at.number,
+            "language_model": models.source(reads) if reads else None,
+            "classifier": work.artifact(self.classifier).name,
+            "detector": work.artifact(self.detector).name,
         }
+        seal(folder, clear_below=self._clear_below(work), facts=facts)
 
     def _clear_below(self, work: Work) -> float:
         if self.clear_below is not None:
@@ -89,6 +107,50 @@ class Package:
         about = read_about(work.artifact(self.classifier))
         found = CLEAR_BELOW if about.clear_below is None else about.clear_below
         return min([found, *(c.review_above for c in work.policy.categories if c.name in about.labels)])
+
+
+def _verdicts(policy: Policy) -> tuple[str, ...]:
+    return (SAFE, *(c.name for c in policy.categories if c.name != TEXT_AREA))
+
+
+def check_language_model(name: str, policy: Policy) -> None:
+    """Refuse a language model that was taught the categories of another policy, before anything is exported.
+
+    Args:
+        name: Of the model; empty for none.
+        policy: Whose categories it is to judge; where words decide none, no model is packaged.
+
+    Raises:
+        InputError: It does not know them, or there is none although words decide some.
+    """
+    written = [category.name for category in policy.written]
+    if not written:
+        return
+    another = (
+        "set language_model to a folder or hub id (owner/name@commit) of an instruction-tuned language model, which answers by letter, "
+        "or leave these categories out of the policy"
+    )
+    if not name:
+        raise InputError(
+            f"words decide {', '.join(written)}, and without a language model nobody reads them; {another}"
+        )
+    own = models.find(name) / "verdict.json" if models.is_here(name) else None
+    if own is None or not own.exists():
+        return  # it answers for whatever it is told
+    taught = json.loads(own.read_text())["labels"]
+    if lacks := [category for category in written if category not in taught]:
+        raise InputError(f"{name} was not taught {', '.join(lacks)} but {', '.join(taught)}; {another}")
+    if strange := [label for label in taught if label not in _verdicts(policy)]:
+        raise InputError(f"{name} also answers with {', '.join(strange)}, which the policy does not have; {another}")
+
+
+def _check_labels(name: str, about: About, policy: Policy) -> None:
+    ours = {category.name for category in policy.pictured}
+    lacks, strange = sorted(ours - set(about.labels)), sorted(set(about.labels) - ours)
+    if lacks and about.kind == "classifier":
+        raise InputError(f"{name} was trained before the policy had {', '.join(lacks)}; train it again")
+    if strange:
+        raise InputError(f"{name} was trained for {', '.join(strange)}, which the policy does not have; train it again")
 
 
 def link_beside(target: Path, link: Path) -> None:

@@ -15,12 +15,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tilth.claims import Json
-from tilth.errors import InputError, ModelError
+from tilth.errors import InputError, ModelError, TilthError
 from tilth.extras import optional
 from tilth.fusion import fusions
 from tilth.policy import Policy, load_policy
@@ -46,6 +47,10 @@ STAGE2 = ("verdict.onnx", "verdict.json", "tokenizer.json")  # all or none
 CLEAR_BELOW = 0.1
 
 
+_Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+_Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -53,8 +58,8 @@ class _Settings(BaseModel):
 class _Pixels(_Settings):
     labels: tuple[str, ...] = Field(min_length=1)
     size_wh: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
-    mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    mean: tuple[_Number, _Number, _Number]
+    std: tuple[_Positive, _Positive, _Positive]
 
     @property
     def prepare(self) -> Prepare:
@@ -160,7 +165,7 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
 
     Raises:
         InputError: The folder is no bundle, or its settings contradict each other.
-        ModelError: A file was changed, or is not the model that its settings describe.
+        ModelError: A file was changed, is not the model that its settings describe, or says what is no number.
     """
     folder = Path(folder)
     manifest = verify(folder)
@@ -186,7 +191,7 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
         ),
     )
     digest = _digest(folder / MANIFEST)[:12]
-    return Moderator(
+    moderator = Moderator(
         policy=policy,
         stage1=stage1,
         stage2=_stage2(folder, verdict, threads) if verdict else None,
@@ -194,6 +199,20 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
         clear_below=manifest.clear_below,
         name=f"{policy.policy}-v{policy.version}@{digest}",
     )
+    _ask_once(folder, moderator)
+    return moderator
+
+
+def _ask_once(folder: Path, moderator: Moderator) -> None:
+    """Ask every model about a picture of noise: one that cannot answer, or not in numbers, is never served."""
+    try:
+        screens = moderator.stage1([np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)])
+        if moderator.stage2 is not None:
+            moderator.stage2(screens, ["words"])
+    except TilthError as error:
+        raise ModelError(f"{folder}/{error}") from error
+    except Exception as error:
+        raise ModelError(f"{folder}: its models cannot be asked: {str(error).splitlines()[0][:200]}") from error
 
 
 def _stage2(folder: Path, verdict: VerdictSettings, threads: int) -> Stage2:

@@ -1,86 +1,195 @@
-"""What a client may send to the moderation endpoint, and how a request becomes pixels or one clear line of refusal."""
+"""What a client may send to the moderation endpoint, and how a request becomes images and texts, or one clear line of refusal."""
 
 import base64
 import binascii
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from tilth.errors import InputError
 from tilth.images import MAX_PIXELS, Image, decode
 
-SHAPE = "expected {input: [{type: image_url, image_url: {url: data:image/…;base64,…}}]}"
-MAX_IMAGES = 16
+SHAPE = 'send {"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]}'
+MAX_ITEMS = 16
+MAX_CHARACTERS = 4096  # of a text
 MAX_BODY_BYTES = 32 * 2**20
+KINDS = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    type(None): "null",
+}
+
+# What /openapi.json says of the body, which is read by hand so that whatever is wrong with it can be said in words.
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "model": {"type": "string", "description": "Not looked at: one bundle is served."},
+        "input": {
+            "description": "Images and texts, at most 16; one alone needs no list, and a text may be a plain string.",
+            "type": "array",
+            "items": {
+                "oneOf": [
+                    {
+                        "type": "object",
+                        "required": ["type", "image_url"],
+                        "properties": {
+                            "type": {"const": "image_url"},
+                            "image_url": {
+                                "type": "object",
+                                "required": ["url"],
+                                "properties": {"url": {"type": "string"}},
+                            },
+                        },
+                    },
+                    {
+                        "type": "object",
+                        "required": ["type", "text"],
+                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                    },
+                    {"type": "string"},
+                ]
+            },
+        },
+    },
+}
 
 
-class ImageUrl(BaseModel):
-    """Where the image is: only `data:` URLs are taken."""
+class WrongRequest(InputError):
+    """A request that cannot be answered.
 
-    model_config = ConfigDict(extra="ignore")
+    Args:
+        message: For a person; holds nothing of what was sent.
+        param: Name of the part that is wrong, as in `input[1]`; empty for the whole.
+    """
+
+    def __init__(self, message: str, param: str = "") -> None:
+        super().__init__(f"{param}: {message}" if param else message)
+        self.param = param
+
+
+@dataclass(frozen=True)
+class Url:
+    """An image as it was sent: a `data:` URL, or base64 alone."""
 
     url: str
 
 
-class ImageInput(BaseModel):
-    """One image, as OpenAI's moderation endpoint takes it."""
+@dataclass(frozen=True)
+class Text:
+    """A text to be judged."""
 
-    model_config = ConfigDict(extra="ignore")
-
-    type: Literal["image_url"]
-    image_url: ImageUrl
+    text: str
 
 
-class ModerationRequest(BaseModel):
-    """The body of `POST /v1/moderations`: a list of images, or one alone."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    input: Annotated[
-        list[ImageInput],
-        BeforeValidator(lambda v: [v] if isinstance(v, dict) else v),
-        Field(min_length=1, max_length=MAX_IMAGES),
-    ]
-    model: str | None = None
+Item: TypeAlias = Url | Text
 
 
-def parse(body: bytes) -> ModerationRequest:
-    """Read the body of a request.
+def parse(body: bytes) -> list[Item]:
+    """Read the body of a request: what is to be judged, in its order.
 
     Raises:
-        InputError: Says in one line what is wrong, and nothing of what was sent.
+        WrongRequest: Says in one line what is wrong, and nothing of what was sent.
     """
     try:
-        return ModerationRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "body"
-        raise InputError(f"{place}: {first['msg']}; {SHAPE}") from error
+        told = json.loads(body)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}" if body.strip() else "it is empty"
+        raise WrongRequest(f"the body is not JSON ({where}); {SHAPE}") from error
+    except (ValueError, RecursionError) as error:
+        raise WrongRequest(f"the body is not JSON that can be read; {SHAPE}") from error
+    if not isinstance(told, dict):
+        raise WrongRequest(f"the body is {KINDS[type(told)]}, not an object; {SHAPE}")
+    if "input" not in told:
+        raise WrongRequest(f"it is missing; {SHAPE}", "input")
+    given = told["input"]
+    if not isinstance(given, list):
+        return [_item(given, "input")]
+    if not given:
+        raise WrongRequest(f"it is an empty list; {SHAPE}", "input")
+    if len(given) > MAX_ITEMS:
+        raise WrongRequest(
+            f"it has {len(given)} elements, at most {MAX_ITEMS} are judged at once; send several requests", "input"
+        )
+    return [_item(one, f"input[{i}]") for i, one in enumerate(given)]
 
 
-def images_of(request: ModerationRequest, *, max_pixels: int = MAX_PIXELS) -> list[Image]:
+def _item(given: Any, place: str) -> Item:
+    """Read one element of the input, or the only one."""
+    if isinstance(given, str):
+        return _text(given, place)
+    if not isinstance(given, dict):
+        raise WrongRequest(f"it is {KINDS[type(given)]}; {SHAPE}", place)
+    kind = given.get("type")
+    if kind == "text":
+        return _text(given.get("text"), f"{place}.text")
+    if kind != "image_url":
+        wrong = "its type is missing" if kind is None else "its type is none that is judged here"
+        raise WrongRequest(f"{wrong}; expected image_url or text", place)
+    image = given.get("image_url")
+    url = image.get("url") if isinstance(image, dict) else image
+    if not isinstance(url, str):
+        raise WrongRequest(f"expected the image's data: URL, got {KINDS[type(url)]}; {SHAPE}", f"{place}.image_url.url")
+    return Url(url)
+
+
+def _text(given: Any, place: str) -> Text:
+    if not isinstance(given, str):
+        raise WrongRequest(f"expected a text, got {KINDS[type(given)]}", place)
+    text = given.encode(errors="replace").decode()  # half of a surrogate pair is no character
+    if not text.strip():
+        raise WrongRequest("it is empty, there is nothing to judge", place)
+    if len(text) > MAX_CHARACTERS:
+        raise WrongRequest(
+            f"it has {len(text):,} characters, at most {MAX_CHARACTERS:,} are judged at once; send it in parts", place
+        )
+    return Text(text)
+
+
+def images_of(items: Sequence[Item], *, max_pixels: int = MAX_PIXELS) -> list[Image]:
     """Decode the images of a request.
 
     Raises:
-        InputError: One cannot be had; the line says which and why.
+        WrongRequest: One cannot be had; the line says which and why.
     """
     images = []
-    for i, one in enumerate(request.input):
-        try:
-            images.append(decode(_bytes(one.image_url.url), max_pixels=max_pixels))
-        except InputError as error:
-            raise InputError(f"input[{i}]: {error}") from error
+    for i, one in enumerate(items):
+        if isinstance(one, Url):
+            try:
+                images.append(decode(_bytes(one.url), max_pixels=max_pixels))
+            except InputError as error:
+                raise WrongRequest(str(error).splitlines()[0], f"input[{i}]") from error
     return images
 
 
 def _bytes(url: str) -> bytes:
-    if not url.startswith("data:"):
-        scheme = url.partition(":")[0] if ":" in url[:10] else "no"
-        raise InputError(f"{scheme} URLs are not fetched; send the image itself, as data:image/png;base64,…")
-    head, comma, payload = url.partition(",")
-    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
-        raise InputError("expected data:image/<format>;base64,<data>")
+    """Return what a `data:` URL holds, whatever it says its kind is, or what bare base64 does."""
+    scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", url[:64])
+    if scheme is None:
+        return _from_base64(url)
+    if scheme[1].lower() != "data":
+        raise InputError(f"{scheme[1].lower()} URLs are not fetched; send the image itself, as data:image/png;base64,…")
+    head, comma, payload = url[scheme.end() :].partition(",")
+    if not comma:
+        raise InputError("the data: URL has no comma, after which the data begin; expected data:image/png;base64,…")
+    if head.rpartition(";")[2].strip().lower() != "base64":
+        return unquote_to_bytes(payload)
+    return _from_base64(payload)
+
+
+def _from_base64(text: str) -> bytes:
+    """Decode base64 as clients send it: in lines, with or without padding, of either alphabet, escaped for a URL."""
+    plain = "".join((unquote_to_bytes(text).decode("latin-1") if "%" in text else text).split()).rstrip("=")
     try:
-        return base64.b64decode(payload, validate=True)
+        return base64.b64decode(plain.translate({45: "+", 95: "/"}) + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InputError("the data is not base64") from error
+        raise InputError(
+            "the data is not base64; expected data:image/png;base64,… with the bytes of the image"
+        ) from error

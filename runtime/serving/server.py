@@ -1,26 +1,33 @@
 """Serve a bundle over HTTP, in the shape of OpenAI's moderation endpoint.
 
-    POST /v1/moderations   {"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]}
+    POST /v1/moderations   {"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}},
+                                      {"type": "text", "text": "…"}]}
     GET  /v1/models        the bundle that is served
     GET  /health           200 once it is
+
+Each element of the input has a result of its own, in the same order. Texts are judged where the bundle has a language model and
+categories that words decide, and refused in a sentence where not.
 
 Logs carry request ids, counts and times; never pixels, never words.
 """
 
 import asyncio
 import logging
-import re
+import socket
+import sys
 import time
-import uuid
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tilth.claims import Json
 from tilth.errors import InputError
+from tilth.events import LogLines
 from tilth.extras import optional
 from tilth.runtime.bundles.bundle import load_bundle
-from tilth.runtime.serving.payload import MAX_BODY_BYTES, ModerationRequest, images_of, parse
+from tilth.runtime.serving.payload import MAX_BODY_BYTES, SCHEMA, Item, Text, WrongRequest, images_of, parse
+from tilth.runtime.serving.refusals import refusal, refuse_elsewhere, request_id
 from tilth.runtime.stages.cascade import Action, Moderator, Verdict
 
 if TYPE_CHECKING:
@@ -29,6 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("tilth.serve")
 
 CONCURRENCY = 2  # requests that are worked on at once
+HEARD_OUT = (
+    8  # times the limit of a body are read of one that is too large, for so many seconds at most, before it is refused
+)
+HEARD_OUT_S = 10
 WAITING = 32  # requests that may wait for their turn; more are told to come back
 
 
@@ -36,13 +47,24 @@ class _TooLarge(Exception):
     """The body is longer than allowed."""
 
 
-def result(verdict: Verdict) -> dict[str, Json]:
-    """Write a verdict as an element of `results`, with what OpenAI's shape has no place for under `tilth`."""
+class _HungUp(Exception):
+    """The client went away in the middle of its body, of which so many bytes had come."""
+
+
+def result(verdict: Verdict, judged_in_texts: Sequence[str] = ()) -> dict[str, Json]:
+    """Write a verdict as an element of `results`, with what OpenAI's shape has no place for under `tilth`.
+
+    Args:
+        verdict: On an image or a text.
+        judged_in_texts: The categories that can be found in a text.
+    """
     return {
         "flagged": verdict.flagged,
         "categories": {name: action is not Action.ALLOW for name, action in verdict.actions.items()},
         "category_scores": {name: round(score, 6) for name, score in verdict.scores.items()},
-        "category_applied_input_types": {name: ["image"] for name in verdict.scores},
+        "category_applied_input_types": {
+            name: [verdict.of] if verdict.of == "image" or name in judged_in_texts else [] for name in verdict.scores
+        },
         "tilth": {
             "action": verdict.action.value,
             "actions": {name: action.value for name, action in verdict.actions.items()},
@@ -73,23 +95,26 @@ class Desk:
         self._room = concurrency + waiting
         self._inside = 0
 
-    async def work_on(self, request: ModerationRequest) -> list[Verdict] | None:
+    async def work_on(self, items: Sequence[Item]) -> list[Verdict] | None:
         """Return the verdicts, or None when the desk is full.
 
         Raises:
-            InputError: An image cannot be decoded.
+            InputError: An image cannot be decoded, or texts are not judged here.
         """
         if self._inside >= self._room:
             return None
         self._inside += 1
         try:
             async with self._turn:
-                return await asyncio.to_thread(self._decide, request)
+                return await asyncio.to_thread(self._decide, items)
         finally:
             self._inside -= 1
 
-    def _decide(self, request: ModerationRequest) -> list[Verdict]:
-        return self.moderator.moderate(images_of(request))
+    def _decide(self, items: Sequence[Item]) -> list[Verdict]:
+        texts = [one.text for one in items if isinstance(one, Text)]
+        on_texts = iter(self.moderator.moderate_texts(texts) if texts else ())
+        on_images = iter(self.moderator.moderate(images_of(items)))
+        return [next(on_texts if isinstance(one, Text) else on_images) for one in items]
 
 
 def make_app(
@@ -105,7 +130,7 @@ def make_app(
         moderator: Judges the images.
         concurrency: Requests worked on at once.
         waiting: Requests that may wait; further ones get 503.
-        max_body_bytes: Longer bodies get 413, and are not read to the end.
+        max_body_bytes: Longer bodies get 413, and are not kept.
     """
     with optional():
         from fastapi import FastAPI, Request, Response
@@ -115,33 +140,31 @@ def make_app(
     desk = Desk(moderator, concurrency=concurrency, waiting=waiting)
     started = int(time.time())
 
-    def refuse(status: int, message: str, id_: str, kind: str = "invalid_request_error") -> Response:
-        log.info("id=%s status=%d", id_, status)
-        body = {"error": {"message": message, "type": kind, "param": None, "code": None}}
-        headers = {"x-request-id": id_, **({"retry-after": "1"} if status == 503 else {})}
-        return JSONResponse(body, status, headers=headers)
-
     @app.post("/v1/moderations", openapi_extra=_body_schema())
     async def moderations(request: Request) -> Response:
-        began, id_ = time.perf_counter(), _request_id(request)
+        began, id_ = time.perf_counter(), request_id(request)
         try:
-            verdicts = await desk.work_on(parse(await _read(request, max_body_bytes)))
+            items = parse(await _read(request, max_body_bytes))
+            verdicts = await desk.work_on(items)
+        except _HungUp as error:
+            log.info("id=%s status=499 the client hung up after %s bytes of its request", id_, error)
+            return Response(status_code=499)  # which nobody is there to read
         except _TooLarge:
-            return refuse(413, f"the body is larger than {max_body_bytes / 2**20:g} MiB", id_)
+            limit = f"{max_body_bytes / 2**20:g} MiB"
+            return refusal(413, f"the body is larger than {limit}; send fewer or smaller images", id_)
         except InputError as error:
-            return refuse(400, str(error).splitlines()[0], id_)
+            param = error.param if isinstance(error, WrongRequest) else ""
+            return refusal(400, str(error).splitlines()[0], id_, param=param)
         except Exception:
             log.exception("id=%s failed", id_)
-            return refuse(500, f"internal error; the log has it under {id_}", id_, "server_error")
+            return refusal(500, f"internal error; the log has it under {id_}", id_)
         if verdicts is None:
-            return refuse(503, "too many requests at once; try again in a second", id_, "server_error")
-        counts = Counter(v.action.value for v in verdicts) + Counter(f"stage{v.stage}" for v in verdicts)
-        told = " ".join(f"{name}={n}" for name, n in sorted(counts.items()))
-        took_ms = 1000 * (time.perf_counter() - began)
-        log.info("id=%s status=200 images=%d %s ms=%.0f", id_, len(verdicts), told, took_ms)
-        body = {"id": id_, "model": moderator.name, "results": [result(v) for v in verdicts]}
-        return JSONResponse(body, headers={"x-request-id": id_})
+            return refusal(503, "too many requests at once; try again in a second", id_, headers={"retry-after": "1"})
+        log.info("id=%s status=200 %s ms=%.0f", id_, _counts(verdicts), 1000 * (time.perf_counter() - began))
+        results = [result(verdict, moderator.judged_in_texts) for verdict in verdicts]
+        return JSONResponse({"id": id_, "model": moderator.name, "results": results}, headers={"x-request-id": id_})
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok", "model": moderator.name}
@@ -160,44 +183,71 @@ def make_app(
         }
         return {"object": "list", "data": [one]}
 
+    refuse_elsewhere(app)
     return app
+
+
+def _counts(verdicts: Sequence[Verdict]) -> str:
+    kinds = Counter(f"{verdict.of}s" for verdict in verdicts)
+    counts = Counter(v.action.value for v in verdicts) + Counter(f"stage{v.stage}" for v in verdicts)
+    return " ".join(f"{name}={n}" for part in (kinds, counts) for name, n in sorted(part.items()))
 
 
 def _body_schema() -> dict[str, object]:
     # The body is read by hand, to stop in time when it is too large, so the documentation has to be told its shape.
-    schema = ModerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": _inline(schema)}}}}
-
-
-def _inline(schema: dict[str, object]) -> object:
-    parts = schema.pop("$defs", {})
-
-    def walk(node: object) -> object:
-        if isinstance(node, dict):
-            if isinstance(reference := node.get("$ref"), str):
-                return walk(parts[reference.rpartition("/")[2]])  # type: ignore[index]
-            return {key: walk(value) for key, value in node.items()}
-        return [walk(item) for item in node] if isinstance(node, list) else node
-
-    return walk(schema)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": SCHEMA}}}}
 
 
 async def _read(request: "Request", limit: int) -> bytes:
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > limit:
+    """Read the body, up to a limit.
+
+    Raises:
+        _TooLarge: It is longer.
+        _HungUp: The client went away.
+        InputError: It is packed.
+    """
+    from starlette.requests import ClientDisconnect
+
+    if (packed := request.headers.get("content-encoding", "identity")) != "identity":
+        raise InputError(f"the body is packed ({packed[:20]!r}), which is not undone here; send plain JSON")
+    length, came = request.headers.get("content-length", "0"), 0
+    large = length.isdigit() and int(length) > limit
+    if large and "expect" in request.headers:  # this client waits for a word before it sends anything
         raise _TooLarge
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _TooLarge
+    try:
+        async with asyncio.timeout(None) as patience:
+            async for chunk in request.stream():
+                came += len(chunk)
+                if came > limit and not large:
+                    large, body = True, bytearray()
+                if not large:
+                    body += chunk
+                # Many clients hear nothing while they send: they are heard out for a while, and nothing of it is kept.
+                elif patience.when() is None:
+                    patience.reschedule(asyncio.get_running_loop().time() + HEARD_OUT_S)
+                elif came > HEARD_OUT * limit:
+                    break
+    except ClientDisconnect as error:
+        raise _HungUp(came) from error
+    except TimeoutError as error:
+        raise _TooLarge from error
+    if large:
+        raise _TooLarge
     return bytes(body)
 
 
-def _request_id(request: "Request") -> str:
-    """Take the client's id if it is harmless in a log, else make one."""
-    given = request.headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given) else f"modr-{uuid.uuid4().hex}"
+def _check_port(host: str, port: int) -> None:
+    """Miss the address before models are loaded."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(found[0][0], socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(found[0][4])
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port or --host"
+        ) from error
 
 
 def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) -> None:
@@ -210,12 +260,15 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: i
         threads: Of each model; 0 lets onnxruntime choose.
 
     Raises:
-        InputError: The folder is no bundle.
-        ModelError: A file in it was changed.
+        InputError: The folder is no bundle, or somebody else listens there.
+        ModelError: A file in it was changed, or a model in it says no numbers.
     """
     with optional():
         import uvicorn
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    _check_port(host, port)
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
+    logging.basicConfig(level=logging.INFO, handlers=[told])
     app = make_app(load_bundle(folder, threads=threads))
     # Its access log would carry addresses of clients; ours has one line a request.
-    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False)
+    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_config=None)

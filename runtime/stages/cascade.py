@@ -37,6 +37,7 @@ class Verdict:
         reason: Why Stage 1 was or was not enough.
         boxes: What the detector found.
         text: The words in the image; empty when nobody read or there were none.
+        of: What was judged; of a text, the scores of what can only be pictured are 0 and say nothing.
         timings_ms: Wall-clock milliseconds by part: `stage1`, `ocr`, `language`, `total`; of a batch, an image's share.
     """
 
@@ -47,6 +48,7 @@ class Verdict:
     reason: str
     boxes: tuple[Found, ...] = ()
     text: str = ""
+    of: Literal["image", "text"] = "image"
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -112,6 +114,33 @@ class Moderator:
             timings = {"stage1": stage1_ms, "ocr": read_ms, "language": language_ms if text else 0.0}
             verdicts[i] = self._judged_case(screens[i], text, chances.get(i, {}), timings)
         return [verdict for verdict in verdicts if verdict is not None]
+
+    @property
+    def judged_in_texts(self) -> tuple[str, ...]:
+        """The categories that Stage 2 can find in a text without an image."""
+        known = self.stage2.labels if self.stage2 else ()
+        return tuple(category.name for category in self.policy.written if category.name in known)
+
+    def moderate_texts(self, texts: Sequence[str]) -> list[Verdict]:
+        """Judge texts that come without an image, as if they stood on a board that fills one.
+
+        Raises:
+            InputError: This policy, or its bundle, judges images alone.
+        """
+        if self.stage2 is None or not self.judged_in_texts:
+            what = "has no language model" if self.stage2 is None else "has no category that words alone decide"
+            raise InputError(f"texts are not judged here, as the bundle {what}; send images")
+        if not texts:
+            return []
+        seen = TEXT_AREA in self.stage1.labels
+        boxes = (Found(category=TEXT_AREA, box_xyxy=(0, 0, 1, 1), score=1.0),) if seen else ()
+        board = Screen(scores={TEXT_AREA: 1.0} if seen else {}, boxes=boxes)
+        began = self.clock()
+        judged = self.stage2([board] * len(texts), texts)
+        timings = {"language": 1000 * (self.clock() - began) / len(texts)}
+        blank = Screen(scores={})
+        found = [{name: one[name] for name in self.judged_in_texts} for one in judged]
+        return [replace(self._verdict(blank, scores, 2, "text", timings), of="text") for scores in found]
 
     def _clear_case(self, screen: Screen, stage1_ms: float) -> Verdict | None:
         """Return the verdict of Stage 1, or None when it is not for Stage 1 to give.

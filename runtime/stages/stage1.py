@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tilth.fusion import Fusion, fuse, sigmoid
+from tilth.fusion import Fusion, finite, fuse, sigmoid
 from tilth.geometry import Box, clip, iou
 from tilth.images import Image, resize
 
@@ -83,9 +83,13 @@ class Classifier:
     fusions: tuple[Fusion, ...]
 
     def __call__(self, images: Sequence[Image]) -> Floats:
-        """Return logits `(n, k)`."""
+        """Return logits `(n, k)`.
+
+        Raises:
+            ModelError: One is not a number.
+        """
         (logits,) = self.session.run(["logits"], {"pixels": self.prepare(images)})
-        return np.asarray(logits, np.float32)
+        return np.asarray(finite(logits, "classifier.onnx"), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,10 +109,15 @@ class Detector:
     score_threshold: float
 
     def __call__(self, images: Sequence[Image]) -> tuple[list[tuple[Found, ...]], Floats]:
-        """Return the boxes of each image, best first, and the best score of each label, however low, `(n, k)`."""
+        """Return the boxes of each image, best first, and the best score of each label, however low, `(n, k)`.
+
+        Raises:
+            ModelError: A logit or a box is not a number.
+        """
         logits, boxes = self.session.run(["logits", "boxes"], {"pixels": self.prepare(images)})
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        scores = sigmoid(logits)
+        scores = sigmoid(finite(logits, "detector.onnx"))
+        boxes = finite(boxes, "detector.onnx")
         return [self._found(*one) for one in zip(scores, boxes, sizes, strict=True)], scores.max(1)
 
     def _found(self, scores: Floats, boxes_cxcywh: Floats, size_wh: tuple[int, int]) -> tuple[Found, ...]:

@@ -17,6 +17,7 @@ from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.images import resize
 from tilth.samples import Sample
+from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import quiet
 from tilth.synth.plan.survey import said_of, square_around
 from tilth.synth.safety.refusals import refuse
@@ -67,10 +68,12 @@ def train_lora(
         The loss of each step.
 
     Raises:
-        InputError: There are no samples, one is not for training, or a caption asks for what is never generated.
+        InputError: There are no samples, one is not for training, a caption asks for what is never generated, or is too long
+            for the model.
         ModelError: The model has no U-Net.
     """
     _check(samples, captions)
+    refuse_long({"captions": captions}, encoders(model), model)
     import torch
 
     with optional():
@@ -93,7 +96,7 @@ def train_lora(
         betas=(0.9, 0.999),
         work=None,
         seed=lesson.seed,
-        advance=lambda steps: None,
+        advance=lambda n=1, /, **shown: None,
     )
     save_adapter(adapter_of(unet), out)
     return losses

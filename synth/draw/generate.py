@@ -32,7 +32,7 @@ class Generate:
 
     Args:
         model: Stable Diffusion checkpoint, or another that diffusers draws from text with.
-        licence: Of the generated images; when empty, that of the model.
+        licence: Of what is drawn; when empty, that of the model. An image made from another has that one's licence as well.
         count: Images wanted in all, shared out so that the thinnest categories and styles are filled first.
         per_category: Images of each category instead.
         categories: To generate; when empty, all that can be pictured, but for those of low severity.

@@ -13,11 +13,12 @@ from tilth.engine.work import Work
 from tilth.geometry import Box, clip
 from tilth.images import Image
 from tilth.samples import NewSample, Sample
+from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Drawn, Studio, weights_of
 from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Request
 from tilth.synth.plan.survey import said_of, square_around
-from tilth.synth.safety.provenance import COMPOSITE, MADE, png_with_provenance
+from tilth.synth.safety.provenance import COMPOSITE, MADE, licence_of_all, png_with_provenance
 from tilth.synth.safety.refusals import refuse
 
 BELIEF = 0.5  # score of a claim that only says what was asked for
@@ -33,7 +34,7 @@ class Maker:
         model: Name of the checkpoint that draws.
         parts: What is added to it.
         drawing: How to draw.
-        licence: Of the images; when empty, that of the model.
+        licence: Of what is drawn; when empty, that of the model. A parent's joins it.
     """
 
     def __init__(
@@ -65,6 +66,11 @@ class Maker:
             start += len(batch)
             if skip >= len(batch):
                 continue
+            if studio is None:  # all of the plan, before the first batch
+                told: dict[str, list[str]] = {"negative prompt": [self.drawing.negative_prompt]}
+                for request in self.plan:
+                    told.setdefault(f"prompts of {request.category}", []).append(request.prompt)
+                refuse_long(told, encoders(self.model), self.model)
             studio = studio or Studio(self.model, self.parts, side=self.drawing.side, device=self.work.device)
             yield from self._draw(studio, batch)[skip:]
 
@@ -138,8 +144,9 @@ class Maker:
             "hole_xyxy": list(box) if box and request.method == "inpaint" else None,
             "digital_source_type": COMPOSITE if request.method == "inpaint" else MADE,
         }
-        if parent:
-            origin["licence_of_parent"] = parent.origin.get("licence", "")
+        if parent:  # a part of it is in the child, or its outlines are
+            own = str(parent.origin.get("licence") or "")
+            origin |= {"licence_of_parent": own, "licence": licence_of_all(self.licence, own)}
         claim = Claim(
             category=request.category,
             box_xyxy=box,

@@ -16,6 +16,8 @@ from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.images import Image, resize
+from tilth.synth.draw.fitting import fit_adapter
+from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.settings import Drawing, Parts
 
 Drawn: TypeAlias = Image | str
@@ -35,7 +37,7 @@ class Studio:
         device: `auto`, `cpu`, `cuda`, …
 
     Raises:
-        ModelError: A checkpoint is absent or of another kind.
+        ModelError: A checkpoint is absent or of another kind, or an adapter was made for another model.
         InputError: The name or metadata of an adapter or control network asks for what is never generated.
     """
 
@@ -63,7 +65,8 @@ class Studio:
             self.pipeline: Any = self._load(AutoPipelineForText2Image, model).to(self.device)
             self._controlnet: Any = self._load_controlnet(self.parts.controlnet) if self.parts.controlnet else None
             for name, lora in self.parts.loras.items():
-                self._load_lora(name, lora)
+                fit_adapter(self.pipeline, name, lora, model)
+        self.model, self._encoders = model, encoders(model)
         self.side = side or self._own_side()
         self.scheduler = type(self.pipeline.scheduler).__name__
 
@@ -79,31 +82,6 @@ class Studio:
         from diffusers import ControlNetModel
 
         return self._load(ControlNetModel, name).to(self.device)
-
-    def _load_lora(self, name: str, lora: str) -> None:
-        from safetensors.torch import load_file
-
-        files = sorted(models.locate(lora).glob("*.safetensors"))
-        if len(files) != 1:
-            raise ModelError(
-                f"{lora}: an adapter is a folder with exactly one .safetensors file, this has {len(files)}"
-            )
-        where: dict[str, Any] = {
-            "pretrained_model_name_or_path_or_dict": files[0].parent,
-            "weight_name": files[0].name,
-            "local_files_only": True,
-        }
-        weights = load_file(files[0])
-        if all(any(part in key for key in weights) for part in (".lora_A.", ".lora.down.")):
-            # diffusers' own writer can mix two spellings in one file, of which its reader silently takes only the first
-            spelt = {
-                k.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): v for k, v in weights.items()
-            }
-            where = {"pretrained_model_name_or_path_or_dict": spelt}
-        try:
-            self.pipeline.load_lora_weights(adapter_name=name, **where)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{lora}: does not fit the model: {(str(error).splitlines() or [''])[0]}") from error
 
     def _own_side(self) -> int:
         core = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
@@ -138,6 +116,7 @@ class Studio:
     ) -> list[Drawn]:
         import torch
 
+        refuse_long({"prompts": prompts, "negative prompt": [drawing.negative_prompt]}, self._encoders, self.model)
         # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
@@ -255,12 +234,14 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as more_logging
 
     more_logging.disable_progress_bar()
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    before, more_before = logging.get_verbosity(), more_logging.get_verbosity()
+    for each in (logging, more_logging):  # what is an error comes as an exception, too
+        each.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        more_logging.set_verbosity(more_before)
         logging.enable_progress_bar()
         more_logging.enable_progress_bar()

@@ -4,6 +4,7 @@ from dataclasses import field
 
 from tilth import models
 from tilth.engine.steps import group
+from tilth.errors import ModelError
 from tilth.synth.safety.refusals import refuse
 
 
@@ -45,7 +46,7 @@ class Parts:
 
     Args:
         controlnet: ControlNet for Canny edges; needed by the method `edges`.
-        loras: Style -> adapter that draws it.
+        loras: Style -> adapter that draws it: a folder, a repository at a commit, or a `.safetensors` file.
         lora_weights: Style -> strength of its adapter; 1 when not named.
     """
 
@@ -87,11 +88,19 @@ class Parts:
 
 
 def metadata(model: str) -> str:
-    """Return what a checkpoint's files say about it in words: their names, and the headers of its safetensors files."""
-    from safetensors import safe_open
+    """Return what a checkpoint's files say about it in words: their names, and the headers of its safetensors files.
+
+    Raises:
+        ModelError: A file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
 
     said: list[str] = []
-    for path in sorted(models.locate(model).rglob("*.safetensors")):
-        with safe_open(path, framework="np") as file:
-            said += [path.stem, *(f"{key} {value}" for key, value in (file.metadata() or {}).items())]
+    found = models.find(model)
+    for path in sorted(found.rglob("*.safetensors")) if found.is_dir() else [found]:
+        try:
+            with safe_open(path, framework="np") as file:
+                said += [path.stem, *(f"{key} {value}" for key, value in (file.metadata() or {}).items())]
+        except SafetensorError as error:
+            raise ModelError(f"{path}: not a whole .safetensors file: {error}; download it again") from error
     return " ".join(said)

@@ -99,6 +99,16 @@ def write_bundle(folder: Path) -> Path:
     return folder
 
 
+def spoil(graph: Path) -> None:
+    """Make the first value of a graph's largest matrix no number."""
+    model = onnx.load(graph)
+    held = max((t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT), key=lambda t: sum(t.dims))
+    values = numpy_helper.to_array(held).copy()
+    values.flat[0] = np.nan
+    held.CopyFrom(numpy_helper.from_array(values, held.name))
+    onnx.save(model, graph)
+
+
 def plain(rgb: tuple[int, int, int], size_wh: tuple[int, int] = (64, 48)) -> np.ndarray:
     """An image of one colour."""
     return np.full((size_wh[1], size_wh[0], 3), rgb, np.uint8)

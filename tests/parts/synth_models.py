@@ -1,5 +1,6 @@
 """Tiny untrained checkpoints of the real classes, and a dataset to generate for."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,26 @@ def save_lora(folder: Path, metadata: dict[str, str] | None = None, *, conv: boo
         path = folder / "pytorch_lora_weights.safetensors"
         save_file(load_file(path), path, metadata=metadata)
     return folder
+
+
+def respelt(folder: Path, spell: "Callable[[str, torch.Tensor], tuple[str, torch.Tensor]]", **metadata: str) -> Path:
+    """Write the adapter of a folder again as one file, its weights in another spelling or of another size."""
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(next(folder.glob("*.safetensors")))
+    path = folder / "again" / "style.safetensors"
+    path.parent.mkdir()
+    save_file({k: v.contiguous() for k, v in (spell(*item) for item in held.items())}, path, metadata=metadata)
+    return path
+
+
+def as_kohya(key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+    layer, _, rest = key.removeprefix("unet.").rpartition(".lora_")
+    return f"lora_unet_{layer.replace('.', '_')}.lora_{'down' if rest.startswith('A') else 'up'}.weight", value
+
+
+def wider(key: str, value: torch.Tensor) -> tuple[str, torch.Tensor]:
+    return key, value.repeat((1, 2) if "lora_A" in key else (2, 1))
 
 
 def real_image(number: int, size_wh: tuple[int, int] = (48, 40)) -> bytes:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from runtime_graphs import shared_bundle, write_classifier
+from runtime_graphs import shared_bundle, spoil, write_classifier
 
 from tilth.errors import InputError, ModelError
 from tilth.runtime.bundles.bundle import load_bundle, seal, verify
@@ -81,6 +81,7 @@ def test_facts_are_kept_and_cannot_replace_the_digests(bundle: Path) -> None:
             "policy starter: pistol",
         ),
         ("classifier.json", {"std": [0, 1, 1]}, r"std\.0: Input should be greater than 0"),
+        ("detector.json", {"mean": [float("nan"), 0, 0]}, r"mean\.0: Input should be a finite number"),
         ("detector.json", {"score_threshold": 2}, "score_threshold: Input should be less than or equal to 1"),
     ],
 )
@@ -104,6 +105,21 @@ def test_a_graph_of_another_shape_is_refused(bundle: Path) -> None:
     seal(bundle)
     with pytest.raises(ModelError, match=r"classifier\.onnx: not a graph that onnxruntime can run"):
         load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["classifier.onnx", "detector.onnx", "verdict.onnx"])
+def test_a_graph_that_says_no_numbers_is_never_served(bundle: Path, name: str) -> None:
+    spoil(bundle / name)
+    seal(bundle)
+    with pytest.raises(ModelError, match=rf"bundle/{name}: \d+ of \d+ values that it says are no numbers"):
+        load_bundle(bundle, threads=1)
+
+
+def test_a_graph_that_cannot_be_asked_is_never_served(bundle: Path) -> None:
+    change(bundle / "classifier.json", size_wh=[16, 16])
+    seal(bundle)
+    with pytest.raises(ModelError, match=r"its models cannot be asked: .*INVALID_ARGUMENT"):
+        load_bundle(bundle, threads=1)
 
 
 def test_a_new_seal_makes_a_changed_bundle_whole(bundle: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from runtime_graphs import BLUE, GREEN, GREY, RED, plain, shared_bundle, shared_moderator, write_classifier
 
-from tilth.errors import InputError
+from tilth.errors import InputError, ModelError
 from tilth.runtime.bundles.bundle import STAGE2, load_bundle, seal
 from tilth.runtime.stages.cascade import Action, Moderator
 from tilth.starter.world.scene import Spec, render
@@ -90,6 +90,21 @@ def test_a_batch_gives_what_its_images_give_one_by_one() -> None:
         )
         assert alone.scores == pytest.approx(verdict.scores, abs=1e-4)
         assert [b.category for b in alone.boxes] == [b.category for b in verdict.boxes]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["classifier", "detector"])
+def test_what_is_no_number_is_an_error_and_never_a_verdict(part: str, value: float) -> None:
+    class Broken:
+        def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            said = getattr(whole.stage1, part).session.run(names, inputs)
+            said[-1].flat[0] = value
+            return list(said)
+
+    whole = shared_moderator()
+    stage1 = replace(whole.stage1, **{part: replace(getattr(whole.stage1, part), session=Broken())})
+    with pytest.raises(ModelError, match=rf"{part}\.onnx: 1 of \d+ values that it says are no numbers"):
+        replace(whole, stage1=stage1).moderate([RED, GREY])
 
 
 def test_no_images_give_no_verdicts() -> None:

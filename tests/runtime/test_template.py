@@ -1,6 +1,7 @@
 """The prompt, and the miniature language model that answers it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -67,14 +68,28 @@ def test_the_label_tokens_are_the_letters_of_the_prompt() -> None:
     letters = [fast.encode(letter, add_special_tokens=False) for letter in LETTERS[: len(told["labels"])]]
     assert [[token] for token in told["label_token_ids"]] == letters
     prompt = render(WRITING, "MIND THE STEPS", told["labels"])
-    assert fast.encode(prompt) == shared_moderator().stage2.tokens(WRITING, "MIND THE STEPS")
+    assert [fast.encode(prompt)] == shared_moderator().stage2.prompts(WRITING, "MIND THE STEPS")
 
 
-def test_long_text_is_cut_and_the_question_stays() -> None:
+def test_long_text_is_parted_each_part_is_asked_and_nothing_of_it_is_lost() -> None:
     stage2 = shared_moderator().stage2
-    ids = stage2.tokens(WRITING, "WE WILL FIND YOU " * 400)
-    assert len(ids) <= stage2.max_tokens
-    assert stage2.tokenizer.decode(ids).endswith("letter :")
+    words = [f"{chr(65 + i % 26)}{i}" for i in range(300)]
+    parts = stage2.prompts(WRITING, " ".join(words))
+    told = [stage2.tokenizer.decode(ids) for ids in parts]
+    assert max(map(len, parts)) <= stage2.max_tokens
+    assert all(prompt.endswith("letter :") for prompt in told)
+    assert all(any(word in "".join(prompt.upper().split()) for prompt in told) for word in words)
+    with pytest.raises(InputError, match="tokens without text, the limit is 20"):
+        replace(stage2, max_tokens=20).prompts(WRITING, "FRESH BREAD")
+
+
+def test_the_worst_part_of_a_long_text_decides() -> None:
+    """The miniature knows signs of a few words, so its prompts are made that short here."""
+    stage2, bread, threat = shared_moderator().stage2, "FRESH BREAD " * 20, "WE WILL FIND YOU"
+    stage2 = replace(stage2, max_tokens=len(stage2.prompts(WRITING, bread[:48])[0]))
+    [long, short, harmless] = stage2([WRITING] * 3, [bread + threat + " " + bread, threat, bread])
+    assert long["threat"] > 0.5 < short["threat"]
+    assert long["safe"] < 0.5 < harmless["safe"]
 
 
 def test_the_language_model_judges_signs_it_has_never_seen() -> None:

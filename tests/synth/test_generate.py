@@ -1,27 +1,45 @@
 """Images are generated where the dataset is thin, each once, each from where it says."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from places import PARTS
 from pydantic import TypeAdapter, ValidationError
-from synth_models import FEW_STEPS, fast, fill, new_work, real_sample, save_controlnet, save_diffusion, save_lora
+from synth_models import (
+    FEW_STEPS,
+    as_kohya,
+    fast,
+    fill,
+    new_work,
+    real_sample,
+    respelt,
+    save_controlnet,
+    save_diffusion,
+    save_lora,
+    wider,
+)
 
+from tilth import models
 from tilth.data.dataset import Dataset
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.images import decode
 from tilth.samples import Sample
 from tilth.synth.draw.generate import Generate
+from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Studio, finished
 from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.plan.prompts import Words
 from tilth.synth.safety.provenance import COMPOSITE, MADE
 
 
@@ -122,6 +140,120 @@ def test_an_adapter_with_two_spellings_of_its_layers_is_loaded_whole(model: Path
     assert np.array_equal(draw(whole), draw(mixed))
 
 
+def test_a_file_of_kohyas_tools_draws_what_its_adapter_draws(model: Path, tmp_path: Path) -> None:
+    whole = save_lora(tmp_path / "whole", mixed=False)
+    file = respelt(whole, as_kohya, ss_base_model_version="sd_v1")
+
+    def draw(lora: Path) -> np.ndarray:
+        parts = Parts(loras={"neon": str(lora)})
+        return Studio(str(model), parts, device="cpu").from_text(PROMPTS[:1], [5], Drawing(steps=2), "neon")[0]
+
+    assert np.array_equal(draw(whole), draw(file))
+    assert models.digest(str(file)) != models.digest(str(whole))
+    with pytest.raises(ModelError, match="a single file is an adapter; a model is a folder"):
+        Studio(str(file), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("spell", "metadata", "says"),
+    [
+        (
+            wider,
+            {"ss_base_model_version": "sdxl_base_v1-0"},
+            r"48 of its weights are of another size, .* made for sdxl_base_v1-0",
+        ),
+        (
+            lambda key, value: (key.replace("unet.", "transformer."), value),
+            {"modelspec.architecture": "flux-1-dev/lora"},
+            "24 of its 24 layers have no place in it; .* made for flux-1-dev/lora",
+        ),
+        (
+            lambda key, value: (key.replace("attn2", "attn9"), value),
+            {},
+            "12 of its 24 layers have no place in it; its metadata does not say for which model it was made",
+        ),
+        (lambda key, value: (key.replace("lora_", "hada_"), value), {}, "Invalid LoRA checkpoint"),
+    ],
+    ids=["of another size", "for another family", "a part of it", "of another kind"],
+)
+def test_an_adapter_that_does_not_fit_is_one_line_and_nothing_else(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], spell: Any, metadata: dict[str, str], says: str
+) -> None:
+    file = respelt(save_lora(tmp_path / "lora", mixed=False), spell, **metadata)
+    capfd.readouterr()
+    with pytest.raises(ModelError, match=says) as caught:
+        Studio(str(model), Parts(loras={"neon": str(file)}), device="cpu")
+    said = str(caught.value)
+    assert said.startswith(f"{file}: does not fit {model}: ")
+    assert "\n" not in said
+    assert len(said) < 500
+    assert capfd.readouterr().err == ""
+
+
+def test_an_adapter_is_one_whole_file(model: Path, tmp_path: Path) -> None:
+    folder = save_lora(tmp_path / "lora")
+    held = next(folder.glob("*.safetensors"))
+    (folder / "second.safetensors").write_bytes(held.read_bytes())
+    with pytest.raises(ModelError, match=r"2 here: pytorch_lora_weights\.safetensors, second\.safetensors"):
+        Studio(str(model), Parts(loras={"neon": str(folder)}), device="cpu")
+    (folder / "second.safetensors").write_bytes(held.read_bytes()[:500])
+    with pytest.raises(ModelError, match=r"not a whole \.safetensors file: .*download it again"):
+        Studio(str(model), Parts(loras={"neon": str(folder / "second.safetensors")}), device="cpu")
+
+
+LONG = "a red knife on a wooden table, " * 3 + "photo style"
+
+
+def test_a_prompt_that_the_model_would_not_read_to_its_end_is_refused_before_anything_is_drawn(
+    filled: Work, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Studio, "__init__", lambda *_, **__: pytest.fail("the model was loaded"))
+    words, drawing = {"prompts": {"knife": (LONG, "a knife")}}, replace(FEW_STEPS, negative_prompt="blurry " * 30)
+    step = fast(
+        model,
+        categories=("knife",),
+        per_category=8,
+        words=TypeAdapter(Words).validate_python(words),
+        drawing=drawing,
+    )
+    with pytest.raises(InputError) as caught:
+        step.run(filled)
+    negative, prompts, cure = str(caught.value).splitlines()
+    assert "negative prompt: 1 of 1 texts are too long" in negative
+    assert "prompts of knife: 1 of 2 texts are too long" in prompts
+    assert "the longest has 34 tokens, of which 20 are read" in prompts
+    assert "shorten" in cure
+    assert "wooden" not in str(caught.value)
+    assert not made(filled.dataset)
+
+
+def test_every_tokenizer_of_a_model_is_asked_and_one_with_room_for_a_prompt_is_enough(
+    model: Path, tmp_path: Path
+) -> None:
+    """SDXL has two text encoders; in others a large one reads what CLIP cuts off."""
+    two = Path(shutil.copytree(model, tmp_path / "two"))
+    for part in ("tokenizer", "text_encoder"):
+        shutil.copytree(two / part, two / f"{part}_2")
+    with pytest.raises(InputError, match="34 tokens, of which 20 are read"):
+        refuse_long({"prompt": [LONG]}, encoders(str(two)), "two")
+    for file, key in (
+        ("tokenizer_2/tokenizer_config.json", "model_max_length"),
+        ("text_encoder_2/config.json", "max_position_embeddings"),
+    ):
+        told = json.loads((two / file).read_text())
+        with pytest.raises(InputError, match="34 tokens, of which 20 are read"):
+            refuse_long({"prompt": [LONG]}, encoders(str(two)), "two")
+        (two / file).write_text(json.dumps({**told, key: 40}))
+    refuse_long({"prompt": [LONG]}, encoders(str(two)), "two")
+    with pytest.raises(InputError, match="66 tokens, of which 20 are read and 66 tokens, of which 40 are read"):
+        refuse_long({"prompt": [f"{LONG} {LONG}"]}, encoders(str(two)), "two")
+
+
+def test_the_studio_itself_draws_nothing_from_half_a_prompt(studio: Studio) -> None:
+    with pytest.raises(InputError, match="prompts: 1 of 2 texts are too long"):
+        studio.from_text([LONG, "a knife"], [5, 6], Drawing(steps=2))
+
+
 def test_black_empty_and_broken_images_are_no_images() -> None:
     assert finished(np.zeros((4, 4, 3))) == "black image, as a safety checker leaves it"
     assert finished(np.full((4, 4, 3), 0.5)) == "image of one tone"
@@ -182,7 +314,7 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
             "method",
         } <= origin.keys()
         assert len(str(origin["model_digest"])) == 12
-        assert origin["licence"] == "CC-BY-4.0"
+        assert origin["licence"] == ("CC-BY-4.0" if origin["method"] == "text" else "CC-BY-4.0 AND CC0-1.0")
         assert bool(origin["adapters"]) == (origin["style"] == "neon")
         assert origin["digital_source_type"] == (COMPOSITE if origin["method"] == "inpaint" else MADE)
         assert str(origin["digital_source_type"]).encode() in sample.data  # in the file itself
@@ -192,6 +324,13 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
         assert len(origin["parents"]) == (origin["method"] != "text")
         assert all(splits[parent] == "train" for parent in origin["parents"])
         assert sample.split == "train"
+
+
+def test_a_child_of_a_photograph_of_unknown_licence_says_so(tmp_path: Path, model: Path) -> None:
+    work = new_work(tmp_path)
+    work.add("real", [real_sample(i, licence="") for i in range(6)])
+    fast(model, methods={"inpaint": 1}, count=2, licence="CC-BY-4.0").run(work)
+    assert {s.origin["licence"] for s in made(work.dataset)} == {"CC-BY-4.0 AND unknown"}
 
 
 def test_an_image_can_be_drawn_again_from_what_it_says(filled: Work, model: Path) -> None:

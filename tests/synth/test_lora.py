@@ -46,6 +46,8 @@ def test_an_adapter_learns_neither_from_the_test_split_nor_from_what_is_refused(
         train_lora(str(model), sealed, ["a knife"] * len(sealed), out, Lesson())
     with pytest.raises(InputError, match="refused: sexual content"):
         train_lora(str(model), free, ["a nude person"] * len(free), out, Lesson())
+    with pytest.raises(InputError, match=r"captions: 1 of 1 texts are too long .* of which 20 are read"):
+        train_lora(str(model), free, ["a knife on a table, " * 9] * len(free), out, Lesson())
     with pytest.raises(InputError, match="got 8 and 1"):
         train_lora(str(model), free, ["a knife"], out, Lesson())
     assert not out.exists()

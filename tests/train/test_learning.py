@@ -230,7 +230,7 @@ def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> No
             ema=0.9,
             save_every=10,
             warmup=5,
-            advance=lambda n: None,
+            advance=lambda n=1, **shown: None,
         )
         return torch.cat([p.flatten() for p in model.parameters()])
 
@@ -260,6 +260,10 @@ def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: P
         work.folder.mkdir(parents=True)
         told = step.run(work)
         assert told["train_images"] > 40
+        assert told["model"] == str(work.artifacts[name])
+        assert 0 < told["val_loss"]
+        assert 0 < told["loss"]
+        assert told == step.run(work)  # a finished training says the same again
     predictor = Predictor(labelled.artifacts["classifier"], labelled.artifacts["detector"], "cpu")
     kinds = ["dice", "knife", "book"] * 8
     said = predictor([decode(scene_sample(500 + i, kind).data) for i, kind in enumerate(kinds)])
@@ -345,6 +349,33 @@ def test_the_graphs_say_the_same_as_torch(tmp_path: Path) -> None:
     logits, boxes = onnxruntime.InferenceSession(str(tmp_path / "detector.onnx")).run(None, {"pixels": x.numpy()})
     assert logits.shape[::2] == (5, 2)
     assert boxes.shape[2] == 4
+
+
+@needs_starter
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_a_model_with_weights_that_are_no_numbers_is_neither_exported_nor_judged(tmp_path: Path, kind: str) -> None:
+    from tilth.train.artifacts.artifact import load_for_training
+
+    model = load_for_training(kind, f"starter:{kind}", ["knife"])
+    *_, last = (p for p in model.parameters() if p.ndim > 1)
+    last.data.flatten()[0] = float("nan")
+    about = About(kind=kind, base="x", labels=["knife"], side=96, mean=[0.5] * 3, std=[0.5] * 3)
+    save_trained(model, about, tmp_path / "m")
+    with pytest.raises(ModelError, match=r"1 of \d+ weights hold values that are no numbers, .* first; train it again"):
+        {"classifier": export_classifier, "detector": export_detector}[kind](tmp_path / "m", tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
+    both = (tmp_path / "m", None) if kind == "classifier" else (None, tmp_path / "m")
+    with pytest.raises(ModelError, match=f"the {kind}: .* are no numbers"):
+        Predictor(*both, "cpu")([np.zeros((40, 40, 3), np.uint8)])
+
+
+def test_a_training_that_runs_away_ends_before_it_saves_anything(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 1)
+    with pytest.raises(InputError, match=r"m: the loss is nan at step 3 of 9; give a lower lr than 0\.5"):
+        fit("m", model, lambda s: model(torch.ones(2)).sum() * (float("nan") if s == 2 else 1),
+            steps=9, lr=0.5, work=tmp_path, save_every=3, advance=lambda n=1, **shown: None)  # fmt: skip
+    assert torch.isfinite(model.weight).all()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from noise import noise_image
 from sklearn.metrics import average_precision_score
 
+from tilth.engine.work import Work
 from tilth.errors import GateRefused
 from tilth.fusion import fuse
 from tilth.policy import Policy
@@ -271,6 +272,49 @@ def test_the_gate_lets_a_better_model_through_and_stops_a_worse_one() -> None:
     worse = decide(good, bad, truth, 0.02, 0)
     assert worse["passed"] is False
     assert "fell" in str(worse["reason"])
+
+
+@pytest.mark.parametrize(
+    "case", ["other images", "nothing unsafe", "nothing safe", "nobody looked", "partly other images"]
+)
+def test_the_gate_says_in_words_what_it_cannot_compare_and_keeps_the_old_model(
+    work: Work, policy: Policy, tmp_path: Path, case: str
+) -> None:
+    names = tuple(c.name for c in policy.pictured)
+    for side in ("old", "new"):
+        rows = random_predictions(1)
+        if side == "new" and "other images" in case:
+            rows = [replace(p, id=f"{int(p.id) + (20 if 'partly' in case else 100)}") for p in rows]
+        if case == "nothing unsafe":
+            rows = [replace(p, truth=()) for p in rows]
+        if case == "nothing safe":
+            rows = [replace(p, truth=("knife",)) for p in rows]
+        if case == "nobody looked":
+            rows = [replace(p, unasked=names) for p in rows]
+        path = tmp_path / f"{side}.jsonl"
+        path.write_text("".join(json.dumps(vars(p)) + "\n" for p in rows))
+        work.publish(f"{side}.predictions", path)
+    gate = Gate(old="old", new="new", old_classifier="", new_classifier="")
+    told = gate._compare(work)
+    assert "nan" not in json.dumps(told).lower()
+    if case == "partly other images":
+        assert "compared were 20 of the 40 images of old and 20 of the 40 images of new" in told["reason"]
+        return
+    unsafe, safe = {"nothing unsafe": (0, 40), "nothing safe": (40, 0)}.get(case, (0, 0))
+    with pytest.raises(
+        GateRefused,
+        match=f"nothing to compare: .* there are {unsafe} unsafe and {safe} safe ones; .*the old model stays",
+    ):
+        gate.run(work)
+
+
+def test_a_category_that_a_model_never_learned_scores_nothing_and_is_named(policy: Policy) -> None:
+    rows = [replace(p, logits={"dice": 3.0}) for p in random_predictions(1)]
+    about = About(kind="classifier", base="x", labels=["dice"], side=8, mean=[0.0], std=[1.0])
+    assert category_scores(rows, ["knife", "dice"], about).max(0).round(2).tolist() == [0, 0.97]
+    told = measure(rows, policy, about, has_boxes=False)
+    assert "knife" in told["never_learned"]  # type: ignore[operator]
+    assert "dice" not in told["never_learned"]  # type: ignore[operator]
 
 
 def test_a_refusal_of_the_gate_has_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:

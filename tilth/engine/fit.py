@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilth.errors import InputError
+from tilth.events import Advance
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -51,7 +54,7 @@ def fit(
     seed: int = 0,
     save_every: int = 500,
     watch: "Callable[[int, nn.Module], str] | None" = None,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance | None = None,
 ) -> list[float]:
     """Minimise `loss_at(step)` over the parameters of `model`, in place, resuming from the last checkpoint.
 
@@ -75,10 +78,13 @@ def fit(
         seed: Of the batches.
         save_every: Steps between checkpoints.
         watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
-        advance: Called with the number of steps just done, instead of log lines.
+        advance: Called with the number of steps just done and the loss of late, instead of log lines.
 
     Returns:
         The loss of each step that was done.
+
+    Raises:
+        InputError: The loss is no number any more, so that the weights would not be either.
     """
     import torch
 
@@ -111,6 +117,11 @@ def fit(
             now = rate(step) if rate is not None else learning_rate(step, steps, lr, warmup=warmup, flat=flat)
             group["lr"] = now * group["scale"]
         loss = loss_at(step)
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise InputError(
+                f"{name}: the loss is {losses[-1]} at step {step + 1} of {steps}; give a lower lr than {lr:g}"
+            )
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, clip)
@@ -121,10 +132,9 @@ def fit(
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
                 for mean, latest in zip(average.buffers(), model.buffers(), strict=True):
                     mean.copy_(latest)
-        losses.append(loss.item())
         smooth = losses[-1] if smooth is None else 0.98 * smooth + 0.02 * losses[-1]
         if advance is not None:
-            advance(1)
+            advance(1, loss=smooth)
         elif (step + 1) % 50 == 0:
             per_s = (step + 1 - first) / (time.monotonic() - began)
             print(

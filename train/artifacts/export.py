@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tilth.errors import ModelError
+from tilth.fusion import finite
 from tilth.train.artifacts.artifact import About, any_size, load_trained
 
 OPSET = 18
@@ -33,7 +34,7 @@ def export_classifier(folder: Path, out: Path) -> Path:
     """Write `classifier.onnx` and `classifier.json` into `out`.
 
     Raises:
-        ModelError: The graph does not say the same as the model.
+        ModelError: The graph does not say the same as the model, or either says what is no number.
     """
     import torch
 
@@ -58,7 +59,7 @@ def export_detector(folder: Path, out: Path) -> Path:
     """Write `detector.onnx` and `detector.json` into `out`.
 
     Raises:
-        ModelError: The graph does not say the same as the model.
+        ModelError: The graph does not say the same as the model, or either says what is no number.
     """
     import torch
 
@@ -123,7 +124,7 @@ def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> P
         told: How it answers; see `verdict_settings`.
 
     Raises:
-        ModelError: The graph does not say the same as the model.
+        ModelError: The graph does not say the same as the model, or either says what is no number.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -169,6 +170,7 @@ def _export(
     import torch
 
     module = module.eval()
+    _check_weights(module, path.name)
     free = {0: "n", **(axes or {})}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracers warn of every constant
@@ -179,6 +181,17 @@ def _export(
         )  # fmt: skip
     _compare(module, inputs, outputs, path, ordered)
     return path
+
+
+def _check_weights(module: Any, name: str) -> None:
+    """Refuse a model with weights that are no numbers; a buffer may be infinite on purpose, as masks of attention are."""
+    parameters = [(key, value.isfinite().all()) for key, value in module.named_parameters()]
+    buffers = [(key, not value.isnan().any()) for key, value in module.named_buffers()]
+    if broken := [key for key, sound in (*parameters, *buffers) if not sound]:
+        raise ModelError(
+            f"{name}: {len(broken)} of {len(parameters) + len(buffers)} weights hold values that are no numbers, {broken[0]} first; "
+            "train it again, with a lower lr if the loss ran away"
+        )
 
 
 def _compare(module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, ordered: bool) -> None:
@@ -197,7 +210,10 @@ def _compare(module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], pat
             expected = module(*some.values())
         expected = expected if isinstance(expected, tuple) else (expected,)
         got = session.run(list(outputs), {name: value.numpy() for name, value in some.items()})
-        pairs = [(a.numpy(), b) for a, b in zip(expected, got, strict=True)]
+        pairs = [
+            (finite(a.numpy(), f"the model of {path.name}"), finite(b, path.name))
+            for a, b in zip(expected, got, strict=True)
+        ]
         if ordered:
             gap = max(float(np.abs(a - b).max()) for a, b in pairs)
         else:

@@ -72,6 +72,36 @@ def coco_targets(folder: Path, wanted: Sequence[str], parts: dict[str, str]) -> 
         )  # fmt: skip
 
 
+def coco_counts(folder: Path, policy: Policy) -> tuple[int, int]:
+    """Count the unsafe and the safe images of a COCO test folder by its list alone."""
+    wanted = [c.name for c in policy.pictured if c.name != TEXT_AREA]
+    document = json.loads((folder / "annotations.json").read_text())
+    names = {c["id"]: c["name"] for c in document["categories"]}
+    unsafe = {a["image_id"] for a in document["annotations"] if names.get(a["category_id"]) in wanted}
+    looked = not set(wanted) - set(names.values())  # an image is safe when all was looked for
+    images = {image["id"] for image in document["images"]}
+    return len(images & unsafe), len(images - unsafe) if looked else 0
+
+
+def cannot_measure(unsafe: int, safe: int) -> str:
+    """Say what images can and cannot measure; nothing when there are enough of both.
+
+    >>> cannot_measure(40, 0)
+    'recall at 5% false positives cannot be measured, as there are 40 unsafe and 0 safe images of which all is known'
+    >>> cannot_measure(40, 12)
+    'with 12 safe images, recall at 5% false positives is recall without a single one; at least 20 would tell'
+    """
+    least = round(1 / FPR)
+    if not unsafe or not safe:
+        return (
+            f"recall at {FPR:.0%} false positives cannot be measured, as there are {unsafe} unsafe and {safe} safe images "
+            "of which all is known"
+        )
+    if safe < least:
+        return f"with {safe} safe images, recall at {FPR:.0%} false positives is recall without a single one; at least {least} would tell"
+    return ""
+
+
 def dataset_targets(work: Work, split: str) -> Iterator[Target]:
     """Yield the reviewed samples of a split of the dataset."""
     names = [c.name for c in work.policy.pictured]
@@ -90,13 +120,17 @@ def dataset_targets(work: Work, split: str) -> Iterator[Target]:
 
 
 def category_scores(predictions: Sequence[Prediction], categories: Sequence[str], about: About | None) -> Array:
-    """Return the score of every category for every image, `(n, k)`."""
+    """Return the score of every category for every image, `(n, k)`; 0 for one that the classifier was not trained for.
+
+    That is what such a model is worth when a policy has grown: it never says the new category.
+    """
     boxes = np.array([[p.box_score(c) for c in categories] for p in predictions], float).reshape(-1, len(categories))
     if about is None:
         return boxes
-    logits = np.array([[p.logits[c] for c in categories] for p in predictions], float).reshape(boxes.shape)
+    learned = np.array([c in about.labels for c in categories], bool)
+    logits = np.array([[p.logits.get(c, 0.0) for c in categories] for p in predictions], float).reshape(boxes.shape)
     detects = any(p.boxes for p in predictions)
-    return fuse(logits, boxes if detects else None, fusions(about.calibration, categories))
+    return np.where(learned, fuse(logits, boxes if detects else None, fusions(about.calibration, categories)), 0.0)
 
 
 def whole(scores: Array, truth: Array, sure: Array) -> tuple[Array, Array, Array]:
@@ -255,6 +289,8 @@ def measure(
         places=np.arange(len(predictions)),
     )
     parts = np.array([p.part for p in predictions])
+    _, shown, told = whole(judged.scores, judged.truth, judged.sure)
+    why = cannot_measure(int((shown & told).sum()), int((~shown & told).sum()))
     return {
         **judged.numbers(),
         "per_category": {
@@ -266,6 +302,8 @@ def measure(
             for part in sorted(set(parts)) if part
         },
         "nobody_looked": left_out(predictions, unsafe),
+        "never_learned": [c for c in unsafe if about and c not in about.labels],
         "n_images": len(predictions), "n_unsafe": int(judged.truth.any(1).sum()),
+        **({"cannot_measure": why} if why else {}),
         "thresholds": dict(zip(unsafe, judged.thresholds.tolist(), strict=True)),
     }  # fmt: skip

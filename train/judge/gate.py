@@ -66,13 +66,25 @@ class Gate:
         ]
         (old, is_unsafe, judged), (new, *_) = told
         facts = decide(old[judged], new[judged], is_unsafe[judged], self.max_drop, work.seed)
-        return {**facts, "images_left_out": int((~judged).sum())}
+        counts = {name: len(side) for name, (side, _) in zip((self.old, self.new), sides, strict=True)}
+        if len(ids) < max(counts.values()):
+            of = " and ".join(f"{len(ids)} of the {n} images of {name}" for name, n in counts.items())
+            facts["reason"] = f"{facts['reason']}; compared were {of}, which both judged"
+        return {**facts, "images_left_out": int((~judged).sum()), "images_judged": counts}
 
 
 def decide(
     old: np.ndarray[Any, Any], new: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], max_drop: float, seed: int
 ) -> dict[str, Json]:
-    """Say whether the new scores pass, by a paired bootstrap over images."""
+    """Say whether the new scores pass, by a paired bootstrap over images; what cannot be compared does not."""
+    unsafe, safe = int(truth.sum()), int((~truth).sum())
+    if not unsafe or not safe:
+        reason = (
+            f"nothing to compare: recall at {FPR:.0%} false positives needs unsafe and safe images that both judged and that people "
+            f"looked at for every category; there are {unsafe} unsafe and {safe} safe ones; evaluate both on one test set that has both"
+        )
+        nothing: dict[str, Json] = {"passed": False, "reason": reason, "old": None, "new": None}
+        return {**nothing, "difference": {"mean": None, "ci95": [None, None]}, "images": len(truth)}
     rng = np.random.default_rng(seed)
     differences = []
     for _ in range(RESAMPLES):

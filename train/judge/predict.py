@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tilth import models
 from tilth.engine.job import batched
-from tilth.fusion import sigmoid
+from tilth.fusion import finite, sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
 from tilth.images import Image, resize
 from tilth.train.artifacts.artifact import any_size, load_trained, normalise
@@ -79,18 +79,23 @@ class Predictor:
         self.detector = load_trained(detector, self.device) if detector else None
 
     def __call__(self, images: Sequence[Image]) -> list[tuple[dict[str, float], list[list[Any]]]]:
-        """Return logits by category, and boxes, of each image."""
+        """Return logits by category, and boxes, of each image.
+
+        Raises:
+            ModelError: A model says what is no number: nothing can be measured by it.
+        """
         logits: list[dict[str, float]] = [{} for _ in images]
         boxes: list[list[list[Any]]] = [[] for _ in images]
         if self.classifier:
-            said = self._forward(self.classifier, images).logits.cpu().numpy()
+            said = finite(self._forward(self.classifier, images).logits.cpu().numpy(), "the classifier")
             labels = self.classifier[1].labels
             logits = [dict(zip(labels, map(float, row), strict=True)) for row in said]
         if self.detector:
             out = self._forward(self.detector, images)
-            scores = sigmoid(out.logits.cpu().numpy())
+            scores = sigmoid(finite(out.logits.cpu().numpy(), "the detector"))
+            places = finite(out.pred_boxes.cpu().numpy(), "the detector")
             for i, image in enumerate(images):
-                boxes[i] = self._boxes(scores[i], out.pred_boxes[i].cpu().numpy(), image)
+                boxes[i] = self._boxes(scores[i], places[i], image)
         return list(zip(logits, boxes, strict=True))
 
     def _forward(self, pair: Any, images: Sequence[Image]) -> Any:

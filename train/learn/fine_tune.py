@@ -18,6 +18,10 @@ from tilth.train.learn.examples import Example, Examples, gather
 if TYPE_CHECKING:
     import torch
 
+LEAST = 5  # images that show something, or do not, from which anything is learned about it
+LEAST_SHARE = 0.05
+MOST_VAL = 128  # held-back images that are looked at while training
+LAST = 20  # steps whose mean loss is told at the end
 STATES = {"reviewed": State.REVIEWED, "confirmed_empty": State.CONFIRMED_EMPTY, "auto": State.AUTO}
 
 
@@ -96,7 +100,7 @@ class FineTune:
         done = work.folder / "model"
         if done.is_dir():  # a run that was killed between saving and reporting
             work.publish(work.name, done)
-            return dict(read_about(done).trained)
+            return {"model": str(done), **read_about(done).trained}
         import torch
 
         from tilth.engine.fit import fit
@@ -111,28 +115,44 @@ class FineTune:
         device = models.device(work.device)
         torch.manual_seed(work.seed)
         model = load_for_training(self.kind, self.model, labels).to(device)
-        train = data.indices(val=False)
-        train = train[np.array(self.choose(model, [data.rows[i] for i in train]), bool)]
+        fits = np.array(self.choose(model, data.rows), bool)
+        train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
+        val = val[:MOST_VAL]
         if not len(train):
             raise InputError(
                 f"{work.name}: no image was looked at for all of {', '.join(labels)}, and {self.model} needs that"
             )
+        thin = too_few([data.rows[i] for i in train], labels, negatives=not self.boxes_only)
+        for label, why in thin.items():
+            work.events.emit("too_few", step=work.name, category=label, message=f"  {label}: {why}")
         chance = draw_weights(data.rows, train, len(labels))
         bf16 = models.precision(device) == "bfloat16"
 
-        def loss_at(step_: int) -> "torch.Tensor":
-            rng = np.random.default_rng((work.seed, self.stream, step_))
-            chosen = train[rng.choice(len(train), self.batch_size, p=chance)]
+        def loss_of(net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "torch.Tensor":
             rows = [data.rows[i] for i in chosen]
             x, boxes, seen = views(to_unit(data.images[chosen], device), [boxes_of(row) for row in rows], rng)
             batch = Batch(pixels=normalise(x, about), rows=rows, boxes=boxes, seen=seen)
-            beside = self.beside(model, batch)
+            beside = self.beside(net, batch)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                said = model(pixel_values=batch.pixels, **beside)
+                said = net(pixel_values=batch.pixels, **beside)
             return self.loss(said, batch)
 
+        def loss_at(step_: int) -> "torch.Tensor":
+            rng = np.random.default_rng((work.seed, self.stream, step_))
+            return loss_of(model, train[rng.choice(len(train), self.batch_size, p=chance)], rng)
+
+        told: dict[str, float] = {}
+
+        def watch(step_: int, averaged: "torch.nn.Module") -> str:
+            rng = np.random.default_rng(self.stream)  # the same views of the held-back images each time
+            parts = [val[i : i + self.batch_size] for i in range(0, len(val), self.batch_size)]
+            if parts:
+                told["val_loss"] = sum(float(loss_of(averaged, p, rng)) * len(p) for p in parts) / len(val)
+                advance(0, **told)
+            return ""
+
         with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
-            fit(
+            losses = fit(
                 self.kind,
                 model,
                 loss_at,
@@ -145,12 +165,40 @@ class FineTune:
                 clip=self.clip,
                 seed=work.seed,
                 save_every=100,
+                watch=watch,
                 advance=advance,
             )
-        about.trained = counts(data, labels, self.steps)
-        work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
+        told = {"loss": float(np.mean(losses[-LAST:])), **told} if losses else told
+        about.trained = {
+            **{name: round(value, 4) for name, value in told.items()},
+            **counts(data, labels, self.steps),
+            **({"too_few": thin} if thin else {}),
+        }
+        path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
-        return dict(about.trained)
+        return {"model": str(path), **about.trained}
+
+
+def too_few(rows: Sequence[Example], labels: Sequence[str], *, negatives: bool) -> dict[str, str]:
+    """Say of which labels a model will learn little, as hardly any image shows them, or hardly any does not.
+
+    Args:
+        rows: What is learned from.
+        labels: The categories.
+        negatives: Whether the model needs images that do not show a category.
+    """
+    told = {}
+    for i, label in enumerate(labels):
+        looked = [row for row in rows if row.looked[i]]
+        shown = sum(i in row.labels for row in looked)
+        if shown < LEAST:
+            told[label] = f"only {shown} of {len(looked)} images that were looked at show it; it will hardly be learned"
+        elif negatives and len(looked) - shown < max(LEAST, LEAST_SHARE * len(looked)):
+            told[label] = (
+                f"{shown} of {len(looked)} images show it, so that the model will find it in nearly any picture; "
+                "add images in which people looked for it in vain"
+            )
+    return told
 
 
 def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":

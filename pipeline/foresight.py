@@ -1,0 +1,132 @@
+"""What would go wrong later in a run, found before any time is spent: on models, people, test sets and bundles."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilth import models
+from tilth.annotate.grounding.ground import Ground
+from tilth.annotate.grounding.phrases import questions, spelled
+from tilth.annotate.review.push import own_server
+from tilth.annotate.review.review import Review
+from tilth.engine.work import Step
+from tilth.errors import InputError, ModelError, TilthError, Unavailable
+from tilth.pipeline.steps.package import Package, check_language_model
+from tilth.policy import Policy
+from tilth.train.judge.evaluate import Evaluate, cannot_measure, coco_counts
+from tilth.train.judge.gate import Gate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foresight:
+    """What was found: mistakes, what is not there now but may be later, and what is merely worth knowing."""
+
+    wrong: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def refuse(self) -> None:
+        """Stop for what would stop a run later.
+
+        Raises:
+            InputError: Something is wrong.
+            Unavailable: Nothing is wrong, but something is not there now.
+        """
+        told = "\n".join([*self.wrong, *self.away])
+        if told:
+            raise InputError(told) if self.wrong else Unavailable(told)
+
+
+def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "") -> Foresight:
+    """Look ahead over steps; nothing is downloaded, loaded or asked of a person.
+
+    Args:
+        steps: Those that are to be run, by name.
+        policy: Their policy.
+        review: Who reviews, instead of what the steps say.
+    """
+    found = Foresight()
+    for name in dict.fromkeys(name for step in steps.values() for name in step.models()):
+        try:
+            models.check(name)
+        except Unavailable as error:
+            found.away.append(str(error))
+        except ModelError as error:
+            found.wrong.append(str(error))
+    for name, step in steps.items():
+        if isinstance(step, Ground):
+            found.notes.extend(f"{name}: {note}" for note in _words(step, policy))
+        elif isinstance(step, Review) and (review or step.backend) == "labelstudio":
+            found.away.extend(f"{name}: {reason}" for reason in _nobody_asks(step))
+        elif isinstance(step, Evaluate) and step.test:
+            found.notes.extend(f"{name}: {note}" for note in _test_set(step, policy))
+        elif isinstance(step, Gate):
+            found.notes.extend(f"{name}: {note}" for note in _two_sets(step, steps))
+        elif isinstance(step, Package):
+            try:
+                check_language_model(step.language_model, policy)
+            except TilthError as error:
+                found.wrong.append(f"{name}: {error}")
+    return found
+
+
+def _words(step: Ground, policy: Policy) -> Iterator[str]:
+    """Name the words that a grounding model knows by their letters alone, where its vocabulary lies here as one file."""
+    from tokenizers import Tokenizer
+
+    try:
+        path = models.find(step.model) / "tokenizer.json" if models.is_here(step.model) else None
+    except TilthError:  # told already
+        return
+    if path is None or not path.exists():
+        return
+    tokenizer = Tokenizer.from_file(str(path))
+
+    def tokens(text: str) -> list[str]:
+        return list(tokenizer.encode(text, add_special_tokens=False).tokens)
+
+    asked = questions(policy.pictured)
+    if unknown := spelled([phrase for question in asked for phrase in question.phrases], tokens):
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        yield (
+            f"{step.model} was not taught these words of the policy and will hardly find them: {', '.join(unknown[:10])}{more}; "
+            "use its words as prompts, or another model"
+        )
+
+
+def _nobody_asks(step: Review) -> Iterator[str]:
+    """Say that no Label Studio is known, or that the one that is does not answer."""
+    import httpx
+
+    own = own_server(step.url)
+    url = step.url or (own.url if own else "")
+    if not url:
+        yield "no Label Studio runs here; start one with: tilth review up, or name one with the setting url"
+        return
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=5, trust_env=not own)
+    except httpx.HTTPError as error:
+        yield f"Label Studio at {url} does not answer ({type(error).__name__}); start it, or name another"
+
+
+def _test_set(step: Evaluate, policy: Policy) -> Iterator[str]:
+    assert step.test is not None
+    path = step.test / "annotations.json"
+    try:
+        counts = coco_counts(step.test, policy)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{path}: not a COCO file that can be read ({type(error).__name__}: {error})"
+        return
+    if why := cannot_measure(*counts):
+        yield f"{step.test}: {why}"
+
+
+def _two_sets(step: Gate, steps: Mapping[str, Any]) -> Iterator[str]:
+    judged = [
+        (s.test, s.split if s.test is None else "")
+        for n in (step.old, step.new)
+        if isinstance(s := steps.get(n), Evaluate)
+    ]
+    if len(judged) == 2 and judged[0] != judged[1]:
+        old, new = (str(test or f"split {split!r}") for test, split in judged)
+        yield f"{step.old} judges {old} and {step.new} judges {new}; only images that both judge can be compared"
