@@ -4,39 +4,13 @@ Cameras store pixels as the sensor lies and note in EXIF how to turn them. Some 
 person draws, some do not, and no format says which. The size beside the boxes tells, unless the turn keeps it.
 """
 
-import io
-import warnings
-
 import numpy as np
-from PIL import Image as PilImage
 
 from tilth.errors import InputError
 from tilth.geometry import Boxes
-from tilth.images import FORMATS
+from tilth.images import ORIENTATION, read_header, shown_size
 
-ORIENTATION = 0x0112  # EXIF tag
-TURNED = (5, 6, 7, 8)  # orientations that swap width and height
-
-
-def read_header(data: bytes) -> tuple[tuple[int, int], int]:
-    """Return the stored `(width, height)` of an image file and its EXIF orientation, 1 to 8, without decoding it.
-
-    Raises:
-        InputError: It is no image.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with PilImage.open(io.BytesIO(data), formats=FORMATS) as opened:
-                orientation = opened.getexif().get(ORIENTATION, 1)
-                return opened.size, orientation if orientation in range(1, 9) else 1
-    except Exception as error:  # decoders raise anything
-        raise InputError(f"not an image that can be read: {str(error)[:120]}") from error
-
-
-def shown_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
-    """Return the size of the image as it is shown."""
-    return (stored_wh[1], stored_wh[0]) if orientation in TURNED else stored_wh
+__all__ = ["ORIENTATION", "read_header", "seen_stored", "shown_size", "turn"]
 
 
 def turn(boxes_xyxy: Boxes, stored_wh: tuple[int, int], orientation: int) -> Boxes:
