@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tilth.errors import InputError
-from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.images import HEAD_BYTES, MAX_BYTES, SUFFIXES, is_image, kind_of
 from tilth.mining.corpora.corpus import Corpus, FolderCorpus, Item, Shards, about_of, limited
 from tilth.mining.corpora.places import StorePlace, place_of
 from tilth.mining.corpora.tables import ArrowCorpus, LanceCorpus, ParquetCorpus
 from tilth.mining.corpora.web import UrlCorpus
+from tilth.sources.walk import NO_SUFFIX, LeftAlone, suffix_of
 
 BROKEN = "broken archive"
 MAX_SIDECAR = 64 * 1024  # bytes of a JSON member
@@ -157,12 +158,21 @@ class StoreCorpus:
     def __init__(self, url: str) -> None:
         self._files = StorePlace(url)
         self.name, self.place = self._files.name, self._files.place
+        self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
-        """Yield the images in the order of their paths, a folder at a time."""
+        """Yield the images in the order of their paths, a folder at a time; what has no suffix is asked for its first bytes."""
+        self.left_alone = LeftAlone()
         for name, stamp in self._files.entries():
-            if name.lower().endswith(SUFFIXES):
+            suffix = suffix_of(name)
+            if suffix in SUFFIXES:
                 yield Item(key=name, stamp=stamp)
+                continue
+            told = "" if suffix else kind_of(self._files.range(name, 0, HEAD_BYTES))
+            if is_image(told):
+                yield Item(key=name, stamp=stamp)
+            else:
+                self.left_alone.note((suffix or NO_SUFFIX) + (f" ({told})" if told else ""), name)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object, at most what the decoder takes."""

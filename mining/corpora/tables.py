@@ -20,6 +20,7 @@ from tilth.errors import InputError, Unavailable
 from tilth.images import MAX_BYTES
 from tilth.mining.corpora.corpus import ABOUT_COLUMNS, Item, Shards, about_of, limited
 from tilth.mining.corpora.places import LocalPlace, Place, place_of
+from tilth.sources.walk import LeftAlone
 
 IMAGE_COLUMNS = (
     "image",
@@ -257,6 +258,7 @@ class LanceCorpus(_Rows):
         self.name, self.place = Path(location).stem, location if remote else str(Path(location).resolve())
         self._files = place_of(location.rstrip("/").rpartition("/")[0] if remote else str(Path(location).parent))
         self._column = _Column(schema, location)
+        self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order."""

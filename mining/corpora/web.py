@@ -23,6 +23,7 @@ from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.images import MAX_BYTES
 from tilth.mining.corpora.corpus import Item
+from tilth.sources.walk import LeftAlone
 
 AGENT = "tilth"
 AT_ONCE = 2  # requests to a host
@@ -105,6 +106,7 @@ class UrlCorpus:
             raise InputError(f"{path}: no such list of URLs")
         self.name, self.place = path.stem, str(path.resolve())
         self._path, self._cache = path, cache
+        self.left_alone = LeftAlone()
         self._column = self._find_column()
         self._pool = httpcore.ConnectionPool(max_connections=32, network_backend=_backend(allowed or is_public))
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
