@@ -14,6 +14,7 @@ from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, 
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 from tilth.samples import SPLITS
+from tilth.sources.walk import stem_of
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 FLAG = re.compile(r"\s+-?[01]$")
@@ -86,14 +87,18 @@ class Voc:
     def _image_of(self, file: str, filename: str) -> str:
         """Find the image: the one that bears the label file's name, else the one that it names.
 
-        Sets are renamed more often than the `filename` inside is kept up, so the file's own name comes first.
+        Sets are renamed more often than the `filename` inside is kept up, so the file's own name comes first; of several images of
+        that name, which differ in their suffix, the one that the file names.
         """
         folder, _, name = file.rpartition("/")
         above = folder.rpartition("/")[0]
         folders = tuple(f.removeprefix("/") for f in (folder, f"{above}/JPEGImages", f"{above}/images"))
-        stem = name.rpartition(".")[0]
-        if path := self.images.stem(*(f"{f}/{stem}" if f else stem for f in folders)):
-            if filename and Path(filename.replace("\\", "/")).stem != stem:
+        stem, called = stem_of(name), filename.replace("\\", "/").rpartition("/")[2]
+        places = [f"{f}/" if f else "" for f in folders]
+        same = stem_of(called) == stem or called == stem
+        path = self.images.at(*(place + called for place in places)) if same else ""
+        if path := path or self.images.stem(*(place + stem for place in places)):
+            if filename and not same:
                 self.odd.note("label file names another image than its own name does", file)
             self.images.checked(path)
             return path
@@ -177,7 +182,7 @@ class VocWriter:
                 f"  <object><name>{self._names[label.category]}</name><pose>Unspecified</pose>"
                 f"<truncated>0</truncated><difficult>0</difficult><bndbox>{box}</bndbox></object>\n"
             )
-        stem = entry.file.rpartition(".")[0]
+        stem = stem_of(entry.file)
         write_text(self.folder / "Annotations" / f"{stem}.xml", "".join([*text, "</annotation>\n"]))
         if entry.split:
             self._lists[entry.split].write(f"{stem}\n")
