@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from tilth.annotate.formats.coco import Coco
+from tilth.annotate.formats.parts.leftover import left_alone
 from tilth.annotate.formats.parts.orientation import read_header, seen_stored, shown_size, turn
 from tilth.annotate.formats.parts.records import Found, Named, Oddities
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
@@ -18,6 +20,7 @@ from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.geometry import Box, Boxes
+from tilth.images import reads_heic
 from tilth.policy import Policy
 from tilth.samples import NewSample
 
@@ -199,7 +202,9 @@ class Import:
         # what the policy does not know is skipped, so a policy that knows more has the labels read again
         known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(work.policy.names)
         listed = listed_names(reader)
-        key = fingerprint(self, inputs_digest(self.inputs()), *known_names)
+        # what failed for want of a reader is read again once there is one
+        known_formats = ("HEIC",) if reads_heic() else ()
+        key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats)
         taker = _Taker(
             policy=work.policy,
             root=reader.root,
@@ -213,12 +218,16 @@ class Import:
             listed=bool(listed),
         )
         counts = work.add(key, map(taker.take, reader), total=reader.count())
+        left = left_alone(path, images, format_, reader.file.name if isinstance(reader, Coco) else "").facts()
+        if not counts:
+            raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{_named(left)}")
         return {
             "format": format_,
             "images": counts.get("ok", 0),
             "copies": counts.get("dropped", 0),
             **({"quarantined": counts["quarantined"]} if "quarantined" in counts else {}),
             "failed": counts.get("failed", 0),
+            "left_alone": left,
             **_facts(taker, work.policy),
         }
 
@@ -230,6 +239,12 @@ class Import:
             return tuple(dict.fromkeys(listed))
         ours = {self.categories.get(name, name) for name in listed}
         return tuple(name for name in policy.names if name in ours)
+
+
+def _named(left: Mapping[str, Json]) -> str:
+    """Say in a line what was left alone."""
+    told = (f"{kind}: {about['files']}, such as {about['example']}" for kind, about in left.items())  # type: ignore[call-overload,index]
+    return "; left alone: " + "; ".join(told) if left else ""
 
 
 def _facts(taker: _Taker, policy: Policy) -> dict[str, Json]:

@@ -18,6 +18,7 @@ from tilth.annotate.formats.parts.records import Entry, Found, Oddities
 from tilth.annotate.formats.parts.texts import MAX_ITEM
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.sources.walk import stem_of
 
 SHARD_BYTES = 256 * 2**20
 SHARD_IMAGES = 10_000
@@ -147,7 +148,7 @@ class WebDatasetWriter:
         """Write an image and its labels."""
         data = entry.data or b""
         stream = self._room(len(data))
-        stem = entry.file.rpartition(".")[0]
+        stem = stem_of(entry.file)
         for name, part in ((entry.file, data), (f"{stem}.json", json.dumps(to_row(entry)).encode())):
             stream.write(_header(name, len(part)))
             stream.write(part)

@@ -13,6 +13,7 @@ from tilth.annotate.formats.parts.files import Files, Seen, write_text
 from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, inside, limited, on_disk
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
+from tilth.sources.walk import stem_of
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
@@ -98,7 +99,7 @@ class Yolo:
 
     def _label_file(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
-        stem = name.rpartition(".")[0] + ".txt"
+        stem = stem_of(name) + ".txt"
         beside = f"{folder}/{stem}" if folder else stem
         parts = folder.split("/")
         candidates = [beside, f"labels/{beside}"]
@@ -178,7 +179,7 @@ class YoloWriter:
     def add(self, entry: Entry) -> None:
         """Write an image and its text file."""
         place = self.places[entry.split]
-        stem = entry.file.rpartition(".")[0]
+        stem = stem_of(entry.file)
         if entry.data is not None:
             (self.folder / "images" / place).mkdir(parents=True, exist_ok=True)
             (self.folder / "images" / place / entry.file).write_bytes(entry.data)
