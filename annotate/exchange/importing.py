@@ -11,7 +11,7 @@ import numpy as np
 
 from tilth.annotate.formats.coco import Coco
 from tilth.annotate.formats.parts.leftover import left_alone
-from tilth.annotate.formats.parts.orientation import read_header, seen_stored, shown_size, turn
+from tilth.annotate.formats.parts.orientation import read_header, saw_stored, shown_size, turn
 from tilth.annotate.formats.parts.records import Found, Named, Oddities
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
 from tilth.claims import Claim, Json
@@ -94,16 +94,17 @@ class _Taker:
         if not found.labels:
             return [], set()
         stored_wh, orientation = read_header(data)
-        stored = seen_stored(found.size_wh, stored_wh, orientation)
-        if stored is None and not all(label.parts for label in found.labels):
-            self.odd.note("turned by EXIF, size does not tell which way the labels saw it; taken as shown", found.name)
+        boxes = [label.box_xyxy for label in found.labels if not label.parts]
+        stored, note = saw_stored(found.size_wh, boxes, stored_wh, orientation, upright=found.upright)
+        if note:
+            self.odd.note(note, found.name)
         claims: list[Claim] = []
         skipped: set[str | None] = set()
         for label in found.labels:
             category = self._category(label.category) if label.category else None
             if category == "":
                 continue
-            box = self._box(label, found.name, stored_wh, orientation, bool(stored) and not label.parts)
+            box = self._box(label, found.name, stored_wh, orientation, stored and not label.parts)
             if category is None or box is None:
                 skipped.add(category)
                 continue

@@ -16,6 +16,7 @@ from tilth.errors import InputError
 
 IMAGE_FOLDERS = ("", "images", "data", "train2017", "val2017")
 LISTS = ("images", "annotations", "categories")
+SHOW_UPRIGHT = ("Label Studio",)  # in the browser, and then write the size of the file as it is stored
 NAN = float("nan")
 
 
@@ -63,6 +64,7 @@ class Coco:
         self.label_file = path.name if images else path.relative_to(self.root).as_posix()
         self.images = Files(self.root)
         self._names: dict[object, str] = {}
+        self._upright = False
         self._rows = scratch()
         self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state, unasked)")
         self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, crowd, x, y, w, h, score)")
@@ -71,7 +73,10 @@ class Coco:
     def _load(self) -> None:
         seen = dict.fromkeys(LISTS, 0)
         self._rows.execute("BEGIN")
-        for kind, item in json_lists(self.file, LISTS):
+        for kind, item in json_lists(self.file, LISTS, ("info",)):
+            if kind == "info":
+                self._upright = isinstance(item, dict) and item.get("contributor") in SHOW_UPRIGHT
+                continue
             number = seen[kind]
             seen[kind] += 1
             if kind == "images":
@@ -124,6 +129,7 @@ class Coco:
                 read=on_disk(self.root / path),
                 label_file=self.label_file,
                 size_wh=(width, height) if width and height else None,
+                upright=self._upright,
                 labels=labels,
                 state=state,
                 unasked=tuple(json.loads(unasked)),

@@ -37,6 +37,7 @@ class Found:
         label_file: Path of the label file relative to the root; empty when nothing speaks of the image.
         labels: The boxes.
         size_wh: The size that the label file gives; None when it gives none.
+        upright: The tool that made the label file shows images as they are to be seen, whatever size it gives.
         state: What the file says of an image without boxes, if it does: `confirmed_empty` or `unlabelled`.
         unasked: What the file says that nobody looked for in the image, by its own names.
         error: Why the image cannot be had.
@@ -47,6 +48,7 @@ class Found:
     label_file: str = ""
     labels: tuple[Named, ...] = ()
     size_wh: tuple[int, int] | None = None
+    upright: bool = False
     state: str = ""
     unasked: tuple[str, ...] = ()
     error: str = ""

@@ -102,26 +102,27 @@ class _Scanner:
                 return
 
 
-def json_lists(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+def json_lists(path: Path, names: tuple[str, ...], whole: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:
     """Yield `(name, item)` for the items of lists in a JSON file, holding one at a time.
 
     Args:
         path: The file.
         names: Members of the object in the file that must be lists; `""` is the file itself being one.
+        whole: Members that are yielded as they are.
 
     Raises:
         InputError: It is not JSON, or such a member is no list.
     """
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            yield from _lists(_Scanner(stream), names)
+            yield from _lists(_Scanner(stream), names, whole)
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a JSON file: not UTF-8 text") from error
     except InputError as error:
         raise InputError(f"{path}: not a JSON file that can be read: {error}") from error
 
 
-def _lists(scanner: _Scanner, names: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+def _lists(scanner: _Scanner, names: tuple[str, ...], whole: tuple[str, ...]) -> Iterator[tuple[str, object]]:
     if scanner.peek() == "[" and "" in names:
         for item in scanner.items():
             yield "", item
@@ -131,7 +132,9 @@ def _lists(scanner: _Scanner, names: tuple[str, ...]) -> Iterator[tuple[str, obj
         while not ended:
             name = scanner.value()
             scanner.take(":")
-            if scanner.peek() == "[":
+            if name in whole:
+                yield str(name), scanner.value()
+            elif scanner.peek() == "[":
                 for item in scanner.items():
                     if name in names:
                         yield str(name), item
