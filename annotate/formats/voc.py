@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 from tilth.annotate.formats.parts.files import Files, Seen, write_text
 from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, on_disk
-from tilth.annotate.formats.parts.texts import lines
+from tilth.annotate.formats.parts.texts import lines, xml_encoding
 from tilth.errors import InputError
 from tilth.samples import SPLITS
 from tilth.sources.walk import stem_of
@@ -30,13 +30,19 @@ def parse(path: Path) -> ElementTree.Element:
     """Read an XML file that may be hostile.
 
     Raises:
-        InputError: It is not XML, is larger than 8 MiB, or declares a document type.
+        InputError: It cannot be read, is not XML, is larger than 8 MiB, or declares a document type.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"label file larger than {MAX_BYTES // 2**20} MiB")
     try:
-        return ElementTree.fromstring(path.read_bytes(), parser=ElementTree.XMLParser(target=_NoDoctype()))
-    except ElementTree.ParseError as error:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise InputError(f"label file larger than {MAX_BYTES // 2**20} MiB")
+        # of text, the parser does not heed what the file declares
+        text = data.decode(xml_encoding(data), "replace")
+        return ElementTree.fromstring(text, parser=ElementTree.XMLParser(target=_NoDoctype()))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    except (ElementTree.ParseError, ValueError) as error:
         raise InputError(f"not an XML file: {error}") from error
 
 
@@ -134,7 +140,7 @@ def _is_chosen(file: str, chosen: Seen) -> bool:
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     try:
         width, height = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     return (width, height) if width > 0 and height > 0 else None
 

@@ -182,7 +182,8 @@ class Files:
             inside(self.root, name)
             path = self.named(clean.rpartition("/")[2])
         if not path:
-            raise InputError(f"missing image {name!r}")
+            wrong = "; the label file is no UTF-8 here" if "\ufffd" in name else ""
+            raise InputError(f"missing image {name!r}{wrong}")
         self.checked(path)
         return path
 

@@ -1,8 +1,13 @@
-"""Long text files that may be hostile, read piece by piece: the lines of a file, and the lists of a JSON file."""
+"""Long text files that may be hostile, read piece by piece: their encoding, the lines of a file, and the lists of a JSON file.
 
+A byte that is wrong in its encoding becomes U+FFFD, so that it costs the name or the number that it is in, and not the file.
+"""
+
+import codecs
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -10,27 +15,117 @@ from tilth.errors import InputError
 
 CHUNK = 2**20  # characters read at once
 MAX_ITEM = 16 * 2**20  # characters of a line, or of one item of a JSON list; more is no label
+MAX_DIGITS = 400  # of a whole number; more is none
 SPACE = re.compile(r"[ \t\r\n]*")
-DECODER = json.JSONDecoder()
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins as that of UTF-16 does
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+DECLARED = re.compile(r"""^\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([A-Za-z][\w.:-]*)["']""")
+# what is called by the first name is written with the letters of the second, as browsers know
+WIDER = {
+    "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "iso8859-1": "cp1252", "ascii": "utf-8",
+    "big5": "big5hkscs",
+}  # fmt: skip
+NO_TEXT = (
+    "idna",
+    "punycode",
+    "unicode-escape",
+    "unicode_escape",
+    "raw-unicode-escape",
+    "raw_unicode_escape",
+    "undefined",
+    "utf-7",
+)
+
+
+def _number(digits: str) -> int | float:
+    return int(digits) if len(digits) < MAX_DIGITS else float(digits)
+
+
+DECODER = json.JSONDecoder(parse_int=_number)
+
+
+def encoding_of(head: bytes) -> str:
+    """Return the encoding that the first bytes of a text tell, UTF-8 when there is no mark."""
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+
+
+def xml_encoding(head: bytes) -> str:
+    """Return the encoding that the first bytes of an XML file tell, by their mark, their zeros, or the declaration.
+
+    The parser knows few encodings by itself; what this names, Python's codecs decode, and the parser gets text.
+
+    Raises:
+        InputError: Nobody knows what it declares.
+    """
+    known = encoding_of(head)
+    if known != "utf-8":
+        return known
+    if head[:4] in (b"<\0?\0", b"\0<\0?"):
+        return "utf-16-le" if head[1] == 0 else "utf-16-be"
+    found = DECLARED.match(head[:1024].decode("latin-1"))
+    declared = found[1] if found else "utf-8"
+    try:
+        name = codecs.lookup(declared).name
+        "<".encode(name)  # only text can be encoded
+    except (LookupError, ValueError):
+        name = ""
+    if not name or name in NO_TEXT or name.startswith(("utf-16", "utf-32")):  # those would not have been legible
+        raise InputError(f"encoding {declared!r}, which nobody knows; save the file as UTF-8")
+    return WIDER.get(name, name)
+
+
+def ends(path: Path, size: int = 65536) -> tuple[str, str]:
+    """Return the first and the last so many bytes of a text file, to tell what it is; empty when it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(size)
+            stream.seek(max(0, path.stat().st_size - size) // 4 * 4)  # in step with the characters of every encoding
+            tail = stream.read()
+    except OSError:
+        return "", ""
+    encoding = encoding_of(head)
+    if encoding == "utf-16":  # only the beginning says in what order the bytes are
+        encoding = "utf-16-le" if head.startswith(codecs.BOM_UTF16_LE) else "utf-16-be"
+    return head.decode(encoding, "replace").lstrip("\ufeff \t\r\n"), tail.decode(encoding, "replace")
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[TextIO]:
+    """Open a text file, whose encoding its first bytes tell.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as raw:
+            encoding = encoding_of(raw.read(4))
+        with path.open(encoding=encoding, errors="replace", newline="") as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise InputError(f"{path.name}: not UTF-8 text: {error}") from error
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number, from 1, and the text of each line that is not blank.
 
     Raises:
-        InputError: The file is not UTF-8, or a line is too long.
+        InputError: The file cannot be read, or a line is too long.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            number = 0
-            while line := stream.readline(MAX_ITEM):
-                number += 1
-                if len(line) == MAX_ITEM:
-                    raise InputError(f"{path.name}:{number}: line of more than {MAX_ITEM // 2**20} Mi characters")
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name}: not UTF-8 text") from error
+    with readable(path) as stream:
+        number = 0
+        while line := stream.readline(MAX_ITEM):
+            number += 1
+            if len(line) == MAX_ITEM:
+                raise InputError(f"{path.name}:{number}: line of more than {MAX_ITEM // 2**20} Mi characters")
+            if line.strip():
+                yield number, line.replace("\0", "\ufffd")
 
 
 class _Scanner:
@@ -114,10 +209,8 @@ def json_lists(path: Path, names: tuple[str, ...], whole: tuple[str, ...] = ()) 
         InputError: It is not JSON, or such a member is no list.
     """
     try:
-        with path.open(encoding="utf-8-sig") as stream:
+        with readable(path) as stream:
             yield from _lists(_Scanner(stream), names, whole)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a JSON file: not UTF-8 text") from error
     except InputError as error:
         raise InputError(f"{path}: not a JSON file that can be read: {error}") from error
 
