@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from tilth.annotate.formats.parts.files import Files, scratch, write_image
 from tilth.annotate.formats.parts.records import MAX_LABELS, Boxed, Entry, Found, Named, Oddities, limited, on_disk
-from tilth.annotate.formats.parts.texts import json_lists
+from tilth.annotate.formats.parts.texts import ends, json_lists
 from tilth.errors import InputError
 
 IMAGE_FOLDERS = ("", "images", "data", "train2017", "val2017")
@@ -40,12 +40,10 @@ def find_json(path: Path) -> Path | None:
 def looks_like_coco(path: Path) -> bool:
     """Tell whether a JSON file may be a COCO file, by its ends."""
     # the keys come in any order, so the end of a long file counts too
-    with path.open("rb") as stream:
-        head = stream.read(65536)
-        stream.seek(max(0, path.stat().st_size - 65536))
-        ends = head + stream.read()
-    listed = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")  # Label Studio's
-    return not listed and (b'"images"' in ends or b'"annotations"' in ends)
+    head, tail = ends(path)
+    return not head.startswith("[") and any(
+        f'"{key}"' in head + tail for key in ("images", "annotations")
+    )  # Label Studio's
 
 
 class Coco:

@@ -140,8 +140,8 @@ def _box(values: list[float]) -> tuple[tuple[float, float, float, float], float]
 
 def _yaml(path: Path) -> dict[str, object]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = yaml.safe_load(path.read_bytes())  # which tells UTF-16 by its mark
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: a data file is a mapping with names and train, val or test")
