@@ -11,7 +11,7 @@ from typing import Protocol
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES
 from tilth.mining.corpora.places import place_of
-from tilth.sources.walk import LeftAlone, walk
+from tilth.sources.walk import NO_SUFFIX, LeftAlone, hidden, suffix_of, walk
 
 ABOUT_COLUMNS = {"licence": ("licence", "license"), "url": ("url", "source_url", "source", "page_url")}
 
@@ -143,11 +143,25 @@ class Shards:
 
     def __init__(self, location: str, suffix: str) -> None:
         self._files = place_of(location)
-        self._names = [name for name in self._files.names() if name.endswith(suffix)]
+        self._names: list[str] = []
+        self._beside = LeftAlone()
+        for name in self._files.names():
+            if kind := next(filter(None, map(hidden, name.split("/"))), ""):
+                self._beside.note(f"{kind} file", name)
+            elif name.lower().endswith(suffix):
+                self._names.append(name)
+            else:
+                self._beside.note(suffix_of(name) or NO_SUFFIX, name)
         if not self._names:
             raise InputError(f"{location}: no {suffix} file here")
         self.name, self.place = self._files.name, self._files.place
-        self.left_alone = LeftAlone()
+        self.left_alone = self.beside()
+
+    def beside(self) -> LeftAlone:
+        """Return a fresh count of the files that lie beside the large ones."""
+        left = LeftAlone()
+        left.add(self._beside)
+        return left
 
 
 def about_of(row: object) -> dict[str, str]:
