@@ -25,7 +25,7 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
 
     Args:
         location: A folder of images, of `.tar`, `.parquet` or `.arrow` files (Hugging Face `datasets`), one such file, a Lance
-            table, a list of URLs (`.txt` or `.csv`); or the URL of any of these (but for lists and Arrow files) in an object
+            table, a list of URLs (`.txt`, `.csv` or `.tsv`); or the URL of any of these (but for lists and Arrow files) in an object
             store, such as `s3://bucket/images` or `hf://datasets/owner/name`.
         downloads: Folder that keeps what a list of URLs leads to; beside the list when None.
 
@@ -35,7 +35,7 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
     path = Path(location)
     if path.name.endswith(".lance"):
         return LanceCorpus(location)
-    if path.suffix in (".txt", ".csv") and path.is_file():
+    if path.suffix.lower() in (".txt", ".csv", ".tsv") and path.is_file():
         return UrlCorpus(path, downloads or path.with_suffix(".downloads"))
     remote = "://" in location
     if not remote and not path.exists():
@@ -47,7 +47,7 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
         return StoreCorpus(location)
     if path.is_file():
         raise InputError(
-            f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt or .csv, or a URL"
+            f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt, .csv or .tsv, or a URL"
         )
     return FolderCorpus(path)
 

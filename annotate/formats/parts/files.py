@@ -8,6 +8,7 @@ from tilth.annotate.formats.parts.records import Entry, Found, Oddities, inside,
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
 from tilth.sources.scratch import scratch
+from tilth.sources.texts import WRONG
 from tilth.sources.walk import LeftAlone, Listed, stem_of, suffix_of, walk
 
 __all__ = ["Files", "Seen", "scratch", "write_image", "write_text"]
@@ -182,7 +183,7 @@ class Files:
             inside(self.root, name)
             path = self.named(clean.rpartition("/")[2])
         if not path:
-            wrong = "; the label file is no UTF-8 here" if "\ufffd" in name else ""
+            wrong = "; the label file is no UTF-8 here" if WRONG in name else ""
             raise InputError(f"missing image {name!r}{wrong}")
         self.checked(path)
         return path

@@ -1,29 +1,19 @@
-"""Long text files that may be hostile, read piece by piece: their encoding, the lines of a file, and the lists of a JSON file.
-
-A byte that is wrong in its encoding becomes U+FFFD, so that it costs the name or the number that it is in, and not the file.
-"""
+"""Long text files that may be hostile, read piece by piece: the lines of a file, the lists of a JSON file, the encoding of XML."""
 
 import codecs
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from tilth.errors import InputError
+from tilth.sources.texts import WRONG, encoding_of, readable
 
 CHUNK = 2**20  # characters read at once
 MAX_ITEM = 16 * 2**20  # characters of a line, or of one item of a JSON list; more is no label
 MAX_DIGITS = 400  # of a whole number; more is none
 SPACE = re.compile(r"[ \t\r\n]*")
-MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins as that of UTF-16 does
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 DECLARED = re.compile(r"""^\s*<\?xml\b[^>]*?\bencoding\s*=\s*["']([A-Za-z][\w.:-]*)["']""")
 # what is called by the first name is written with the letters of the second, as browsers know
 WIDER = {
@@ -47,11 +37,6 @@ def _number(digits: str) -> int | float:
 
 
 DECODER = json.JSONDecoder(parse_int=_number)
-
-
-def encoding_of(head: bytes) -> str:
-    """Return the encoding that the first bytes of a text tell, UTF-8 when there is no mark."""
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
 
 
 def xml_encoding(head: bytes) -> str:
@@ -94,24 +79,6 @@ def ends(path: Path, size: int = 65536) -> tuple[str, str]:
     return head.decode(encoding, "replace").lstrip("\ufeff \t\r\n"), tail.decode(encoding, "replace")
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[TextIO]:
-    """Open a text file, whose encoding its first bytes tell.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as raw:
-            encoding = encoding_of(raw.read(4))
-        with path.open(encoding=encoding, errors="replace", newline="") as stream:
-            yield stream
-    except OSError as error:
-        raise InputError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    except UnicodeError as error:
-        raise InputError(f"{path.name}: not UTF-8 text: {error}") from error
-
-
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number, from 1, and the text of each line that is not blank.
 
@@ -125,7 +92,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
             if len(line) == MAX_ITEM:
                 raise InputError(f"{path.name}:{number}: line of more than {MAX_ITEM // 2**20} Mi characters")
             if line.strip():
-                yield number, line.replace("\0", "\ufffd")
+                yield number, line.replace("\0", WRONG)
 
 
 class _Scanner:
