@@ -37,6 +37,29 @@ def _number(digits: str) -> int | float:
 
 
 DECODER = json.JSONDecoder(parse_int=_number)
+HALF = re.compile("[\ud800-\udfff]")
+
+
+def whole(value: object) -> object:
+    """Return a value of JSON without halves of characters, which an escape can write and nothing can keep."""
+    if isinstance(value, str):
+        return HALF.sub(WRONG, value)
+    if isinstance(value, list):
+        return [whole(item) for item in value]
+    return {HALF.sub(WRONG, key): whole(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def parse_json(text: str) -> object:
+    """Read a JSON text.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        value = DECODER.decode(text)
+        return whole(value) if "\\u" in text else value
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {str(error)[:200]}") from error
 
 
 def xml_encoding(head: bytes) -> str:
@@ -139,6 +162,7 @@ class _Scanner:
         while True:
             try:
                 value, end = DECODER.raw_decode(self.text, self.at)
+                value = whole(value) if self.text.find("\\u", self.at, end) >= 0 else value
             except ValueError as error:
                 if not self.more():
                     raise InputError(f"not JSON: {error}") from error
@@ -164,25 +188,25 @@ class _Scanner:
                 return
 
 
-def json_lists(path: Path, names: tuple[str, ...], whole: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:
+def json_lists(path: Path, names: tuple[str, ...], alone: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:
     """Yield `(name, item)` for the items of lists in a JSON file, holding one at a time.
 
     Args:
         path: The file.
         names: Members of the object in the file that must be lists; `""` is the file itself being one.
-        whole: Members that are yielded as they are.
+        alone: Members that are yielded as they are.
 
     Raises:
         InputError: It is not JSON, or such a member is no list.
     """
     try:
         with readable(path) as stream:
-            yield from _lists(_Scanner(stream), names, whole)
+            yield from _lists(_Scanner(stream), names, alone)
     except InputError as error:
         raise InputError(f"{path}: not a JSON file that can be read: {error}") from error
 
 
-def _lists(scanner: _Scanner, names: tuple[str, ...], whole: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+def _lists(scanner: _Scanner, names: tuple[str, ...], alone: tuple[str, ...]) -> Iterator[tuple[str, object]]:
     if scanner.peek() == "[" and "" in names:
         for item in scanner.items():
             yield "", item
@@ -192,7 +216,7 @@ def _lists(scanner: _Scanner, names: tuple[str, ...], whole: tuple[str, ...]) ->
         while not ended:
             name = scanner.value()
             scanner.take(":")
-            if name in whole:
+            if name in alone:
                 yield str(name), scanner.value()
             elif scanner.peek() == "[":
                 for item in scanner.items():
