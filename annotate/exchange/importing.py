@@ -131,7 +131,8 @@ class _Taker:
         width, height = shown_size(stored_wh, orientation)
         box: Boxes = np.array([label.box_xyxy], np.float64)
         if label.parts:
-            box = box * [width, height, width, height]
+            with np.errstate(over="ignore"):  # it is no number then, and said to be none
+                box = box * [width, height, width, height]
         if not np.isfinite(box).all():
             self.odd.note("box that is no box, skipped", f"{where}: {label.category}")
             return None

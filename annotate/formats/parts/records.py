@@ -14,6 +14,7 @@ from tilth.geometry import Box
 from tilth.images import MAX_BYTES
 
 EXAMPLES = 10  # of each oddity that are named
+MAX_NAME = 255  # bytes of a file's name
 MAX_LABELS = 100_000  # of an image; more is an attack, or no label file
 
 
@@ -138,6 +139,8 @@ def inside(root: Path, name: str) -> Path:
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\0" in name:
         raise InputError(f"refused: {name!r} leads out of the folder")
+    if max(len(os.fsencode(part)) for part in parts) > MAX_NAME:
+        raise InputError(f"refused: {name[:40]!r}… is longer than the name of any file")
     path = root.joinpath(*parts)
     real = os.path.realpath(root)
     if os.path.commonpath((real, os.path.realpath(path))) != real:
