@@ -192,7 +192,7 @@ def _formats(data: bytes) -> tuple[str, ...]:
     Raises:
         InputError: It is HEIC, and there is no reader.
     """
-    if kind_of(data[:HEAD_BYTES]) != "HEIC":
+    if data[4:8] != b"ftyp" or kind_of(data[:HEAD_BYTES]) != "HEIC":
         return FORMATS
     if not reads_heic():
         raise InputError("a HEIC image, which needs a reader of its own; run: pip install pillow-heif")

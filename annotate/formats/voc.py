@@ -33,10 +33,9 @@ def parse(path: Path) -> ElementTree.Element:
         InputError: It cannot be read, is not XML, is larger than 8 MiB, or declares a document type.
     """
     try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise InputError(f"label file larger than {MAX_BYTES // 2**20} MiB")
+        data = path.read_bytes()
         # of text, the parser does not heed what the file declares
         text = data.decode(xml_encoding(data), "replace")
         return ElementTree.fromstring(text, parser=ElementTree.XMLParser(target=_NoDoctype()))
@@ -99,15 +98,16 @@ class Voc:
         folder, _, name = file.rpartition("/")
         above = folder.rpartition("/")[0]
         folders = tuple(f.removeprefix("/") for f in (folder, f"{above}/JPEGImages", f"{above}/images"))
-        stem, called = stem_of(name), filename.replace("\\", "/").rpartition("/")[2]
-        places = [f"{f}/" if f else "" for f in folders]
-        same = stem_of(called) == stem or called == stem
-        path = self.images.at(*(place + called for place in places)) if same else ""
-        if path := path or self.images.stem(*(place + stem for place in places)):
-            if filename and not same:
+        stem, called = stem_of(name), filename.replace("\\", "/").rpartition("/")[2].lower()
+        paths = self.images.stems(*(f"{f}/{stem}" if f else stem for f in folders))
+        if paths:
+            path = next((p for p in paths if p.rpartition("/")[2].lower() == called), "")
+            if not path and len(paths) > 1:
+                self.odd.note("label file whose name several images bear and that names none of them; one taken", file)
+            elif filename and not path and stem_of(called) != stem.lower():
                 self.odd.note("label file names another image than its own name does", file)
-            self.images.checked(path)
-            return path
+            self.images.checked(path or paths[0])
+            return path or paths[0]
         if not filename:
             raise InputError("names no image")
         return self.images.find(filename, ("", *folders), self.odd)

@@ -38,11 +38,16 @@ IMAGE_COLUMNS = (
     "file_name",
 )
 BROKEN = "broken"
+DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError)  # what the library makes of a table that is none
 ROW_GROUPS_KEPT = 2
 # Lance has a client of its own for stores, and of what that says only the text comes through
 STORE_FAILS = re.compile(r"Generic (?!LocalFileSystem|memory)\w+ error")
 STORE_REFUSES = re.compile(r"status code: 4(?!08|29)")
 STORE_SHUTS = re.compile(r"lacked (the necessary privileges|valid authentication)")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Column:
@@ -86,8 +91,8 @@ def _only_row(table: pa.Table, key: str) -> dict[str, Any]:
     try:
         table.validate(full=True)
         return dict(table.to_pylist()[0])
-    except (pa.ArrowException, ValueError, IndexError) as error:
-        raise InputError(f"{key}: damaged: {str(error).splitlines()[0][:200]}") from error
+    except DAMAGE as error:
+        raise InputError(f"{key}: damaged: {_line(error)[:200]}") from error
 
 
 class _Rows:
@@ -155,8 +160,8 @@ class ParquetCorpus(_Tables):
         try:
             files = self._files
             return pq.ParquetFile(files.path(name) if isinstance(files, LocalPlace) else files.open(name))
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        except DAMAGE as error:
+            raise InputError(f"{name}: not a readable Parquet file: {_line(error)}") from error
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order; nothing but the footers is read."""
@@ -191,8 +196,8 @@ class ParquetCorpus(_Tables):
                 wanted = [self._column.name, *self._column.about.values()]
                 try:
                     self._groups[name, group] = self._open(name).read_row_group(group, columns=wanted)
-                except (pa.ArrowException, OSError, IndexError) as error:
-                    raise InputError(f"{key}: cannot be read: {str(error).splitlines()[0]}") from error
+                except DAMAGE as error:
+                    raise InputError(f"{key}: cannot be read: {_line(error)}") from error
                 while len(self._groups) > ROW_GROUPS_KEPT:
                     self._groups.popitem(last=False)
             return self._groups[name, group]
@@ -229,8 +234,8 @@ class ArrowCorpus(_Tables):
             path = self._files.path(name)
             try:
                 self._tables[name] = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{path}: not a readable Arrow stream: {str(error).splitlines()[0]}") from error
+            except DAMAGE as error:
+                raise InputError(f"{path}: not a readable Arrow stream: {_line(error)}") from error
         return self._tables[name]
 
     def items(self) -> Iterator[Item]:

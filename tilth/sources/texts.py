@@ -4,6 +4,7 @@ A byte that is wrong in its encoding becomes U+FFFD, so that it costs the name o
 """
 
 import codecs
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,7 @@ def readable(path: Path) -> Iterator[TextIO]:
     """
     try:
         with path.open("rb") as raw:
-            encoding = encoding_of(raw.read(4))
-        with path.open(encoding=encoding, errors="replace", newline="") as stream:
-            yield stream
+            yield io.TextIOWrapper(raw, encoding_of(raw.peek(4)), errors="replace", newline="")
     except OSError as error:
         raise InputError(f"{path.name}: cannot be read: {error.strerror or error}") from error
     except UnicodeError as error:

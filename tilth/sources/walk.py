@@ -81,9 +81,9 @@ def stem_of(path: str) -> str:
 
 def hidden(name: str) -> str:
     """Return the kind of a name that is not to be shown; empty for others."""
-    if not name.startswith((".", FOLDER_OF_APPLE)):
+    if name[:1] != "." and name != FOLDER_OF_APPLE:
         return ""
-    return APPLE if name.startswith("._") or name == FOLDER_OF_APPLE else HIDDEN if name.startswith(".") else ""
+    return HIDDEN if name[:1] == "." and name[1:2] != "_" else APPLE
 
 
 def walk(
@@ -123,7 +123,7 @@ def walk(
         elif entry.is_dir(follow_symlinks=False):
             below = _entries(root, path, left, ordered)
             waiting.append(below) if ordered else waiting.appendleft(below)
-        elif why := _unusable(entry, path):
+        elif (not entry.is_file() or not path.isascii()) and (why := _unusable(entry, path)):
             left.note(why, path)
         elif name.lower().endswith(wanted):
             yield Listed(folder, name, entry.is_symlink())
@@ -154,11 +154,10 @@ def _entries(root: Path, folder: str, left: LeftAlone, ordered: bool) -> "Iterat
 
 def _unusable(entry: "os.DirEntry[str]", path: str) -> str:
     """Say why an entry can be no file of ours: no table can hold its name, or there is nothing to read."""
-    if not path.isascii():
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            return "name that is not Unicode"
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "name that is not Unicode"
     if entry.is_file():
         return ""
     if entry.is_dir():

@@ -127,16 +127,16 @@ class Files:
                 return str(paths[0])
         return ""
 
-    def stem(self, *candidates: str) -> str:
-        """Return the first file that is there under a candidate path with any suffix; empty when none is."""
+    def stems(self, *candidates: str) -> list[str]:
+        """Return the files that are there under the first candidate path that has any, with whatever suffix; the best one first."""
         for stem in candidates:
             found = self._rows.execute("SELECT path FROM files WHERE stem=? LIMIT 20", (_fold(stem),))
             paths = sorted(str(p) for (p,) in found)
             # the same letters come before others, then kinds in the order of the table
             paths.sort(key=lambda p: (stem_of(p) != stem, _rank(p)))
             if paths:
-                return paths[0]
-        return ""
+                return paths
+        return []
 
     def named(self, name: str) -> str:
         """Return the only file of this name in any folder; empty when there is none.

@@ -4,6 +4,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -76,7 +77,11 @@ def xml_encoding(head: bytes) -> str:
     if head[:4] in (b"<\0?\0", b"\0<\0?"):
         return "utf-16-le" if head[1] == 0 else "utf-16-be"
     found = DECLARED.match(head[:1024].decode("latin-1"))
-    declared = found[1] if found else "utf-8"
+    return _codec(found[1]) if found else "utf-8"
+
+
+@lru_cache(maxsize=64)
+def _codec(declared: str) -> str:
     try:
         name = codecs.lookup(declared).name
         "<".encode(name)  # only text can be encoded
