@@ -15,6 +15,13 @@ from tilth.annotate.formats.parts.records import Entry, Found, Oddities, on_disk
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES
 
+DAMAGE = (
+    InputError,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    LookupError,
+)  # what the library makes of a table that is none
 GROUP_ROWS, GROUP_BYTES = 1000, 32 * 2**20
 FILE_BYTES = 512 * 2**20
 BATCH_ROWS = 64
@@ -64,7 +71,7 @@ class Parquet:
         """Sum up what the files say of their rows."""
         try:
             return sum(int(pq.read_metadata(self._place(file)).num_rows) for file in self._files)
-        except (InputError, pa.ArrowException, OSError):
+        except DAMAGE:
             return None  # reading will say which file is damaged
 
     def __iter__(self) -> Iterator[Found]:
@@ -72,7 +79,7 @@ class Parquet:
         for file in self._files:
             try:
                 yield from self._file(self._place(file), file)
-            except (InputError, pa.ArrowException, OSError) as error:
+            except DAMAGE as error:
                 yield Found(name=file, label_file=file, error=f"damaged or no such table: {str(error)[:300]}")
 
     def _file(self, place: Path, file: str) -> Iterator[Found]:

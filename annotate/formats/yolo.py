@@ -48,8 +48,10 @@ class Yolo:
             names = {number - 1: line for number, line in lines(file)} if file else {}
         pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
         try:
-            return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
-        except ValueError as error:
+            # nothing but plain values is written out, as an alias of an alias of a list can be endless
+            plain = {int(number): str(name).strip() for number, name in pairs if isinstance(name, str | int | float)}
+            return {number: name for number, name in plain.items() if name}
+        except (OverflowError, TypeError, ValueError) as error:
             raise InputError(f"{self.file}: names must be a list, or a mapping from numbers") from error
 
     def _choose(self, document: dict[str, object], split: str) -> Files | Seen:
