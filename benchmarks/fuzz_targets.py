@@ -95,7 +95,7 @@ class Held(Work):
 
 def label_set(format_: str) -> Target:
     """Return the target of a label format; `good` is an image with a box in a file of its own, where the format allows that."""
-    alone = format_ in ("yolo", "voc", "coco")  # one folder, with a label file for each image or with one for all
+    alone = format_ in ("yolo", "voc", "coco", "classfolders")  # a label file for each image, or for all, or none
 
     def make(folder: Path) -> list[Path]:
         if alone:
@@ -104,6 +104,7 @@ def label_set(format_: str) -> Target:
             write_set(folder / "set" / "one", format_, "ab")
             write_set(folder / "set" / "two", format_, "g")
         files = sorted(p for p in (folder / "set").rglob("*") if p.is_file() and p.suffix != ".png")
+        files = files or sorted(p for p in (folder / "set").rglob("*.png"))  # of folders of classes
         damaged = [p for p in files if "two" not in p.parts and p.stem != "g" and p.name != "label_config.xml"]
         return [p for p in damaged if p.suffix != ".yaml" and p.name != "labelmap.txt"] * 3 + damaged
 
@@ -121,11 +122,8 @@ def label_set(format_: str) -> Target:
         if format_ == "coco" or auto or damaged.suffix == ".yaml":
             return
         claims = next((claims for name, claims in work.taken.items() if name.endswith(("g.png", "/g"))), None)
-        if (
-            not claims
-            or claims[0].box_xyxy is None
-            or max(abs(a - b) for a, b in zip(claims[0].box_xyxy, BOX, strict=True)) > 1
-        ):
+        off = [abs(a - b) for a, b in zip(claims[0].box_xyxy or BOX, BOX, strict=True)] if claims else []
+        if max(off, default=9) > 1 or (claims[0].box_xyxy is None and format_ != "classfolders"):
             raise Fault(f"the good image came in with {claims}")
 
     return Target(make=make, use=use)

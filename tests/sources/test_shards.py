@@ -75,8 +75,8 @@ def test_parts_that_nobody_reads_are_named_and_a_mask_is_no_image_of_its_own(wor
     corpus = TarCorpus(str(path))
     assert [item.key.partition("@")[0] for item in corpus.items()] == ["0.tar/a.png", "0.tar/without"]
     facts = Import(path=path).run(work)
-    parts = {f"{part} part of an archive, left alone": 1 for part in (".seg.png", ".txt", ".npy")}
-    assert corpus.left_alone.counts == parts | {".json part of an archive, left alone": 1}
+    parts = {f"{part} part of an archive, which is not read": 1 for part in (".seg.png", ".txt", ".npy")}
+    assert corpus.left_alone.counts == parts | {".json part of an archive, which is not read": 1}
     assert parts.items() <= facts["odd"].items()  # type: ignore[union-attr]
     assert (facts["images"], facts["failed"]) == (2, 2)
 

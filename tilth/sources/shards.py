@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from tilth.images import HEAD_BYTES, SUFFIX_OF, SUFFIXES, is_image, kind_of
 from tilth.sources.scratch import scratch
-from tilth.sources.walk import NO_SUFFIX, hidden
+from tilth.sources.walk import hidden
 
 DAMAGE = (
     tarfile.TarError,
@@ -188,7 +188,7 @@ def unusable(info: tarfile.TarInfo) -> str:
 
 def leftover(part: str) -> str:
     """Name the kind of a part that nobody reads."""
-    return f"{part or NO_SUFFIX} part of an archive, left alone"
+    return f"{part or 'nameless'} part of an archive, which is not read"
 
 
 def _first(members: Sequence[Member], *, together: bool) -> int:

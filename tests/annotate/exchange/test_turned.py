@@ -19,7 +19,7 @@ from tilth.annotate.exchange.importing import Import
 from tilth.annotate.formats.parts.orientation import BY_BOX, BY_SIZE, BY_TOOL, UNKNOWN, saw_stored, turn
 from tilth.annotate.formats.parts.records import Boxed, Entry
 from tilth.annotate.formats.writing import CARRIES_IMAGES, open_writer
-from tilth.annotate.formats.writing import FORMATS as LABEL_FORMATS
+from tilth.annotate.formats.writing import FORMATS as ALL_FORMATS
 from tilth.annotate.labelstudio.answers import read_answers
 from tilth.annotate.labelstudio.images import _file
 from tilth.annotate.labelstudio.tasks import make_task
@@ -32,6 +32,7 @@ from tilth.samples import Sample
 STORED, BOX = (64, 40), (8, 6, 28, 32)  # the thing, in pixels of the image as it is stored
 SUFFIX = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "AVIF": ".avif"}
 FILES = [kind for kind in SUFFIX if kind in (*FORMATS, "MPO")]
+LABEL_FORMATS = [format_ for format_ in ALL_FORMATS if format_ != "classfolders"]  # which has no boxes
 IN_PARTS = ("yolo", "labelstudio")  # which are of the image as it is shown
 
 

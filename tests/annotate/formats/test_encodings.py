@@ -129,4 +129,4 @@ def test_a_number_of_ten_thousand_digits_costs_its_item(work: Work, tmp_path: Pa
     path.write_text(path.read_text().replace("[5, 5, 5, 5]", f"[5, 5, {'9' * 10_000}, 5]"))
     facts = Import(path=tmp_path / "set").run(work)
     assert boxes(work) == {"a.png": [("knife", BOX)], "b.png": []}
-    assert facts["odd"]["box that is no box, skipped"] == 1  # type: ignore[index, call-overload]
+    assert "box that is no box" in str(facts)
