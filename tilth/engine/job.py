@@ -134,6 +134,10 @@ class FailRate:
         """Tell whether the work should stop."""
         return self.seen >= FEW and self.failed > self._most * self.seen
 
+    def all_of_them(self) -> bool:
+        """Tell whether nothing at all came of it, which means something at any number; to be called at the end."""
+        return 0 < self.seen == self.failed
+
     def error(self, cure: str = "run again with --retry-failed") -> TooManyFailures:
         """Say so; to be called once everything is written."""
         why = self._table.failures(1)
