@@ -79,11 +79,12 @@ def copies(image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]
 
 
 def make(photos: Path, folder: Path, limit: int) -> int:
-    from tilth.images import SUFFIXES, decode, fit_within
+    from tilth.images import decode, fit_within
     from tilth.mining.copies.hash import pdq, to_bytes
+    from tilth.sources.walk import images_in
 
     number, seen = 0, np.empty((0, 32), np.uint8)
-    for path in sorted(p for p in photos.rglob("*") if p.suffix.lower() in SUFFIXES):
+    for path in images_in(photos):
         image = np.array(fit_within(decode(path.read_bytes()), 1024))
         bits = to_bytes([pdq(image)[0]])
         if number == limit:

@@ -32,7 +32,7 @@ ALLOWED = {
 }
 # folder -> its rooms, in levels: a room imports rooms of earlier levels only, so never a sibling; "" is the folder itself
 ROOMS = {
-    "tilth": [[""], ["data"], ["engine"]],
+    "tilth": [[""], ["data", "sources"], ["engine"]],
     "synth": [["safety", "plan", "check"], ["draw"], ["adapters"]],
     "mining": [["corpora", "encoders"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],

@@ -20,6 +20,7 @@ EXTRAS = {
     "controlnet_aux": "synth",
     "faiss": "mining",
     "pdqhash": "mining",
+    "idna": "mining",
     "s3fs": "s3",
     "label_studio_sdk": "review",
     "groundingdino": "groundingdino",

@@ -1,10 +1,11 @@
-"""Image files in, pixels out: decoding with limits, and the identity of a picture.
+"""Image files in, pixels out: what a file is, which way it is up, decoding with limits, and the identity of a picture.
 
-Every file is taken as hostile. Only still formats that Pillow decodes itself are opened, the size is checked before any
-pixel is, and whatever goes wrong ends as one `InputError` with a short reason.
+Every file is taken as hostile. Only still formats that Pillow decodes itself are opened, and HEIC where somebody has installed
+`pillow-heif`; the size is checked before any pixel is, and whatever goes wrong ends as one `InputError` with a short reason.
 """
 
 import hashlib
+import importlib.util
 import io
 import struct
 import warnings
@@ -15,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PilImage
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps, UnidentifiedImageError, features
 
 from tilth.errors import InputError
 
@@ -25,16 +26,111 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 Luma: TypeAlias = npt.NDArray[np.uint8]
 """(height, width), brightness, EXIF orientation applied."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if features.check("avif") else ()))
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe", ".avif", ".heic", ".heif",
+)  # fmt: skip
+SUFFIX_OF = {
+    "JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif", "TIFF": ".tif", "AVIF": ".avif", "HEIC": ".heic",
+}  # fmt: skip
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 64 * 2**20
+HEAD_BYTES = 64  # at the beginning of a file that tell what it is
+HEIC_READER = (
+    "pillow_heif"  # not ours to install: its wheels are under the GPL, as they hold an encoder that we never need
+)
+BEGINNINGS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0\x10\0\0\0CR": "camera raw",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"8BPS": "Photoshop",
+    b"\0\0\1\0": "icon",
+    b"<svg": "SVG",
+    b"%PDF": "PDF",
+    b"<!doctype html": "HTML",
+    b"<html": "HTML",
+    b"PK\3\4": "ZIP",
+    b"\x1f\x8b": "gzip",
+    b"\x1aE\xdf\xa3": "video",
+    b"version https://git-lfs": "pointer of Git LFS",
+}
+BRANDS = {  # of files in the container that video, HEIC and AVIF share
+    "AVIF": (b"avif", b"avis"),
+    "HEIC": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+    "camera raw": (b"crx ",),
+}
+BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # bytes; two letters alone begin many a text
+ORIENTATION = 0x0112  # EXIF tag
+TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+WIDTH, HEIGHT = 256, 257  # TIFF tags
+PALE = 240  # of 255; ink whose every channel is above is not seen on white
+INK = 0.99  # share of what is drawn that must be so for the ground to be another
+GREY = (128, 128, 128, 255)
+
+
+def kind_of(head: bytes) -> str:
+    """Return what a file is, one of `SUFFIX_OF` or something that is not read, by its first bytes; empty when that is unknown.
+
+    >>> kind_of(bytes.fromhex("ffd8ffe0")), kind_of(bytes(4) + b"ftypheic" + bytes(4)), kind_of(b"BMW and other cars")
+    ('JPEG', 'HEIC', '')
+    """
+    if head[:4] == b"RIFF":
+        return "WEBP" if head[8:12] == b"WEBP" else "video" if head[8:12] == b"AVI " else ""
+    if head[:2] == b"BM":
+        return "BMP" if int.from_bytes(head[14:18], "little") in BMP_HEADERS else ""
+    if head[4:8] == b"ftyp":
+        # what a file calls itself first may be general; what else it says it is compatible with is not
+        said = [head[at : at + 4] for at in (8, *range(16, min(len(head), int.from_bytes(head[:4], "big")), 4))]
+        return next((kind for kind, brands in BRANDS.items() if any(brand in brands for brand in said)), "video")
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    found = (kind for begins, kind in BEGINNINGS.items() if head.startswith(begins) or text.startswith(begins))
+    return next(found, "")
+
+
+def reads_heic() -> bool:
+    """Tell whether somebody has installed what decodes the photos of iPhones."""
+    return importlib.util.find_spec(HEIC_READER) is not None
+
+
+def is_image(kind: str) -> bool:
+    """Tell whether files of a kind are images that are decoded, here or where the optional reader is installed."""
+    return kind in SUFFIX_OF
+
+
+def read_header(data: bytes) -> tuple[tuple[int, int], int]:
+    """Return the stored `(width, height)` of an image file and its orientation, 1 to 8 as EXIF has it, without decoding it.
+
+    Raises:
+        InputError: The bytes are no image of `FORMATS`, are damaged, or hold more than `MAX_PIXELS`.
+    """
+    with _opened(data, MAX_PIXELS) as opened:
+        orientation = opened.getexif().get(ORIENTATION, 1)
+        orientation = orientation if orientation in range(1, 9) else 1
+        # of a TIFF, and of no other, Pillow gives the size as it is shown
+        tags = getattr(opened, "tag_v2", {})
+        stored = (tags[WIDTH], tags[HEIGHT]) if opened.format == "TIFF" and {WIDTH, HEIGHT} <= {*tags} else opened.size
+        return stored, orientation
+
+
+def shown_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the size of the image as it is shown."""
+    return (stored_wh[1], stored_wh[0]) if orientation in TURNED else stored_wh
 
 
 def decode(data: bytes, *, at_least: int = 0, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode an image file into RGB pixels `(height, width, 3)`; of an animation, the first frame.
 
-    Transparent parts are laid on white; 16-bit, CMYK and palette images become 8-bit RGB.
+    Transparent parts are laid on white, or on grey when nearly all that is drawn is white; 16-bit, CMYK and palette images
+    become 8-bit RGB.
 
     Args:
         data: The file.
@@ -77,7 +173,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[PilImage.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd EXIF and of large images; the limit below decides
-            with PilImage.open(io.BytesIO(data), formats=FORMATS) as opened:
+            with PilImage.open(io.BytesIO(data), formats=_formats(data)) as opened:
                 width, height = opened.size
                 if width * height > max_pixels:
                     raise InputError(f"{width} x {height} pixels, the limit is {max_pixels} in all")
@@ -85,9 +181,32 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[PilImage.Image]:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError("not an image of a known format") from error
+        raise InputError(_unknown(data)) from error
     except Exception as error:
         raise InputError(f"damaged image: {str(error)[:120] or type(error).__name__}") from error
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Return the formats that a file may be opened as; the reader of HEIC is loaded when it is needed first.
+
+    Raises:
+        InputError: It is HEIC, and there is no reader.
+    """
+    if data[4:8] != b"ftyp" or kind_of(data[:HEAD_BYTES]) != "HEIC":
+        return FORMATS
+    if not reads_heic():
+        raise InputError("a HEIC image, which needs a reader of its own; run: pip install pillow-heif")
+    importlib.import_module(HEIC_READER).register_heif_opener()
+    return ("HEIF",)
+
+
+def _unknown(data: bytes) -> str:
+    kind = kind_of(data[:HEAD_BYTES])
+    if kind == "AVIF" and kind not in FORMATS:
+        return "an AVIF image, which this build of Pillow cannot read; run: pip install -U pillow"
+    if is_image(kind):
+        return f"damaged image: begins as {kind} and is none"
+    return f"not an image of a known format{f', but {kind}' if kind else ''}"
 
 
 def _rgb(image: PilImage.Image) -> PilImage.Image:
@@ -98,8 +217,16 @@ def _rgb(image: PilImage.Image) -> PilImage.Image:
         ).convert("RGB")
     if "A" in image.mode or "transparency" in image.info:
         layer = image.convert("RGBA")
-        return PilImage.alpha_composite(PilImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        return PilImage.alpha_composite(PilImage.new("RGBA", layer.size, _ground(layer)), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _ground(layer: PilImage.Image) -> tuple[int, int, int, int] | str:
+    """Return what to lay a drawing on so that it is seen: white, or grey for one that is nearly white all over."""
+    *colours, alpha = (np.asarray(band) for band in layer.split())
+    ink = int(alpha.sum(dtype=np.int64))
+    pale = int(alpha[np.minimum.reduce(colours) >= PALE].sum(dtype=np.int64))
+    return GREY if ink and pale > INK * ink and alpha.min() < 128 else "white"
 
 
 def encode_png(image: Image) -> bytes:

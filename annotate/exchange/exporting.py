@@ -11,23 +11,16 @@ from pathlib import Path
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
 from tilth.annotate.formats.parts.records import Boxed, Entry, Writer
-from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, open_writer
+from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, SPLIT_INSIDE, open_writer
 from tilth.claims import Json, State, Truth
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
-from tilth.images import SUFFIXES, encode_png
+from tilth.images import FORMATS as FILES
+from tilth.images import HEAD_BYTES, SUFFIX_OF, SUFFIXES, encode_png, kind_of
 from tilth.samples import Sample
+from tilth.sources.walk import stem_of, suffix_of
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
-SIGNATURES = {
-    b"\xff\xd8": ".jpg",
-    b"\x89P": ".png",
-    b"RI": ".webp",
-    b"BM": ".bmp",
-    b"GI": ".gif",
-    b"II": ".tif",
-    b"MM": ".tif",
-}
 
 
 @dataclass(kw_only=True)
@@ -140,7 +133,9 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     writer = open_writer(format_, partial, names, tuple(sorted(found.splits)))
-    entries = _entries(dataset, where, images, unlabelled, names)
+    # of formats with a label file an image, two images that differ in their suffix alone would share it
+    key = stem_of if format_ in SPLIT_INSIDE else str
+    entries = _entries(dataset, where, images, unlabelled, names, key)
     turned = _write(entries, partial, writer)
     if out.exists():
         out.rmdir()
@@ -172,7 +167,7 @@ def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
 
 
 def _entries(
-    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str]
+    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str], key: Callable[[str], str]
 ) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
     """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
     taken = Seen()
@@ -184,7 +179,7 @@ def _entries(
         if images == "copy":
             data, file, turned = _upright(sample)
         else:
-            file = _known_as(sample, taken)
+            file = _known_as(sample, taken, key)
         labels = tuple(
             Boxed(str(label.category), label.box_xyxy, label.score, label.source)
             for label in truth.labels
@@ -205,19 +200,19 @@ def _entries(
 
 
 def _upright(sample: Sample) -> tuple[bytes, str, bool]:
-    if read_header(sample.data)[1] != 1:
+    kind = kind_of(sample.data[:HEAD_BYTES])
+    if kind not in FILES or read_header(sample.data)[1] != 1:
         return encode_png(sample.pixels()), sample.id + ".png", True
-    suffix = next((s for head, s in SIGNATURES.items() if sample.data.startswith(head)), ".png")
-    return sample.data, sample.id + suffix, False
+    return sample.data, sample.id + SUFFIX_OF[kind], False
 
 
-def _known_as(sample: Sample, taken: Seen) -> str:
+def _known_as(sample: Sample, taken: Seen, key: Callable[[str], str]) -> str:
     """Return the path that an image came from, if it is one that a label file may name and no other image has it."""
     source = str(sample.origin.get("source") or "")
     parts = source.split("/")
     clean = source.isprintable() and not set(parts) & {"", ".", ".."} and not set(source) & set(':\\"*?<>|')
-    stem, _, suffix = source.rpartition(".")
-    if clean and len(source) < 512 and f".{suffix.lower()}" in SUFFIXES and taken.add(stem.lower()):
+    fit = suffix_of(source) in SUFFIXES or not parts[-1].isdigit()  # the number of a row is no name
+    if clean and fit and 0 < len(source) < 512 and taken.add(key(source).lower()):
         return source
     return sample.id + ".png"
 

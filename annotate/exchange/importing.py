@@ -9,7 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from tilth.annotate.formats.parts.orientation import read_header, seen_stored, shown_size, turn
+from tilth.annotate.formats.coco import Coco
+from tilth.annotate.formats.parts.leftover import left_alone
+from tilth.annotate.formats.parts.orientation import read_header, saw_stored, shown_size, turn
 from tilth.annotate.formats.parts.records import Found, Named, Oddities
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
 from tilth.claims import Claim, Json
@@ -18,6 +20,7 @@ from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.geometry import Box, Boxes
+from tilth.images import reads_heic
 from tilth.policy import Policy
 from tilth.samples import NewSample
 
@@ -91,16 +94,17 @@ class _Taker:
         if not found.labels:
             return [], set()
         stored_wh, orientation = read_header(data)
-        stored = seen_stored(found.size_wh, stored_wh, orientation)
-        if stored is None and not all(label.parts for label in found.labels):
-            self.odd.note("turned by EXIF, size does not tell which way the labels saw it; taken as shown", found.name)
+        boxes = [label.box_xyxy for label in found.labels if not label.parts]
+        stored, note = saw_stored(found.size_wh, boxes, stored_wh, orientation, upright=found.upright)
+        if note:
+            self.odd.note(note, found.name)
         claims: list[Claim] = []
         skipped: set[str | None] = set()
         for label in found.labels:
             category = self._category(label.category) if label.category else None
             if category == "":
                 continue
-            box = self._box(label, found.name, stored_wh, orientation, bool(stored) and not label.parts)
+            box = self._box(label, found.name, stored_wh, orientation, stored and not label.parts)
             if category is None or box is None:
                 skipped.add(category)
                 continue
@@ -127,7 +131,8 @@ class _Taker:
         width, height = shown_size(stored_wh, orientation)
         box: Boxes = np.array([label.box_xyxy], np.float64)
         if label.parts:
-            box = box * [width, height, width, height]
+            with np.errstate(over="ignore"):  # it is no number then, and said to be none
+                box = box * [width, height, width, height]
         if not np.isfinite(box).all():
             self.odd.note("box that is no box, skipped", f"{where}: {label.category}")
             return None
@@ -199,7 +204,9 @@ class Import:
         # what the policy does not know is skipped, so a policy that knows more has the labels read again
         known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(work.policy.names)
         listed = listed_names(reader)
-        key = fingerprint(self, inputs_digest(self.inputs()), *known_names)
+        # what failed for want of a reader is read again once there is one
+        known_formats = ("HEIC",) if reads_heic() else ()
+        key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats)
         taker = _Taker(
             policy=work.policy,
             root=reader.root,
@@ -213,12 +220,16 @@ class Import:
             listed=bool(listed),
         )
         counts = work.add(key, map(taker.take, reader), total=reader.count())
+        left = left_alone(path, images, format_, reader.file.name if isinstance(reader, Coco) else "").facts()
+        if not counts:
+            raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{_named(left)}")
         return {
             "format": format_,
             "images": counts.get("ok", 0),
             "copies": counts.get("dropped", 0),
             **({"quarantined": counts["quarantined"]} if "quarantined" in counts else {}),
             "failed": counts.get("failed", 0),
+            "left_alone": left,
             **_facts(taker, work.policy),
         }
 
@@ -230,6 +241,12 @@ class Import:
             return tuple(dict.fromkeys(listed))
         ours = {self.categories.get(name, name) for name in listed}
         return tuple(name for name in policy.names if name in ours)
+
+
+def _named(left: Mapping[str, Json]) -> str:
+    """Say in a line what was left alone."""
+    told = (f"{kind}: {about['files']}, such as {about['example']}" for kind, about in left.items())  # type: ignore[call-overload,index]
+    return "; left alone: " + "; ".join(told) if left else ""
 
 
 def _facts(taker: _Taker, policy: Policy) -> dict[str, Json]:

@@ -11,11 +11,12 @@ from typing import Any, TextIO
 
 from tilth.annotate.formats.parts.files import Files, scratch, write_image
 from tilth.annotate.formats.parts.records import MAX_LABELS, Boxed, Entry, Found, Named, Oddities, limited, on_disk
-from tilth.annotate.formats.parts.texts import json_lists
+from tilth.annotate.formats.parts.texts import ends, json_lists
 from tilth.errors import InputError
 
 IMAGE_FOLDERS = ("", "images", "data", "train2017", "val2017")
 LISTS = ("images", "annotations", "categories")
+SHOW_UPRIGHT = ("Label Studio",)  # in the browser, and then write the size of the file as it is stored
 NAN = float("nan")
 
 
@@ -39,12 +40,10 @@ def find_json(path: Path) -> Path | None:
 def looks_like_coco(path: Path) -> bool:
     """Tell whether a JSON file may be a COCO file, by its ends."""
     # the keys come in any order, so the end of a long file counts too
-    with path.open("rb") as stream:
-        head = stream.read(65536)
-        stream.seek(max(0, path.stat().st_size - 65536))
-        ends = head + stream.read()
-    listed = head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")  # Label Studio's
-    return not listed and (b'"images"' in ends or b'"annotations"' in ends)
+    head, tail = ends(path)
+    return not head.startswith("[") and any(
+        f'"{key}"' in head + tail for key in ("images", "annotations")
+    )  # Label Studio's
 
 
 class Coco:
@@ -63,6 +62,7 @@ class Coco:
         self.label_file = path.name if images else path.relative_to(self.root).as_posix()
         self.images = Files(self.root)
         self._names: dict[object, str] = {}
+        self._upright = False
         self._rows = scratch()
         self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state, unasked)")
         self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, crowd, x, y, w, h, score)")
@@ -71,7 +71,10 @@ class Coco:
     def _load(self) -> None:
         seen = dict.fromkeys(LISTS, 0)
         self._rows.execute("BEGIN")
-        for kind, item in json_lists(self.file, LISTS):
+        for kind, item in json_lists(self.file, LISTS, ("info",)):
+            if kind == "info":
+                self._upright = isinstance(item, dict) and item.get("contributor") in SHOW_UPRIGHT
+                continue
             number = seen[kind]
             seen[kind] += 1
             if kind == "images":
@@ -124,6 +127,7 @@ class Coco:
                 read=on_disk(self.root / path),
                 label_file=self.label_file,
                 size_wh=(width, height) if width and height else None,
+                upright=self._upright,
                 labels=labels,
                 state=state,
                 unasked=tuple(json.loads(unasked)),

@@ -1,5 +1,6 @@
 """CVAT for images 1.1: one XML file, an `<image>` with a `<box>` for each thing, in pixels from corner to corner."""
 
+import codecs
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from xml.sax.saxutils import escape, quoteattr
 from tilth.annotate.formats.parts.files import write_image
 from tilth.annotate.formats.parts.listing import Listed
 from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Named, Oddities
+from tilth.annotate.formats.parts.texts import xml_encoding
 from tilth.claims import State
 from tilth.errors import InputError
 
@@ -31,6 +33,7 @@ class _Images:
         self.root = ""
         self._image: tuple[Attributes, list[Named]] | None = None
         self._silent = 0
+        self._decoder: codecs.IncrementalDecoder | None = None
         self._parser = expat.ParserCreate()
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
@@ -44,8 +47,11 @@ class _Images:
         """
         self._silent += len(data)
         try:
-            self._parser.Parse(data, not data)
-        except expat.ExpatError as error:
+            if self._decoder is None:
+                self._decoder = codecs.getincrementaldecoder(xml_encoding(data))("replace")
+            # of text, the parser does not heed what the file declares
+            self._parser.Parse(self._decoder.decode(data, not data), not data)
+        except (expat.ExpatError, ValueError) as error:
             raise InputError(f"not an XML file: {error}") from error
         if self._silent > MAX_SILENCE:
             raise InputError(f"refused: {MAX_SILENCE // 2**20} MiB without a tag")
@@ -137,14 +143,17 @@ class Cvat(Listed):
 
     def _images_in(self, place: Path) -> Iterator[tuple[Attributes, list[Named]]]:
         images = _Images(self.odd)
-        with place.open("rb") as stream:
-            while True:
-                data = stream.read(CHUNK)
-                images.feed(data)
-                yield from images.ready
-                images.ready = []
-                if not data:
-                    return
+        try:
+            with place.open("rb") as stream:
+                while True:
+                    data = stream.read(CHUNK)
+                    images.feed(data)
+                    yield from images.ready
+                    images.ready = []
+                    if not data:
+                        return
+        except OSError as error:
+            raise InputError(f"{place.name}: cannot be read: {error.strerror or error}") from error
 
 
 def _size(image: Attributes) -> tuple[int, int] | None:

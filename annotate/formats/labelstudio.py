@@ -11,7 +11,7 @@ from tilth.annotate.formats.parts.files import write_image
 from tilth.annotate.formats.parts.listing import Listed
 from tilth.annotate.formats.parts.objects import NO_BOX
 from tilth.annotate.formats.parts.records import Entry, Found, Named
-from tilth.annotate.formats.parts.texts import json_lists
+from tilth.annotate.formats.parts.texts import ends, json_lists
 from tilth.annotate.labelstudio.tasks import EMPTY, IMAGE, SHOWS, UNUSABLE, WHOLE, corners, make_interface, make_region
 from tilth.claims import State
 from tilth.images import SUFFIXES
@@ -25,9 +25,8 @@ NO_SHAPE = ("brushlabels", "keypointlabels", "ellipselabels", "polygon", "brush"
 
 def looks_like_tasks(path: Path) -> bool:
     """Tell whether a JSON file begins as a list of tasks does."""
-    with path.open("rb") as stream:
-        head = stream.read(65536).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith(b"[") and b'"data"' in head
+    head, _ = ends(path)
+    return head.startswith("[") and '"data"' in head
 
 
 class LabelStudio(Listed):

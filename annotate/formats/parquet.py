@@ -10,11 +10,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tilth.annotate.formats.parts.files import Files
+from tilth.annotate.formats.parts.footer import claims
 from tilth.annotate.formats.parts.objects import has_objects, labels_of, size_of, state_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found, Oddities, on_disk
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES
 
+DAMAGE = (
+    InputError,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    LookupError,
+)  # what the library makes of a table that is none
 GROUP_ROWS, GROUP_BYTES = 1000, 32 * 2**20
 FILE_BYTES = 512 * 2**20
 BATCH_ROWS = 64
@@ -64,7 +72,7 @@ class Parquet:
         """Sum up what the files say of their rows."""
         try:
             return sum(int(pq.read_metadata(self._place(file)).num_rows) for file in self._files)
-        except (InputError, pa.ArrowException, OSError):
+        except DAMAGE:
             return None  # reading will say which file is damaged
 
     def __iter__(self) -> Iterator[Found]:
@@ -72,12 +80,12 @@ class Parquet:
         for file in self._files:
             try:
                 yield from self._file(self._place(file), file)
-            except (InputError, pa.ArrowException, OSError) as error:
+            except DAMAGE as error:
                 yield Found(name=file, label_file=file, error=f"damaged or no such table: {str(error)[:300]}")
 
     def _file(self, place: Path, file: str) -> Iterator[Found]:
         with pq.ParquetFile(place, buffer_size=2**20, pre_buffer=False) as table:
-            _check(table)
+            _check(table, place)
             names = _names(table.schema_arrow)
             chosen = [name for name in COLUMNS if name in table.schema_arrow.names]
             number = 0
@@ -122,7 +130,7 @@ def _limited(data: pa.Scalar) -> bytes:
     return bytes(buffer)
 
 
-def _check(table: pq.ParquetFile) -> None:
+def _check(table: pq.ParquetFile, place: Path) -> None:
     """Refuse a table without images, and one whose groups are too large to be unpacked.
 
     Raises:
@@ -137,11 +145,9 @@ def _check(table: pq.ParquetFile) -> None:
     )
     if bytes_ is None or not (pa.types.is_binary(bytes_) or pa.types.is_large_binary(bytes_)):
         raise InputError(f"expected a column image with bytes (and objects), got {', '.join(schema.names)}")
-    for number in range(table.metadata.num_row_groups):
-        group = table.metadata.row_group(number)
-        values = max((group.column(n).num_values for n in range(group.num_columns)), default=0)
-        if group.total_byte_size > MAX_GROUP_BYTES or values > MAX_GROUP_VALUES:
-            raise InputError(f"refused: row group {number} claims {group.total_byte_size} bytes and {values} values")
+    for number, (size, values) in enumerate(claims(place)):
+        if size > MAX_GROUP_BYTES or values > MAX_GROUP_VALUES:
+            raise InputError(f"refused: row group {number} claims {size} bytes and {values} values")
 
 
 def _names(schema: pa.Schema) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from xml.sax.saxutils import escape
 
 from tilth.annotate.formats.parts.files import Files, Seen, write_text
 from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, on_disk
-from tilth.annotate.formats.parts.texts import lines
+from tilth.annotate.formats.parts.texts import lines, xml_encoding
 from tilth.errors import InputError
 from tilth.samples import SPLITS
+from tilth.sources.walk import stem_of
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 FLAG = re.compile(r"\s+-?[01]$")
@@ -29,13 +30,18 @@ def parse(path: Path) -> ElementTree.Element:
     """Read an XML file that may be hostile.
 
     Raises:
-        InputError: It is not XML, is larger than 8 MiB, or declares a document type.
+        InputError: It cannot be read, is not XML, is larger than 8 MiB, or declares a document type.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"label file larger than {MAX_BYTES // 2**20} MiB")
     try:
-        return ElementTree.fromstring(path.read_bytes(), parser=ElementTree.XMLParser(target=_NoDoctype()))
-    except ElementTree.ParseError as error:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"label file larger than {MAX_BYTES // 2**20} MiB")
+        data = path.read_bytes()
+        # of text, the parser does not heed what the file declares
+        text = data.decode(xml_encoding(data), "replace")
+        return ElementTree.fromstring(text, parser=ElementTree.XMLParser(target=_NoDoctype()))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror or error}") from error
+    except (ElementTree.ParseError, ValueError) as error:
         raise InputError(f"not an XML file: {error}") from error
 
 
@@ -86,17 +92,22 @@ class Voc:
     def _image_of(self, file: str, filename: str) -> str:
         """Find the image: the one that bears the label file's name, else the one that it names.
 
-        Sets are renamed more often than the `filename` inside is kept up, so the file's own name comes first.
+        Sets are renamed more often than the `filename` inside is kept up, so the file's own name comes first; of several images of
+        that name, which differ in their suffix, the one that the file names.
         """
         folder, _, name = file.rpartition("/")
         above = folder.rpartition("/")[0]
         folders = tuple(f.removeprefix("/") for f in (folder, f"{above}/JPEGImages", f"{above}/images"))
-        stem = name.rpartition(".")[0]
-        if path := self.images.stem(*(f"{f}/{stem}" if f else stem for f in folders)):
-            if filename and Path(filename.replace("\\", "/")).stem != stem:
+        stem, called = stem_of(name), filename.replace("\\", "/").rpartition("/")[2].lower()
+        paths = self.images.stems(*(f"{f}/{stem}" if f else stem for f in folders))
+        if paths:
+            path = next((p for p in paths if p.rpartition("/")[2].lower() == called), "")
+            if not path and len(paths) > 1:
+                self.odd.note("label file whose name several images bear and that names none of them; one taken", file)
+            elif filename and not path and stem_of(called) != stem.lower():
                 self.odd.note("label file names another image than its own name does", file)
-            self.images.checked(path)
-            return path
+            self.images.checked(path or paths[0])
+            return path or paths[0]
         if not filename:
             raise InputError("names no image")
         return self.images.find(filename, ("", *folders), self.odd)
@@ -129,7 +140,7 @@ def _is_chosen(file: str, chosen: Seen) -> bool:
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     try:
         width, height = (int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height"))
-    except ValueError:
+    except (OverflowError, ValueError):
         return None
     return (width, height) if width > 0 and height > 0 else None
 
@@ -177,7 +188,7 @@ class VocWriter:
                 f"  <object><name>{self._names[label.category]}</name><pose>Unspecified</pose>"
                 f"<truncated>0</truncated><difficult>0</difficult><bndbox>{box}</bndbox></object>\n"
             )
-        stem = entry.file.rpartition(".")[0]
+        stem = stem_of(entry.file)
         write_text(self.folder / "Annotations" / f"{stem}.xml", "".join([*text, "</annotation>\n"]))
         if entry.split:
             self._lists[entry.split].write(f"{stem}\n")

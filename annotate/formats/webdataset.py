@@ -1,13 +1,12 @@
-"""WebDataset: tar archives in which an image `<key>.<ext>` and its labels `<key>.json` follow each other.
+"""WebDataset: tar archives that hold an image `<key>.<ext>` and its labels `<key>.json`.
 
-An archive is read from front to end and nothing of it is unpacked, so the paths in it cannot lead anywhere.
+Nothing of an archive is unpacked, so the paths in it cannot lead anywhere; `tilth/sources/shards.py` knows what shares a key.
 """
 
 import io
 import json
 import tarfile
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -18,11 +17,15 @@ from tilth.annotate.formats.parts.records import Entry, Found, Oddities
 from tilth.annotate.formats.parts.texts import MAX_ITEM
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.sources.shards import Member, Shard, images_of, leftover
+from tilth.sources.walk import stem_of
 
 SHARD_BYTES = 256 * 2**20
 SHARD_IMAGES = 10_000
 BLOCK = 512  # bytes; two blocks of zeros end an archive
 EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+
+LABELS = (".json",)
 
 Group = dict[str, bytes]
 
@@ -53,29 +56,39 @@ class WebDataset:
         """Yield the parts that share a key; a part that is left out is noted."""
         if not _ends_well(place):
             self.odd.note("archive without its end, maybe cut short", file)
-        now, group = "", Group()
-        with place.open("rb") as stream, closing(tarfile.open(fileobj=stream, mode="r|")) as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # or it remembers all of them
-                if not member.isfile():
-                    if not member.isdir():
-                        self.odd.note("link or device in an archive, skipped", f"{file}/{member.name}")
-                    continue
-                key, part = _key(member.name)
-                if key != now and group:
-                    yield now, group
-                    group = Group()
-                now = key
-                if part != ".json" and part not in SUFFIXES:
-                    continue
-                if part in group:
-                    self.odd.note("two parts of one name in an archive, the later left out", f"{file}/{member.name}")
-                elif member.size > (MAX_ITEM if part == ".json" else MAX_BYTES):
-                    self.odd.note("part that is too large, left out", f"{file}/{member.name}")
+        with place.open("rb") as stream:
+            shard = Shard(stream, file, self.odd)
+            for key, members, _ in shard:
+                images = images_of(members)
+                labels = [member for member in members if member.part in LABELS]
+                for member in members:
+                    if member not in images and member not in labels:
+                        self.odd.note(leftover(member.part), f"{file}/{member.name}")
+                if len(images) > 1 and not any(image.part in SUFFIXES for image in images):
+                    for image in images:  # names with dots that share but their beginning, as of photos by date
+                        yield stem_of(image.name), self._read(stream, file, [image])
+                    for member in labels:
+                        self.odd.note(
+                            "labels of several images of one key in an archive, left alone", f"{file}/{member.name}"
+                        )
                 else:
-                    group[part] = _bytes(archive, member)
-        if group:
-            yield now, group
+                    yield key, self._read(stream, file, [*images, *labels])
+            if shard.damage:
+                raise InputError(shard.damage)
+
+    def _read(self, stream: BinaryIO, file: str, members: Sequence[Member]) -> Group:
+        group = Group()
+        for member in members:
+            part = member.part if member.part in LABELS else f".{member.part.rpartition('.')[2]}"
+            if part in group:
+                self.odd.note("two parts of one name in an archive, the later left out", f"{file}/{member.name}")
+            elif member.size > (MAX_ITEM if part in LABELS else MAX_BYTES):
+                self.odd.note("part that is too large, left out", f"{file}/{member.name}")
+            elif len(data := _bytes(stream, member)) < member.size:
+                self.odd.note("part that the archive ends in, left out", f"{file}/{member.name}")
+            else:
+                group[part] = data
+        return group
 
     def _found(self, name: str, file: str, group: Group) -> Found:
         parts = [part for part in group if part != ".json"]
@@ -101,23 +114,9 @@ class WebDataset:
         )
 
 
-def _key(name: str) -> tuple[str, str]:
-    """Split a path at the first dot of its last part, as the WebDataset library does.
-
-    >>> _key("train/0001.png"), _key("a.b/0001.seg.PNG")
-    (('train/0001', '.png'), ('a.b/0001', '.seg.png'))
-    """
-    folder, slash, last = name.rpartition("/")
-    stem, dot, rest = last.partition(".")
-    return folder + slash + stem, (dot + rest).lower()
-
-
-def _bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = archive.extractfile(member)
-    data = stream.read() if stream else b""
-    if len(data) != member.size:
-        raise InputError(f"{member.name}: {len(data)} of {member.size} bytes, the rest is cut off")
-    return data
+def _bytes(stream: BinaryIO, member: Member) -> bytes:
+    stream.seek(member.at)
+    return stream.read(member.size)
 
 
 def _ends_well(place: Path) -> bool:
@@ -147,7 +146,7 @@ class WebDatasetWriter:
         """Write an image and its labels."""
         data = entry.data or b""
         stream = self._room(len(data))
-        stem = entry.file.rpartition(".")[0]
+        stem = stem_of(entry.file)
         for name, part in ((entry.file, data), (f"{stem}.json", json.dumps(to_row(entry)).encode())):
             stream.write(_header(name, len(part)))
             stream.write(part)

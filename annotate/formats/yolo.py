@@ -13,6 +13,7 @@ from tilth.annotate.formats.parts.files import Files, Seen, write_text
 from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, inside, limited, on_disk
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
+from tilth.sources.walk import stem_of
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
@@ -47,8 +48,10 @@ class Yolo:
             names = {number - 1: line for number, line in lines(file)} if file else {}
         pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else [])
         try:
-            return {int(number): str(name).strip() for number, name in pairs if str(name).strip()}
-        except ValueError as error:
+            # nothing but plain values is written out, as an alias of an alias of a list can be endless
+            plain = {int(number): str(name).strip() for number, name in pairs if isinstance(name, str | int | float)}
+            return {number: name for number, name in plain.items() if name}
+        except (OverflowError, TypeError, ValueError) as error:
             raise InputError(f"{self.file}: names must be a list, or a mapping from numbers") from error
 
     def _choose(self, document: dict[str, object], split: str) -> Files | Seen:
@@ -98,7 +101,7 @@ class Yolo:
 
     def _label_file(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
-        stem = name.rpartition(".")[0] + ".txt"
+        stem = stem_of(name) + ".txt"
         beside = f"{folder}/{stem}" if folder else stem
         parts = folder.split("/")
         candidates = [beside, f"labels/{beside}"]
@@ -139,8 +142,8 @@ def _box(values: list[float]) -> tuple[tuple[float, float, float, float], float]
 
 def _yaml(path: Path) -> dict[str, object]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        document = yaml.safe_load(path.read_bytes())  # which tells UTF-16 by its mark
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise InputError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: a data file is a mapping with names and train, val or test")
@@ -178,7 +181,7 @@ class YoloWriter:
     def add(self, entry: Entry) -> None:
         """Write an image and its text file."""
         place = self.places[entry.split]
-        stem = entry.file.rpartition(".")[0]
+        stem = stem_of(entry.file)
         if entry.data is not None:
             (self.folder / "images" / place).mkdir(parents=True, exist_ok=True)
             (self.folder / "images" / place / entry.file).write_bytes(entry.data)

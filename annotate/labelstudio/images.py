@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tilth.annotate.formats.parts.orientation import read_header
 from tilth.annotate.labelstudio.client import Studio
 from tilth.errors import InputError, Unavailable
-from tilth.images import encode_png
+from tilth.images import HEAD_BYTES, SUFFIX_OF, encode_png, kind_of, read_header
 from tilth.samples import Sample
 
 Way = Literal["folder", "upload", "origin"]
-KINDS = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp", b"BM": "bmp", b"GI": "gif"}
+SHOWN = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # by every browser
 SCHEMES = {  # what an address begins with -> what Label Studio calls it
     "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "azure-blob": "azure-blob", "az": "azure-blob", "http": "http", "https": "https"
 }  # fmt: skip
@@ -27,8 +26,10 @@ UPLOAD_BYTES = 50_000_000  # in one request; the server takes 250 MB
 
 def _file(sample: Sample) -> tuple[str, bytes]:
     """Return a name and a file that every browser shows upright; browsers differ in whether they turn an image."""
-    kind = KINDS.get(sample.data[:2]) if read_header(sample.data)[1] == 1 else None
-    return (f"{sample.id}.{kind}", sample.data) if kind else (f"{sample.id}.png", encode_png(sample.pixels()))
+    kind = kind_of(sample.data[:HEAD_BYTES])
+    if kind in SHOWN and read_header(sample.data)[1] == 1:
+        return sample.id + SUFFIX_OF[kind], sample.data
+    return f"{sample.id}.png", encode_png(sample.pixels())
 
 
 class Images:

@@ -3,15 +3,15 @@
 A corpus is anything with the verbs of `Corpus`. The plainest is a folder of image files; `corpora.py` has the others.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from tilth.errors import InputError
-from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.images import MAX_BYTES
 from tilth.mining.corpora.places import place_of
+from tilth.sources.walk import NO_SUFFIX, LeftAlone, hidden, suffix_of, walk
 
 ABOUT_COLUMNS = {"licence": ("licence", "license"), "url": ("url", "source_url", "source", "page_url")}
 
@@ -30,10 +30,14 @@ class Item:
 
 
 class Corpus(Protocol):
-    """A read-only source of images, possibly hundreds of millions; `place` tells it from all others."""
+    """A read-only source of images, possibly hundreds of millions; `place` tells it from all others.
+
+    `left_alone` counts what lies there and is no item, as far as the last listing has come.
+    """
 
     name: str
     place: str
+    left_alone: LeftAlone
 
     def items(self) -> Iterator[Item]:
         """Yield all items, always in the same order, holding few at a time."""
@@ -74,20 +78,17 @@ class FolderCorpus:
         self.name = folder.name
         self._root = folder.resolve()
         self.place = str(self._root)
+        self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of their paths."""
-        return self._below(self._root, "")
-
-    def _below(self, folder: Path, prefix: str) -> Iterator[Item]:
-        with os.scandir(folder) as entries:
-            visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
-        for entry in visible:
-            key = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._below(folder / entry.name, key + "/")
-            elif entry.name.lower().endswith(SUFFIXES) and (stamp := self.stamp(key)):
+        self.left_alone = LeftAlone()
+        for folder, name, _ in walk(self._root, self.left_alone, ordered=True):
+            key = f"{folder}/{name}" if folder else name
+            if stamp := self.stamp(key):
                 yield Item(key=key, stamp=stamp)
+            else:
+                self.left_alone.note("link out of the folder", key)
 
     def _path(self, key: str) -> Path | None:
         path = (self._root / key).resolve()
@@ -142,10 +143,25 @@ class Shards:
 
     def __init__(self, location: str, suffix: str) -> None:
         self._files = place_of(location)
-        self._names = [name for name in self._files.names() if name.endswith(suffix)]
+        self._names: list[str] = []
+        self._beside = LeftAlone()
+        for name in self._files.names():
+            if kind := next(filter(None, map(hidden, name.split("/"))), ""):
+                self._beside.note(f"{kind} file", name)
+            elif name.lower().endswith(suffix):
+                self._names.append(name)
+            else:
+                self._beside.note(suffix_of(name) or NO_SUFFIX, name)
         if not self._names:
             raise InputError(f"{location}: no {suffix} file here")
         self.name, self.place = self._files.name, self._files.place
+        self.left_alone = self.beside()
+
+    def beside(self) -> LeftAlone:
+        """Return a fresh count of the files that lie beside the large ones."""
+        left = LeftAlone()
+        left.add(self._beside)
+        return left
 
 
 def about_of(row: object) -> dict[str, str]:

@@ -4,16 +4,17 @@ Nothing is unpacked. A key says where an image lies, so that any image can be re
 """
 
 import json
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tilth.errors import InputError
-from tilth.images import MAX_BYTES, SUFFIXES
+from tilth.images import HEAD_BYTES, MAX_BYTES, SUFFIXES, is_image, kind_of
 from tilth.mining.corpora.corpus import Corpus, FolderCorpus, Item, Shards, about_of, limited
 from tilth.mining.corpora.places import StorePlace, place_of
 from tilth.mining.corpora.tables import ArrowCorpus, LanceCorpus, ParquetCorpus
 from tilth.mining.corpora.web import UrlCorpus
+from tilth.sources.shards import LABELS, Shard, find_part, images_of, key_of, leftover
+from tilth.sources.walk import NO_SUFFIX, LeftAlone, hidden, suffix_of
 
 BROKEN = "broken archive"
 MAX_SIDECAR = 64 * 1024  # bytes of a JSON member
@@ -24,7 +25,7 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
 
     Args:
         location: A folder of images, of `.tar`, `.parquet` or `.arrow` files (Hugging Face `datasets`), one such file, a Lance
-            table, a list of URLs (`.txt` or `.csv`); or the URL of any of these (but for lists and Arrow files) in an object
+            table, a list of URLs (`.txt`, `.csv` or `.tsv`); or the URL of any of these (but for lists and Arrow files) in an object
             store, such as `s3://bucket/images` or `hf://datasets/owner/name`.
         downloads: Folder that keeps what a list of URLs leads to; beside the list when None.
 
@@ -34,7 +35,7 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
     path = Path(location)
     if path.name.endswith(".lance"):
         return LanceCorpus(location)
-    if path.suffix in (".txt", ".csv") and path.is_file():
+    if path.suffix.lower() in (".txt", ".csv", ".tsv") and path.is_file():
         return UrlCorpus(path, downloads or path.with_suffix(".downloads"))
     remote = "://" in location
     if not remote and not path.exists():
@@ -46,19 +47,21 @@ def open_corpus(location: str, downloads: Path | None = None) -> Corpus:
         return StoreCorpus(location)
     if path.is_file():
         raise InputError(
-            f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt or .csv, or a URL"
+            f"{path}: not a corpus; give a folder, a .tar, .parquet, .arrow, .lance, .txt, .csv or .tsv, or a URL"
         )
     return FolderCorpus(path)
 
 
 def _kind(name: str) -> str:
     """Return the suffix of an archive, a table or an image; empty for other files."""
-    suffix = Path(name).suffix.lower()
+    if any(map(hidden, name.split("/"))):
+        return ""
+    suffix = suffix_of(name)
     return suffix if suffix in SHARDED or suffix in SUFFIXES else ""
 
 
 class TarCorpus(Shards):
-    """The images in tar archives, as WebDataset writes them; a JSON file of the same stem says licence and url.
+    """The images in tar archives, as WebDataset writes them; a JSON file of the same key says licence and url.
 
     Archives are read where they lie. A key is `shard.tar/member@first:offset:size`, with the bytes where the sample and the
     image begin. Links and devices in an archive are passed over; a damaged archive gives what comes before the damage, and one
@@ -76,27 +79,24 @@ class TarCorpus(Shards):
 
     def items(self) -> Iterator[Item]:
         """Yield the images in the order of the archives."""
+        self.left_alone = self.beside()
         for name in self._names:
             stamp = self._files.stamp(name)
-            try:
-                with self._files.open(name) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
-                    first, stem = 0, ""
-                    while member := archive.next():
-                        archive.members = []  # type: ignore[attr-defined]  # it would keep them all
-                        if not member.isfile():
-                            continue
-                        if (own := member.name.partition(".")[0]) != stem:
-                            first, stem = member.offset, own
-                        if member.name.lower().endswith(SUFFIXES):
-                            yield Item(
-                                key=f"{name}/{member.name}@{first}:{member.offset_data}:{member.size}", stamp=stamp
-                            )
-            except (tarfile.TarError, OSError):
+            with self._files.open(name) as stream:
+                shard = Shard(stream, name, self.left_alone)
+                for group in shard:
+                    images = images_of(group.members)
+                    for image in images:
+                        yield Item(key=f"{name}/{image.name}@{group.first}:{image.at}:{image.size}", stamp=stamp)
+                    for member in group.members:
+                        if member not in images and (member.part != LABELS or not images):
+                            self.left_alone.note(leftover(member.part), f"{name}/{member.name}")
+            if shard.damage:
                 yield Item(key=f"{name}/@{BROKEN}", stamp=stamp)
 
     def _split(self, key: str) -> tuple[str, int, int, int]:
         member, _, place = key.rpartition("@")
-        name = member[: member.find(".tar/") + len(".tar")]
+        name = member[: member.lower().find(".tar/") + len(".tar")]
         if place == BROKEN:
             raise InputError(f"{key.rpartition('/')[0]}: {BROKEN}; what comes after the damage is lost")
         try:
@@ -125,23 +125,13 @@ class TarCorpus(Shards):
     def about(self, key: str) -> dict[str, str]:
         """Read the JSON member of the same sample."""
         name, first, _, _ = self._split(key)
-        stem = key.rpartition("@")[0].partition(".tar/")[2].partition(".")[0]
+        member = key.rpartition("@")[0].removeprefix(f"{name}/")
         with self._files.open(name) as stream:
-            stream.seek(first)
-            try:
-                with tarfile.open(fileobj=stream, mode="r|") as archive:
-                    for member in archive:
-                        if member.name.partition(".")[0] != stem:
-                            break
-                        if (
-                            member.name.endswith(".json")
-                            and member.size <= MAX_SIDECAR
-                            and (file := archive.extractfile(member))
-                        ):
-                            return about_of(json.loads(file.read()))
-            except (tarfile.TarError, ValueError):
-                pass
-        return {}
+            data = find_part(stream, first, key_of(member)[0], LABELS, MAX_SIDECAR)
+        try:
+            return about_of(json.loads(data))
+        except (ValueError, RecursionError):
+            return {}
 
 
 class StoreCorpus:
@@ -157,12 +147,21 @@ class StoreCorpus:
     def __init__(self, url: str) -> None:
         self._files = StorePlace(url)
         self.name, self.place = self._files.name, self._files.place
+        self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
-        """Yield the images in the order of their paths, a folder at a time."""
+        """Yield the images in the order of their paths, a folder at a time; what has no suffix is asked for its first bytes."""
+        self.left_alone = LeftAlone()
         for name, stamp in self._files.entries():
-            if name.lower().endswith(SUFFIXES):
+            suffix = suffix_of(name)
+            if suffix in SUFFIXES:
                 yield Item(key=name, stamp=stamp)
+                continue
+            told = "" if suffix else kind_of(self._files.range(name, 0, HEAD_BYTES))
+            if is_image(told):
+                yield Item(key=name, stamp=stamp)
+            else:
+                self.left_alone.note((suffix or NO_SUFFIX) + (f" ({told})" if told else ""), name)
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object, at most what the decoder takes."""

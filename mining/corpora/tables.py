@@ -7,7 +7,7 @@ checked row by row, and what their libraries raise, or panic with, becomes one l
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -20,6 +20,7 @@ from tilth.errors import InputError, Unavailable
 from tilth.images import MAX_BYTES
 from tilth.mining.corpora.corpus import ABOUT_COLUMNS, Item, Shards, about_of, limited
 from tilth.mining.corpora.places import LocalPlace, Place, place_of
+from tilth.sources.walk import LeftAlone
 
 IMAGE_COLUMNS = (
     "image",
@@ -36,11 +37,17 @@ IMAGE_COLUMNS = (
     "file",
     "file_name",
 )
+BROKEN = "broken"
+DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError)  # what the library makes of a table that is none
 ROW_GROUPS_KEPT = 2
 # Lance has a client of its own for stores, and of what that says only the text comes through
-STORE_FAILS = re.compile(r"Generic (?!LocalFileSystem)\w+ error")
+STORE_FAILS = re.compile(r"Generic (?!LocalFileSystem|memory)\w+ error")
 STORE_REFUSES = re.compile(r"status code: 4(?!08|29)")
 STORE_SHUTS = re.compile(r"lacked (the necessary privileges|valid authentication)")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Column:
@@ -84,8 +91,8 @@ def _only_row(table: pa.Table, key: str) -> dict[str, Any]:
     try:
         table.validate(full=True)
         return dict(table.to_pylist()[0])
-    except (pa.ArrowException, ValueError, IndexError) as error:
-        raise InputError(f"{key}: damaged: {str(error).splitlines()[0][:200]}") from error
+    except DAMAGE as error:
+        raise InputError(f"{key}: damaged: {_line(error)[:200]}") from error
 
 
 class _Rows:
@@ -99,15 +106,36 @@ class _Rows:
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
-        return _bytes(self._row(key)[self._column.name], self._files, key)
+        row = self._row(key)
+        if self._column.name not in row:
+            raise InputError(f"{key}: no column {self._column.name} in this table")
+        return _bytes(row[self._column.name], self._files, key)
 
     def about(self, key: str) -> dict[str, str]:
         """Return the columns that say where an image is from."""
         row = self._row(key)
-        return about_of({what: row[name] for what, name in self._column.about.items()})
+        return about_of({what: row.get(name) for what, name in self._column.about.items()})
 
 
-class ParquetCorpus(_Rows, Shards):
+class _Tables(_Rows, Shards):
+    """What corpora of several tables have in common: one that is damaged is an item that fails."""
+
+    def _schema(self, name: str) -> pa.Schema:
+        raise NotImplementedError
+
+    def _first_column(self, location: str) -> _Column:
+        """Find the column of images in the first table that can be opened.
+
+        Raises:
+            InputError: None can, or it has no such column.
+        """
+        for name in self._names[:-1]:
+            with suppress(InputError):
+                return _Column(self._schema(name), location)
+        return _Column(self._schema(self._names[-1]), location)
+
+
+class ParquetCorpus(_Tables):
     """The rows of Parquet files with a column of image bytes, of paths below the folder, or of both as `datasets` writes them.
 
     A key is `file.parquet/group:row`. Columns `licence` (or `license`) and `url` go with the image.
@@ -123,26 +151,36 @@ class ParquetCorpus(_Rows, Shards):
         super().__init__(location, ".parquet")
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._one = Lock()  # several threads read at once, and a group is large
-        self._column = _Column(self._open(self._names[0]).schema_arrow, location)
+        self._column = self._first_column(location)
+
+    def _schema(self, name: str) -> pa.Schema:
+        return self._open(name).schema_arrow
 
     def _open(self, name: str) -> pq.ParquetFile:
         try:
             files = self._files
             return pq.ParquetFile(files.path(name) if isinstance(files, LocalPlace) else files.open(name))
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{name}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        except DAMAGE as error:
+            raise InputError(f"{name}: not a readable Parquet file: {_line(error)}") from error
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order; nothing but the footers is read."""
+        self.left_alone = self.beside()
         for name in self._names:
-            about = self._open(name).metadata
             stamp = self._files.stamp(name)
+            try:
+                about = self._open(name).metadata
+            except InputError:
+                yield Item(key=f"{name}/{BROKEN}", stamp=stamp)
+                continue
             for group in range(about.num_row_groups):
                 for row in range(about.row_group(group).num_rows):
                     yield Item(key=f"{name}/{group}:{row}", stamp=stamp)
 
     def _row(self, key: str) -> dict[str, Any]:
         name, _, place = key.rpartition("/")
+        if place == BROKEN:
+            self._open(name)
         try:
             group, row = map(int, place.split(":"))
         except ValueError as error:
@@ -158,8 +196,8 @@ class ParquetCorpus(_Rows, Shards):
                 wanted = [self._column.name, *self._column.about.values()]
                 try:
                     self._groups[name, group] = self._open(name).read_row_group(group, columns=wanted)
-                except (pa.ArrowException, OSError, IndexError) as error:
-                    raise InputError(f"{key}: cannot be read: {str(error).splitlines()[0]}") from error
+                except DAMAGE as error:
+                    raise InputError(f"{key}: cannot be read: {_line(error)}") from error
                 while len(self._groups) > ROW_GROUPS_KEPT:
                     self._groups.popitem(last=False)
             return self._groups[name, group]
@@ -169,7 +207,7 @@ class ParquetCorpus(_Rows, Shards):
         return self._files.stamp(key.rpartition("/")[0])
 
 
-class ArrowCorpus(_Rows, Shards):
+class ArrowCorpus(_Tables):
     """The rows of Arrow files, as `save_to_disk` of Hugging Face `datasets` writes them; mapped, not read.
 
     A key is `file.arrow/row`.
@@ -184,7 +222,10 @@ class ArrowCorpus(_Rows, Shards):
     def __init__(self, location: str) -> None:
         super().__init__(location, ".arrow")
         self._tables: dict[str, pa.Table] = {}
-        self._column = _Column(self._table(self._names[0]).schema, location)
+        self._column = self._first_column(location)
+
+    def _schema(self, name: str) -> pa.Schema:
+        return self._table(name).schema
 
     def _table(self, name: str) -> pa.Table:
         if not isinstance(self._files, LocalPlace):
@@ -193,23 +234,30 @@ class ArrowCorpus(_Rows, Shards):
             path = self._files.path(name)
             try:
                 self._tables[name] = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
-            except (pa.ArrowException, OSError) as error:
-                raise InputError(f"{path}: not a readable Arrow stream: {str(error).splitlines()[0]}") from error
+            except DAMAGE as error:
+                raise InputError(f"{path}: not a readable Arrow stream: {_line(error)}") from error
         return self._tables[name]
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order."""
+        self.left_alone = self.beside()
         for name in self._names:
             stamp = self._files.stamp(name)
-            for row in range(self._table(name).num_rows):
+            try:
+                count = self._table(name).num_rows
+            except InputError:
+                yield Item(key=f"{name}/{BROKEN}", stamp=stamp)
+                continue
+            for row in range(count):
                 yield Item(key=f"{name}/{row}", stamp=stamp)
 
     def _row(self, key: str) -> dict[str, Any]:
         name, _, row = key.rpartition("/")
         if not row.isdigit() or int(row) >= self._table(name).num_rows:
             raise InputError(f"{key}: no such image in the corpus")
-        columns = [self._column.name, *self._column.about.values()]
-        return _only_row(self._table(name).select(columns).slice(int(row), 1), key)
+        table = self._table(name)
+        columns = [each for each in (self._column.name, *self._column.about.values()) if each in table.schema.names]
+        return _only_row(table.select(columns).slice(int(row), 1), key)
 
     def stamp(self, key: str) -> str:
         """Return size and time of change of the file."""
@@ -257,6 +305,7 @@ class LanceCorpus(_Rows):
         self.name, self.place = Path(location).stem, location if remote else str(Path(location).resolve())
         self._files = place_of(location.rstrip("/").rpartition("/")[0] if remote else str(Path(location).parent))
         self._column = _Column(schema, location)
+        self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
         """Yield all rows in order."""

@@ -5,7 +5,6 @@ says `noai` or `noimageai` is not used. Every connection, after every redirect, 
 checked right then, so that no name can lead into a private network.
 """
 
-import csv
 import hashlib
 import ipaddress
 import os
@@ -13,16 +12,19 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 from urllib.robotparser import RobotFileParser
 
-from tilth.errors import InputError
+from tilth.errors import InputError, Unavailable
 from tilth.extras import optional
 from tilth.images import MAX_BYTES
+from tilth.mining.corpora.addresses import addresses, check_list, encode
 from tilth.mining.corpora.corpus import Item
+from tilth.sources.walk import LeftAlone
 
 AGENT = "tilth"
 AT_ONCE = 2  # requests to a host
@@ -32,12 +34,16 @@ TRIES = 3
 MAX_REDIRECTS = 5
 MAX_ROBOTS = 512 * 1024  # bytes
 HOSTS_KEPT = 10_000
-COLUMNS = ("url", "image_url", "src")
+ASKED_AROUND = 5  # other hosts of a list, when one cannot be reached and none has answered yet
 UNWILLING = ("noai", "noimageai")
 
 
 class Busy(InputError):
     """The host may answer later."""
+
+
+class Unreachable(Busy):
+    """Nobody answers at the address."""
 
 
 def is_public(address: str) -> bool:
@@ -60,7 +66,7 @@ def _backend(allowed: Callable[[str], bool]) -> Any:
         def connect_tcp(self, host: str, port: int, *rest: Any, **more: Any) -> Any:
             try:
                 found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 raise httpcore.ConnectError(f"{host} has no address") from error
             addresses = [str(entry[4][0]) for entry in found]
             if not all(map(allowed, addresses)):
@@ -86,11 +92,24 @@ class _Host:
             self.last = time.monotonic()
 
 
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _text(header: bytes) -> str:
+    """Read a header; addresses in it are often UTF-8, whatever the standard says."""
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return header.decode("latin-1")
+
+
 class UrlCorpus:
     """The images that a list of URLs leads to, kept in a folder once fetched.
 
     Args:
-        path: A text file with a URL a line, or a CSV file with a column `url`.
+        path: A text file with a URL a line, or a table (`.csv`, `.tsv`) with a column `url`.
         cache: Folder for what was fetched.
         allowed: Says which addresses may be connected to; public ones when None.
 
@@ -105,33 +124,16 @@ class UrlCorpus:
             raise InputError(f"{path}: no such list of URLs")
         self.name, self.place = path.stem, str(path.resolve())
         self._path, self._cache = path, cache
-        self._column = self._find_column()
+        self.left_alone = LeftAlone()
+        check_list(path)
+        self._answered = False  # by any host
         self._pool = httpcore.ConnectionPool(max_connections=32, network_backend=_backend(allowed or is_public))
         self._hosts: OrderedDict[str, _Host] = OrderedDict()
         self._lock = threading.Lock()
 
-    def _find_column(self) -> str:
-        if self._path.suffix.lower() != ".csv":
-            return ""
-        with self._path.open(newline="", encoding="utf-8", errors="replace") as stream:
-            names = next(csv.reader(stream), [])
-        column = next((name for name in names if name.strip().lower() in COLUMNS), "")
-        if not column:
-            raise InputError(f"{self._path}: no column {', '.join(COLUMNS)}; it has {', '.join(names) or 'nothing'}")
-        return column
-
-    def _urls(self) -> Iterator[str]:
-        with self._path.open(newline="", encoding="utf-8", errors="replace") as stream:
-            rows: Iterable[str] = (
-                (r.get(self._column) or "" for r in csv.DictReader(stream)) if self._column else stream
-            )
-            for row in rows:
-                if (url := row.strip()) and not url.startswith("#"):
-                    yield url
-
     def items(self) -> Iterator[Item]:
         """Yield the URLs in the order of the list; one that comes again is the same item."""
-        for url in self._urls():
+        for url in addresses(self._path):
             yield Item(key=url)
 
     def stamp(self, key: str) -> str:
@@ -147,17 +149,47 @@ class UrlCorpus:
 
         Raises:
             InputError: The address is not public, the host forbids it or does not have it, or it does not answer.
+            Unavailable: Neither this host nor others of the list can be reached.
         """
         name = hashlib.sha256(key.encode()).hexdigest()
         path = self._cache / name[:2] / name
         if path.exists():
             return path.read_bytes()
-        data = self._fetch_patiently(key)
+        try:
+            data = self._fetch_patiently(encode(key))
+        except Unreachable as error:
+            if not self._answered:
+                self._ask_around(str(error))
+            raise
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{threading.get_ident()}")
         partial.write_bytes(data)
         os.replace(partial, path)
         return data
+
+    def _ask_around(self, why: str) -> None:
+        """Find out whether one host is down or the network is.
+
+        Raises:
+            Unavailable: Some other hosts of the list do not answer either.
+        """
+        origins: dict[str, None] = {}
+        for url in addresses(self._path):
+            with suppress(InputError):
+                origins[_origin(encode(url))] = None
+            if len(origins) >= HOSTS_KEPT:
+                break
+        for origin in [*origins][:: max(1, len(origins) // ASKED_AROUND)][:ASKED_AROUND]:
+            try:
+                self._get(_Host(), f"{origin}/robots.txt", MAX_ROBOTS)
+            except Unreachable:
+                continue
+            except InputError:
+                return  # an answer, if not a good one
+        if not self._answered:
+            raise Unavailable(
+                f"{self._path.name}: no host of it can be reached: {why}; check the network, then run again"
+            )
 
     def _fetch_patiently(self, url: str) -> bytes:
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -176,7 +208,7 @@ class UrlCorpus:
                 raise InputError(f"{url}: robots.txt forbids it")
             status, headers, data = self._get(host, url, MAX_BYTES)
             if status in (301, 302, 303, 307, 308) and "location" in headers:
-                url = urljoin(url, headers["location"])
+                url = encode(urljoin(url, headers["location"]))
                 continue
             if status == 429 or status >= 500:
                 raise Busy(f"{url}: the host answered {status}; try again later with --retry-failed")
@@ -206,23 +238,17 @@ class UrlCorpus:
                             raise InputError(f"{url}: larger than {most // 2**20} MiB")
                         if time.monotonic() - began > 3 * TIMEOUT_S:
                             raise Busy(f"{url}: takes too long")
-                    headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in answer.headers}
+                    headers = {k.decode("latin-1").lower(): _text(v) for k, v in answer.headers}
+                    self._answered = True
                     return int(answer.status), headers, b"".join(chunks)
-            except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError) as error:
+            except (httpcore.UnsupportedProtocol, httpcore.LocalProtocolError, ValueError) as error:
                 raise InputError(f"{url}: not an http address") from error
             except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.RemoteProtocolError) as error:
-                raise Busy(f"{url}: cannot be reached: {type(error).__name__} {error}".rstrip()) from error
+                raise Unreachable(f"{url}: cannot be reached: {type(error).__name__} {error}".rstrip()) from error
 
     def _host(self, url: str) -> _Host:
         """Return what is known of the host of a URL; its robots.txt is read once."""
-        try:
-            parts = urlsplit(url)
-            origin = f"{parts.scheme}://{parts.netloc}"
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
-        except ValueError:
-            usable = False
-        if not usable:
-            raise InputError(f"{url[:200]}: not an http address")
+        origin = _origin(url)
         with self._lock:
             host = self._hosts.setdefault(origin, _Host())
             self._hosts.move_to_end(origin)
@@ -238,7 +264,7 @@ class UrlCorpus:
         for _ in range(MAX_REDIRECTS):
             status, headers, data = self._get(host, url, MAX_ROBOTS)
             if status in (301, 302, 303, 307, 308) and "location" in headers:
-                url = urljoin(url, headers["location"])
+                url = encode(urljoin(url, headers["location"]))
                 continue
             if status >= 500:
                 raise Busy(f"{url}: the host answered {status}; its rules are unknown")

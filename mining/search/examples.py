@@ -24,11 +24,12 @@ import numpy.typing as npt
 from tilth.data.dataset import Dataset
 from tilth.engine.job import batched
 from tilth.errors import InputError
-from tilth.images import SUFFIXES, Image
+from tilth.images import Image
 from tilth.mining.encoders.families import Encoder
 from tilth.mining.encoders.inputs import Inputs
 from tilth.mining.vectors.store import Store, Vectors
 from tilth.policy import Category, Policy
+from tilth.sources.walk import images_in
 
 CENTRE_ROWS = 4096  # stored images that the mean of the corpus is taken of
 BATCH = 64
@@ -90,7 +91,7 @@ def _unit(values: Floats) -> Floats:
 
 def _paths(category: Category) -> Iterator[Path]:
     for path in category.examples:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = images_in(path) if path.is_dir() else [path]
         if not inside:
             raise InputError(f"{path}: no example image of {category.name} here")
         yield from inside

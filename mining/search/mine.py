@@ -226,6 +226,7 @@ class Mine:
         chosen = _Chooser(self, work, searcher).choose(asked)
         facts: dict[str, Json] = {
             **embedded,
+            "left_alone": corpus.left_alone.facts(),
             "index": {
                 "kind": index.kind,
                 "why": index.plan.why,

@@ -111,7 +111,7 @@ def embed(
         Numbers: `images` of the corpus in the store, `embedded` now, `embed_per_s`, `failed` in all.
 
     Raises:
-        TooManyFailures: More than `max_fail_rate` of at least 50 images could not be read.
+        TooManyFailures: More than `max_fail_rate` of at least 50 images could not be read, or all of any number.
     """
     known = store.has()
     began = time.monotonic()
@@ -135,6 +135,11 @@ def embed(
                     f"{max_fail_rate:g}; for example {': '.join(store.failures()[-1])}. Everything done is kept; mend the "
                     "cause and run again with --retry-failed"
                 )
+    if failed and not len(store):
+        raise TooManyFailures(
+            f"{corpus.name}: none of its {failed} images can be read; for example {': '.join(store.failures()[-1])}. Mend the cause "
+            "and run again with --retry-failed"
+        )
     seconds = time.monotonic() - began
     forgotten = store.forget_all_but((item.key, item.stamp) for item in corpus.items())
     return {

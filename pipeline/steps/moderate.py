@@ -15,10 +15,11 @@ from tilth.engine.job import batched
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.images import SUFFIXES, decode
+from tilth.images import decode
 from tilth.runtime.bundles.bundle import load_bundle
 from tilth.runtime.stages.cascade import Verdict
 from tilth.runtime.stages.stage1 import TEXT_AREA
+from tilth.sources.walk import images_in
 
 BATCH = 16
 
@@ -33,7 +34,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = images_in(path) if path.is_dir() else [path]
         found += inside
     return found
 

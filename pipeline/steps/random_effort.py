@@ -18,9 +18,10 @@ from tilth.engine.intake import Failed
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.images import SUFFIXES, decode, image_id
+from tilth.images import decode, image_id
 from tilth.mining.cleaning.split import Split
 from tilth.samples import NewSample
+from tilth.sources.walk import images_in
 from tilth.train.judge.calibrate import Calibrate
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import TrainDetector
@@ -107,7 +108,7 @@ class RandomEffort:
     def _labelled(self, work: Work, wanted: int, used: "_Used") -> Iterator[NewSample | Failed]:
         truth = read_truth(self.truth)
         categories = tuple(c.name for c in work.policy.pictured)
-        files = sorted(p for p in self.corpus.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = images_in(self.corpus)
         for place in np.random.default_rng((work.seed, 17)).permutation(len(files)):
             path = files[place]
             data = path.read_bytes()

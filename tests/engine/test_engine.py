@@ -110,6 +110,14 @@ def test_a_run_that_goes_wrong_stops_and_says_how_to_go_on(work: Work) -> None:
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_work_of_which_nothing_comes_is_no_success_at_any_number(work: Work, count: int) -> None:
+    work.add("a", noise_samples(count))
+    for _ in range(2):  # and not when it is run again, either
+        with pytest.raises(TooManyFailures, match=f"all {count} samples failed"):
+            work.map(Brightness(refuse_below=1000))
+
+
 def test_a_hundred_corrupt_files_among_a_thousand_are_a_hundred_failure_rows(work: Work) -> None:
     samples = [
         NewSample(data=noise_image(i)[: 40 if i % 10 == 0 else None], origin={"source": str(i)}) for i in range(1000)

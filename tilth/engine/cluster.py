@@ -84,7 +84,7 @@ class Cluster:
         """Fill the table of a job.
 
         Raises:
-            TooManyFailures: More than `max_fail_rate` of at least 50 samples failed.
+            TooManyFailures: More than `max_fail_rate` of at least 50 samples failed, or all of any number.
         """
         connect(self.address)
         table, retry = job.table, job.retry_failed
@@ -112,6 +112,8 @@ class Cluster:
                     writer.flush()
                     raise counted.error()
         writer.flush()
+        if counted.all_of_them():
+            raise counted.error()
 
 
 def run_actors(worker: type, todo: Path, *, batch_size: int, learned: bool) -> Iterator[pa.Table]:

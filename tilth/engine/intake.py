@@ -111,7 +111,7 @@ class Intake:
             starts_at: Number of images that the iterable leaves out at its beginning.
 
         Raises:
-            TooManyFailures: More than `max_fail_rate` of at least 50 images failed.
+            TooManyFailures: More than `max_fail_rate` of at least 50 images failed, or all of any number.
         """
         before = len(self.table)
         counted = FailRate(self.step, self.table, self.max_fail_rate)
@@ -123,7 +123,10 @@ class Intake:
                 advance(len(batch))
                 counted.add(len(batch), failed)
                 if counted.too_many():
-                    raise counted.error()
+                    raise counted.error("run again")
+        if set(self.table.counts()) == {"failed"}:
+            counted.failed = counted.seen
+            raise counted.error("run again")
 
     def _write(self, batch: Sequence[NewSample | Failed]) -> int:
         """Keep a batch, write its rows, and return how many failed."""

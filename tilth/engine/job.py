@@ -134,11 +134,15 @@ class FailRate:
         """Tell whether the work should stop."""
         return self.seen >= FEW and self.failed > self._most * self.seen
 
-    def error(self) -> TooManyFailures:
+    def all_of_them(self) -> bool:
+        """Tell whether nothing at all came of it, which means something at any number; to be called at the end."""
+        return 0 < self.seen == self.failed
+
+    def error(self, cure: str = "run again with --retry-failed") -> TooManyFailures:
         """Say so; to be called once everything is written."""
         why = self._table.failures(1)
         example = f"; for example {why[0][0][:12]}: {why[0][1]}" if why else ""
-        return TooManyFailures(
-            f"{self._name}: {self.failed} of {self.seen} samples failed, more than max_fail_rate {self._most:g}{example}. "
-            "Everything done is kept; mend the cause and run again with --retry-failed"
-        )
+        many = f"{self.failed} of {self.seen} samples failed, more than max_fail_rate {self._most:g}"
+        if self.failed == self.seen:
+            many = f"all {self.seen} samples failed"
+        return TooManyFailures(f"{self._name}: {many}{example}. Everything done is kept; mend the cause and {cure}")

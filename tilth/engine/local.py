@@ -41,6 +41,8 @@ class Local:
                         writer.flush()
                         raise counted.error()
         writer.flush()
+        if counted.all_of_them():
+            raise counted.error()
 
 
 def _read(job: Job, todo: Sequence[Sample]) -> Iterator[list[Sample]]:

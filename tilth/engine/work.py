@@ -90,7 +90,7 @@ class Work:
             Number of samples by outcome: `ok`, `dropped`, `failed`.
 
         Raises:
-            TooManyFailures: More than `max_fail_rate` of at least 50 samples failed.
+            TooManyFailures: More than `max_fail_rate` of at least 50 samples failed, or all of any number.
         """
         dataset = self.dataset
         upstream = [str(vars(ref)) for ref in dataset.at.tables] if on == "claims" else []

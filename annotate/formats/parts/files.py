@@ -1,7 +1,5 @@
 """Names of files under a root, kept in a temporary database on disk, so that a million of them take no memory."""
 
-import os
-import sqlite3
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,20 +7,15 @@ from pathlib import Path
 from tilth.annotate.formats.parts.records import Entry, Found, Oddities, inside, is_absolute, on_disk
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
+from tilth.sources.scratch import scratch
+from tilth.sources.texts import WRONG
+from tilth.sources.walk import LeftAlone, Listed, stem_of, suffix_of, walk
 
+__all__ = ["Files", "Seen", "scratch", "write_image", "write_text"]
 COLUMNS = (
     "path TEXT PRIMARY KEY, folder TEXT, name TEXT, low TEXT, low_name TEXT, stem TEXT, link INTEGER, seen INTEGER"
 )
 FETCH = 1000  # rows
-
-
-def scratch() -> sqlite3.Connection:
-    """Open a database that lies in a temporary file beyond its first two megabytes, and goes when it is closed."""
-    # the engine may read from another thread than the one that opened it, but never from two at once
-    database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-    database.execute("PRAGMA synchronous=OFF")
-    database.execute("PRAGMA journal_mode=OFF")
-    return database
 
 
 class Seen:
@@ -50,27 +43,11 @@ class Seen:
             yield text
 
 
-def _walk(root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, bool]]:
-    """Yield `(folder, name, is it a link)`; links to folders are not followed."""
-    waiting = [""]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            entries = os.scandir(root / folder)
-        except OSError as error:
-            raise InputError(f"{root / folder}: cannot be listed: {error.strerror}") from error
-        with entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{folder}/{entry.name}" if folder else entry.name)
-                elif entry.name.lower().endswith(suffixes) and not entry.name.startswith(".") and entry.is_file():
-                    yield folder, entry.name, entry.is_symlink()
-
-
-def _row(folder: str, name: str, link: bool) -> tuple[str, str, str, str, str, str, int]:
+def _row(found: Listed) -> tuple[str, str, str, str, str, str, int]:
+    folder, name, link = found
     path = f"{folder}/{name}" if folder else name
     low = _fold(path)
-    return path, folder, name, low, low.rpartition("/")[2], low.rpartition(".")[0], int(link)
+    return path, folder, name, low, low.rpartition("/")[2], stem_of(low), int(link)
 
 
 def _fold(path: str) -> str:
@@ -83,16 +60,17 @@ class Files:
 
     Args:
         root: The folder.
-        suffixes: Of the files, in lower case; of images, if none are given.
+        suffixes: Of the files, in lower case; images, by `walk`, if none are given.
     """
 
-    def __init__(self, root: Path, suffixes: tuple[str, ...] = SUFFIXES) -> None:
-        self.root, self._suffixes = root, suffixes
+    def __init__(self, root: Path, suffixes: tuple[str, ...] = ()) -> None:
+        self.root = root
         self._rows = scratch()
         self._rows.execute(f"CREATE TABLE files ({COLUMNS}) WITHOUT ROWID")
         self._rows.execute("BEGIN")
         self._rows.executemany(
-            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, 0)", (_row(*file) for file in _printable(root, suffixes))
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            map(_row, walk(root, LeftAlone(), suffixes, name_all=False)),
         )
         self._rows.execute("COMMIT")
         for column in ("low", "low_name", "stem"):
@@ -149,19 +127,16 @@ class Files:
                 return str(paths[0])
         return ""
 
-    def stem(self, *candidates: str) -> str:
-        """Return the first file that is there under a candidate path with any suffix; empty when none is."""
+    def stems(self, *candidates: str) -> list[str]:
+        """Return the files that are there under the first candidate path that has any, with whatever suffix; the best one first."""
         for stem in candidates:
             found = self._rows.execute("SELECT path FROM files WHERE stem=? LIMIT 20", (_fold(stem),))
             paths = sorted(str(p) for (p,) in found)
             # the same letters come before others, then kinds in the order of the table
-            paths.sort(key=lambda p: (p.rpartition(".")[0] != stem, self._rank(p)))
+            paths.sort(key=lambda p: (stem_of(p) != stem, _rank(p)))
             if paths:
-                return paths[0]
-        return ""
-
-    def _rank(self, path: str) -> int:
-        return next(n for n, suffix in enumerate(self._suffixes) if path.lower().endswith(suffix))
+                return paths
+        return []
 
     def named(self, name: str) -> str:
         """Return the only file of this name in any folder; empty when there is none.
@@ -208,19 +183,15 @@ class Files:
             inside(self.root, name)
             path = self.named(clean.rpartition("/")[2])
         if not path:
-            raise InputError(f"missing image {name!r}")
+            wrong = "; the label file is no UTF-8 here" if WRONG in name else ""
+            raise InputError(f"missing image {name!r}{wrong}")
         self.checked(path)
         return path
 
 
-def _printable(root: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, str, bool]]:
-    """Leave out names that are not Unicode: no label file can speak of them, and no table can hold them."""
-    for folder, name, link in _walk(root, suffixes):
-        try:
-            f"{folder}/{name}".encode()
-        except UnicodeEncodeError:
-            continue
-        yield folder, name, link
+def _rank(path: str) -> int:
+    suffix = suffix_of(path)
+    return SUFFIXES.index(suffix) if suffix in SUFFIXES else len(SUFFIXES)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,10 +1,10 @@
 """The row that imagefolder, WebDataset and Parquet share: `objects: {bbox, categories}` with `(left, top, width, height)`."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilth.annotate.formats.parts.records import Entry, Named
+from tilth.annotate.formats.parts.texts import parse_json
 from tilth.errors import InputError
 
 NO_BOX = Named(category="", box_xyxy=(float("nan"),) * 4)  # the one place that judges boxes refuses it
@@ -34,10 +34,7 @@ def parse_row(text: str | bytes) -> dict[str, Any]:
     Raises:
         InputError: It is none, or no object.
     """
-    try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON: {str(error)[:200]}") from error
+    row = parse_json(text.decode("utf-8-sig", "replace") if isinstance(text, bytes) else text)
     if not isinstance(row, dict):
         raise InputError(f"expected a JSON object, got {type(row).__name__}")
     return row

@@ -14,6 +14,7 @@ from tilth.geometry import Box
 from tilth.images import MAX_BYTES
 
 EXAMPLES = 10  # of each oddity that are named
+MAX_NAME = 255  # bytes of a file's name
 MAX_LABELS = 100_000  # of an image; more is an attack, or no label file
 
 
@@ -37,6 +38,7 @@ class Found:
         label_file: Path of the label file relative to the root; empty when nothing speaks of the image.
         labels: The boxes.
         size_wh: The size that the label file gives; None when it gives none.
+        upright: The tool that made the label file shows images as they are to be seen, whatever size it gives.
         state: What the file says of an image without boxes, if it does: `confirmed_empty` or `unlabelled`.
         unasked: What the file says that nobody looked for in the image, by its own names.
         error: Why the image cannot be had.
@@ -47,6 +49,7 @@ class Found:
     label_file: str = ""
     labels: tuple[Named, ...] = ()
     size_wh: tuple[int, int] | None = None
+    upright: bool = False
     state: str = ""
     unasked: tuple[str, ...] = ()
     error: str = ""
@@ -136,6 +139,8 @@ def inside(root: Path, name: str) -> Path:
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or parts[0] == "" or parts[0].endswith(":") or "\0" in name:
         raise InputError(f"refused: {name!r} leads out of the folder")
+    if max(len(os.fsencode(part)) for part in parts) > MAX_NAME:
+        raise InputError(f"refused: {name[:40]!r}… is longer than the name of any file")
     path = root.joinpath(*parts)
     real = os.path.realpath(root)
     if os.path.commonpath((real, os.path.realpath(path))) != real:

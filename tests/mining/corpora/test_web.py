@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from noise import noise_image
 
-from tilth.errors import InputError
+from tilth.errors import InputError, Unavailable
 from tilth.mining.corpora import web
+from tilth.mining.corpora.addresses import encode
 from tilth.mining.corpora.opening import open_corpus
 from tilth.mining.corpora.web import UrlCorpus
 
@@ -29,6 +30,9 @@ class Handler(BaseHTTPRequestHandler):
             "moved.png": (302, b"", {"Location": "/a.png"}),
             "ring.png": (302, b"", {"Location": "/ring.png"}),
             "inward.png": (302, b"", {"Location": "http://10.0.0.1/secret.png"}),
+            "mit%20leer%20zeichen.png": (200, PICTURE, {}),
+            "Nazar%C3%A9.png": (200, PICTURE, {}),
+            "to-%C3%A9.png": (302, b"", {"Location": "/Nazaré.png".encode().decode("latin-1")}),
             "sideways.png": (302, b"", {"Location": "file:///etc/hostname"}),
             "large.png": (200, b"x" * 4096, {}),
             "flaky.png": (503, b"", {}) if asked[self.path] < 2 else (200, PICTURE, {}),
@@ -50,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     asked.clear()
     served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{served.server_port}"
     served.shutdown()
     served.server_close()
@@ -124,12 +128,104 @@ def test_other_addresses_are_refused(tmp_path: Path, url: str) -> None:
         corpus(tmp_path, []).read(url)
 
 
-def test_a_dead_host_is_one_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_host_is_one_failure_and_a_dead_network_ends_the_run(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(web, "TRIES", 1)
-    with pytest.raises(InputError, match=r"cannot be reached|has no address"):
-        corpus(tmp_path, []).read("http://nowhere.invalid/a.png")
-    with pytest.raises(InputError, match="cannot be reached"):
-        corpus(tmp_path, []).read("http://127.0.0.1:9/a.png")
+    dead = ["http://nowhere.invalid/a.png", "http://127.0.0.1:9/a.png", "http://wo-auch-nicht-ä.invalid/a.png"]
+    half = corpus(tmp_path, [*dead, f"{server}/a.png"])
+    for url in dead:
+        with pytest.raises(InputError, match=r"cannot be reached|has no address"):
+            half.read(url)
+    assert half.read(f"{server}/a.png") == PICTURE
+    with pytest.raises(Unavailable, match=r"no host of it can be reached: .*; check the network, then run again"):
+        corpus(tmp_path, dead).read(dead[0])
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("http://h.example/with space.jpg", "http://h.example/with%20space.jpg"),
+        ("http://h.example/a%20b.jpg?x=1,2&y=%C3%A9", "http://h.example/a%20b.jpg?x=1,2&y=%C3%A9"),
+        ("http://h.example/100%.jpg", "http://h.example/100%.jpg"),
+        ("https://fotos-münchen.example:8080/Nazaré.jpg", "https://xn--fotos-mnchen-jlb.example:8080/Nazar%C3%A9.jpg"),
+        ("https://FAß.example", "https://xn--fa-hia.example/"),
+        (
+            "https://例え.テスト/画像.png?名=値",
+            "https://xn--r8jz45g.xn--zckzah/%E7%94%BB%E5%83%8F.png?%E5%90%8D=%E5%80%A4",
+        ),
+        ("HTTP://my_bucket.example\\a\\b.jpg#part", "http://my_bucket.example/a/b.jpg"),
+        ('http://h.example/a"b<c>.jpg?d"e', "http://h.example/a%22b%3Cc%3E.jpg?d%22e"),
+        (
+            "http://h.example/m~mv2.jpg/fill/w_303,h_170;q=80/x.webp",
+            "http://h.example/m~mv2.jpg/fill/w_303,h_170;q=80/x.webp",
+        ),
+    ],
+)
+def test_addresses_are_encoded_as_browsers_do_and_only_once(url: str, sent: str) -> None:
+    assert encode(url) == sent
+    assert encode(sent) == sent
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://{'a' * 64}.example/", "http://a b.example/", "http://h.example:99999/", "http://xn--\u0300.example/", "http://a..ä/", "http://%31/"]
+)  # fmt: skip
+def test_an_address_that_is_none_fails_alone(tmp_path: Path, server: str, url: str) -> None:
+    found = corpus(tmp_path, [url, f"{server}/a.png"])
+    with pytest.raises(InputError, match=r"not an http address|no name of a host"):
+        found.read(url)
+    assert found.read(f"{server}/a.png") == PICTURE
+
+
+def test_addresses_with_spaces_and_letters_of_all_kinds_are_fetched(tmp_path: Path, server: str) -> None:
+    urls = [f"{server}/mit leer zeichen.png", f"{server}/Nazaré.png", f"{server}/to-é.png"]
+    found = corpus(tmp_path, urls)
+    assert [item.key for item in found.items()] == urls
+    assert [found.read(url) for url in urls] == [PICTURE] * 3
+    assert found.about(urls[1]) == {"url": urls[1]}
+
+
+A, B, C = "http://h.example/a,1.jpg", "http://h.example/b c.jpg", "http://h.example/é.jpg"
+LISTS = {
+    "lines.txt": (f"# mine\n{A}\n\n{B}\r\n{C}", "utf-8"),
+    "marked.txt": (f"{A}\n{B}\n{C}\n", "utf-8-sig"),
+    "windows.txt": (f"{A}\r\n{B}\r\n{C}\r\n", "utf-16"),
+    "captions.txt": (f"{A}\ta cat\na dog\t{B}\n{C}\t\n", "utf-8"),
+    "one line.txt": (f"{A};{B}; {C}", "utf-8"),
+    "quoted.txt": (f'"{A}",\n"{B}",\n<{C}>\n', "utf-8"),
+    "table.csv": (f'id,url\n1,"{A}"\n2,{B}\n3,{C}\n', "utf-8"),
+    "marked.csv": (f'URL,id\n"{A}",1\n{B},2\n{C},3\n', "utf-8-sig"),
+    "excel.csv": (f"id;Image_URL;licence\r\n1;{A};x\r\n2;{B};y\r\n3;{C};z\r\n", "utf-8-sig"),
+    "unquoted.csv": (f"id,url\n1,{A}\n2,{B}\n3,{C}\n", "utf-8"),
+    "tabs.tsv": (f"caption\turl\nx\t{A}\ny\t{B}\nz\t{C}\n", "utf-8"),
+    "one column.csv": (f'url\n"{A}"\n{B}\n{C}\n', "utf-16"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_come_in_many_shapes(tmp_path: Path, name: str) -> None:
+    text, encoding = LISTS[name]
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert [item.key for item in open_corpus(str(tmp_path / name)).items()] == [A, B, C]
+
+
+def test_a_wrong_line_of_a_list_fails_alone(tmp_path: Path) -> None:
+    rows = [
+        b"url,id",
+        A.replace(",", "").encode() + b",1",
+        b"http://h.example/caf\xe9.jpg,2",
+        b"x,y,3",
+        b'"' + b"q" * 200_000 + b'",4',
+        b"\0,5",
+    ]
+    (tmp_path / "l.csv").write_bytes(b"\n".join(rows) + f"\n{C},6\n".encode())
+    found = open_corpus(str(tmp_path / "l.csv"))
+    keys = [item.key for item in found.items()]
+    assert (keys[0], keys[-1]) == (A.replace(",", ""), C)
+    assert len(keys) >= 5
+    for key in keys[1:-1]:
+        with pytest.raises(InputError, match=r"not an http address|no UTF-8"):
+            found.read(key)
 
 
 def test_a_list_without_urls_is_named(tmp_path: Path) -> None:
