@@ -8,17 +8,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tilth.annotate.formats.parts.classes import taken_name
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
-from tilth.annotate.formats.parts.records import Boxed, Entry, Writer
-from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, open_writer
+from tilth.annotate.formats.parts.records import Boxed, Entry, Shown, Writer
+from tilth.annotate.formats.writing import (
+    CARRIES_IMAGES,
+    FORMATS,
+    HOLDS_BOXES,
+    HOLDS_SCORES,
+    HOLDS_STATE,
+    HOLDS_UNASKED,
+    HOLDS_WHOLE,
+    open_writer,
+)
 from tilth.claims import Json, State, Truth
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
 from tilth.images import SUFFIXES, encode_png
-from tilth.samples import Sample
+from tilth.samples import Sample, join_licences
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
+UNKNOWN_LICENCE = "NOASSERTION"  # SPDX's word for what nobody says
 SIGNATURES = {
     b"\xff\xd8": ".jpg",
     b"\x89P": ".png",
@@ -36,6 +47,7 @@ class Survey:
 
     images: int = 0
     boxes: int = 0
+    image_labels: int = 0
     splits: Counter[str] = field(default_factory=Counter)
     categories: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -52,19 +64,28 @@ def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool 
     """Look at all samples, without their images, and count what the format can hold and what it cannot."""
     found = Survey()
     for sample in dataset.samples(where, images=False):
-        if reason := _left_out(sample, sample.truth, unlabelled):
+        if reason := _left_out(sample, sample.truth, unlabelled, format_):
             found.left_out[reason] += 1
             continue
         truth = sample.truth
         boxed = [label for label in truth.labels if label.box_xyxy is not None]
+        whole = len(truth.labels) - len(boxed)
         found.images += 1
         found.looked[frozenset(truth.looked)] += 1
-        found.boxes += len(boxed)
         found.splits[sample.split] += 1
-        found.categories.update(str(label.category) for label in boxed)
-        found.lost["labels of whole images"] += len(truth.labels) - len(boxed)
-        if format_ not in HOLDS_ALL:
-            found.lost["scores below 1"] += sum(label.score < 1 for label in boxed)
+        if format_ in HOLDS_BOXES:
+            found.boxes += len(boxed)
+        else:
+            found.lost["where the boxes are"] += len(boxed)
+        if format_ in HOLDS_WHOLE:
+            found.image_labels += whole
+        else:
+            found.lost["labels of whole images"] += whole
+        written = truth.labels if format_ in HOLDS_WHOLE else boxed
+        found.categories.update(str(label.category) for label in written)
+        if format_ not in HOLDS_SCORES:
+            found.lost["scores below 1"] += sum(label.score < 1 for label in written)
+        if format_ not in HOLDS_STATE:
             found.lost["whether an empty image was confirmed by a person"] += not truth.labels
         if format_ == "voc":
             found.lost["fractions of pixels, rounded"] += sum(
@@ -74,12 +95,14 @@ def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool 
     return found
 
 
-def _left_out(sample: Sample, truth: Truth, unlabelled: bool) -> str:
+def _left_out(sample: Sample, truth: Truth, unlabelled: bool, format_: str) -> str:
     """Say why an image stays out: most tools take an image without boxes for one with nothing in it."""
     if truth.state not in EXPORTED and not (unlabelled and truth.state == State.UNLABELLED):
         return f"{truth.state}"
-    if truth.labels and all(label.box_xyxy is None for label in truth.labels):
+    if format_ not in HOLDS_WHOLE and truth.labels and all(label.box_xyxy is None for label in truth.labels):
         return "labels without boxes only"
+    if format_ not in HOLDS_BOXES and len(truth.categories) > 1:
+        return "labels of several categories"
     return ""
 
 
@@ -129,8 +152,12 @@ def export(
         raise InputError(
             f"no label file can hold the categories {odd}; give them other names by `categories` on import"
         )
+    if format_ not in HOLDS_BOXES and (odd := [name for name in names if taken_name(name)]):
+        raise InputError(
+            f"no folder of a class can be called {', '.join(odd)}; give other names by `categories` on import"
+        )
     unasked = found.unasked(names)
-    if unasked and format_ != "coco":
+    if unasked and format_ not in HOLDS_UNASKED:
         found.lost["that nobody looked for a category of the set"] = sum(unasked.values())
     for what, count in found.left_out.items():
         say(f"left out: {count} images: {what}")
@@ -140,7 +167,7 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     writer = open_writer(format_, partial, names, tuple(sorted(found.splits)))
-    entries = _entries(dataset, where, images, unlabelled, names)
+    entries = _entries(dataset, where, images, unlabelled, names, format_)
     turned = _write(entries, partial, writer)
     if out.exists():
         out.rmdir()
@@ -149,6 +176,7 @@ def export(
         "format": format_,
         "images": found.images,
         "boxes": found.boxes,
+        "image_labels": found.image_labels,
         "categories": list(names),
         "splits": dict(found.splits),
         "left_out": dict(found.left_out),
@@ -165,20 +193,20 @@ def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
         raise InputError(f"images must be copy or none, got {images!r}")
     if images == "none" and format_ in CARRIES_IMAGES:
         raise InputError(f"{format_} carries the images; give images copy, or one of the other formats")
-    if unlabelled and format_ not in HOLDS_ALL:
-        raise InputError(f"{format_} cannot tell an unlabelled image from an empty one; {', '.join(HOLDS_ALL)} can")
+    if unlabelled and format_ not in HOLDS_STATE:
+        raise InputError(f"{format_} cannot tell an unlabelled image from an empty one; {', '.join(HOLDS_STATE)} can")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already; give a new folder")
 
 
 def _entries(
-    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str]
+    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str], format_: str
 ) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
     """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
     taken = Seen()
     for sample in dataset.samples(where, images=images == "copy"):
         truth = sample.truth
-        if _left_out(sample, truth, unlabelled):
+        if _left_out(sample, truth, unlabelled, format_):
             continue
         data, file, turned = None, "", False
         if images == "copy":
@@ -190,6 +218,11 @@ def _entries(
             for label in truth.labels
             if label.box_xyxy is not None
         )
+        shown = tuple(
+            Shown(str(label.category), label.score, label.source)
+            for label in truth.labels
+            if label.box_xyxy is None and format_ in HOLDS_WHOLE
+        )
         entry = Entry(
             id=sample.id,
             file=file,
@@ -197,11 +230,34 @@ def _entries(
             size_wh=sample.size_wh,
             split=sample.split,
             state=str(truth.state),
-            licence=str(sample.origin.get("licence") or ""),
+            licence=licence_of(sample, dataset),
             labels=labels,
+            shown=shown,
             unasked=truth.unasked(names),
         )
         yield sample, truth, entry, turned
+
+
+def licence_of(sample: Sample, dataset: Dataset) -> str:
+    """Return the licence that binds an image: its own and, of one that was made of others, theirs, which go on binding."""
+    told = [str(sample.origin.get("licence") or "")]
+    parents = sample.origin.get("parents")
+    waiting, seen = list(parents) if isinstance(parents, list | tuple) else [], {sample.id}
+    if waiting:
+        told.append(str(sample.origin.get("licence_of_parent") or ""))
+    known = bool(told[-1])
+    while waiting:
+        id_ = str(waiting.pop())
+        if id_ in seen:
+            continue
+        seen.add(id_)
+        row = dataset.pool.get([id_], ["origin"]).get(id_)
+        origin = json.loads(str(row["origin"])) if row else {}
+        licence, above = str(origin.get("licence") or ""), origin.get("parents")
+        known = known and (not row or bool(licence))
+        told += [licence, str(origin.get("licence_of_parent") or "")]
+        waiting += above if isinstance(above, list) else []
+    return join_licences(*told, *([] if known or not parents else [UNKNOWN_LICENCE]))
 
 
 def _upright(sample: Sample) -> tuple[bytes, str, bool]:
@@ -227,13 +283,13 @@ def _write(entries: Iterable[tuple[Sample, Truth, Entry, bool]], folder: Path, w
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as stream:
         for sample, truth, entry, turned in entries:
             writer.add(entry)
-            stream.write(json.dumps(_line(sample, truth, entry.file), sort_keys=True) + "\n")
+            stream.write(json.dumps(_line(sample, truth, entry), sort_keys=True) + "\n")
             count += turned
     writer.close()
     return count
 
 
-def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
+def _line(sample: Sample, truth: Truth, entry: Entry) -> dict[str, Json]:
     labels = [
         {
             "category": label.category,
@@ -245,7 +301,8 @@ def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
     ]
     return {
         "id": sample.id,
-        "file": file,
+        "file": entry.file,
+        "licence": entry.licence,
         "state": str(truth.state),
         "split": sample.split,
         "made": sample.made,

@@ -5,18 +5,37 @@ Paper: https://arxiv.org/abs/1405.0312
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from tilth.annotate.formats.parts.files import Files, scratch, write_image
-from tilth.annotate.formats.parts.records import MAX_LABELS, Boxed, Entry, Found, Named, Oddities, limited, on_disk
+from tilth.annotate.formats.parts.records import (
+    MAX_LABELS,
+    Boxed,
+    Entry,
+    Found,
+    Labels,
+    LeftOut,
+    Named,
+    Oddities,
+    limited,
+    on_disk,
+)
 from tilth.annotate.formats.parts.texts import json_lists
 from tilth.errors import InputError
 
 IMAGE_FOLDERS = ("", "images", "data", "train2017", "val2017")
 LISTS = ("images", "annotations", "categories")
 NAN = float("nan")
+# what a label is when it is no plain box
+CROWD = "crowd region, taken as one box around all of it"
+POLYGON = "polygon, taken as the box around it"
+KEYPOINTS = "key points beside a box, left out"
+WHOLE = "label of the whole image"
+MASK, POINTS = "mask without a box", "key points without a box"
+BOXLESS = (MASK, POINTS)
 
 
 def find_json(path: Path) -> Path | None:
@@ -63,9 +82,14 @@ class Coco:
         self.label_file = path.name if images else path.relative_to(self.root).as_posix()
         self.images = Files(self.root)
         self._names: dict[object, str] = {}
+        self._twice: set[object] = set()  # ids of several names
+        self._shared: set[object] = set()  # ids of several images
+        self._doubtful: set[object] = set()  # ids that a lost label may mean
+        self._repeated: set[int] = set()  # entries of an id and a name that were there before
+        self._plain: dict[str, str] | None = None
         self._rows = scratch()
         self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state, unasked)")
-        self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, crowd, x, y, w, h, score)")
+        self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, kind, x, y, w, h, score)")
         self._load()
 
     def _load(self) -> None:
@@ -76,29 +100,59 @@ class Coco:
             seen[kind] += 1
             if kind == "images":
                 self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *_image(item)))
-            elif not isinstance(item, dict):
-                self.odd.note("entry that is no object, skipped", f"{kind}[{number}]")
             elif kind == "annotations":
-                row = (_id(item.get("image_id")), number, *_label(item))
-                self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                if isinstance(item, dict):
+                    row = (_id(item.get("image_id")), number, *_label(item))
+                    self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                else:
+                    self.odd.lost.note("entry that is no object", f"annotations[{number}]")
+            elif isinstance(item, dict) and isinstance(item.get("name"), str | int | float):
+                self._name(_id(item.get("id")), str(item["name"]))
             else:
-                self._names[_id(item.get("id"))] = str(item.get("name"))
+                self.odd.note("entry of categories without a name", f"categories[{number}]")
         self._rows.execute("COMMIT")
         if not any(seen.values()):
             raise InputError(f"{self.file}: a COCO file has lists of images, annotations and categories")
         self._rows.execute("CREATE INDEX by_image ON labels(image, number)")
         self._rows.execute("CREATE INDEX by_id ON images(id)")
-        lost = "SELECT number FROM labels WHERE NOT EXISTS (SELECT 1 FROM images WHERE id = image) ORDER BY number"
-        for (number,) in self._rows.execute(lost):
-            self.odd.note("label of an image that is not listed", f"annotations[{number}]")
-        twice = "SELECT name FROM images WHERE id IN (SELECT id FROM images GROUP BY id HAVING count(*) > 1)"
-        for (name,) in self._rows.execute(twice):
+        self._match()
+
+    def _name(self, id_: object, name: str) -> None:
+        if self._names.setdefault(id_, name) != name:
+            self.odd.note("category id that two names have, so its labels may be of either", f"{id_}: {name}")
+            self._twice.add(id_)
+
+    def _match(self) -> None:
+        """Find the image of each label; an id may be a number here and a text there, where only one image can be meant."""
+        ask = self._rows.execute
+        lost = "NOT EXISTS (SELECT 1 FROM images WHERE id = image)"
+        if ask(f"SELECT 1 FROM labels WHERE {lost} LIMIT 1").fetchone():
+            self._rows.create_function("plain", 1, plain, deterministic=True)
+            ask("CREATE TABLE plain_ids AS SELECT id, plain(id) AS key FROM images WHERE id IS NOT NULL GROUP BY id")
+            ask("CREATE INDEX by_key ON plain_ids(key)")
+            meant = "(SELECT min(id) FROM plain_ids WHERE key = plain(image) HAVING count(*) = 1)"
+            ask(f"UPDATE labels SET image = coalesce({meant}, image) WHERE {lost}")
+            maybe = ask(f"SELECT id FROM plain_ids WHERE key IN (SELECT plain(image) FROM labels WHERE {lost})")
+            self._doubtful |= {id_ for (id_,) in maybe}
+        for number, category in ask(f"SELECT number, category FROM labels WHERE {lost} ORDER BY number"):
+            self.odd.lost.note("of an image that is not listed", f"annotations[{number}]: {self._category(category)}")
+        # an id of several files says nothing of which of them its labels are of
+        shared = "SELECT id FROM images WHERE id IS NOT NULL GROUP BY id HAVING count(DISTINCT name) > 1"
+        for (name,) in ask(f"SELECT name FROM images WHERE id IN ({shared}) ORDER BY number"):
             self.odd.note("image whose id another image has too", str(name))
+        for number, category in ask(f"SELECT number, category FROM labels WHERE image IN ({shared}) ORDER BY number"):
+            self.odd.lost.note(
+                "of an id that several images have", f"annotations[{number}]: {self._category(category)}"
+            )
+        self._shared = {id_ for (id_,) in ask(shared)}
+        first = "SELECT min(number) FROM images GROUP BY id"
+        again = ask(f"SELECT number, id FROM images WHERE id IS NOT NULL AND number NOT IN ({first})")
+        self._repeated = {number for number, id_ in again if id_ not in self._shared}
 
     @property
     def categories(self) -> tuple[str, ...]:
         """Return the names of the set's own list: annotators of a COCO set looked for these in every image."""
-        return tuple(self._names.values())
+        return tuple(dict.fromkeys(self._names.values()))
 
     def count(self) -> int:
         """Count the listed images."""
@@ -109,38 +163,57 @@ class Coco:
         for number, id_, name, width, height, state, unasked in self._rows.execute(
             "SELECT * FROM images ORDER BY number"
         ):
-            try:
-                if not name:
-                    raise InputError(f"images[{number}] has no file_name")
-                path = self.images.find(name, IMAGE_FOLDERS, self.odd)
-                labels = limited(self._boxes(id_, name))
-            except InputError as error:
-                yield Found(name=name or f"images[{number}]", label_file=self.label_file, error=str(error))
+            if number in self._repeated:
+                self.odd.note("image listed twice", name)
                 continue
-            if not self.images.mark(path):
+            found, path, error = Labels(), "", "" if name else f"images[{number}] has no file_name"
+            try:
+                found = found if id_ in self._shared else limited(self._labels(id_, name))
+                path = self.images.find(name, IMAGE_FOLDERS, self.odd) if name else ""
+            except InputError as problem:
+                error = str(problem)
+            if not error and not self.images.mark(path):
                 self.odd.note("image listed twice", name)
             yield Found(
-                name=path,
-                read=on_disk(self.root / path),
+                name=path or name or f"images[{number}]",
+                read=None if error else on_disk(self.root / path),
                 label_file=self.label_file,
                 size_wh=(width, height) if width and height else None,
-                labels=labels,
+                labels=found.taken,
+                left_out=found.left_out,
                 state=state,
                 unasked=tuple(json.loads(unasked)),
+                unsure=("",) if id_ is None or id_ in self._shared or id_ in self._doubtful else (),
+                error=error,
             )
         for path in self.images.unmarked():
             self.odd.note("image that the label file does not list, left out", path)
 
-    def _boxes(self, image: object, name: str) -> Iterator[Named]:
-        wanted = "SELECT category, crowd, x, y, w, h, score FROM labels WHERE image = ? ORDER BY number"
-        for category_id, crowd, *box, score in self._rows.execute(wanted, (image,)):
-            category = self._names.get(category_id, f"category_id {category_id}")
-            if crowd:
-                self.odd.note("crowd region, skipped", f"{name}: {category}")
+    def _category(self, id_: object) -> str:
+        """Return the name of a category, by its id as a number or as a text; one that nobody has when it is not clear."""
+        if id_ in self._names and id_ not in self._twice:
+            return self._names[id_]
+        if self._plain is None:
+            keys = Counter(plain(known) for known in self._names)
+            self._plain = {plain(known): name for known, name in self._names.items() if keys[plain(known)] == 1}
+        name = None if id_ in self._twice else self._plain.get(plain(id_))
+        return f"category_id {id_}" if name is None else name
+
+    def _labels(self, image: object, name: str) -> Iterator[Named | LeftOut]:
+        wanted = "SELECT category, kind, x, y, w, h, score FROM labels WHERE image = ? ORDER BY number"
+        for category_id, kind, x, y, w, h, score in self._rows.execute(wanted, (image,)):
+            category = self._category(category_id)
+            if kind in (WHOLE, *BOXLESS):
+                if kind == WHOLE:
+                    yield Named(category=category, box_xyxy=None, score=score)
+                else:
+                    yield LeftOut(kind=kind, category=category)
                 continue
+            if kind:
+                self.odd.note(kind, f"{name}: {category}")
             # what is not a number comes back as None, so that the one place that judges boxes refuses it
-            x, y, w, h = (NAN if v is None else v for v in box)
-            yield Named(category=category, box_xyxy=(x, y, x + w, y + h), score=score)
+            box = (NAN,) * 4 if None in (x, y, w, h) else (x, y, x + w, y + h)
+            yield Named(category=category, box_xyxy=box, score=score)
 
 
 def _id(value: object) -> int | float | str:
@@ -150,13 +223,24 @@ def _id(value: object) -> int | float | str:
     return json.dumps(value)[:1000]
 
 
+def plain(id_: object) -> str:
+    """Return what an id is, be it written as a number or as a text.
+
+    >>> plain(7), plain("007"), plain(7.0), plain(" a7 ")
+    ('7', '7', '7', 'a7')
+    """
+    text = str(int(id_)) if isinstance(id_, float) and id_.is_integer() else str(id_).strip()
+    return (text.lstrip("0") or "0") if text.isdecimal() else text
+
+
 def _image(image: object) -> tuple[object, str, int | None, int | None, str, str]:
     if not isinstance(image, dict):
         return None, "", None, None, "", "[]"
     width, height = _side(image.get("width")), _side(image.get("height"))
     told = image.get("unasked")
     unasked = json.dumps([str(name) for name in told[:MAX_LABELS]] if isinstance(told, list) else [])
-    return _id(image.get("id")), str(image.get("file_name") or ""), width, height, str(image.get("state", "")), unasked
+    id_ = None if image.get("id") is None else _id(image["id"])
+    return id_, str(image.get("file_name") or ""), width, height, str(image.get("state", "")), unasked
 
 
 def _side(value: Any) -> int | None:
@@ -166,14 +250,25 @@ def _side(value: Any) -> int | None:
         return None
 
 
-def _label(label: Mapping[str, Any]) -> tuple[object, int, float, float, float, float, float]:
+def _label(label: Mapping[str, Any]) -> tuple[object, str, float, float, float, float, float]:
+    """Return a row of a label; its `kind` says what it is, empty for a plain box."""
+    box, mask = label.get("bbox") or None, label.get("segmentation") or None
+    kind, x, y, w, h, score = "", NAN, NAN, NAN, NAN, 1.0
+    if not isinstance(mask, list) and box is None:
+        kind = MASK if mask is not None else POINTS if label.get("keypoints") else WHOLE
+    elif label.get("iscrowd"):
+        kind = CROWD
+    elif label.get("keypoints"):
+        kind = KEYPOINTS
+    elif box is None:
+        kind = POLYGON
     try:
-        x, y, w, h = (float(v) for v in label.get("bbox") or _around(label.get("segmentation")))
         score = min(1.0, max(0.0, float(label.get("score", 1.0))))
+        if kind not in (WHOLE, *BOXLESS):
+            x, y, w, h = (float(v) for v in box or _around(mask))
     except (OverflowError, TypeError, ValueError):
-        x = y = w = h = NAN
-        score = 1.0
-    return _id(label.get("category_id")), int(bool(label.get("iscrowd"))), x, y, w, h, score
+        x = NAN
+    return _id(label.get("category_id")), kind, x, y, w, h, score
 
 
 def _around(polygons: Any) -> tuple[float, float, float, float]:

@@ -200,6 +200,11 @@ class Table:
         rows = self._data.take(places.to_pylist(), columns=["id", *columns]).to_pylist() if len(places) else []
         return {row["id"]: row for row in rows}
 
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield these columns of all rows, a batch at a time."""
+        if self._data is not None:
+            yield from self._data.to_batches(columns=columns)
+
     def ids(self, batch_rows: int = BATCH_ROWS, where: str | None = None) -> Iterator[list[str]]:
         """Yield all ids in the order they came."""
         if self._data is None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tilth.annotate.formats.parts.files import Files
-from tilth.annotate.formats.parts.records import Found, Named, Oddities, on_disk
+from tilth.annotate.formats.parts.records import Found, Labels, Oddities, on_disk
 from tilth.errors import InputError
 
 
@@ -53,26 +54,33 @@ class Listed:
     def found(
         self,
         name: str,
-        label_file: str,
+        file: str,
         *,
-        labels: tuple[Named, ...] = (),
-        size_wh: tuple[int, int] | None = None,
-        state: str = "",
+        labels: Labels = Labels(),  # noqa: B008  # cannot change
         error: str = "",
+        **more: Any,
     ) -> Found:
-        """Say what a label file says of the image that it calls `name`."""
-        beside = label_file.rpartition("/")[0]
+        """Say what the label file `file` says of the image that it calls `name`; `more` are other fields of `Found`."""
+        beside = file.rpartition("/")[0]
         places = ("",) if self._apart else tuple(p.strip("/") for p in (beside, f"{beside}/images", "", "images"))
+        more = {"label_file": file, "labels": labels.taken, "left_out": labels.left_out, **more}
         try:
             if error or not name:
                 raise InputError(error or "names no image")
-            path = self._images.find(name, places, self.odd)
+            path = self.find(name, places)
         except InputError as problem:
-            return Found(name=name or label_file, label_file=label_file, error=str(problem))
+            return Found(name=name or file, error=str(problem), **more)
         if not self._images.mark(path):
             self.odd.note("image listed twice", name)
-        read = on_disk(self.root / path)
-        return Found(name=path, read=read, label_file=label_file, labels=labels, size_wh=size_wh, state=state)
+        return Found(name=path, read=on_disk(self.root / path), **more)
+
+    def find(self, name: str, places: tuple[str, ...]) -> str:
+        """Return the image file that is called `name`, in a folder of `places` before others.
+
+        Raises:
+            InputError: There is none, or several.
+        """
+        return self._images.find(name, places, self.odd)
 
     def count(self) -> int:
         """Count the images that lie there."""
