@@ -1,5 +1,6 @@
 """What a source says of one picture in several places, put together; and what it has said in the end."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -87,9 +88,10 @@ def _asked(mine: list[Row], theirs: list[Row], said: list[Row], doubts: list[str
 
 
 def _of(claim: Row, source: str, asked: list[str]) -> Row:
-    return (
-        claim if (claim["source"], claim["asked"]) == (source, asked) else {**claim, "source": source, "asked": asked}
-    )
+    if claim["source"] != source:
+        evidence = json.loads(claim["evidence"]) if claim["evidence"] else {}
+        claim = {**claim, "evidence": json.dumps({**evidence, "from": claim["source"]}, sort_keys=True)}
+    return {**claim, "source": source, "asked": asked}
 
 
 @dataclass
