@@ -100,7 +100,7 @@ class LabelStudio(Listed):
                     raise
         if self._uploads is None:
             self._uploads = Uploads(self._images)
-        path = self._uploads.find(names[-1])
+        path = self._uploads.find(names[-1].rpartition("/")[2])
         if not path:
             raise problem
         self.odd.note("image found by its name without the letters that an upload puts before it", name)
