@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from tilth.annotate.formats.parts.classes import taken_name
@@ -203,7 +204,7 @@ def _entries(
     dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str], format_: str
 ) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
     """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
-    taken = Seen()
+    taken, find = Seen(), origins(dataset)
     for sample in dataset.samples(where, images=images == "copy"):
         truth = sample.truth
         if _left_out(sample, truth, unlabelled, format_):
@@ -230,7 +231,7 @@ def _entries(
             size_wh=sample.size_wh,
             split=sample.split,
             state=str(truth.state),
-            licence=licence_of(sample, dataset),
+            licence=licence_of(sample.origin, find),
             labels=labels,
             shown=shown,
             unasked=truth.unasked(names),
@@ -238,26 +239,36 @@ def _entries(
         yield sample, truth, entry, turned
 
 
-def licence_of(sample: Sample, dataset: Dataset) -> str:
-    """Return the licence that binds an image: its own and, of one that was made of others, theirs, which go on binding."""
-    told = [str(sample.origin.get("licence") or "")]
-    parents = sample.origin.get("parents")
-    waiting, seen = list(parents) if isinstance(parents, list | tuple) else [], {sample.id}
-    if waiting:
-        told.append(str(sample.origin.get("licence_of_parent") or ""))
-    known = bool(told[-1])
+def licence_of(origin: Mapping[str, Json], find: Callable[[str], Mapping[str, Json] | None]) -> str:
+    """Return the licence that binds an image: its own and, of one that was made of others, theirs, which go on binding.
+
+    Args:
+        origin: Of the image.
+        find: Returns the origin of another by its id; None when it is not there.
+    """
+    told, waiting, seen = [""], [origin], set[str]()
+    unknown = False
     while waiting:
-        id_ = str(waiting.pop())
-        if id_ in seen:
-            continue
-        seen.add(id_)
+        now = waiting.pop()
+        told += [str(now.get("licence") or ""), said := str(now.get("licence_of_parent") or "")]
+        parents = now.get("parents")
+        for id_ in {str(each) for each in parents} - seen if isinstance(parents, list | tuple) else ():
+            seen.add(id_)
+            parent = find(id_)
+            unknown |= not said and not (parent and parent.get("licence"))
+            waiting += [parent] if parent else []
+    return join_licences(*told, *([UNKNOWN_LICENCE] if unknown else []))
+
+
+def origins(dataset: Dataset) -> Callable[[str], Mapping[str, Json] | None]:
+    """Return what finds the origin of an image of a dataset by its id; the last few thousand are kept."""
+
+    @lru_cache(maxsize=4096)
+    def find(id_: str) -> Mapping[str, Json] | None:
         row = dataset.pool.get([id_], ["origin"]).get(id_)
-        origin = json.loads(str(row["origin"])) if row else {}
-        licence, above = str(origin.get("licence") or ""), origin.get("parents")
-        known = known and (not row or bool(licence))
-        told += [licence, str(origin.get("licence_of_parent") or "")]
-        waiting += above if isinstance(above, list) else []
-    return join_licences(*told, *([] if known or not parents else [UNKNOWN_LICENCE]))
+        return dict(json.loads(str(row["origin"]))) if row else None
+
+    return find
 
 
 def _upright(sample: Sample) -> tuple[bytes, str, bool]:

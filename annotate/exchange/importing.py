@@ -29,8 +29,8 @@ class Import:
         split: Put the images into this split; a set that tells splits apart gives only this one.
         empty_means: What an image without boxes is when a label file speaks of it: not looked at, or looked at and empty.
         licence: Of the images, kept with each.
-        categories: The set's names to the policy's; "" ignores a name. Policy names need no entry; other names are
-            listed and skipped, unless this is `as_is`.
+        categories: The set's names to the policy's; "" ignores a name. Policy names need no entry; labels of other
+            names are left out and named, unless this is `as_is`.
         covers: The policy's categories that whoever labelled the set looked for. By default those that the set's own list names,
             as of COCO, YOLO and folders of classes; where a set has no list, all of the policy. An image without a label of one of
             these shows none; of other categories it says nothing. Where one class was chosen for an image, it says nothing of the
@@ -43,8 +43,13 @@ class Import:
     split: Literal["", "train", "val", "test"] = ""
     empty_means: Literal["unlabelled", "confirmed_empty"] = "unlabelled"
     licence: str = ""
-    categories: dict[str, str] | Literal["as_is"] = field(default_factory=dict)
+    categories: Mapping[str | int, str] | Literal["as_is"] = field(default_factory=dict)
     covers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take class numbers as names."""
+        if self.categories != "as_is":
+            object.__setattr__(self, "categories", {str(theirs): ours for theirs, ours in self.categories.items()})
 
     def inputs(self) -> tuple[Path, ...]:
         """The set's folder; a label file stands for the images beside it."""

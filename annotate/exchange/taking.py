@@ -54,7 +54,7 @@ class Taker:
 
     policy: Policy
     root: Path
-    categories: Mapping[str, str] | Literal["as_is"]
+    categories: Mapping[str | int, str] | Literal["as_is"]
     empty_means: str
     key: str
     origin: Mapping[str, str]

@@ -263,7 +263,7 @@ def _label(label: Mapping[str, Any]) -> tuple[object, str, float, float, float, 
     elif box is None:
         kind = POLYGON
     try:
-        score = min(1.0, max(0.0, float(label.get("score", 1.0))))
+        score = min(1.0, max(0.0, float(1.0 if label.get("score") is None else label["score"])))
         if kind not in (WHOLE, *BOXLESS):
             x, y, w, h = (float(v) for v in box or _around(mask))
     except (OverflowError, TypeError, ValueError):

@@ -107,15 +107,18 @@ class LabelStudio(Listed):
         return path
 
     def _result(self, task: Mapping[str, Any], where: str) -> list[object] | None:
-        spoken = [a for a in task.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+        spoken = [a for a in _list(task.get("annotations")) if isinstance(a, dict) and not a.get("was_cancelled")]
         if len(spoken) > 1:
             self.odd.note("several annotations of an image, the newest taken", where)
         spoken.sort(key=lambda a: str(a.get("updated_at") or ""))
-        chosen = spoken[-1:] or [p for p in task.get("predictions") or [] if isinstance(p, dict)][:1]
+        chosen = spoken[-1:] or [p for p in _list(task.get("predictions")) if isinstance(p, dict)][:1]
         if not chosen:
             return None
-        result = chosen[0].get("result")
-        return result if isinstance(result, list) else []
+        return _list(chosen[0].get("result"))
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 class Uploads:

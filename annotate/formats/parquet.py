@@ -152,6 +152,15 @@ def _check_groups(table: pq.ParquetFile) -> None:
             raise InputError(f"refused: row group {number} claims {group.total_byte_size} bytes and {values} values")
 
 
+def names_files(place: Path) -> bool:
+    """Tell whether a table names its images by `file_name` and so has none inside."""
+    try:
+        names = pq.read_schema(place).names
+    except (pa.ArrowException, OSError):
+        return False
+    return "file_name" in names and "image" not in names
+
+
 def rows_in(place: Path) -> Iterator[tuple[dict[str, Any], Names]]:
     """Yield the rows of a table that names its images by `file_name`, and the names of its numbered categories.
 

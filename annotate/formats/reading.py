@@ -9,9 +9,9 @@ from tilth.annotate.formats.coco import Coco, find_json
 from tilth.annotate.formats.csv_table import Csv, looks_like_csv
 from tilth.annotate.formats.cvat import Cvat, looks_like_cvat
 from tilth.annotate.formats.folder import Folder
-from tilth.annotate.formats.imagefolder import KINDS, ImageFolder
+from tilth.annotate.formats.imagefolder import KINDS, METADATA, ImageFolder
 from tilth.annotate.formats.labelstudio import LabelStudio, looks_like_tasks
-from tilth.annotate.formats.parquet import Parquet
+from tilth.annotate.formats.parquet import Parquet, names_files
 from tilth.annotate.formats.parts.classes import ClassFolders, looks_like_classes, unknown_classes
 from tilth.annotate.formats.parts.records import Oddities, Reader
 from tilth.annotate.formats.voc import Voc
@@ -95,9 +95,10 @@ def _under(path: Path, suffix: str) -> Iterator[Path]:
 
 
 def _metadata(path: Path) -> Iterator[Path]:
-    """Yield the files that an imagefolder has beside its images."""
-    for suffix in (".jsonl", ".csv", ".parquet"):
-        yield from (p for p in _under(path, suffix) if p.name in KINDS)
+    """Yield the files that an imagefolder has beside its images; others may have this name too, so those are looked into."""
+    yield from (p for p in _under(path, ".jsonl") if p.name == METADATA)
+    yield from (p for p in _under(path, ".csv") if p.name in KINDS and looks_like_csv(p))
+    yield from (p for p in _under(path, ".parquet") if p.name in KINDS and names_files(p))
 
 
 def _split_folders(path: Path) -> list[Path]:

@@ -78,10 +78,12 @@ def read_result(result: Iterable[object], size_wh: tuple[int, int] | None = None
             name = region.get("id")
             groups.setdefault(name if isinstance(name, str) and name else number, []).append(region)
     pictures = {
-        part.get("to_name") for parts in groups.values() for part in parts if _shape(str(part.get("type") or ""))
+        str(part.get("to_name")) for parts in groups.values() for part in parts if _shape(str(part.get("type") or ""))
     }
     for name, parts in groups.items():
-        if any(part.get("item_index") for part in parts) or (len(pictures) > 1 and parts[0].get("to_name") in pictures):
+        if any(part.get("item_index") for part in parts) or (
+            len(pictures) > 1 and str(parts[0].get("to_name")) in pictures
+        ):
             reading.left_out += [
                 LeftOut(kind="of one of several images of a task", category=each) for each in _all(parts)
             ]

@@ -52,6 +52,9 @@ def _is_pose(values: list[float], step: int) -> bool:
     x, y, w, h = values[:4]
     if len(values) < 4 + step or (len(values) - 4) % step or w <= 0 or h <= 0:
         return False
+    edges = [middle + way * side / 2 for middle, side in ((x, w), (y, h)) for way in (-1, 1)]
+    if min(edges) < -OVER or max(edges) > 1 + OVER:
+        return False
     points = [values[at : at + step] for at in range(4, len(values), step)]
     if step == 3 and not all(point[2] in (0, 1, 2) for point in points):
         return False
