@@ -6,9 +6,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
+from tilth.annotate.exchange.licences import licence_of, origins
 from tilth.annotate.formats.parts.classes import taken_name
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
@@ -27,10 +27,9 @@ from tilth.claims import Json, State, Truth
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
 from tilth.images import SUFFIXES, encode_png
-from tilth.samples import Sample, join_licences
+from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
-UNKNOWN_LICENCE = "NOASSERTION"  # SPDX's word for what nobody says
 SIGNATURES = {
     b"\xff\xd8": ".jpg",
     b"\x89P": ".png",
@@ -237,38 +236,6 @@ def _entries(
             unasked=truth.unasked(names),
         )
         yield sample, truth, entry, turned
-
-
-def licence_of(origin: Mapping[str, Json], find: Callable[[str], Mapping[str, Json] | None]) -> str:
-    """Return the licence that binds an image: its own and, of one that was made of others, theirs, which go on binding.
-
-    Args:
-        origin: Of the image.
-        find: Returns the origin of another by its id; None when it is not there.
-    """
-    told, waiting, seen = [""], [origin], set[str]()
-    unknown = False
-    while waiting:
-        now = waiting.pop()
-        told += [str(now.get("licence") or ""), said := str(now.get("licence_of_parent") or "")]
-        parents = now.get("parents")
-        for id_ in {str(each) for each in parents} - seen if isinstance(parents, list | tuple) else ():
-            seen.add(id_)
-            parent = find(id_)
-            unknown |= not said and not (parent and parent.get("licence"))
-            waiting += [parent] if parent else []
-    return join_licences(*told, *([UNKNOWN_LICENCE] if unknown else []))
-
-
-def origins(dataset: Dataset) -> Callable[[str], Mapping[str, Json] | None]:
-    """Return what finds the origin of an image of a dataset by its id; the last few thousand are kept."""
-
-    @lru_cache(maxsize=4096)
-    def find(id_: str) -> Mapping[str, Json] | None:
-        row = dataset.pool.get([id_], ["origin"]).get(id_)
-        return dict(json.loads(str(row["origin"]))) if row else None
-
-    return find
 
 
 def _upright(sample: Sample) -> tuple[bytes, str, bool]:

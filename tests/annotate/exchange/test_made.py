@@ -9,8 +9,9 @@ from label_sets import SIDE, opened, silent
 from noise import noise_image
 from PIL import Image, PngImagePlugin
 
-from tilth.annotate.exchange.exporting import export, licence_of, origins
+from tilth.annotate.exchange.exporting import export
 from tilth.annotate.exchange.importing import Import
+from tilth.annotate.exchange.licences import licence_of, origins
 from tilth.annotate.formats.writing import FORMATS
 from tilth.claims import Claim
 from tilth.engine.work import Work
