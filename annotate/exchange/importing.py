@@ -1,6 +1,8 @@
 """The step `import`: images and labels of other tools become samples with claims; what is odd is counted, not guessed."""
 
 import difflib
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import field
@@ -16,6 +18,8 @@ from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.policy import Policy
+
+NAMED = 10  # unknown categories that are said in a line of their own; the facts have more
 
 
 @step
@@ -150,21 +154,27 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
 
 def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:
     """Say what a person should look at, in a line each."""
-    labels = facts["labels"]
+    labels, conflicts = facts["labels"], facts["conflicts"]
     if labels["left_out"]:
-        yield (
-            f"{labels['left_out']} of {labels['read']} labels were left out, so {facts['unsure']} images are unsure and none "
-            "of these is called empty:"
+        unsure = (
+            f"; {_many(facts['unsure'], 'image')} may show what they are of, and so count as unsure, never as empty"
         )
+        yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure if facts['unsure'] else ''}:"
         for kind, told in facts["left_out"].items():
             yield f"  {told['labels']} x {kind}" + (f", as in {told['examples'][0]}" if told["examples"] else "")
-    if facts["conflicts"]["images"]:
-        yield (
-            f"{facts['conflicts']['images']} images were labelled in two ways by entries of the same picture; both are kept, "
-            f"as in {facts['conflicts']['examples'][0]}"
-        )
-    for name, told in facts["unknown_categories"].items():
+    for name, told in list(facts["unknown_categories"].items())[:NAMED]:
         near = told["did_you_mean"]
-        yield f"the policy has no category {name!r}; map it by: --set 'categories={{{name}: {near or chr(34) * 2}}}'"
+        yield f"the policy has no category {name!r}; map it: --set 'categories={{{_quoted(name)}: {near or chr(34) * 2}}}'"
+    if conflicts["images"]:
+        more = f", as in {conflicts['examples'][0]}"
+        yield f"{_many(conflicts['images'], 'picture')} labelled in ways that cannot all be so; all labels are kept{more}"
     for kind, count in facts["odd"].items():
         yield f"{count} x {kind}, as in {facts['odd_examples'][kind][0]}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _quoted(name: str) -> str:
+    return name if re.fullmatch(r"\w[\w -]*", name) else json.dumps(name, ensure_ascii=False)

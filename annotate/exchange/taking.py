@@ -10,7 +10,7 @@ import numpy as np
 
 from tilth.annotate.exchange.made import origin_in
 from tilth.annotate.formats.parts.orientation import read_header, seen_stored, shown_size, turn
-from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Tally
+from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Tally, writable
 from tilth.claims import Claim, Json
 from tilth.engine.copies import LEFT_OUT
 from tilth.engine.intake import Failed
@@ -159,7 +159,7 @@ class Taker:
         self.labels.left_out.note(kind, f"{where}: {category}" if category else where)
         doubts.add(doubt)
         if category and self.name(category) is None:
-            self.unknown[category] += 1
+            self.unknown[writable(category)] += 1
 
     def _doubt(self, category: str) -> str | None:
         """Return what a label that is not taken may be of: empty for anything; None when it is to be ignored."""
@@ -170,6 +170,8 @@ class Taker:
 
     def name(self, name: str) -> str | None:
         """Return the policy's name for one of the set, empty when it is to be ignored, None when nobody knows it."""
+        if writable(name) != name:
+            return None
         if self.categories == "as_is" or (name in self.policy.names and name not in self.categories):
             return name
         return self.categories.get(name)

@@ -91,24 +91,27 @@ class Coco:
         for kind, item in json_lists(self.file, LISTS):
             number = seen[kind]
             seen[kind] += 1
-            if kind == "images":
-                self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *read_image(item)))
-            elif kind == "annotations":
-                if isinstance(item, dict):
-                    row = (read_id(item.get("image_id")), number, *read_label(item))
-                    self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-                else:
-                    self.odd.lost.note("entry that is no object", f"annotations[{number}]")
-            elif isinstance(item, dict) and isinstance(item.get("name"), str | int | float):
-                self._name(read_id(item.get("id")), str(item["name"]))
-            else:
-                self.odd.note("entry of categories without a name", f"categories[{number}]")
+            self._take(kind, number, item)
         self._rows.execute("COMMIT")
         if not any(seen.values()):
             raise InputError(f"{self.file}: a COCO file has lists of images, annotations and categories")
         self._rows.execute("CREATE INDEX by_image ON labels(image, number)")
         self._rows.execute("CREATE INDEX by_id ON images(id)")
         self._match()
+
+    def _take(self, kind: str, number: int, item: object) -> None:
+        if kind == "images":
+            self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *read_image(item)))
+        elif kind == "annotations":
+            if isinstance(item, dict):
+                row = (read_id(item.get("image_id")), number, *read_label(item))
+                self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            else:
+                self.odd.lost.note("entry that is no object", f"annotations[{number}]")
+        elif isinstance(item, dict) and isinstance(item.get("name"), str | int | float):
+            self._name(read_id(item.get("id")), str(item["name"]))
+        else:
+            self.odd.note("entry of categories without a name", f"categories[{number}]")
 
     def _name(self, id_: object, name: str) -> None:
         if self._names.setdefault(id_, name) != name:

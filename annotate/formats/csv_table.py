@@ -6,14 +6,16 @@ An image without labels is a row without category. Columns go by the names that 
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
+from tilth.annotate.formats.parts.columns import Columns, columns_of
 from tilth.annotate.formats.parts.files import scratch, write_image
 from tilth.annotate.formats.parts.listing import Listed
 from tilth.annotate.formats.parts.objects import NOWHERE, listed_in, objects_of
-from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Labels, LeftOut, Named
+from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Labels, LeftOut, Named, Oddities, nobody
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 
@@ -52,32 +54,73 @@ def _wanting(places: dict[str, int]) -> list[str]:
     return wanting + [name for name in CORNERS if some and name not in places]
 
 
-def looks_like_csv(path: Path) -> bool:
+def looks_like_csv(path: Path, knows: Callable[[str], bool] = nobody) -> bool:
     """Tell whether a file has the columns that a table of labels needs."""
     try:
-        header = next(csv.reader(text for _, text in lines(path)), [])
-    except (InputError, csv.Error):
+        header = _header(path)
+    except InputError:
         return False
     places = _places(header)
-    return not _wanting(places) and "file" in places
+    return "file" in places and (not _wanting(places) or columns_of(header, places["file"], knows) is not None)
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        return next(csv.reader(text for _, text in lines(path)), [])
+    except csv.Error as error:
+        raise InputError(f"{path.name}: not CSV: {error}") from error
 
 
 class Csv(Listed):
-    """Reads every `.csv` of labels under a folder, or one; rows of an image are put together in a temporary database."""
+    """Reads every `.csv` of labels under a folder, or one; rows of an image are put together in a temporary database.
 
-    suffixes = (".csv",)
+    Args:
+        path: As of every list.
+        images: As of every list.
+        odd: As of every list.
+        knows: Tells whether a word is a label of ours; a column that is called so is one of a category.
+    """
+
+    suffixes: tuple[str, ...] = (".csv",)
+
+    def __init__(self, path: Path, images: Path | None, odd: Oddities, knows: Callable[[str], bool] = nobody) -> None:
+        super().__init__(path, images, odd)
+        self.knows = knows
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Return the categories that the tables have a column of; none of a table that names them in its rows."""
+        found: dict[str, None] = {}
+        for _, place in self.files():
+            try:
+                if place.is_symlink():  # it may lead out of the folder; reading finds out
+                    continue
+                found |= dict.fromkeys(columns.names.values() if (columns := self._columns(place)) else ())
+            except InputError:
+                continue  # reading says it
+        return tuple(found)
+
+    def _columns(self, place: Path) -> Columns | None:
+        if place.suffix.lower() != ".csv":
+            return None
+        header = _header(place)
+        places = _places(header)
+        return columns_of(header, places["file"], self.knows) if "file" in places and _wanting(places) else None
 
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in the order of their first rows."""
-        return read_table(self, file, place)
+        if columns := self._columns(place):
+            try:
+                for row in islice(csv.reader(text for _, text in lines(place)), 1, None):
+                    name, labels, unasked = columns.read(row)
+                    yield self.found(name, file, labels=labels, unasked=unasked)
+            except csv.Error as error:
+                raise InputError(f"{place.name}: not CSV: {error}") from error
+        else:
+            yield from _read_table(self, file, place)
 
 
-def read_table(listed: Listed, file: str, place: Path) -> Iterator[Found]:
-    """Yield the images of a table in the order of their first rows.
-
-    Raises:
-        InputError: It is no table of labels.
-    """
+def _read_table(listed: Listed, file: str, place: Path) -> Iterator[Found]:
     with closing(scratch()) as rows:
         names, marks = ", ".join(READ), ", ".join("?" * len(READ))
         rows.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, {names})")

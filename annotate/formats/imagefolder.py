@@ -7,9 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tilth.annotate.formats.csv_table import read_table
+from tilth.annotate.formats.csv_table import Csv
 from tilth.annotate.formats.parquet import rows_in
-from tilth.annotate.formats.parts.listing import Listed
 from tilth.annotate.formats.parts.objects import parse_row, said_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found
 from tilth.annotate.formats.parts.texts import lines
@@ -19,7 +18,7 @@ METADATA = "metadata.jsonl"
 KINDS = (METADATA, "metadata.csv", "metadata.parquet")
 
 
-class ImageFolder(Listed):
+class ImageFolder(Csv):
     """Reads all metadata files under a folder."""
 
     suffixes = KINDS
@@ -27,7 +26,7 @@ class ImageFolder(Listed):
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in the order of the rows."""
         if place.suffix.lower() == ".csv":
-            yield from read_table(self, file, place)
+            yield from super().in_file(file, place)
         elif place.suffix.lower() == ".parquet":
             try:
                 for number, (row, names) in enumerate(rows_in(place)):

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tilth.annotate.formats.parts.files import scratch, write_image
 from tilth.annotate.formats.parts.listing import Listed
-from tilth.annotate.formats.parts.records import Boxed, Entry, Found, Labels, LeftOut, Oddities, Shown
+from tilth.annotate.formats.parts.records import Boxed, Entry, Found, Labels, LeftOut, Oddities, Shown, nobody
 from tilth.annotate.formats.parts.texts import json_lists
 from tilth.annotate.labelstudio.regions import minimal, read_result
 from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, IMAGE, SHOWS, UNUSABLE, WHOLE, make_interface, make_region
@@ -39,9 +39,7 @@ class LabelStudio(Listed):
         knows: Tells whether a word is a label of ours.
     """
 
-    def __init__(
-        self, path: Path, images: Path | None, odd: Oddities, knows: Callable[[str], bool] = lambda _: False
-    ) -> None:
+    def __init__(self, path: Path, images: Path | None, odd: Oddities, knows: Callable[[str], bool] = nobody) -> None:
         super().__init__(path, images, odd)
         self.knows = knows
         self._uploads: Uploads | None = None

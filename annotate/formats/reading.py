@@ -13,7 +13,7 @@ from tilth.annotate.formats.imagefolder import KINDS, METADATA, ImageFolder
 from tilth.annotate.formats.labelstudio import LabelStudio, looks_like_tasks
 from tilth.annotate.formats.parquet import Parquet, names_files
 from tilth.annotate.formats.parts.classes import ClassFolders, looks_like_classes, unknown_classes
-from tilth.annotate.formats.parts.records import Oddities, Reader
+from tilth.annotate.formats.parts.records import Oddities, Reader, nobody
 from tilth.annotate.formats.voc import Voc
 from tilth.annotate.formats.webdataset import WebDataset
 from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
@@ -35,11 +35,10 @@ Format = Literal[
     "folder",
 ]
 SPLIT_INSIDE = ("yolo", "voc", "classfolders", "folder")  # the others have a folder for each split
+ASKING = {"labelstudio": LabelStudio, "imagefolder": ImageFolder, "csv": Csv}  # what a label is called here
 BY_LIST: dict[str, Callable[[Path, Path | None, Oddities], Reader]] = {
     "cvat": Cvat,
-    "imagefolder": ImageFolder,
     "parquet": Parquet,
-    "csv": Csv,
 }
 LABELS_MAYBE = (".json", ".jsonl", ".xml", ".csv", ".tsv", ".parquet", ".yaml", ".yml")
 SAMPLES = "samples.jsonl"  # lies beside every export of ours
@@ -64,7 +63,7 @@ def detect_format(path: Path, knows: Callable[[str], bool]) -> str:
         return "labelstudio"
     if looks_like_yolo(path):
         return "yolo"
-    if next(_metadata(path), None):
+    if next(_metadata(path, knows), None):
         return "imagefolder"
     if any(looks_like_cvat(p) for p in islice(_under(path, ".xml"), LOOKED_AT)):
         return "cvat"
@@ -74,7 +73,7 @@ def detect_format(path: Path, knows: Callable[[str], bool]) -> str:
         return "webdataset"
     if next(_under(path, ".parquet"), None):
         return "parquet"
-    if any(looks_like_csv(p) for p in islice(_under(path, ".csv"), LOOKED_AT)):
+    if any(looks_like_csv(p, knows) for p in islice(_under(path, ".csv"), LOOKED_AT)):
         return "csv"
     if path.is_dir():
         return "classfolders" if looks_like_classes(path, knows) else "folder"
@@ -83,7 +82,7 @@ def detect_format(path: Path, knows: Callable[[str], bool]) -> str:
 
 def listed_names(reader: Reader) -> tuple[str, ...]:
     """Return what a set says that its labels are of, by its own names; none when it has no list of them."""
-    if isinstance(reader, Coco | ClassFolders):
+    if isinstance(reader, Coco | ClassFolders | Csv):
         return reader.categories
     return tuple(dict.fromkeys(reader.names.values())) if isinstance(reader, Yolo) else ()
 
@@ -94,10 +93,10 @@ def _under(path: Path, suffix: str) -> Iterator[Path]:
     return (p for p in found if p.suffix.lower() == suffix and p.is_file())
 
 
-def _metadata(path: Path) -> Iterator[Path]:
+def _metadata(path: Path, knows: Callable[[str], bool]) -> Iterator[Path]:
     """Yield the files that an imagefolder has beside its images; others may have this name too, so those are looked into."""
     yield from (p for p in _under(path, ".jsonl") if p.name == METADATA)
-    yield from (p for p in _under(path, ".csv") if p.name in KINDS and looks_like_csv(p))
+    yield from (p for p in _under(path, ".csv") if p.name in KINDS and looks_like_csv(p, knows))
     yield from (p for p in _under(path, ".parquet") if p.name in KINDS and names_files(p))
 
 
@@ -121,17 +120,13 @@ def _part(path: Path, format_: str, split: str) -> Path:
     return path
 
 
-def _nobody(name: str) -> bool:
-    return False
-
-
 def open_reader(
     path: Path,
     format_: Format,
     split: str,
     images: Path | None,
     odd: Oddities,
-    knows: Callable[[str], bool] = _nobody,
+    knows: Callable[[str], bool] = nobody,
 ) -> tuple[str, Reader]:
     """Open a label source; return its format and reader.
 
@@ -151,15 +146,15 @@ def open_reader(
         raise InputError(f"{path}: no such file or folder")
     if images and not images.is_dir():
         raise InputError(f"{images}: no such folder of images")
-    if found == "imagefolder" and path.is_dir() and not next(_metadata(path), None):
+    if found == "imagefolder" and path.is_dir() and not next(_metadata(path, knows), None):
         found = "classfolders"  # what Hugging Face does with a folder without metadata
     path = _part(path, found, split)
     if found == "coco":
         if (file := find_json(path)) is None:
             raise InputError(f"{path}: no COCO file; expected a .json with images, annotations and categories")
         return found, Coco(file, images, odd)
-    if found == "labelstudio":
-        return found, LabelStudio(path, images, odd, knows)
+    if found in ASKING:
+        return found, ASKING[found](path, images, odd, knows)
     if found == "yolo":
         return found, Yolo(path, split, images, odd)
     if found == "webdataset":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tilth.annotate.formats.parts.records import MAX_LABELS
+from tilth.annotate.formats.parts.records import MAX_LABELS, writable
 
 NAN = float("nan")
 # what a label is when it is no plain box
@@ -18,7 +18,9 @@ BOXLESS = (MASK, POINTS)
 
 def read_id(value: object) -> int | float | str:
     """Return an id as the database can compare it: 1 and "1" differ, as they do in Python."""
-    if isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63):
+    if isinstance(value, str):
+        return writable(value)
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63):
         return value
     return json.dumps(value)[:1000]
 
@@ -41,7 +43,14 @@ def read_image(image: object) -> tuple[object, str, int | None, int | None, str,
     told = image.get("unasked")
     unasked = json.dumps([str(name) for name in told[:MAX_LABELS]] if isinstance(told, list) else [])
     id_ = None if image.get("id") is None else read_id(image["id"])
-    return id_, str(image.get("file_name") or ""), width, height, str(image.get("state", "")), unasked
+    return (
+        id_,
+        writable(str(image.get("file_name") or "")),
+        width,
+        height,
+        writable(str(image.get("state", ""))),
+        unasked,
+    )
 
 
 def _side(value: Any) -> int | None:

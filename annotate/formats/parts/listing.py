@@ -28,6 +28,11 @@ class Listed:
         self._labels = Files(self.folder, self.suffixes)
         self._images = Files(self.root)
 
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Yield the label files: their names relative to the folder, and where they lie, which a link may lead out of."""
+        for file in (self._only,) if self._only else self._labels:
+            yield file, self.folder / file
+
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield what a label file says.
 
@@ -42,10 +47,9 @@ class Listed:
 
     def __iter__(self) -> Iterator[Found]:
         """Yield the images in the order of the files; what cannot be read of a file is one that failed."""
-        for file in (self._only,) if self._only else self._labels:
+        for file, place in self.files():
             try:
-                # a link that leads out of the folder is refused here
-                yield from self.in_file(file, self.folder / file if self._only else self._labels.checked(file))
+                yield from self.in_file(file, place if self._only else self._labels.checked(file))
             except InputError as error:
                 yield Found(name=file, label_file=file, error=str(error))
         for path in self._images.unmarked():
@@ -68,7 +72,7 @@ class Listed:
             if error or not name:
                 raise InputError(error or "names no image")
             path = self.find(name, places)
-        except InputError as problem:
+        except (InputError, UnicodeEncodeError) as problem:  # JSON can write half a character
             return Found(name=name or file, error=str(problem), **more)
         if not self._images.mark(path):
             self.odd.note("image listed twice", name)

@@ -155,7 +155,7 @@ class Tally:
         self.counts[kind] += 1
         named = self.examples.setdefault(kind, [])
         if len(named) < EXAMPLES:
-            named.append(where[:200])
+            named.append(writable(where[:200]))
 
 
 @dataclass
@@ -205,6 +205,20 @@ class Labels(NamedTuple):
         labels = list(found)
         out = tuple(label for label in labels if isinstance(label, LeftOut))
         return cls(tuple(label for label in labels if isinstance(label, Named)) if out else tuple(labels), out)  # type: ignore[arg-type]
+
+
+def writable(text: str) -> str:
+    """Return a text without what no file can hold: half characters, which JSON can write.
+
+    >>> writable("a" + chr(0xD800))
+    'a?'
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def nobody(name: str) -> bool:
+    """Know no name; for readers that need not ask what a label is called here."""
+    return False
 
 
 def is_absolute(name: str) -> bool:

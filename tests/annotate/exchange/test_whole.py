@@ -241,3 +241,18 @@ def test_a_table_of_tensorflow_is_read_by_its_own_names(work: Work, tmp_path: Pa
 
 def test_the_tables_of_what_formats_hold_agree() -> None:
     assert set(HOLDS_SCORES) == set(HOLDS_UNASKED) == set(FORMATS) - {"yolo", "voc", "classfolders"}
+
+
+def test_a_table_with_a_column_a_category_says_present_absent_or_nobody_looked(work: Work, tmp_path: Path) -> None:
+    images(tmp_path / "set", "a.png", "b.png", "c.png")
+    text = "filename, knife, pill, unicorn, split\na.png, 1, 0, 0, train\nb.png, 0, , 0, val\nc.png, 0, 0, 1, val\n"
+    (tmp_path / "set" / "_classes.csv").write_text(text)
+    facts = Import(path=tmp_path / "set", empty_means="confirmed_empty").run(work)
+    assert (facts["format"], facts["covers"]) == ("csv", ["knife", "pill"])
+    a, b, c = (named(work)[f"{name}.png"].truth for name in "abc")
+    known = [[str(truth.of(name)) for name in NAMES] for truth in (a, b, c)]
+    assert known[0] == ["present", "absent", "nobody looked"]
+    assert known[1] == ["absent", "nobody looked", "nobody looked"]
+    assert (known[2], c.state) == (["nobody looked"] * 3, State.UNLABELLED), (
+        "a unicorn may be one of ours under another name"
+    )
