@@ -108,7 +108,7 @@ class Events:
             self._file.flush()
         if self.live:
             if message := fields.get("message"):
-                self._console.print(str(message), highlight=False)
+                self._console.print(str(message), highlight=False, markup=False)
         else:
             print(line, file=self._stream, flush=True)
 

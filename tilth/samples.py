@@ -95,7 +95,7 @@ class Sample:
     @property
     def made(self) -> bool:
         """Whether the image was generated."""
-        return bool(self.origin.get("parents") or self.origin.get("prompt"))
+        return is_made(self.origin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,21 @@ class Result:
     claims: tuple[Claim, ...] = ()
     columns: Mapping[str, Json] = field(default_factory=dict)
     dropped: str = ""
+
+
+def is_made(origin: Mapping[str, Json]) -> bool:
+    """Tell whether an image of this origin was generated: it has parents or a prompt, or its file says so."""
+    return bool(origin.get("parents") or origin.get("prompt") or origin.get("digital_source_type"))
+
+
+def join_licences(*licences: str) -> str:
+    """Return the licence of what several licences bind, as SPDX writes it.
+
+    >>> join_licences("CC-BY-4.0", "", "openrail++", "CC-BY-4.0")
+    'CC-BY-4.0 AND openrail++'
+    """
+    parts = [part for licence in licences for part in licence.split(" AND ") if part]
+    return " AND ".join(dict.fromkeys(parts))
 
 
 def origin_text(origin: Mapping[str, Json]) -> str:

@@ -8,10 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tilth.annotate.exchange.licences import licence_of, origins
+from tilth.annotate.formats.parts.classes import taken_name
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
-from tilth.annotate.formats.parts.records import Boxed, Entry, Writer
-from tilth.annotate.formats.writing import CARRIES_IMAGES, FORMATS, HOLDS_ALL, SPLIT_INSIDE, open_writer
+from tilth.annotate.formats.parts.records import Boxed, Entry, Shown, Writer
+from tilth.annotate.formats.writing import (
+    CARRIES_IMAGES,
+    FORMATS,
+    HOLDS_BOXES,
+    HOLDS_SCORES,
+    HOLDS_STATE,
+    HOLDS_UNASKED,
+    HOLDS_WHOLE,
+    SPLIT_INSIDE,
+    open_writer,
+)
 from tilth.claims import Json, State, Truth
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
@@ -29,6 +41,7 @@ class Survey:
 
     images: int = 0
     boxes: int = 0
+    image_labels: int = 0
     splits: Counter[str] = field(default_factory=Counter)
     categories: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -45,19 +58,28 @@ def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool 
     """Look at all samples, without their images, and count what the format can hold and what it cannot."""
     found = Survey()
     for sample in dataset.samples(where, images=False):
-        if reason := _left_out(sample, sample.truth, unlabelled):
+        if reason := _left_out(sample, sample.truth, unlabelled, format_):
             found.left_out[reason] += 1
             continue
         truth = sample.truth
         boxed = [label for label in truth.labels if label.box_xyxy is not None]
+        whole = len(truth.labels) - len(boxed)
         found.images += 1
         found.looked[frozenset(truth.looked)] += 1
-        found.boxes += len(boxed)
         found.splits[sample.split] += 1
-        found.categories.update(str(label.category) for label in boxed)
-        found.lost["labels of whole images"] += len(truth.labels) - len(boxed)
-        if format_ not in HOLDS_ALL:
-            found.lost["scores below 1"] += sum(label.score < 1 for label in boxed)
+        if format_ in HOLDS_BOXES:
+            found.boxes += len(boxed)
+        else:
+            found.lost["where the boxes are"] += len(boxed)
+        if format_ in HOLDS_WHOLE:
+            found.image_labels += whole
+        else:
+            found.lost["labels of whole images"] += whole
+        written = truth.labels if format_ in HOLDS_WHOLE else boxed
+        found.categories.update(str(label.category) for label in written)
+        if format_ not in HOLDS_SCORES:
+            found.lost["scores below 1"] += sum(label.score < 1 for label in written)
+        if format_ not in HOLDS_STATE:
             found.lost["whether an empty image was confirmed by a person"] += not truth.labels
         if format_ == "voc":
             found.lost["fractions of pixels, rounded"] += sum(
@@ -67,12 +89,14 @@ def survey(dataset: Dataset, format_: str, where: str = "", *, unlabelled: bool 
     return found
 
 
-def _left_out(sample: Sample, truth: Truth, unlabelled: bool) -> str:
+def _left_out(sample: Sample, truth: Truth, unlabelled: bool, format_: str) -> str:
     """Say why an image stays out: most tools take an image without boxes for one with nothing in it."""
     if truth.state not in EXPORTED and not (unlabelled and truth.state == State.UNLABELLED):
         return f"{truth.state}"
-    if truth.labels and all(label.box_xyxy is None for label in truth.labels):
+    if format_ not in HOLDS_WHOLE and truth.labels and all(label.box_xyxy is None for label in truth.labels):
         return "labels without boxes only"
+    if format_ not in HOLDS_BOXES and len(truth.categories) > 1:
+        return "labels of several categories"
     return ""
 
 
@@ -122,8 +146,12 @@ def export(
         raise InputError(
             f"no label file can hold the categories {odd}; give them other names by `categories` on import"
         )
+    if format_ not in HOLDS_BOXES and (odd := [name for name in names if taken_name(name)]):
+        raise InputError(
+            f"no folder of a class can be called {', '.join(odd)}; give other names by `categories` on import"
+        )
     unasked = found.unasked(names)
-    if unasked and format_ != "coco":
+    if unasked and format_ not in HOLDS_UNASKED:
         found.lost["that nobody looked for a category of the set"] = sum(unasked.values())
     for what, count in found.left_out.items():
         say(f"left out: {count} images: {what}")
@@ -133,9 +161,7 @@ def export(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     writer = open_writer(format_, partial, names, tuple(sorted(found.splits)))
-    # of formats with a label file an image, two images that differ in their suffix alone would share it
-    key = stem_of if format_ in SPLIT_INSIDE else str
-    entries = _entries(dataset, where, images, unlabelled, names, key)
+    entries = _entries(dataset, where, images, unlabelled, names, format_)
     turned = _write(entries, partial, writer)
     if out.exists():
         out.rmdir()
@@ -144,6 +170,7 @@ def export(
         "format": format_,
         "images": found.images,
         "boxes": found.boxes,
+        "image_labels": found.image_labels,
         "categories": list(names),
         "splits": dict(found.splits),
         "left_out": dict(found.left_out),
@@ -160,30 +187,41 @@ def _check(out: Path, format_: str, images: str, unlabelled: bool) -> None:
         raise InputError(f"images must be copy or none, got {images!r}")
     if images == "none" and format_ in CARRIES_IMAGES:
         raise InputError(f"{format_} carries the images; give images copy, or one of the other formats")
-    if unlabelled and format_ not in HOLDS_ALL:
-        raise InputError(f"{format_} cannot tell an unlabelled image from an empty one; {', '.join(HOLDS_ALL)} can")
+    if unlabelled and format_ not in HOLDS_STATE:
+        raise InputError(f"{format_} cannot tell an unlabelled image from an empty one; {', '.join(HOLDS_STATE)} can")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: is there already; give a new folder")
 
 
 def _entries(
-    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str], key: Callable[[str], str]
+    dataset: Dataset, where: str, images: str, unlabelled: bool, names: Sequence[str], format_: str
 ) -> Iterator[tuple[Sample, Truth, Entry, bool]]:
     """Yield each sample to write, what is true of it, how a format sees it, and whether it was turned upright."""
-    taken = Seen()
+    taken, find = Seen(), origins(dataset)
+    # of formats with a label file an image, two images that differ in their suffix alone would share it
+    key = stem_of if format_ in SPLIT_INSIDE else str
+    shared = _shared_names(dataset, where)
     for sample in dataset.samples(where, images=images == "copy"):
         truth = sample.truth
-        if _left_out(sample, truth, unlabelled):
+        if _left_out(sample, truth, unlabelled, format_):
             continue
         data, file, turned = None, "", False
         if images == "copy":
             data, file, turned = _upright(sample)
+            own = _own_stem(sample)
+            if format_ != "webdataset" and own and own.lower() not in shared:  # whose keys end at a dot
+                file = own + file.removeprefix(sample.id)
         else:
             file = _known_as(sample, taken, key)
         labels = tuple(
             Boxed(str(label.category), label.box_xyxy, label.score, label.source)
             for label in truth.labels
             if label.box_xyxy is not None
+        )
+        shown = tuple(
+            Shown(str(label.category), label.score, label.source)
+            for label in truth.labels
+            if label.box_xyxy is None and format_ in HOLDS_WHOLE
         )
         entry = Entry(
             id=sample.id,
@@ -192,8 +230,9 @@ def _entries(
             size_wh=sample.size_wh,
             split=sample.split,
             state=str(truth.state),
-            licence=str(sample.origin.get("licence") or ""),
+            licence=licence_of(sample.origin, find),
             labels=labels,
+            shown=shown,
             unasked=truth.unasked(names),
         )
         yield sample, truth, entry, turned
@@ -204,6 +243,25 @@ def _upright(sample: Sample) -> tuple[bytes, str, bool]:
     if kind not in FILES or read_header(sample.data)[1] != 1:
         return encode_png(sample.pixels()), sample.id + ".png", True
     return sample.data, sample.id + SUFFIX_OF[kind], False
+
+
+def _own_stem(sample: Sample) -> str:
+    """Return what the image was called where it came from, without its suffix; empty when that can name no file."""
+    source = str(sample.origin.get("source") or "")
+    name = source.rpartition("/")[2]
+    stem = stem_of(name) if suffix_of(name) in SUFFIXES else ""
+    fit = stem.isprintable() and len(stem.encode()) < 200 and not stem.startswith(".") and stem == stem.strip()
+    return stem if fit and not set(stem) & set(':\\"*?<>|') else ""
+
+
+def _shared_names(dataset: Dataset, where: str) -> Seen:
+    """Return the names that several images have, case aside: these go by their ids."""
+    once, several = Seen(), Seen()
+    for (source,) in dataset.cells("source", where=where):
+        stem = stem_of(str(source or "").rpartition("/")[2]).lower()
+        if not once.add(stem):
+            several.add(stem)
+    return several
 
 
 def _known_as(sample: Sample, taken: Seen, key: Callable[[str], str]) -> str:
@@ -222,13 +280,13 @@ def _write(entries: Iterable[tuple[Sample, Truth, Entry, bool]], folder: Path, w
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as stream:
         for sample, truth, entry, turned in entries:
             writer.add(entry)
-            stream.write(json.dumps(_line(sample, truth, entry.file), sort_keys=True) + "\n")
+            stream.write(json.dumps(_line(sample, truth, entry), sort_keys=True) + "\n")
             count += turned
     writer.close()
     return count
 
 
-def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
+def _line(sample: Sample, truth: Truth, entry: Entry) -> dict[str, Json]:
     labels = [
         {
             "category": label.category,
@@ -240,7 +298,8 @@ def _line(sample: Sample, truth: Truth, file: str) -> dict[str, Json]:
     ]
     return {
         "id": sample.id,
-        "file": file,
+        "file": entry.file,
+        "licence": entry.licence,
         "state": str(truth.state),
         "split": sample.split,
         "made": sample.made,

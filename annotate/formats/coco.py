@@ -5,12 +5,24 @@ Paper: https://arxiv.org/abs/1405.0312
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from tilth.annotate.formats.parts.cocorows import BOXLESS, WHOLE, plain, read_id, read_image, read_label
 from tilth.annotate.formats.parts.files import Files, scratch, write_image
-from tilth.annotate.formats.parts.records import MAX_LABELS, Boxed, Entry, Found, Named, Oddities, limited, on_disk
+from tilth.annotate.formats.parts.records import (
+    Boxed,
+    Entry,
+    Found,
+    Labels,
+    LeftOut,
+    Named,
+    Oddities,
+    limited,
+    on_disk,
+)
 from tilth.annotate.formats.parts.texts import ends, json_lists
 from tilth.errors import InputError
 
@@ -63,9 +75,14 @@ class Coco:
         self.images = Files(self.root)
         self._names: dict[object, str] = {}
         self._upright = False
+        self._twice: set[object] = set()  # ids of several names
+        self._shared: set[object] = set()  # ids of several images
+        self._doubtful: set[object] = set()  # ids that a lost label may mean
+        self._repeated: set[int] = set()  # entries of an id and a name that were there before
+        self._plain: dict[str, str] | None = None
         self._rows = scratch()
         self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state, unasked)")
-        self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, crowd, x, y, w, h, score)")
+        self._rows.execute("CREATE TABLE labels (image, number INTEGER, category, kind, x, y, w, h, score)")
         self._load()
 
     def _load(self) -> None:
@@ -77,31 +94,64 @@ class Coco:
                 continue
             number = seen[kind]
             seen[kind] += 1
-            if kind == "images":
-                self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *_image(item)))
-            elif not isinstance(item, dict):
-                self.odd.note("entry that is no object, skipped", f"{kind}[{number}]")
-            elif kind == "annotations":
-                row = (_id(item.get("image_id")), number, *_label(item))
-                self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-            else:
-                self._names[_id(item.get("id"))] = str(item.get("name"))
+            self._take(kind, number, item)
         self._rows.execute("COMMIT")
         if not any(seen.values()):
             raise InputError(f"{self.file}: a COCO file has lists of images, annotations and categories")
         self._rows.execute("CREATE INDEX by_image ON labels(image, number)")
         self._rows.execute("CREATE INDEX by_id ON images(id)")
-        lost = "SELECT number FROM labels WHERE NOT EXISTS (SELECT 1 FROM images WHERE id = image) ORDER BY number"
-        for (number,) in self._rows.execute(lost):
-            self.odd.note("label of an image that is not listed", f"annotations[{number}]")
-        twice = "SELECT name FROM images WHERE id IN (SELECT id FROM images GROUP BY id HAVING count(*) > 1)"
-        for (name,) in self._rows.execute(twice):
+        self._match()
+
+    def _take(self, kind: str, number: int, item: object) -> None:
+        if kind == "images":
+            self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *read_image(item)))
+        elif kind == "annotations":
+            if isinstance(item, dict):
+                row = (read_id(item.get("image_id")), number, *read_label(item))
+                self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            else:
+                self.odd.lost.note("entry that is no object", f"annotations[{number}]")
+        elif isinstance(item, dict) and isinstance(item.get("name"), str | int | float):
+            self._name(read_id(item.get("id")), str(item["name"]))
+        else:
+            self.odd.note("entry of categories without a name", f"categories[{number}]")
+
+    def _name(self, id_: object, name: str) -> None:
+        if self._names.setdefault(id_, name) != name:
+            self.odd.note("category id that two names have, so its labels may be of either", f"{id_}: {name}")
+            self._twice.add(id_)
+
+    def _match(self) -> None:
+        """Find the image of each label; an id may be a number here and a text there, where only one image can be meant."""
+        ask = self._rows.execute
+        lost = "NOT EXISTS (SELECT 1 FROM images WHERE id = image)"
+        if ask(f"SELECT 1 FROM labels WHERE {lost} LIMIT 1").fetchone():
+            self._rows.create_function("plain", 1, plain, deterministic=True)
+            ask("CREATE TABLE plain_ids AS SELECT id, plain(id) AS key FROM images WHERE id IS NOT NULL GROUP BY id")
+            ask("CREATE INDEX by_key ON plain_ids(key)")
+            meant = "(SELECT min(id) FROM plain_ids WHERE key = plain(image) HAVING count(*) = 1)"
+            ask(f"UPDATE labels SET image = coalesce({meant}, image) WHERE {lost}")
+            maybe = ask(f"SELECT id FROM plain_ids WHERE key IN (SELECT plain(image) FROM labels WHERE {lost})")
+            self._doubtful |= {id_ for (id_,) in maybe}
+        for number, category in ask(f"SELECT number, category FROM labels WHERE {lost} ORDER BY number"):
+            self.odd.lost.note("of an image that is not listed", f"annotations[{number}]: {self._category(category)}")
+        # an id of several files says nothing of which of them its labels are of
+        shared = "SELECT id FROM images WHERE id IS NOT NULL GROUP BY id HAVING count(DISTINCT name) > 1"
+        for (name,) in ask(f"SELECT name FROM images WHERE id IN ({shared}) ORDER BY number"):
             self.odd.note("image whose id another image has too", str(name))
+        for number, category in ask(f"SELECT number, category FROM labels WHERE image IN ({shared}) ORDER BY number"):
+            self.odd.lost.note(
+                "of an id that several images have", f"annotations[{number}]: {self._category(category)}"
+            )
+        self._shared = {id_ for (id_,) in ask(shared)}
+        first = "SELECT min(number) FROM images GROUP BY id"
+        again = ask(f"SELECT number, id FROM images WHERE id IS NOT NULL AND number NOT IN ({first})")
+        self._repeated = {number for number, id_ in again if id_ not in self._shared}
 
     @property
     def categories(self) -> tuple[str, ...]:
         """Return the names of the set's own list: annotators of a COCO set looked for these in every image."""
-        return tuple(self._names.values())
+        return tuple(dict.fromkeys(self._names.values()))
 
     def count(self) -> int:
         """Count the listed images."""
@@ -112,79 +162,58 @@ class Coco:
         for number, id_, name, width, height, state, unasked in self._rows.execute(
             "SELECT * FROM images ORDER BY number"
         ):
-            try:
-                if not name:
-                    raise InputError(f"images[{number}] has no file_name")
-                path = self.images.find(name, IMAGE_FOLDERS, self.odd)
-                labels = limited(self._boxes(id_, name))
-            except InputError as error:
-                yield Found(name=name or f"images[{number}]", label_file=self.label_file, error=str(error))
+            if number in self._repeated:
+                self.odd.note("image listed twice", name)
                 continue
-            if not self.images.mark(path):
+            found, path, error = Labels(), "", "" if name else f"images[{number}] has no file_name"
+            try:
+                found = found if id_ in self._shared else limited(self._labels(id_, name))
+                path = self.images.find(name, IMAGE_FOLDERS, self.odd) if name else ""
+            except InputError as problem:
+                error = str(problem)
+            if not error and not self.images.mark(path):
                 self.odd.note("image listed twice", name)
             yield Found(
-                name=path,
-                read=on_disk(self.root / path),
+                name=path or name or f"images[{number}]",
+                read=None if error else on_disk(self.root / path),
                 label_file=self.label_file,
                 size_wh=(width, height) if width and height else None,
                 upright=self._upright,
-                labels=labels,
+                labels=found.taken,
+                left_out=found.left_out,
                 state=state,
                 unasked=tuple(json.loads(unasked)),
+                unsure=("",) if id_ is None or id_ in self._shared or id_ in self._doubtful else (),
+                error=error,
             )
         for path in self.images.unmarked():
             self.odd.note("image that the label file does not list, left out", path)
 
-    def _boxes(self, image: object, name: str) -> Iterator[Named]:
-        wanted = "SELECT category, crowd, x, y, w, h, score FROM labels WHERE image = ? ORDER BY number"
-        for category_id, crowd, *box, score in self._rows.execute(wanted, (image,)):
-            category = self._names.get(category_id, f"category_id {category_id}")
-            if crowd:
-                self.odd.note("crowd region, skipped", f"{name}: {category}")
+    def _category(self, id_: object) -> str:
+        """Return the name of a category, by its id as a number or as a text; one that nobody has when it is not clear."""
+        if id_ in self._names and id_ not in self._twice:
+            return self._names[id_]
+        if self._plain is None:
+            keys = Counter(plain(known) for known in self._names)
+            self._plain = {plain(known): name for known, name in self._names.items() if keys[plain(known)] == 1}
+        name = None if id_ in self._twice else self._plain.get(plain(id_))
+        return f"category_id {id_}" if name is None else name
+
+    def _labels(self, image: object, name: str) -> Iterator[Named | LeftOut]:
+        wanted = "SELECT category, kind, x, y, w, h, score FROM labels WHERE image = ? ORDER BY number"
+        for category_id, kind, x, y, w, h, score in self._rows.execute(wanted, (image,)):
+            category = self._category(category_id)
+            if kind in (WHOLE, *BOXLESS):
+                if kind == WHOLE:
+                    yield Named(category=category, box_xyxy=None, score=score)
+                else:
+                    yield LeftOut(kind=kind, category=category)
                 continue
+            if kind:
+                self.odd.note(kind, f"{name}: {category}")
             # what is not a number comes back as None, so that the one place that judges boxes refuses it
-            x, y, w, h = (NAN if v is None else v for v in box)
-            yield Named(category=category, box_xyxy=(x, y, x + w, y + h), score=score)
-
-
-def _id(value: object) -> int | float | str:
-    """Return an id as the database can compare it: 1 and "1" differ, as they do in Python."""
-    if isinstance(value, str | float) or (isinstance(value, int) and abs(value) < 2**63):
-        return value
-    return json.dumps(value)[:1000]
-
-
-def _image(image: object) -> tuple[object, str, int | None, int | None, str, str]:
-    if not isinstance(image, dict):
-        return None, "", None, None, "", "[]"
-    width, height = _side(image.get("width")), _side(image.get("height"))
-    told = image.get("unasked")
-    unasked = json.dumps([str(name) for name in told[:MAX_LABELS]] if isinstance(told, list) else [])
-    return _id(image.get("id")), str(image.get("file_name") or ""), width, height, str(image.get("state", "")), unasked
-
-
-def _side(value: Any) -> int | None:
-    try:
-        return int(value) if 0 < int(value) < 2**31 else None
-    except (OverflowError, TypeError, ValueError):
-        return None
-
-
-def _label(label: Mapping[str, Any]) -> tuple[object, int, float, float, float, float, float]:
-    try:
-        x, y, w, h = (float(v) for v in label.get("bbox") or _around(label.get("segmentation")))
-        score = min(1.0, max(0.0, float(label.get("score", 1.0))))
-    except (OverflowError, TypeError, ValueError):
-        x = y = w = h = NAN
-        score = 1.0
-    return _id(label.get("category_id")), int(bool(label.get("iscrowd"))), x, y, w, h, score
-
-
-def _around(polygons: Any) -> tuple[float, float, float, float]:
-    """Return the `xywh` box around polygons; labels made for segmentation leave `bbox` out."""
-    values = [float(v) for polygon in polygons for v in polygon]
-    xs, ys = values[0::2], values[1::2]
-    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+            box = (NAN,) * 4 if None in (x, y, w, h) else (x, y, x + w, y + h)
+            yield Named(category=category, box_xyxy=box, score=score)
 
 
 class CocoWriter:

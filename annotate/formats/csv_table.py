@@ -1,73 +1,176 @@
-"""CSV: one row a box in pixels from corner to corner; an image without boxes is a row without category."""
+"""CSV: one row a box in pixels from corner to corner, or one row a label of the whole image.
+
+An image without labels is a row without category. Columns go by the names that common tools give them, in any order.
+"""
 
 import csv
-from collections.abc import Iterable, Iterator
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
+from tilth.annotate.formats.parts.columns import Columns, columns_of
 from tilth.annotate.formats.parts.files import scratch, write_image
 from tilth.annotate.formats.parts.listing import Listed
-from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Named
+from tilth.annotate.formats.parts.objects import NOWHERE, listed_in, objects_of
+from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Labels, LeftOut, Named, Oddities, nobody
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 
 FILE = "labels.csv"
-COLUMNS = ("file", "width", "height", "category", "x_min", "y_min", "x_max", "y_max", "score", "state")
-NEEDED = ("file", "category", "x_min", "y_min", "x_max", "y_max")
-NAN = float("nan")
+COLUMNS = ("file", "width", "height", "category", "x_min", "y_min", "x_max", "y_max", "score", "state", "unasked")
+CORNERS = COLUMNS[4:8]
+READ = (*COLUMNS, "bbox", "objects")
+# other names of columns, of TensorFlow's and Roboflow's tables, Hugging Face's metadata and hand-made ones
+ALSO = {
+    "file": ("file_name", "filename", "image", "image_path", "path"),
+    "category": ("label", "class", "class_name", "labels"),
+    "x_min": ("xmin",),
+    "y_min": ("ymin",),
+    "x_max": ("xmax",),
+    "y_max": ("ymax",),
+    "score": ("confidence",),
+}
+Row = tuple[str, ...]
 
 
-def looks_like_csv(path: Path) -> bool:
-    """Tell whether a file has the columns that a table of boxes needs."""
+def _places(header: list[str]) -> dict[str, int]:
+    """Return where the columns are that are read, by our names."""
+    names = [name.strip().lower() for name in header]
+    found = {}
+    for ours in READ:
+        theirs = next((name for name in (ours, *ALSO.get(ours, ())) if name in names), None)
+        if theirs is not None:
+            found[ours] = names.index(theirs)
+    return found
+
+
+def _wanting(places: dict[str, int]) -> list[str]:
+    """Return the columns that a table of labels lacks: it names files and their categories, with all four corners or none."""
+    wanting = [name for name in ("file", "category") if name not in places and "objects" not in places]
+    some = [name for name in CORNERS if name in places]
+    return wanting + [name for name in CORNERS if some and name not in places]
+
+
+def looks_like_csv(path: Path, knows: Callable[[str], bool] = nobody) -> bool:
+    """Tell whether a file has the columns that a table of labels needs."""
     try:
-        header = next(csv.reader(text for _, text in lines(path)), [])
-    except (InputError, csv.Error):
+        header = _header(path)
+    except InputError:
         return False
-    return set(NEEDED) <= {name.strip().lower() for name in header}
+    places = _places(header)
+    return "file" in places and (not _wanting(places) or columns_of(header, places["file"], knows) is not None)
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        return next(csv.reader(text for _, text in lines(path)), [])
+    except csv.Error as error:
+        raise InputError(f"{path.name}: not CSV: {error}") from error
 
 
 class Csv(Listed):
-    """Reads every `.csv` of boxes under a folder, or one; rows of an image are put together in a temporary database."""
+    """Reads every `.csv` of labels under a folder, or one; rows of an image are put together in a temporary database.
 
-    suffixes = (".csv",)
+    Args:
+        path: As of every list.
+        images: As of every list.
+        odd: As of every list.
+        knows: Tells whether a word is a label of ours; a column that is called so is one of a category.
+    """
+
+    suffixes: tuple[str, ...] = (".csv",)
+
+    def __init__(self, path: Path, images: Path | None, odd: Oddities, knows: Callable[[str], bool] = nobody) -> None:
+        super().__init__(path, images, odd)
+        self.knows = knows
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Return the categories that the tables have a column of; none of a table that names them in its rows."""
+        found: dict[str, None] = {}
+        for _, place in self.files():
+            try:
+                if place.is_symlink():  # it may lead out of the folder; reading finds out
+                    continue
+                found |= dict.fromkeys(columns.names.values() if (columns := self._columns(place)) else ())
+            except InputError:
+                continue  # reading says it
+        return tuple(found)
+
+    def _columns(self, place: Path) -> Columns | None:
+        if place.suffix.lower() != ".csv":
+            return None
+        header = _header(place)
+        places = _places(header)
+        return columns_of(header, places["file"], self.knows) if "file" in places and _wanting(places) else None
 
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in the order of their first rows."""
-        with closing(scratch()) as rows:
-            names, marks = ", ".join(COLUMNS), ", ".join("?" * len(COLUMNS))
-            rows.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, {names})")
-            rows.execute("BEGIN")
-            # nothing is taken of a damaged table: half an image's boxes would pass for all of them
-            rows.executemany(f"INSERT INTO rows({names}) VALUES ({marks})", _rows(place))
-            rows.execute("COMMIT")
-            rows.execute("CREATE INDEX by_file ON rows(file, number)")
-            for (name,) in rows.execute("SELECT file FROM rows GROUP BY file ORDER BY min(number)"):
-                wanted = f"SELECT {names} FROM rows WHERE file = ? ORDER BY number LIMIT {MAX_LABELS + 1}"
-                yield self._image(file, name, rows.execute(wanted, (name,)).fetchall())
+        if columns := self._columns(place):
+            try:
+                for row in islice(csv.reader(text for _, text in lines(place)), 1, None):
+                    name, labels, unasked = columns.read(row)
+                    yield self.found(name, file, labels=labels, unasked=unasked)
+            except csv.Error as error:
+                raise InputError(f"{place.name}: not CSV: {error}") from error
+        else:
+            yield from _read_table(self, file, place)
 
-    def _image(self, file: str, name: str, rows: list[tuple[str, ...]]) -> Found:
-        sizes = {row[1:3] for row in rows}
-        labels = tuple(_label(row) for row in rows if row[3])
-        if labels and len(labels) < len(rows):
-            self.odd.note("image with boxes and with a row that says it is empty; the boxes stand", name)
-        error = "its rows give several sizes" if len(sizes) > 1 else ""
-        error = error or (f"refused: more than {MAX_LABELS} labels of one image" if len(rows) > MAX_LABELS else "")
-        size = sizes.pop()
-        return self.found(name, file, labels=labels, size_wh=_size(size), state=rows[0][9], error=error)
+
+def _read_table(listed: Listed, file: str, place: Path) -> Iterator[Found]:
+    with closing(scratch()) as rows:
+        names, marks = ", ".join(READ), ", ".join("?" * len(READ))
+        rows.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, {names})")
+        rows.execute("BEGIN")
+        # nothing is taken of a damaged table: half an image's boxes would pass for all of them
+        rows.executemany(f"INSERT INTO rows({names}) VALUES ({marks})", _rows(place))
+        rows.execute("COMMIT")
+        rows.execute("CREATE INDEX by_file ON rows(file, number)")
+        boxed = any(rows.execute(f"SELECT 1 FROM rows WHERE {name} != '' LIMIT 1").fetchone() for name in READ[4:8])
+        boxed = boxed or bool(rows.execute("SELECT 1 FROM rows WHERE bbox != '' OR objects != '' LIMIT 1").fetchone())
+        for (name,) in rows.execute("SELECT file FROM rows GROUP BY file ORDER BY min(number)"):
+            wanted = f"SELECT {names} FROM rows WHERE file = ? ORDER BY number LIMIT {MAX_LABELS + 1}"
+            yield _image(listed, file, name, rows.execute(wanted, (name,)).fetchall(), boxed)
+
+
+def _image(listed: Listed, file: str, name: str, rows: list[Row], boxed: bool) -> Found:
+    odd, said = listed.odd, [dict(zip(READ, row, strict=True)) for row in rows]
+    labels = Labels.of(label for row in said for label in _labels(row))
+    if any(row["bbox"] for row in said):
+        odd.note("bbox of a table, read as left, top, width, height", name)
+    if labels != Labels() and not all(row["category"] or row["objects"] or _has_box(row) for row in said):
+        odd.note("image with labels and with a row that says it is empty; the labels stand", name)
+    sizes = {(row["width"], row["height"]) for row in said}
+    error = "its rows give several sizes" if len(sizes) > 1 else ""
+    error = error or (f"refused: more than {MAX_LABELS} labels of one image" if len(rows) > MAX_LABELS else "")
+    return listed.found(
+        name,
+        file,
+        labels=labels,
+        size_wh=_size(sizes.pop()),
+        state=said[0]["state"],
+        unasked=listed_in(said[0]["unasked"]),
+        # of a table without boxes, one row an image is the word that was chosen for it
+        one_of=not boxed and len(rows) == 1 and not said[0]["state"],
+        error=error,
+    )
 
 
 def _rows(place: Path) -> Iterator[list[str]]:
-    """Yield the rows as texts in the order of `COLUMNS`.
+    """Yield the rows as texts in the order of `READ`.
 
     Raises:
         InputError: A column is absent, or the file is no CSV.
     """
     reader = csv.reader(text for _, text in lines(place))
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        if missing := [name for name in NEEDED if name not in header]:
+        found = _places(next(reader, []))
+        if missing := _wanting(found):
             raise InputError(f"{place.name}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}")
-        places = [header.index(name) if name in header else -1 for name in COLUMNS]
+        places = [found.get(name, -1) for name in READ]
         for row in reader:
             yield ["" if at < 0 or at >= len(row) else row[at].strip() for at in places]
     except csv.Error as error:
@@ -82,14 +185,49 @@ def _size(size: Iterable[str]) -> tuple[int, int] | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _label(row: tuple[str, ...]) -> Named:
+def _has_box(row: dict[str, str]) -> bool:
+    return bool(row["bbox"]) or any(row[corner] for corner in CORNERS)
+
+
+def _labels(row: dict[str, str]) -> Iterator[Named | LeftOut]:
+    if row["objects"]:
+        yield from _objects(row["objects"])
+    elif row["category"] or _has_box(row):
+        category = row["category"]
+        if not _has_box(row):
+            yield Named(category=category, box_xyxy=None, score=_score(row["score"]))
+        elif not category:
+            yield LeftOut(kind="box without a category")
+        else:
+            yield Named(category=category, box_xyxy=_box(row), score=_score(row["score"]))
+
+
+def _objects(text: str) -> Iterator[Named | LeftOut]:
+    """Read a column of JSON, as Hugging Face's metadata have it."""
     try:
-        x0, y0, x1, y1 = (float(v) for v in row[4:8])
-        score = min(1.0, max(0.0, float(row[8] or 1.0)))
+        objects = json.loads(text)
+        yield from objects_of(objects)
+    except (InputError, ValueError, RecursionError):
+        yield LeftOut(kind="objects that are not JSON of bbox and categories")
+
+
+def _score(text: str) -> float:
+    try:
+        score = float(text or 1.0)
     except ValueError:
-        x0 = y0 = x1 = y1 = NAN
-        score = 1.0
-    return Named(category=row[3], box_xyxy=(x0, y0, x1, y1), score=score)
+        return 1.0
+    return min(1.0, max(0.0, score)) if math.isfinite(score) else 1.0
+
+
+def _box(row: dict[str, str]) -> tuple[float, float, float, float]:
+    try:
+        if not row["bbox"]:
+            x0, y0, x1, y1 = (float(row[corner]) for corner in CORNERS)
+            return x0, y0, x1, y1
+        x, y, w, h = (float(v) for v in row["bbox"].strip("[]() ").replace(",", " ").split())
+    except ValueError:
+        return NOWHERE
+    return x, y, x + w, y + h
 
 
 class CsvWriter:
@@ -105,10 +243,13 @@ class CsvWriter:
         """Write an image and its rows."""
         write_image(self.folder, entry)
         head = (entry.file, *entry.size_wh)
+        tail = (entry.state, json.dumps(entry.unasked) if entry.unasked else "")
         for label in entry.labels:
-            self._rows.writerow((*head, label.category, *label.box_xyxy, label.score, entry.state))
-        if not entry.labels:
-            self._rows.writerow((*head, "", "", "", "", "", "", entry.state))
+            self._rows.writerow((*head, label.category, *label.box_xyxy, label.score, *tail))
+        for shown in entry.shown:
+            self._rows.writerow((*head, shown.category, "", "", "", "", shown.score, *tail))
+        if not entry.labels and not entry.shown:
+            self._rows.writerow((*head, "", "", "", "", "", "", *tail))
 
     def close(self) -> None:
         """Close the table."""

@@ -1,27 +1,30 @@
 """CVAT for images 1.1: one XML file, an `<image>` with a `<box>` for each thing, in pixels from corner to corner."""
 
 import codecs
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
 from tilth.annotate.formats.parts.files import write_image
 from tilth.annotate.formats.parts.listing import Listed
-from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Named, Oddities
+from tilth.annotate.formats.parts.objects import listed_in
+from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Labels, LeftOut, Named, Oddities
 from tilth.annotate.formats.parts.texts import xml_encoding
 from tilth.claims import State
 from tilth.errors import InputError
+from tilth.geometry import Box
 
 FILE = "annotations.xml"
 CHUNK = 2**18  # bytes read at once
 MAX_SILENCE = 16 * 2**20  # bytes without a tag; more is no label file
 CORNERS = ("xtl", "ytl", "xbr", "ybr")
-OTHERS = ("polyline", "points", "ellipse", "cuboid", "skeleton", "mask")
 NAN = float("nan")
 
 Attributes = dict[str, str]
+Label = Named | LeftOut
 
 
 class _Images:
@@ -29,9 +32,11 @@ class _Images:
 
     def __init__(self, odd: Oddities) -> None:
         self.odd = odd
-        self.ready: list[tuple[Attributes, list[Named]]] = []
+        self.ready: list[tuple[Attributes, list[Label]]] = []
         self.root = ""
-        self._image: tuple[Attributes, list[Named]] | None = None
+        self.tracks: dict[str, None] = {}  # labels of the tracks that were met
+        self._image: tuple[Attributes, list[Label]] | None = None
+        self._outer = ""  # the track or skeleton that the parser is in
         self._silent = 0
         self._decoder: codecs.IncrementalDecoder | None = None
         self._parser = expat.ParserCreate()
@@ -65,24 +70,36 @@ class _Images:
         if tag == "image":
             self._image = (given, [])
         elif tag == "track":
-            self.odd.note("track of a video, skipped", given.get("label", ""))
-        elif self._image is not None:
-            image, shapes = self._image
-            if len(shapes) >= MAX_LABELS:
+            self._outer = tag
+            self.tracks[given.get("label", "")] = None
+            self.odd.lost.note("track of a video", given.get("label", ""))
+        elif self._image is None:
+            if "label" in given and not self._outer:
+                self.odd.lost.note(f"<{tag}> outside an image", given["label"])
+        elif not self._outer and tag != "attribute":
+            image, labels = self._image
+            if len(labels) >= MAX_LABELS:
                 raise InputError(f"refused: more than {MAX_LABELS} labels of one image")
-            if tag == "box":
-                if _angle(given):
-                    self.odd.note("turned box, taken as the upright box around it", image.get("name", ""))
-                shapes.append(_box(given))
-            elif tag == "polygon":
-                self.odd.note("polygon, taken as the box around it", image.get("name", ""))
-                shapes.append(Named(category=given.get("label", ""), box_xyxy=_around(given)))
-            elif tag in OTHERS:
-                self.odd.note(f"{tag}, which is no box, skipped", image.get("name", ""))
-                shapes.append(Named(category="", box_xyxy=(NAN,) * 4))
+            labels.append(self._label(tag, given, image.get("name", "")))
+            self._outer = "skeleton" if tag == "skeleton" else ""  # its points are no labels of their own
+
+    def _label(self, tag: str, given: Attributes, where: str) -> Label:
+        category = given.get("label", "")
+        if tag == "tag":
+            return Named(category=category, box_xyxy=None, score=_score(given))
+        if tag == "box":
+            if _angle(given):
+                self.odd.note("turned box, taken as the upright box around it", where)
+            return Named(category=category, box_xyxy=_turned(given), score=_score(given))
+        if tag in AROUND:
+            self.odd.note(f"{tag}, taken as the box around it", where)
+            return Named(category=category, box_xyxy=AROUND[tag](given))
+        return LeftOut(kind=f"{tag}, which is no box", category=category)
 
     def _end(self, tag: str) -> None:
         self._silent = 0
+        if tag == self._outer:
+            self._outer = ""
         if tag == "image" and self._image is not None:
             self.ready.append(self._image)
             self._image = None
@@ -95,28 +112,59 @@ def _angle(given: Attributes) -> float:
         return NAN
 
 
-def _box(given: Attributes) -> Named:
+def _score(given: Attributes) -> float:
+    try:
+        return min(1.0, max(0.0, float(given.get("score") or 1)))
+    except ValueError:
+        return 1.0
+
+
+def _turned(given: Attributes) -> Box:
     try:
         x0, y0, x1, y1 = (float(given[side]) for side in CORNERS)
-        score = min(1.0, max(0.0, float(given.get("score") or 1)))
     except (KeyError, ValueError):
-        x0 = y0 = x1 = y1 = NAN
-        score = 1.0
+        return (NAN,) * 4
     if angle := math.radians(_angle(given)):  # about the middle of the box
         cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-        w, h = (x1 - x0) * cos + (y1 - y0) * sin, (x1 - x0) * sin + (y1 - y0) * cos
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        x0, y0, x1, y1 = x - w / 2, y - h / 2, x + w / 2, y + h / 2
-    return Named(category=given.get("label", ""), box_xyxy=(x0, y0, x1, y1), score=score)
+        return _about(
+            (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * cos + (y1 - y0) * sin, (x1 - x0) * sin + (y1 - y0) * cos
+        )
+    return x0, y0, x1, y1
 
 
-def _around(given: Attributes) -> tuple[float, float, float, float]:
+def _about(x: float, y: float, w: float, h: float) -> Box:
+    return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+
+
+def _points(given: Attributes) -> Box:
     try:
         points = [tuple(map(float, point.split(","))) for point in given["points"].split(";")]
         xs, ys = zip(*points, strict=True)
         return min(xs), min(ys), max(xs), max(ys)
     except (KeyError, ValueError):
         return (NAN,) * 4
+
+
+def _ellipse(given: Attributes) -> Box:
+    try:
+        x, y, rx, ry = (float(given[name]) for name in ("cx", "cy", "rx", "ry"))
+    except (KeyError, ValueError):
+        return (NAN,) * 4
+    angle = math.radians(_angle(given))
+    cos, sin = math.cos(angle), math.sin(angle)
+    return _about(x, y, 2 * math.hypot(rx * cos, ry * sin), 2 * math.hypot(rx * sin, ry * cos))
+
+
+def _mask(given: Attributes) -> Box:
+    try:
+        x, y, w, h = (float(given[name]) for name in ("left", "top", "width", "height"))
+    except (KeyError, ValueError):
+        return (NAN,) * 4
+    return x, y, x + w, y + h
+
+
+# shapes that have a box around them
+AROUND: dict[str, Callable[[Attributes], Box]] = {"polygon": _points, "ellipse": _ellipse, "mask": _mask}
 
 
 def looks_like_cvat(path: Path) -> bool:
@@ -137,12 +185,21 @@ class Cvat(Listed):
 
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in their order."""
-        for image, shapes in self._images_in(place):
-            name, state = image.get("name", ""), image.get("state", "")
-            yield self.found(name, file, labels=tuple(shapes), size_wh=_size(image), state=state)
+        # a track is of images that it does not name, and may lie behind them
+        tracks = tuple(_tracks(place))
+        for image, found in self._images_in(place, self.odd):
+            yield self.found(
+                image.get("name", ""),
+                file,
+                labels=Labels.of(found),
+                size_wh=_size(image),
+                state=image.get("state", ""),
+                unasked=listed_in(image.get("unasked", "")),
+                unsure=tracks,
+            )
 
-    def _images_in(self, place: Path) -> Iterator[tuple[Attributes, list[Named]]]:
-        images = _Images(self.odd)
+    def _images_in(self, place: Path, odd: Oddities) -> Iterator[tuple[Attributes, list[Label]]]:
+        images = _Images(odd)
         try:
             with place.open("rb") as stream:
                 while True:
@@ -154,6 +211,24 @@ class Cvat(Listed):
                         return
         except OSError as error:
             raise InputError(f"{place.name}: cannot be read: {error.strerror or error}") from error
+
+
+def _tracks(place: Path) -> dict[str, None]:
+    """Return the labels of the tracks of a file; one without the word is not parsed for it."""
+    tail, found = b"", False
+    with place.open("rb") as stream:
+        while not found and (data := stream.read(CHUNK)):
+            found = b"<track" in tail + data
+            tail = data[-8:]
+        images = _Images(Oddities())
+        stream.seek(0)
+        try:
+            while found and (data := stream.read(CHUNK)):
+                images.feed(data)
+                images.ready = []
+        except InputError:
+            pass  # reading for good will say it
+    return images.tracks
 
 
 def _size(image: Attributes) -> tuple[int, int] | None:
@@ -181,13 +256,16 @@ class CvatWriter:
         name = quoteattr(write_image(self.folder, entry))
         width, height = entry.size_wh
         source = "auto" if entry.state == State.AUTO else "manual"
-        self._stream.write(
-            f'  <image id="{self._images}" name={name} width="{width}" height="{height}" state="{entry.state}">\n'
-        )
+        head = f'<image id="{self._images}" name={name} width="{width}" height="{height}" state="{entry.state}"'
+        more = f" unasked={quoteattr(json.dumps(entry.unasked))}" if entry.unasked else ""
+        self._stream.write(f"  {head}{more}>\n")
         for label in entry.labels:
             corners = " ".join(f'{side}="{v}"' for side, v in zip(CORNERS, label.box_xyxy, strict=True))
             named = f'label={self._names[label.category]} source="{source}" occluded="0"'
             self._stream.write(f'    <box {named} {corners} z_order="0" score="{label.score}"></box>\n')
+        for shown in entry.shown:
+            named = f'label={self._names[shown.category]} source="{source}"'
+            self._stream.write(f'    <tag {named} score="{shown.score}"></tag>\n')
         self._stream.write("  </image>\n")
         self._images += 1
 

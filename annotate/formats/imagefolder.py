@@ -1,39 +1,53 @@
-"""Hugging Face imagefolder: images beside a `metadata.jsonl`, one line an image, in a folder for each split."""
+"""Hugging Face imagefolder: images beside a `metadata.jsonl`, `.csv` or `.parquet`, one row an image."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tilth.annotate.formats.parts.listing import Listed
-from tilth.annotate.formats.parts.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
+import pyarrow as pa
+
+from tilth.annotate.formats.csv_table import Csv
+from tilth.annotate.formats.parquet import rows_in
+from tilth.annotate.formats.parts.objects import parse_row, said_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
 
 METADATA = "metadata.jsonl"
+KINDS = (METADATA, "metadata.csv", "metadata.parquet")
 
 
-class ImageFolder(Listed):
-    """Reads every `metadata.jsonl` under a folder."""
+class ImageFolder(Csv):
+    """Reads all metadata files under a folder."""
 
-    suffixes = (METADATA,)
+    suffixes = KINDS
 
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
-        """Yield the images in the order of the lines."""
-        for number, line in lines(place):
-            yield self._line(file, number, line)
+        """Yield the images in the order of the rows."""
+        if place.suffix.lower() == ".csv":
+            yield from super().in_file(file, place)
+        elif place.suffix.lower() == ".parquet":
+            try:
+                for number, (row, names) in enumerate(rows_in(place)):
+                    yield self._row(file, number, row, names)
+            except (pa.ArrowException, OSError) as error:
+                raise InputError(f"damaged, or no such table: {str(error)[:300]}") from error
+        else:
+            for number, line in lines(place):
+                try:
+                    row = parse_row(line)
+                except InputError as error:
+                    yield Found(name=f"{file}:{number}", label_file=file, error=str(error))
+                else:
+                    yield self._row(file, number, row, {})
 
-    def _line(self, file: str, number: int, line: str) -> Found:
+    def _row(self, file: str, number: int, row: dict[str, Any], names: Mapping[str, Sequence[str]]) -> Found:
         try:
-            row = parse_row(line)
-            name = str(row.get("file_name") or "")
-            labels = labels_of(row)
+            labels, more = said_of(row, file, names)
         except InputError as error:
             return Found(name=f"{file}:{number}", label_file=file, error=str(error))
-        spoken = file if has_objects(row) or labels else ""
-        found = self.found(name, file, labels=labels, size_wh=size_of(row), state=state_of(row))
-        # a line without objects is a caption or a class: it says nothing of boxes
-        return found if spoken or found.error else Found(name=found.name, read=found.read)
+        return self.found(str(row.get("file_name") or ""), file, labels=labels, **more)
 
 
 class ImageFolderWriter:

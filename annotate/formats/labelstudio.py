@@ -1,36 +1,47 @@
 """Label Studio: a JSON list of tasks; what a person drew are annotations, what a model says are predictions."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from tilth.annotate.formats.parts.files import write_image
+from tilth.annotate.formats.parts.files import scratch, write_image
 from tilth.annotate.formats.parts.listing import Listed
-from tilth.annotate.formats.parts.objects import NO_BOX
-from tilth.annotate.formats.parts.records import Entry, Found, Named
+from tilth.annotate.formats.parts.records import Boxed, Entry, Found, Labels, LeftOut, Oddities, Shown, nobody
 from tilth.annotate.formats.parts.texts import ends, json_lists
-from tilth.annotate.labelstudio.tasks import EMPTY, IMAGE, SHOWS, UNUSABLE, WHOLE, corners, make_interface, make_region
+from tilth.annotate.labelstudio.regions import minimal, read_result
+from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, IMAGE, SHOWS, UNUSABLE, WHOLE, make_interface, make_region
 from tilth.claims import State
+from tilth.errors import InputError
 from tilth.images import SUFFIXES
 
 FILE, INTERFACE = "tasks.json", "label_config.xml"
 SERVED = "/data/local-files/?d="
-UPLOAD_PREFIX = 9  # letters that the server puts before the name of an uploaded file: eight and a hyphen
-SHAPES = {"polygonlabels": "polygon, taken as the box around it"}
-NO_SHAPE = ("brushlabels", "keypointlabels", "ellipselabels", "polygon", "brush", "keypoint", "ellipse")
+PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what the server puts before the name of an uploaded file
 
 
 def looks_like_tasks(path: Path) -> bool:
-    """Tell whether a JSON file begins as a list of tasks does."""
+    """Tell whether a JSON file begins as a list of tasks does, or as JSON_MIN, the smaller export."""
     head, _ = ends(path)
-    return head.startswith("[") and '"data"' in head
+    return head.startswith("[") and any(word in head for word in ('"data"', '"annotation_id"', '"annotator"'))
 
 
 class LabelStudio(Listed):
-    """Reads every `.json` of tasks under a folder, or one; of several annotations the newest that was not skipped counts."""
+    """Reads every `.json` of tasks under a folder, or one; of several annotations the newest that was not skipped counts.
+
+    Args:
+        path: As of every list.
+        images: As of every list.
+        odd: As of every list.
+        knows: Tells whether a word is a label of ours.
+    """
+
+    def __init__(self, path: Path, images: Path | None, odd: Oddities, knows: Callable[[str], bool] = nobody) -> None:
+        super().__init__(path, images, odd)
+        self.knows = knows
+        self._uploads: Uploads | None = None
 
     suffixes = (".json",)
 
@@ -41,94 +52,120 @@ class LabelStudio(Listed):
 
     def _task(self, file: str, number: int, task: object) -> Found:
         where = f"{file}[{number}]"
+        if isinstance(task, dict) and "data" not in task:  # JSON_MIN
+            task = {"data": task, "annotations": [{"result": minimal(task, self.knows)}]}
         data = task.get("data") if isinstance(task, dict) else None
         if not isinstance(task, dict) or not isinstance(data, dict):
             return Found(name=where, label_file=file, error="a task is an object with data")
-        name, state = _image(data), str(data.get("state") or "")
-        result = self._result(task, name or where)
+        address, state = _address(data), str(data.get("state") or "")
+        where = address or where
+        unasked = data.get("unasked")
+        more: dict[str, Any] = {"unasked": tuple(map(str, unasked))} if isinstance(unasked, list) else {}
+        result = self._result(task, where)
         if result is None:  # nobody has looked, neither person nor model
-            return self.found(name, file, state=state or State.UNLABELLED)
-        said = {choice for region in result if region.get("from_name") != SHOWS for choice in _choices(region)}
-        if any(region.get("from_name") == SHOWS for region in result):
-            self.odd.note("category of the image without a box, skipped", name or where)
-        labels = tuple(label for region in result for label in self._region(region, name or where))
-        if UNUSABLE in said:
-            return Found(name=name or where, label_file=file, error="a person called the image unusable")
-        if EMPTY in said:
+            return self.found(address, file, state=state or State.UNLABELLED, **more)
+        reading = read_result(result)
+        for note in reading.notes:
+            self.odd.note(note, where)
+        labels = Labels(tuple(region.label for region in reading.regions), tuple(reading.left_out))
+        if UNUSABLE in reading.said:
+            return self.found(address, file, labels=labels, error="a person called the image unusable")
+        if ESCALATE in reading.said:  # the next who looks decides; what is drawn may be half of it
+            passed = [
+                LeftOut(kind="of an image that a person passed on", category=each.category) for each in labels.taken
+            ]
+            self.odd.note("image that a person passed on", where)
+            return self.found(address, file, labels=Labels((), (*passed, *labels.left_out)), state=State.UNLABELLED)
+        if EMPTY in reading.said:
+            if labels != Labels():
+                self.odd.note("called empty beside labels; the labels stand", where)
             state = State.CONFIRMED_EMPTY
-        return self.found(name, file, labels=labels, state=state)
+        return self.found(address, file, labels=labels, state=state, **more)
 
-    def _result(self, task: Mapping[str, Any], where: str) -> list[Mapping[str, Any]] | None:
-        spoken = [a for a in task.get("annotations") or [] if isinstance(a, dict) and not a.get("was_cancelled")]
+    def find(self, name: str, places: tuple[str, ...]) -> str:
+        """Return the image file of an address.
+
+        An uploaded file has letters of the server's before its name, where it lies there or in the address or in both.
+        """
+        names, problem = _names(name), InputError("")
+        for each in names:
+            try:
+                return self._images.find(each, places, self.odd)
+            except InputError as error:
+                problem = error
+                if not str(error).startswith("missing image"):
+                    raise
+        if self._uploads is None:
+            self._uploads = Uploads(self._images)
+        path = self._uploads.find(names[-1].rpartition("/")[2])
+        if not path:
+            raise problem
+        self.odd.note("image found by its name without the letters that an upload puts before it", name)
+        return path
+
+    def _result(self, task: Mapping[str, Any], where: str) -> list[object] | None:
+        spoken = [a for a in _list(task.get("annotations")) if isinstance(a, dict) and not a.get("was_cancelled")]
         if len(spoken) > 1:
             self.odd.note("several annotations of an image, the newest taken", where)
         spoken.sort(key=lambda a: str(a.get("updated_at") or ""))
-        chosen = spoken[-1:] or [p for p in task.get("predictions") or [] if isinstance(p, dict)][:1]
+        chosen = spoken[-1:] or [p for p in _list(task.get("predictions")) if isinstance(p, dict)][:1]
         if not chosen:
             return None
-        result = chosen[0].get("result")
-        return [region for region in result if isinstance(region, dict)] if isinstance(result, list) else []
-
-    def _region(self, region: Mapping[str, Any], where: str) -> Iterator[Named]:
-        kind, value = str(region.get("type")), region.get("value")
-        if not isinstance(value, dict):
-            return
-        if kind in ("rectanglelabels", "rectangle"):
-            box = _box(region, value)
-            if value.get("rotation"):
-                self.odd.note("turned box, taken as the upright box around it", where)
-        elif kind in SHAPES:
-            self.odd.note(SHAPES[kind], where)
-            box = _around(value.get("points"))
-        elif kind in NO_SHAPE:
-            self.odd.note(f"{kind}, which is no box, skipped", where)
-            yield NO_BOX
-            return
-        else:
-            return
-        names = value.get(kind) if isinstance(value.get(kind), list) else [""]
-        for name in names or [""]:
-            yield Named(category=str(name), box_xyxy=box, parts=True, score=_score(region.get("score")))
+        return _list(chosen[0].get("result"))
 
 
-def _choices(region: Mapping[str, Any]) -> list[str]:
-    value = region.get("value")
-    choices = value.get("choices") if isinstance(value, dict) and region.get("type") == "choices" else None
-    return [str(choice) for choice in choices] if isinstance(choices, list) else []
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
-def _score(value: object) -> float:
-    number = float(value) if isinstance(value, int | float) and abs(value) < 2 else 1.0
-    return min(1.0, max(0.0, number)) if math.isfinite(number) else 1.0
+class Uploads:
+    """Image files by the names that they had before they were uploaded, on disk."""
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self._rows = scratch()
+        self._rows.execute("CREATE TABLE uploads (name TEXT, path TEXT)")
+        self._rows.execute("BEGIN")
+        for path in files:
+            last = path.rpartition("/")[2]
+            for name in {_tidy(last), _tidy(PREFIX.sub("", last))}:
+                self._rows.execute("INSERT INTO uploads VALUES (?, ?)", (name, path))
+        self._rows.execute("COMMIT")
+        self._rows.execute("CREATE INDEX by_name ON uploads(name)")
+
+    def find(self, name: str) -> str:
+        """Return the only file that had this name; empty when there is none, or more than one."""
+        found = self._rows.execute("SELECT DISTINCT path FROM uploads WHERE name=? LIMIT 2", (_tidy(name),)).fetchall()
+        return str(found[0][0]) if len(found) == 1 else ""
 
 
-def _box(region: Mapping[str, Any], value: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Return the box in parts of the image; a turned one needs the image's size to stay in shape."""
-    try:
-        size = (int(region.get("original_width") or 100), int(region.get("original_height") or 100))
-        box = corners(value, size)
-    except (OverflowError, TypeError, ValueError):
-        box = None
-    if box is None or size[0] <= 0 or size[1] <= 0:
-        return NO_BOX.box_xyxy
-    return box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]
+def _tidy(name: str) -> str:
+    """Return a file's name as the server writes it: without spaces and signs.
+
+    >>> _tidy("My photo (1).PNG")
+    'my_photo_1.png'
+    """
+    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_")).lower()
 
 
-def _around(points: Any) -> tuple[float, float, float, float]:
-    try:
-        xs, ys = zip(*((float(x) / 100, float(y) / 100) for x, y in points), strict=True)
-    except (OverflowError, TypeError, ValueError):
-        return NO_BOX.box_xyxy
-    return min(xs), min(ys), max(xs), max(ys)
+def _names(address: str) -> list[str]:
+    """Return the names that a file may have by its address: that which it has, and that without what an upload puts before it.
+
+    >>> _names("upload/3/0a1b2c3d-a.png"), _names("b/a.png")
+    (['0a1b2c3d-a.png', 'a.png'], ['b/a.png'])
+    """
+    last = address.rpartition("/")[2]
+    if not PREFIX.match(last):
+        return [address]
+    return [*([] if address.startswith("upload/") else [address]), last, PREFIX.sub("", last)]
 
 
-def _image(data: Mapping[str, Any]) -> str:
+def _address(data: Mapping[str, Any]) -> str:
     """Return the path that a task's address stands for; empty when it has none.
 
-    >>> _image({"image": "/data/local-files/?d=images/a%20b.png"}), _image({"image": "https://host/x/a.png?size=1"})
+    >>> _address({"image": "/data/local-files/?d=images/a%20b.png"}), _address({"image": "https://host/x/a.png?size=1"})
     ('images/a b.png', 'a.png')
-    >>> _image({"photo": "/data/upload/3/0a1b2c3d-a.png"})
-    'a.png'
+    >>> _address({"photo": "/data/upload/3/0a1b2c3d-a.png"})
+    'upload/3/0a1b2c3d-a.png'
     """
     texts = [data[IMAGE]] if IMAGE in data else list(data.values())
     address = next((t for t in texts if isinstance(t, str) and (IMAGE in data or _is_image(t))), "")
@@ -138,8 +175,9 @@ def _image(data: Mapping[str, Any]) -> str:
             return named[0]
     except ValueError:
         return ""
-    if "/data/upload/" in parts.path:
-        return unquote(parts.path).rpartition("/")[2][UPLOAD_PREFIX:]
+    _, uploaded, name = unquote(parts.path).rpartition("/data/upload/")
+    if uploaded:
+        return f"upload/{name}"
     # an image of the web has been fetched under its own name, if it is here at all
     return unquote(parts.path).rpartition("/")[2] if len(parts.scheme) > 1 else unquote(address)
 
@@ -174,18 +212,23 @@ class LabelStudioWriter:
             "height": height,
             "state": entry.state,
             "license": entry.licence,
+            **({"unasked": list(entry.unasked)} if entry.unasked else {}),
         }
         result = [
             make_region(entry.id, number, entry.size_wh, label.category, label.box_xyxy, label.score)
             for number, label in enumerate(entry.labels)
         ]
+        for number, shown in enumerate(entry.shown):
+            choice = {"id": f"shown{number}", "type": "choices", "from_name": SHOWS, "to_name": IMAGE}
+            result.append(choice | {"value": {"choices": [shown.category]}, "score": shown.score})
         task: dict[str, Any] = {"data": data}
         if entry.state == State.CONFIRMED_EMPTY:
             choice = {"id": "empty", "type": "choices", "from_name": WHOLE, "to_name": IMAGE}
             task["annotations"] = [{"result": [choice | {"value": {"choices": [EMPTY]}}]}]
         elif entry.state == State.AUTO and result:
-            score = min(label.score for label in entry.labels)
-            task["predictions"] = [{"model_version": entry.labels[0].source, "score": score, "result": result}]
+            said: list[Boxed | Shown] = [*entry.labels, *entry.shown]
+            score = min(label.score for label in said)
+            task["predictions"] = [{"model_version": said[0].source, "score": score, "result": result}]
         elif result:
             task["annotations"] = [{"result": result}]
         self._stream.write(("[\n" if not self._tasks else ",\n") + json.dumps(task))

@@ -1,7 +1,7 @@
 """Parquet: image bytes and nested boxes in one table, in the columns that Hugging Face data sets use."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from tilth.annotate.formats.parts.files import Files
 from tilth.annotate.formats.parts.footer import claims
-from tilth.annotate.formats.parts.objects import has_objects, labels_of, size_of, state_of, to_row
-from tilth.annotate.formats.parts.records import Entry, Found, Oddities, on_disk
+from tilth.annotate.formats.parts.objects import WORDS, said_of, to_row
+from tilth.annotate.formats.parts.records import Entry, Found, Labels, Oddities, on_disk
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES
 
@@ -28,7 +28,7 @@ FILE_BYTES = 512 * 2**20
 BATCH_ROWS = 64
 # A claim of more is no table of labels: it would be unpacked into memory before anything could be checked.
 MAX_GROUP_BYTES, MAX_GROUP_VALUES = 2 * 2**30, 20_000_000
-COLUMNS = ("image", "width", "height", "objects", "state")
+COLUMNS = ("image", "width", "height", "objects", "image_label_scores", "unasked", "state", *WORDS)
 OBJECTS = pa.struct(
     [
         ("bbox", pa.list_(pa.list_(pa.float64()))),
@@ -43,11 +43,17 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("objects", OBJECTS),
+        ("image_labels", pa.list_(pa.string())),
+        ("image_label_scores", pa.list_(pa.float64())),
+        ("unasked", pa.list_(pa.string())),
         ("sample", pa.string()),
         ("state", pa.string()),
         ("license", pa.string()),
     ]
 )
+
+
+Names = Mapping[str, Sequence[str]]
 
 
 class Parquet:
@@ -96,23 +102,21 @@ class Parquet:
                     yield self._row(images, at, row, names, file, number)
                     number += 1
 
-    def _row(
-        self, images: pa.Array, at: int, row: dict[str, Any], names: tuple[str, ...], file: str, number: int
-    ) -> Found:
+    def _row(self, images: pa.Array, at: int, row: dict[str, Any], names: Names, file: str, number: int) -> Found:
         struct = pa.types.is_struct(images.type)
         data = images.field("bytes")[at] if struct else images[at]
         path = images.field("path")[at].as_py() if struct and "path" in [f.name for f in images.type] else None
         name = f"{file}/{path or number}"
-        spoken = file if has_objects(row) else ""
+        labels, more = Labels(), dict[str, Any](label_file=file)
         try:
-            labels = labels_of(row, names)
+            labels, more = said_of(row, file, names)
             if data.is_valid:
                 read = partial(_limited, data)
             else:
                 name, read = self._on_disk(path)
         except InputError as error:
-            return Found(name=name, label_file=file, error=str(error))
-        return Found(name=name, read=read, label_file=spoken, labels=labels, size_wh=size_of(row), state=state_of(row))
+            read, more = None, {**more, "error": str(error)}
+        return Found(name=name, read=read, labels=labels.taken, left_out=labels.left_out, **more)
 
     def _on_disk(self, path: str | None) -> tuple[str, Any]:
         if not path:
@@ -145,27 +149,58 @@ def _check(table: pq.ParquetFile, place: Path) -> None:
     )
     if bytes_ is None or not (pa.types.is_binary(bytes_) or pa.types.is_large_binary(bytes_)):
         raise InputError(f"expected a column image with bytes (and objects), got {', '.join(schema.names)}")
+    _check_groups(place)
+
+
+def _check_groups(place: Path) -> None:
     for number, (size, values) in enumerate(claims(place)):
         if size > MAX_GROUP_BYTES or values > MAX_GROUP_VALUES:
             raise InputError(f"refused: row group {number} claims {size} bytes and {values} values")
 
 
-def _names(schema: pa.Schema) -> tuple[str, ...]:
-    """Return the names of numbered categories, which Hugging Face keeps in the metadata of the schema."""
+def names_files(place: Path) -> bool:
+    """Tell whether a table names its images by `file_name` and so has none inside."""
+    try:
+        names = pq.read_schema(place).names
+    except (pa.ArrowException, OSError):
+        return False
+    return "file_name" in names and "image" not in names
+
+
+def rows_in(place: Path) -> Iterator[tuple[dict[str, Any], Names]]:
+    """Yield the rows of a table that names its images by `file_name`, and the names of its numbered categories.
+
+    Raises:
+        InputError: It is no such table, or one whose groups are too large to be unpacked.
+    """
+    with pq.ParquetFile(place, buffer_size=2**20, pre_buffer=False) as table:
+        if "file_name" not in table.schema_arrow.names:
+            raise InputError(f"expected a column file_name, got {', '.join(table.schema_arrow.names)}")
+        _check_groups(place)
+        names = _names(table.schema_arrow)
+        chosen = [name for name in ("file_name", *COLUMNS[1:]) if name in table.schema_arrow.names]
+        for batch in table.iter_batches(BATCH_ROWS, columns=chosen):
+            for row in batch.to_pylist():
+                yield row, names
+
+
+def _names(schema: pa.Schema) -> Names:
+    """Return the names of numbered categories by column, which Hugging Face keeps in the metadata of the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        text = json.dumps(features["objects"])
+        texts = {column: json.dumps(features[column]) for column in ("objects", *WORDS) if column in features}
     except (KeyError, TypeError, ValueError, RecursionError):
-        return ()
-    found: list[tuple[str, ...]] = []
+        return {}
+    found: dict[str, list[tuple[str, ...]]] = {column: [] for column in texts}
+    for column, text in texts.items():
 
-    def look(node: dict[str, Any]) -> dict[str, Any]:
-        if node.get("_type") == "ClassLabel" and isinstance(node.get("names"), list):
-            found.append(tuple(map(str, node["names"])))
-        return node
+        def look(node: dict[str, Any], column: str = column) -> dict[str, Any]:
+            if node.get("_type") == "ClassLabel" and isinstance(node.get("names"), list):
+                found[column].append(tuple(map(str, node["names"])))
+            return node
 
-    json.loads(text, object_hook=look)
-    return found[0] if found else ()
+        json.loads(text, object_hook=look)
+    return {column: names[0] for column, names in found.items() if names}
 
 
 def _features() -> bytes:
@@ -187,6 +222,9 @@ def _features() -> bytes:
             "score": list_of(value("float64")),
             "source": list_of(value("string")),
         },
+        "image_labels": list_of(value("string")),
+        "image_label_scores": list_of(value("float64")),
+        "unasked": list_of(value("string")),
         "sample": value("string"),
         "state": value("string"),
         "license": value("string"),

@@ -5,14 +5,17 @@ Paper: https://doi.org/10.1007/s11263-009-0275-4
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import numpy as np
+
 from tilth.annotate.formats.parts.files import Files, Seen, write_text
-from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, on_disk
+from tilth.annotate.formats.parts.records import Entry, Found, Labels, LeftOut, Named, Oddities, limited, on_disk
 from tilth.annotate.formats.parts.texts import lines, xml_encoding
 from tilth.errors import InputError
+from tilth.geometry import Box
 from tilth.samples import SPLITS
 from tilth.sources.walk import stem_of
 
@@ -70,11 +73,14 @@ class Voc:
         for file in self._files:
             if self._chosen is not None and not _is_chosen(file, self._chosen):
                 continue
+            labels = Labels()
             try:
                 tree = parse(self._files.checked(file))
+                labels = limited(_labels(tree, file, self.odd))
                 path = self._image_of(file, tree.findtext("filename") or "")
             except InputError as error:
-                yield Found(name=file, label_file=file, error=str(error))
+                more = {"labels": labels.taken, "left_out": labels.left_out}
+                yield Found(name=file, label_file=file, error=str(error), **more)  # type: ignore[arg-type]
                 continue
             if not self.images.mark(path):
                 self.odd.note("image with two label files", path)
@@ -83,7 +89,8 @@ class Voc:
                 read=on_disk(self.root / path),
                 label_file=file,
                 size_wh=_size(tree),
-                labels=tuple(_boxes(tree)),
+                labels=labels.taken,
+                left_out=labels.left_out,
             )
         for path in self.images.unmarked() if self._chosen is None else ():
             self.odd.note("image without a label file", path)
@@ -145,13 +152,42 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return (width, height) if width > 0 and height > 0 else None
 
 
-def _boxes(tree: ElementTree.Element) -> Iterator[Named]:
+def _labels(tree: ElementTree.Element, file: str, odd: Oddities) -> Iterator[Named | LeftOut]:
     for thing in tree.iter("object"):
-        try:
-            x0, y0, x1, y1 = (float(thing.findtext(f"bndbox/{side}") or "nan") for side in SIDES)
-        except ValueError:
-            x0 = y0 = x1 = y1 = float("nan")
-        yield Named(category=(thing.findtext("name") or "").strip(), box_xyxy=(x0 - 1, y0 - 1, x1, y1))
+        category = (thing.findtext("name") or "").strip()
+        if thing.find("bndbox") is not None:
+            x0, y0, x1, y1 = _numbers(thing, "bndbox", SIDES)
+            yield Named(category=category, box_xyxy=(x0 - 1, y0 - 1, x1, y1))
+        elif thing.find("robndbox") is not None:  # roLabelImg's: about its middle, in radians
+            odd.note("turned box, taken as the upright box around it", file)
+            x, y, w, h, angle = _numbers(thing, "robndbox", ("cx", "cy", "w", "h", "angle"))
+            cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
+            w, h = float(w * cos + h * sin) / 2, float(w * sin + h * cos) / 2
+            yield Named(category=category, box_xyxy=(x - w, y - h, x + w, y + h))
+        elif thing.find("polygon") is not None:
+            odd.note("polygon, taken as the box around it", file)
+            yield Named(category=category, box_xyxy=_around(thing))
+        else:
+            yield LeftOut(kind="object without a box", category=category)
+
+
+def _numbers(thing: ElementTree.Element, of: str, names: Sequence[str]) -> list[float]:
+    try:
+        return [float(thing.findtext(f"{of}/{name}") or "nan") for name in names]
+    except ValueError:
+        return [float("nan")] * len(names)
+
+
+def _around(thing: ElementTree.Element) -> Box:
+    """Return the box around a polygon, whose corners are `x1`, `y1`, … or, as LabelMe has them, `pt` with `x` and `y`."""
+    corners: dict[str, list[float]] = {"x": [], "y": []}
+    try:
+        for number in thing.iter():
+            if re.fullmatch(r"[xy]\d*", number.tag):
+                corners[number.tag[0]].append(float(number.text or "nan"))
+        return min(corners["x"]), min(corners["y"]), max(corners["x"]), max(corners["y"])
+    except ValueError:
+        return (float("nan"),) * 4
 
 
 class VocWriter:

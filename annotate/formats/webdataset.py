@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tilth.annotate.formats.parts.files import Files
-from tilth.annotate.formats.parts.objects import has_objects, labels_of, parse_row, size_of, state_of, to_row
+from tilth.annotate.formats.parts.objects import parse_row, said_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found, Oddities
 from tilth.annotate.formats.parts.texts import MAX_ITEM
 from tilth.errors import InputError
@@ -25,7 +25,7 @@ SHARD_IMAGES = 10_000
 BLOCK = 512  # bytes; two blocks of zeros end an archive
 EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
 
-LABELS = (".json",)
+LABELS = (".json", ".cls")
 
 Group = dict[str, bytes]
 
@@ -91,27 +91,21 @@ class WebDataset:
         return group
 
     def _found(self, name: str, file: str, group: Group) -> Found:
-        parts = [part for part in group if part != ".json"]
-        if len(parts) != 1:
-            return Found(name=name, label_file=file, error=f"expected one image under a key, got {len(parts)}")
-        read = partial(group.__getitem__, parts[0])
-        if ".json" not in group:
-            return Found(name=name + parts[0], read=read)
+        parts = [part for part in group if part not in LABELS]
         try:
-            row = parse_row(group[".json"])
-            labels = labels_of(row)
+            row = parse_row(group[".json"]) if ".json" in group else {}
+            if ".cls" in group:
+                row["cls"] = group[".cls"].decode("utf-8-sig").strip()
+            labels, more = said_of(row, file)
+        except UnicodeDecodeError:
+            return Found(name=name, label_file=file, error=f"{name}.cls is not UTF-8 text")
         except InputError as error:
             return Found(name=name, label_file=file, error=str(error))
-        if not has_objects(row):  # a caption, say; it says nothing of boxes
-            return Found(name=name + parts[0], read=read)
-        return Found(
-            name=name + parts[0],
-            read=read,
-            label_file=file,
-            labels=labels,
-            size_wh=size_of(row),
-            state=state_of(row),
-        )
+        if len(parts) != 1:
+            more |= {"label_file": file, "error": f"expected one image under a key, got {len(parts)}"}
+        else:
+            name, more = name + parts[0], {**more, "read": partial(group.__getitem__, parts[0])}
+        return Found(name=name, labels=labels.taken, left_out=labels.left_out, **more)
 
 
 def _bytes(stream: BinaryIO, member: Member) -> bytes:

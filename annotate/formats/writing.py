@@ -9,6 +9,7 @@ from tilth.annotate.formats.cvat import CvatWriter
 from tilth.annotate.formats.imagefolder import ImageFolderWriter
 from tilth.annotate.formats.labelstudio import LabelStudioWriter
 from tilth.annotate.formats.parquet import ParquetWriter
+from tilth.annotate.formats.parts.classes import ClassFoldersWriter
 from tilth.annotate.formats.parts.records import Entry, Writer
 from tilth.annotate.formats.voc import VocWriter
 from tilth.annotate.formats.webdataset import WebDatasetWriter
@@ -23,13 +24,18 @@ SPLIT_BY_FOLDER: dict[str, Callable[[Path, tuple[str, ...]], Writer]] = {
     "labelstudio": LabelStudioWriter,
     "cvat": CvatWriter,
     "imagefolder": ImageFolderWriter,
+    "classfolders": ClassFoldersWriter,
     "webdataset": WebDatasetWriter,
     "parquet": ParquetWriter,
     "csv": CsvWriter,
 }
-CARRIES_IMAGES = ("webdataset",)
+CARRIES_IMAGES = ("webdataset", "classfolders")
 FORMATS = (*SPLIT_BY_FOLDER, *SPLIT_INSIDE)
-HOLDS_ALL = tuple(SPLIT_BY_FOLDER)  # scores, fractions of pixels, and the state of an image without boxes
+HOLDS_STATE = tuple(SPLIT_BY_FOLDER)  # whether an image without labels was looked at
+HOLDS_SCORES = tuple(name for name in SPLIT_BY_FOLDER if name != "classfolders")
+HOLDS_UNASKED = HOLDS_SCORES  # the categories that nobody looked for in an image
+HOLDS_WHOLE = tuple(name for name in SPLIT_BY_FOLDER if name != "coco")  # labels of the whole image
+HOLDS_BOXES = tuple(name for name in FORMATS if name != "classfolders")
 
 
 class _ByFolder:

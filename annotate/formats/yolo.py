@@ -10,8 +10,19 @@ from typing import TextIO
 import yaml
 
 from tilth.annotate.formats.parts.files import Files, Seen, write_text
-from tilth.annotate.formats.parts.records import Entry, Found, Named, Oddities, inside, limited, on_disk
+from tilth.annotate.formats.parts.records import (
+    Entry,
+    Found,
+    Labels,
+    LeftOut,
+    Named,
+    Oddities,
+    inside,
+    limited,
+    on_disk,
+)
 from tilth.annotate.formats.parts.texts import lines
+from tilth.annotate.formats.parts.yololines import NOTES, TASKS, Common, Lines, Odd, common_of
 from tilth.errors import InputError
 from tilth.sources.walk import stem_of
 
@@ -40,6 +51,8 @@ class Yolo:
         self.images = Files(self.root)
         self._texts = Files(self.folder, (".txt",))
         self._chosen = self._choose(document, split)
+        self._all = not split and isinstance(self._chosen, Files)
+        self._lines = Lines(_task(document), _points(document), self._common)
 
     def _names(self, document: dict[str, object]) -> dict[int, str]:
         names = document.get("names")
@@ -88,16 +101,36 @@ class Yolo:
     def __iter__(self) -> Iterator[Found]:
         """Yield the images in the order of their names."""
         for name in self._chosen:
+            path, file, labels, error = "", "", Labels(), ""
             try:
                 path = self.images.find(name, ("",), self.odd)
                 file = self._label_file(path)
-                labels = limited(self._boxes(file)) if file else ()
-            except InputError as error:
-                yield Found(name=name, error=str(error))
-                continue
-            if not file:
+                labels = limited(self._labels(file)) if file else labels
+            except InputError as problem:
+                error = str(problem)
+            if file:
+                self._texts.mark(file)
+            elif not error:
                 self.odd.note("image without a label file", path)
-            yield Found(name=path, read=on_disk(self.root / path), label_file=file, labels=labels)
+            yield Found(
+                name=path or name,
+                read=None if error else on_disk(self.root / path),
+                label_file=file,
+                labels=labels.taken,
+                left_out=labels.left_out,
+                error=error,
+            )
+        for file in self._texts.unmarked() if self._all else ():
+            for category in self._lost(file):
+                self.odd.lost.note("of an image that is not there", f"{file}: {category}")
+
+    def _lost(self, file: str) -> list[str]:
+        """Return the categories of a label file whose image is missing; none of a text that is no label file."""
+        try:
+            read = [line.split() for _, line in lines(self._texts.checked(file))]
+            return [self._category(float(words[0])) for words in read] if all(len(words) > 4 for words in read) else []
+        except (InputError, ValueError):
+            return []
 
     def _label_file(self, path: str) -> str:
         folder, _, name = path.rpartition("/")
@@ -110,34 +143,47 @@ class Yolo:
             candidates.insert(0, "/".join([*parts[:last], "labels", *parts[last + 1 :], stem]))
         return self._texts.at(*candidates)
 
-    def _boxes(self, file: str) -> Iterator[Named]:
+    def _labels(self, file: str) -> Iterator[Named | LeftOut]:
         for number, line in lines(self._texts.checked(file)):
+            category = ""
             try:
-                which, *values = (float(v) for v in line.split())
-                box, score = _box(values)
-                number_of_class = int(which)
-            except (OverflowError, ValueError):
-                self.odd.note("line that is no box, skipped", f"{file}:{number}")
-                yield Named(category="", box_xyxy=(float("nan"),) * 4)
+                which, *values = map(float, line.split())
+                category = self._category(which)
+                kind, box, score = self._lines.read(values)
+            except (OverflowError, ValueError) as error:
+                why = str(error) if isinstance(error, Odd) else "line that is no label"
+                yield LeftOut(kind=why, category=category, where=f"{file}:{number}")
                 continue
-            yield Named(
-                category=self.names.get(number_of_class, str(number_of_class)), box_xyxy=box, parts=True, score=score
-            )
+            if kind in NOTES:
+                self.odd.note(NOTES[kind], f"{file}:{number}")
+            yield Named(category=category, box_xyxy=box, parts=True, score=score)
+
+    def _category(self, which: float) -> str:
+        if not which.is_integer():
+            raise Odd("class number that is no whole number")
+        return self.names.get(int(which), str(int(which)))
+
+    def _common(self) -> Common:
+        return common_of(self._long())
+
+    def _long(self) -> Iterator[list[float]]:
+        for file in self._texts:
+            try:
+                for _, line in lines(self._texts.checked(file)):
+                    words = line.split()
+                    if len(words) > 6:
+                        yield [float(word) for word in words[1:]]
+            except (InputError, ValueError):
+                continue  # it is told when it is read
 
 
-def _box(values: list[float]) -> tuple[tuple[float, float, float, float], float]:
-    """Turn the numbers after the class into a box and a score: a box, a box with a score, or a polygon.
+def _task(document: dict[str, object]) -> str:
+    return TASKS.get(str(document.get("task") or ""), "")
 
-    Raises:
-        ValueError: Their count fits none of these.
-    """
-    if len(values) in (4, 5):
-        x, y, w, h = values[:4]
-        return (x - w / 2, y - h / 2, x + w / 2, y + h / 2), min(1.0, max(0.0, values[4])) if len(values) == 5 else 1.0
-    if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"{len(values)} numbers")
-    xs, ys = values[0::2], values[1::2]
-    return (min(xs), min(ys), max(xs), max(ys)), 1.0
+
+def _points(document: dict[str, object]) -> int:
+    shape = document.get("kpt_shape")
+    return shape[0] if isinstance(shape, list) and shape and isinstance(shape[0], int) and shape[0] > 0 else 0
 
 
 def _yaml(path: Path) -> dict[str, object]:

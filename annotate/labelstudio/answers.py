@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
-from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, SHOWS, UNUSABLE, Row, corners
+from tilth.annotate.labelstudio.regions import in_pixels, read_result
+from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, UNUSABLE, Row
 from tilth.claims import SAME_BOX_IOU, Claim, Json
 from tilth.geometry import Box, iou
 
@@ -50,6 +50,7 @@ class _Reading:
     shows: set[str] = field(default_factory=set)
     said: set[str] = field(default_factory=set)
     odd: list[str] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)  # categories of what could not be read; an empty one may be any
 
 
 def read_answers(
@@ -105,6 +106,9 @@ def _answer(
     }
     # the interface offers all of them: those with boxes, and those that can be shown without
     asked = tuple(dict.fromkeys((*shows, *categories)))
+    # of what was said in a way that cannot be read nobody knows that it is absent
+    named = {*reading.shows, *(category for category, _, _ in reading.boxes)}
+    asked = tuple(name for name in asked if name in named or not reading.unread & {name, ""})
     said = Claim(says="empty", source=f"human:labelstudio-{who}", evidence=whole, asked=asked, policy=policy)
     claims = _claims(reading, did, said)
     return Answer(
@@ -128,9 +132,9 @@ def _digest(annotation: Row) -> str:
 def _note(reading: _Reading) -> str:
     labels = bool(reading.boxes or reading.shows)
     # what is escalated may be half labelled
-    if len(reading.said) > 1 or (labels and reading.said & {EMPTY, UNUSABLE}):
+    if len(reading.said) > 1 or ((labels or reading.unread) and reading.said & {EMPTY, UNUSABLE}):
         return "contradicts itself"
-    return "" if labels or reading.said else "says nothing"
+    return "" if labels or reading.said else "cannot be read" if reading.unread else "says nothing"
 
 
 def _claims(reading: _Reading, did: Sequence[str], empty: Claim) -> tuple[Claim, ...]:
@@ -148,35 +152,23 @@ def _claims(reading: _Reading, did: Sequence[str], empty: Claim) -> tuple[Claim,
 
 
 def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str], shows: Sequence[str]) -> _Reading:
-    reading = _Reading()
-    for region in regions:
-        value = region.get("value") or {}
-        if region.get("type") == "choices":
-            chosen = set(map(str, value.get("choices") or []))
-            if region.get("from_name") == SHOWS:
-                reading.shows |= chosen & set(shows)
-                reading.odd += ["category that the policy does not have"] * len(chosen - set(shows))
-            else:
-                reading.said |= chosen
-        elif region.get("type") == "rectanglelabels":
-            names = value.get("rectanglelabels") or []
-            box = _box(value, size)
-            if len(names) != 1 or names[0] not in categories or box is None:
-                reading.odd.append("box without a place in the image or a category of the policy")
+    found = read_result(regions, size)
+    reading = _Reading(said=found.said, odd=[*(label.kind for label in found.left_out), *found.notes])
+    reading.unread = {label.category for label in found.left_out}
+    for region in found.regions:
+        category, box = region.label.category, in_pixels(region.label, size)
+        if region.label.box_xyxy is None:
+            if category in shows:
+                reading.shows.add(category)
                 continue
-            if value.get("rotation"):
-                reading.odd.append("turned box, taken as the upright box around it")
-            reading.boxes.append((names[0], box, str(region.get("id"))))
+            reading.odd.append("category that the policy does not have")
+        elif category in categories and box is not None:
+            reading.boxes.append((category, box, region.id))
+            continue
+        else:
+            reading.odd.append("box without a place in the image or a category of the policy")
+        reading.unread.add(category if category in (*categories, *shows) else "")
     return reading
-
-
-def _box(value: Row, size: tuple[int, int]) -> Box | None:
-    around = corners(value, size)
-    if around is None or not all(map(math.isfinite, around)):
-        return None
-    x0, x1 = max(0.0, around[0]), min(float(size[0]), around[2])
-    y0, y1 = max(0.0, around[1]), min(float(size[1]), around[3])
-    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def _shown(annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str]) -> list[Named]:

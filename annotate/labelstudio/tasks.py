@@ -150,8 +150,7 @@ def corners(value: Row, size_wh: tuple[int, int]) -> Box | None:
         angle = math.radians(float(value.get("rotation") or 0))  # clockwise about the top left corner
     except (KeyError, TypeError, ValueError):
         return None
-    if not angle:
-        return x, y, x + w, y + h
+    # what was drawn from the lower right has a negative width and height
     xs = [x + dx * math.cos(angle) - dy * math.sin(angle) for dx in (0, w) for dy in (0, h)]
     ys = [y + dx * math.sin(angle) + dy * math.cos(angle) for dx in (0, w) for dy in (0, h)]
     return min(xs), min(ys), max(xs), max(ys)

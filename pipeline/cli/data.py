@@ -133,7 +133,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), webdataset, parquet or csv.",
+            help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), classfolders (torchvision), webdataset, parquet or csv.",
         ),
     ] = "coco",
     images: Annotated[

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.data.table import CLAIM, CLAIM_FIELDS, HASH_GATE, QUARANTINED, Table, TableRef, read_claim
-from tilth.samples import Sample
+from tilth.samples import Sample, is_made
 
 BASE = pa.schema(
     [
@@ -294,7 +294,7 @@ def _origin(text: str) -> Row:
     origin = json.loads(text)
     drops = [{"step": HASH_GATE, "reason": str(origin[QUARANTINED])}] if QUARANTINED in origin else []
     return {
-        "made": bool(origin.get("parents") or origin.get("prompt")),
+        "made": is_made(origin),
         **{name: str(origin.get(name) or "") for name in ("source", "licence", "step")},
         "drops": drops,
         "dropped": drops[0]["reason"] if drops else None,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from tilth.data.dataset import Dataset
-from tilth.data.table import Table, failure_row, result_row
+from tilth.data.table import Table, failure_row, result_row, write_columns
+from tilth.engine.copies import LOST, merge
 from tilth.engine.job import COMMIT_S, FailRate
 from tilth.errors import Quarantined
 from tilth.events import Events
@@ -46,7 +47,7 @@ def quarantine_row(name: str, why: str) -> dict[str, object]:
 
 
 class _Copies:
-    """Keeps one row a picture in a table that is being added to; the first copy with labels speaks for all."""
+    """Keeps one row a picture in a table that is being added to; it holds the labels of all its copies."""
 
     def __init__(self, table: Table, ids: Sequence[str]) -> None:
         self._table = table
@@ -60,10 +61,8 @@ class _Copies:
         first = self._first.setdefault(id_, row)
         if first is row:
             return row
-        if row["claims"] and not first["claims"]:
-            first["claims"] = row["claims"]
-            if id_ in self._earlier:
-                self._changed[id_] = first
+        if merge(first, row) and id_ in self._earlier:
+            self._changed[id_] = first
         return {
             **row,
             "id": "copy:" + hashlib.sha256(f"{id_} {place}".encode()).hexdigest()[:24],
@@ -75,7 +74,7 @@ class _Copies:
         }
 
     def write(self) -> None:
-        """Write the rows of earlier batches that got their labels from a copy."""
+        """Write the rows of earlier batches that got labels from a copy; doing that twice changes nothing."""
         if self._changed:
             self._table.replace(list(self._changed.values()))
 
@@ -153,6 +152,8 @@ class Intake:
             else:
                 failed += 1
                 rows.append(self._failure(name, str(id_)))
+            if not isinstance(id_, str) and (lost := sum(claim.says == "label" for claim in sample.claims)):
+                rows[-1] |= write_columns({LOST: lost})
         copies.write()
         self.table.append(rows)
         return failed

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tilth.annotate.formats.parts.files import Files
-from tilth.annotate.formats.parts.records import Found, Named, Oddities, on_disk
+from tilth.annotate.formats.parts.records import Found, Labels, Oddities, on_disk
 from tilth.errors import InputError
 
 
@@ -27,6 +28,11 @@ class Listed:
         self._labels = Files(self.folder, self.suffixes)
         self._images = Files(self.root)
 
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Yield the label files: their names relative to the folder, and where they lie, which a link may lead out of."""
+        for file in (self._only,) if self._only else self._labels:
+            yield file, self.folder / file
+
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield what a label file says.
 
@@ -41,10 +47,9 @@ class Listed:
 
     def __iter__(self) -> Iterator[Found]:
         """Yield the images in the order of the files; what cannot be read of a file is one that failed."""
-        for file in (self._only,) if self._only else self._labels:
+        for file, place in self.files():
             try:
-                # a link that leads out of the folder is refused here
-                yield from self.in_file(file, self.folder / file if self._only else self._labels.checked(file))
+                yield from self.in_file(file, place if self._only else self._labels.checked(file))
             except InputError as error:
                 yield Found(name=file, label_file=file, error=str(error))
         for path in self._images.unmarked():
@@ -53,26 +58,33 @@ class Listed:
     def found(
         self,
         name: str,
-        label_file: str,
+        file: str,
         *,
-        labels: tuple[Named, ...] = (),
-        size_wh: tuple[int, int] | None = None,
-        state: str = "",
+        labels: Labels = Labels(),  # noqa: B008  # cannot change
         error: str = "",
+        **more: Any,
     ) -> Found:
-        """Say what a label file says of the image that it calls `name`."""
-        beside = label_file.rpartition("/")[0]
+        """Say what the label file `file` says of the image that it calls `name`; `more` are other fields of `Found`."""
+        beside = file.rpartition("/")[0]
         places = ("",) if self._apart else tuple(p.strip("/") for p in (beside, f"{beside}/images", "", "images"))
+        more = {"label_file": file, "labels": labels.taken, "left_out": labels.left_out, **more}
         try:
             if error or not name:
                 raise InputError(error or "names no image")
-            path = self._images.find(name, places, self.odd)
-        except InputError as problem:
-            return Found(name=name or label_file, label_file=label_file, error=str(problem))
+            path = self.find(name, places)
+        except (InputError, UnicodeEncodeError) as problem:  # JSON can write half a character
+            return Found(name=name or file, error=str(problem), **more)
         if not self._images.mark(path):
             self.odd.note("image listed twice", name)
-        read = on_disk(self.root / path)
-        return Found(name=path, read=read, label_file=label_file, labels=labels, size_wh=size_wh, state=state)
+        return Found(name=path, read=on_disk(self.root / path), **more)
+
+    def find(self, name: str, places: tuple[str, ...]) -> str:
+        """Return the image file that is called `name`, in a folder of `places` before others.
+
+        Raises:
+            InputError: There is none, or several.
+        """
+        return self._images.find(name, places, self.odd)
 
     def count(self) -> int:
         """Count the images that lie there."""

@@ -1,13 +1,20 @@
-"""The row that imagefolder, WebDataset and Parquet share: `objects: {bbox, categories}` with `(left, top, width, height)`."""
+"""The row that imagefolder, WebDataset and Parquet share.
 
-from collections.abc import Mapping, Sequence
+Boxes are `objects: {bbox, categories}` with `(left, top, width, height)`; labels of the whole image are `image_labels`, a list of names.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tilth.annotate.formats.parts.records import Entry, Named
+from tilth.annotate.formats.parts.records import Entry, Labels, LeftOut, Named, limited
 from tilth.annotate.formats.parts.texts import parse_json
 from tilth.errors import InputError
+from tilth.geometry import Box
 
-NO_BOX = Named(category="", box_xyxy=(float("nan"),) * 4)  # the one place that judges boxes refuses it
+NOWHERE: Box = (float("nan"),) * 4  # the one place that judges boxes refuses it
+SEVERAL = ("image_labels", "labels")  # columns of labels of the whole image, and …
+ONE = ("label", "category", "class", "cls")  # … of the one that was chosen of several
+WORDS = (*SEVERAL, *ONE)
 
 
 def to_row(entry: Entry) -> dict[str, Any]:
@@ -22,6 +29,9 @@ def to_row(entry: Entry) -> dict[str, Any]:
             "score": [label.score for label in entry.labels],
             "source": [label.source for label in entry.labels],
         },
+        "image_labels": [label.category for label in entry.shown],
+        "image_label_scores": [label.score for label in entry.shown],
+        "unasked": list(entry.unasked),
         "sample": entry.id,
         "state": entry.state,
         "license": entry.licence,
@@ -40,59 +50,118 @@ def parse_row(text: str | bytes) -> dict[str, Any]:
     return row
 
 
-def size_of(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the size that a row gives, if it does."""
-    size = (row.get("width"), row.get("height"))
-    return size if all(isinstance(side, int) and side > 0 for side in size) else None  # type: ignore[return-value]
+def listed_in(text: str) -> tuple[str, ...]:
+    """Read a list of names that is written as JSON where a format has room for a text only."""
+    try:
+        names = parse_json(text) if text else []
+    except InputError:
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
-def state_of(row: Mapping[str, Any]) -> str:
-    """Return the state that a row gives, if it does."""
-    return str(row.get("state") or "")
-
-
-def has_objects(row: Mapping[str, Any]) -> bool:
-    """Tell whether a row speaks of things in the image at all."""
-    return row.get("objects") is not None
-
-
-def labels_of(row: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[Named, ...]:
-    """Return the boxes of a row.
+def said_of(
+    row: Mapping[str, Any], file: str, names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Labels, dict[str, Any]]:
+    """Return the labels of a row, and other fields of `Found` that it gives.
 
     Args:
-        row: With `objects`, either lists side by side or a list of objects.
-        names: Of the categories, when the row gives numbers.
+        row: With `objects`, either lists side by side or a list of objects; or with labels of the whole image.
+        file: The label file; a row that says nothing of things in the image, a caption say, is as if it were in none.
+        names: Of the categories that a column gives as numbers.
 
     Raises:
         InputError: The row is not of this form.
     """
-    objects = row.get("objects")
+    labels = limited(_labels(row, names or {}))
+    size = (row.get("width"), row.get("height"))
+    unasked = row.get("unasked")
+    spoken = row.get("objects") is not None or labels != Labels() or any(row.get(word) is not None for word in WORDS)
+    several = [word for word in SEVERAL if row.get(word) is not None]
+    several += [word for word in ONE if isinstance(row.get(word), list)]
+    return labels, {
+        "label_file": file if spoken else "",
+        "size_wh": size if all(isinstance(side, int) and side > 0 for side in size) else None,
+        "state": str(row.get("state") or ""),
+        "unasked": tuple(map(str, unasked)) if isinstance(unasked, list) else (),
+        # one word of an image that has no boxes was chosen among words
+        "one_of": row.get("objects") is None and not several,
+    }
+
+
+def _labels(row: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Iterator[Named | LeftOut]:
+    yield from objects_of(row.get("objects"), names.get("objects", ()))
+    scores = row.get("image_label_scores")
+    for word in WORDS:
+        said = row.get(word)
+        several = said if isinstance(said, list) else [] if said is None or said == "" else [said]
+        for number, one in enumerate(several):
+            if isinstance(one, str | int | float) and one != "":
+                listed = isinstance(scores, list) and len(scores) == len(several)
+                score = _score(scores[number]) if listed and word == SEVERAL[0] else 1.0  # type: ignore[index]
+                yield Named(category=_named(one, names.get(word, ())), box_xyxy=None, score=score)
+            else:
+                yield LeftOut(kind=f"{word} that is no name")
+
+
+def objects_of(objects: Any, names: Sequence[str] = ()) -> Iterator[Named | LeftOut]:
+    """Yield the labels of `objects`: lists side by side, or a list of objects.
+
+    Raises:
+        InputError: It is neither.
+    """
     if objects is None:
-        return ()
+        return
     if isinstance(objects, list):
         things = [thing if isinstance(thing, dict) else {} for thing in objects]
-        return tuple(_label(t.get("bbox"), _category(t), t.get("score", 1.0), names) for t in things)
-    if not isinstance(objects, dict):
+        rows = [(_place(t), _category(t), t.get("score", 1.0)) for t in things]
+    elif isinstance(objects, dict):
+        boxes, categories, scores = _place(objects), _category(objects), objects.get("score")
+        if boxes is None and categories is None:
+            if any(objects.values()):
+                yield LeftOut(kind="objects without bbox and categories")
+            return
+        if not isinstance(boxes, list) or not isinstance(categories, list) or len(boxes) != len(categories):
+            raise InputError("objects.bbox and objects.categories must be lists of one length")
+        if not isinstance(scores, list) or len(scores) != len(boxes):
+            scores = [1.0] * len(boxes)
+        rows = list(zip(boxes, categories, scores, strict=True))
+    else:
         raise InputError("objects must be an object with bbox and categories")
-    boxes, categories = objects.get("bbox"), _category(objects)
-    if not isinstance(boxes, list) or not isinstance(categories, list) or len(boxes) != len(categories):
-        raise InputError("objects.bbox and objects.categories must be lists of one length")
-    scores = objects.get("score")
-    if not isinstance(scores, list) or len(scores) != len(boxes):
-        scores = [1.0] * len(boxes)
-    return tuple(_label(*one, names) for one in zip(boxes, categories, scores, strict=True))
+    for box, category, score in rows:
+        yield _label(box, category, score, names)
+
+
+def _place(thing: Mapping[str, Any]) -> Any:
+    return next((thing[key] for key in ("bbox", "bboxes") if key in thing), None)
 
 
 def _category(thing: Mapping[str, Any]) -> Any:
-    return next((thing[key] for key in ("categories", "category", "label") if key in thing), None)
+    return next((thing[key] for key in ("categories", "category", "labels", "label") if key in thing), None)
 
 
-def _label(box: Any, category: Any, score: Any, names: Sequence[str]) -> Named:
+def _named(category: Any, names: Sequence[str]) -> str:
+    if isinstance(category, int) and not isinstance(category, bool) and 0 <= category < len(names):
+        return names[category]
+    if isinstance(category, float) and category.is_integer():
+        category = int(category)
+    return "" if category is None else str(category)
+
+
+def _score(score: Any) -> float:
+    try:
+        return min(1.0, max(0.0, float(score)))
+    except (OverflowError, TypeError, ValueError):
+        return 1.0
+
+
+def _label(box: Any, category: Any, score: Any, names: Sequence[str]) -> Named | LeftOut:
+    name = _named(category, names)
+    if box is None:
+        return (
+            Named(category=name, box_xyxy=None, score=_score(score)) if name else LeftOut(kind="object without a name")
+        )
     try:
         x, y, w, h = (float(v) for v in box)
-        kept = min(1.0, max(0.0, float(score)))
     except (OverflowError, TypeError, ValueError):
-        return NO_BOX
-    if isinstance(category, int) and 0 <= category < len(names):
-        category = names[category]
-    return Named(category="" if category is None else str(category), box_xyxy=(x, y, x + w, y + h), score=kept)
+        return Named(category=name, box_xyxy=NOWHERE)
+    return Named(category=name, box_xyxy=(x, y, x + w, y + h), score=_score(score))

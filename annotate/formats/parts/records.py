@@ -20,12 +20,27 @@ MAX_LABELS = 100_000  # of an image; more is an attack, or no label file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A box as a file has it: `xyxy`, end exclusive, not clipped, in pixels or (`parts`) in parts of the image."""
+    """A label as a file has it; its box is `xyxy`, end exclusive, not clipped, in pixels or (`parts`) in parts of the image.
+
+    Without a box it says that the category is somewhere in the image.
+    """
 
     category: str
-    box_xyxy: Box
+    box_xyxy: Box | None
     parts: bool = False
     score: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """A label that a file holds and that its reader can't take: what it is, and of what, empty when that is not known.
+
+    `where` it stands is given where the image's name does not say enough.
+    """
+
+    kind: str
+    category: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +51,14 @@ class Found:
         name: Path of the image relative to the root, or what the file calls it when it cannot be had.
         read: Returns the image file's bytes when it is called, and not before; None when `error` says why there is none.
         label_file: Path of the label file relative to the root; empty when nothing speaks of the image.
-        labels: The boxes.
+        labels: Those that can be taken. With those left out they are all that the file holds of the image, each once.
+        left_out: Those that cannot.
         size_wh: The size that the label file gives; None when it gives none.
         upright: The tool that made the label file shows images as they are to be seen, whatever size it gives.
-        state: What the file says of an image without boxes, if it does: `confirmed_empty` or `unlabelled`.
+        state: What the file says of an image without labels, if it does: `confirmed_empty` or `unlabelled`.
         unasked: What the file says that nobody looked for in the image, by its own names.
+        unsure: What the image may show besides its labels, by the file's own names; an empty name is anything.
+        one_of: Whether the label is the one that was chosen of several, which says nothing of the others.
         error: Why the image cannot be had.
     """
 
@@ -48,10 +66,13 @@ class Found:
     read: Callable[[], bytes] | None = None
     label_file: str = ""
     labels: tuple[Named, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
     size_wh: tuple[int, int] | None = None
     upright: bool = False
     state: str = ""
     unasked: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+    one_of: bool = False
     error: str = ""
 
 
@@ -76,6 +97,14 @@ class Boxed(NamedTuple):
     source: str
 
 
+class Shown(NamedTuple):
+    """A label of the whole image to write."""
+
+    category: str
+    score: float
+    source: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """An image to write.
@@ -89,6 +118,7 @@ class Entry:
         state: Of the sample.
         licence: Of the image.
         labels: The boxes, pixels of the image as it is shown.
+        shown: The labels of the whole image.
         unasked: Categories of the set that nobody looked for in the image.
     """
 
@@ -100,6 +130,7 @@ class Entry:
     state: str
     licence: str = ""
     labels: tuple[Boxed, ...] = ()
+    shown: tuple[Shown, ...] = ()
     unasked: tuple[str, ...] = ()
 
 
@@ -116,8 +147,8 @@ class Writer(Protocol):
 
 
 @dataclass
-class Oddities:
-    """Counts what is odd in a source, and names the first of each kind."""
+class Tally:
+    """Counts things by kind, and names the first of each."""
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
@@ -127,7 +158,14 @@ class Oddities:
         self.counts[kind] += 1
         named = self.examples.setdefault(kind, [])
         if len(named) < EXAMPLES:
-            named.append(where[:200])
+            named.append(writable(where[:200]))
+
+
+@dataclass
+class Oddities(Tally):
+    """What is odd in a source, and the labels that it holds of no image that is taken."""
+
+    lost: Tally = field(default_factory=Tally)
 
 
 def inside(root: Path, name: str) -> Path:
@@ -148,16 +186,44 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
-def limited(labels: Iterable[Named]) -> tuple[Named, ...]:
+def limited(labels: Iterable[Named | LeftOut]) -> "Labels":
     """Collect the labels of an image.
 
     Raises:
         InputError: There are more than any image has.
     """
-    taken = tuple(islice(labels, MAX_LABELS + 1))
-    if len(taken) > MAX_LABELS:
+    found = list(islice(labels, MAX_LABELS + 1))
+    if len(found) > MAX_LABELS:
         raise InputError(f"refused: more than {MAX_LABELS} labels of one image")
-    return taken
+    return Labels.of(found)
+
+
+class Labels(NamedTuple):
+    """The labels of an image, those that can be taken and those that cannot."""
+
+    taken: tuple[Named, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @classmethod
+    def of(cls, found: Iterable[Named | LeftOut]) -> "Labels":
+        """Part them."""
+        labels = list(found)
+        out = tuple(label for label in labels if isinstance(label, LeftOut))
+        return cls(tuple(label for label in labels if isinstance(label, Named)) if out else tuple(labels), out)  # type: ignore[arg-type]
+
+
+def writable(text: str) -> str:
+    """Return a text without what no file can hold: half characters, which JSON can write.
+
+    >>> writable("a" + chr(0xD800))
+    'a?'
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def nobody(name: str) -> bool:
+    """Know no name; for readers that need not ask what a label is called here."""
+    return False
 
 
 def is_absolute(name: str) -> bool:

@@ -125,14 +125,15 @@ def test_odd_boxes_are_clipped_or_skipped_and_counted(work: Work, root: Path) ->
     ]
     path.write_text(json.dumps(document))
     facts = Import(path=root).run(work)
-    assert [c.box_xyxy for c in named(work)["a.png"].claims] == [(10, 10, 16, 12), (2, 2, 6, 6)]
-    assert facts["odd"] == {
-        "label of an image that is not listed": 1,
-        "crowd region, skipped": 1,
-        "box over the edge, clipped": 1,
-        "inverted or empty box, skipped": 2,
-        "box outside the image, skipped": 1,
-        "box that is no box, skipped": 2,
+    found = [c.box_xyxy for c in named(work)["a.png"].claims]
+    assert found == [(10, 10, 16, 12), (2, 2, 6, 6), (1, 1, 3, 3)], "a crowd has a place, too"
+    assert facts["odd"] == {"crowd region, taken as one box around all of it": 1, "box over the edge, clipped": 1}
+    assert facts["labels"] == {"read": 9, "taken": 3, "ignored": 0, "left_out": 6}
+    assert {kind: told["labels"] for kind, told in facts["left_out"].items()} == {  # type: ignore[union-attr, index, call-overload]
+        "of an image that is not listed": 1,
+        "inverted or empty box": 2,
+        "box outside the image": 1,
+        "box that is no box": 2,
     }
 
 
@@ -193,7 +194,7 @@ def test_yolo_reads_boxes_scores_and_polygons(work: Work, root: Path) -> None:
     assert named(work)["train/images/b.png"].state == State.CONFIRMED_EMPTY
     assert named(work)["train/images/c.png"].state == State.UNLABELLED, "without a label file nobody has looked"
     assert "valid/images/d.png" not in named(work), "another split"
-    assert facts["odd"]["line that is no box, skipped"] == 1
+    assert facts["left_out"]["line that is no label"] == {"labels": 1, "examples": ["train/labels/a.txt:5"]}  # type: ignore[index, call-overload]
     assert facts["unknown_categories"]["7"]["boxes"] == 1
     with pytest.raises(InputError, match="has no images for 'test'; it has train, val"):
         Import(path=root, split="test").run(work)

@@ -48,8 +48,8 @@ def test_a_box_without_numbers_is_skipped_and_leaves_its_image_unconfirmed(
     NAN_BOXES[format_](image_folder)
     facts = Import(path=image_folder, empty_means="confirmed_empty").run(work)
     assert facts["format"] == format_
-    assert facts["odd"]["box that is no box, skipped"] == 1  # type: ignore[index, call-overload]
-    assert facts["odd"]["not called empty, as labels of it were skipped"] == 1  # type: ignore[index, call-overload]
+    assert facts["left_out"]["box that is no box"]["labels"] == 1  # type: ignore[index, call-overload]
+    assert facts["odd"]["not called empty, as labels of it were left out"] == 1  # type: ignore[index, call-overload]
     assert [s.state for s in work.dataset.samples(images=False)] == [State.UNLABELLED]
 
 
@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[str, str, bytes, str]] = {
     "line without end": ("imagefolder", "metadata.jsonl", b'{"file_name": "' + b"x" * (MAX_ITEM + CHUNK), "line of more than"),
     "line of a deep well": ("imagefolder", "metadata.jsonl", b"[" * 200_000, "not JSON"),
     "lists of two lengths": ("imagefolder", "metadata.jsonl", LENGTHS, "of one length"),
-    "CSV without columns": ("csv", "x.csv", b"name,label\na.png,knife\n", "no column file, category"),
+    "CSV without columns": ("csv", "x.csv", b"name,colour\na.png,knife\n", "no column file, category"),
     "CSV that is no text": ("csv", "x.csv", b"\x80\xfe\n", "no column file"),
     "CSV with an endless field": ("csv", "x.csv", HEADER.encode() + b'"' + b"x" * 200_000, "field larger than"),
     "no Parquet": ("parquet", "x.parquet", b"PAR1 and more", "damaged or no such table"),
@@ -214,7 +214,7 @@ def sets(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 LABEL_FILES = (".json", ".jsonl", ".xml", ".csv", ".tar", ".parquet", ".txt", ".yaml")
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("format_", sorted(set(FORMATS) - {"classfolders"}))
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_no_damage_to_a_label_file_ends_in_anything_but_a_reason(sets: Path, format_: str, data: st.DataObject) -> None:

@@ -26,7 +26,7 @@ def test_one_name_in_two_spellings_of_unicode_or_of_another_machine_is_found(wor
     ]
     coco(image_folder, [(name, [("knife", [1, 2, 3, 4])]) for name in listed])
     facts = Import(path=image_folder).run(work)
-    assert (facts["images"], facts["copies"], facts["failed"], facts["boxes"]) == (2, 2, 0, 4)
+    assert (facts["images"], facts["copies"], facts["failed"], facts["boxes"]) == (2, 2, 0, 2)
     assert facts["odd"] == {"path of another machine, image taken by its file name": 2}
 
 
@@ -47,11 +47,11 @@ def test_coco_with_a_mark_at_its_start_gaps_in_its_categories_and_lists_in_any_o
     }
     (image_folder / "labels.json").write_text("\ufeff" + json.dumps(document), encoding="utf-8")
     facts = Import(path=image_folder).run(work)
-    assert boxes(work) == {"a.png": [("knife", (1, 2, 4, 6)), ("knife", (1, 1, 5, 6))]}
+    assert boxes(work) == {"a.png": [("knife", (1, 2, 4, 6)), ("knife", (1, 1, 5, 6)), ("knife", (1, 1, 3, 3))]}
+    assert set(facts["left_out"]) == {"entry that is no object", "box that is no box", "mask without a box"}  # type: ignore[arg-type]
     assert facts["odd"] == {
-        "entry that is no object, skipped": 1,
-        "box that is no box, skipped": 2,
-        "crowd region, skipped": 1,
+        "polygon, taken as the box around it": 1,
+        "crowd region, taken as one box around all of it": 1,
         "image that the label file does not list, left out": 1,
     }
 
@@ -73,10 +73,12 @@ def test_cvat_shapes_become_boxes_or_are_named(work: Work, image_folder: Path) -
     assert facts["odd"] == {
         "turned box, taken as the upright box around it": 1,
         "polygon, taken as the box around it": 1,
-        "points, which is no box, skipped": 1,
-        "box that is no box, skipped": 1,
-        "track of a video, skipped": 1,
         "image that could not be taken": 1,
+    }
+    assert {kind: told["labels"] for kind, told in facts["left_out"].items()} == {  # type: ignore[union-attr, index, call-overload]
+        "points, which is no box": 1,
+        "track of a video": 1,
+        "of an image that could not be taken": 1,
     }
     assert "labels are for 32 x 16 pixels" in facts["odd_examples"]["image that could not be taken"][0]  # type: ignore[index, call-overload]
 

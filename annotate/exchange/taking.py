@@ -1,0 +1,201 @@
+"""What a label file says of an image as claims; each label is taken, ignored as the recipe says, or left out by name."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from tilth.annotate.exchange.made import origin_in
+from tilth.annotate.formats.parts.orientation import read_header, saw_stored, shown_size, turn
+from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Tally, writable
+from tilth.claims import Claim, Json
+from tilth.engine.copies import LEFT_OUT
+from tilth.engine.intake import Failed
+from tilth.errors import InputError
+from tilth.geometry import Box, Boxes
+from tilth.policy import Policy
+from tilth.samples import NewSample
+
+UNKNOWN = "category that the policy does not have"
+NAMELESS = "label without a name"
+LOST = "of an image that could not be taken"
+
+
+@dataclass
+class Labels:
+    """Counts the labels of a set: each that was read is taken, ignored or left out."""
+
+    read: int = 0
+    taken: int = 0
+    ignored: int = 0
+    left_out: Tally = field(default_factory=Tally)
+
+
+@dataclass
+class Taker:
+    """Turns what a reader found into samples, and keeps count.
+
+    Args:
+        policy: Whose categories count.
+        root: Of the set.
+        categories: The set's names to the policy's; "" ignores a name.
+        empty_means: What an image without labels is.
+        key: Of this import; a second import of the same files replaces the first by it.
+        origin: Of the images.
+        columns: Of the images.
+        odd: Takes notes.
+        covers: The categories that the set looked for.
+        listed: The set's own list of names; one on it that we do not know is none of those that we do.
+        apart: Whether the recipe says what the set covers, and so that a class stands apart from the others.
+    """
+
+    policy: Policy
+    root: Path
+    categories: Mapping[str | int, str] | Literal["as_is"]
+    empty_means: str
+    key: str
+    origin: Mapping[str, str]
+    columns: Mapping[str, str]
+    odd: Oddities
+    covers: tuple[str, ...]
+    listed: frozenset[str] = frozenset()
+    apart: bool = False
+    unknown: Counter[str] = field(default_factory=Counter)
+    labels: Labels = field(default_factory=Labels)
+    files: list[str] = field(default_factory=list)  # the first that labels were read from
+
+    def take(self, found: Found) -> NewSample | Failed:
+        """Read one image and say what is claimed about it."""
+        self.labels.read += len(found.labels) + len(found.left_out)
+        if found.label_file and len(self.files) < EXAMPLES and found.label_file not in self.files:
+            self.files.append(found.label_file)
+        try:
+            if found.read is None:
+                raise InputError(found.error)
+            data = found.read()
+            stored_wh, orientation, stored = self._seen(found, data) if found.labels else ((0, 0), 1, False)
+        except (InputError, OSError) as error:
+            self.odd.note("image that could not be taken", f"{found.name}: {error}")
+            for name in [label.category for label in found.labels] + [label.category for label in found.left_out]:
+                self.labels.left_out.note(LOST, f"{found.name}: {name}")
+            return Failed(name=found.name, error=found.error or str(error))
+        doubts = {doubt for name in found.unsure if (doubt := self._doubt(name)) is not None}
+        claims = [*self._claims(found, stored_wh, orientation, stored, doubts)]
+        for label in found.left_out:
+            self._leave(label.kind, label.category, label.where or found.name, doubts)
+        return self._sample(found, data, claims, doubts)
+
+    def _sample(self, found: Found, data: bytes, claims: list[Claim], doubts: set[str]) -> NewSample:
+        unasked = {name for each in found.unasked if (name := self.name(each))}
+        asked = self._asked(found, claims, doubts | unasked)
+        if not claims and found.label_file:
+            claims = self._empty(found, doubts, unasked)
+        claims = [replace(claim, asked=asked, policy=self.policy.tag) for claim in claims]
+        columns: dict[str, Json] = {**self.columns, **({LEFT_OUT: sorted(doubts)} if doubts else {})}
+        origin = {**origin_in(data, self.origin), "source": f"{self.root.name}/{found.name}"}
+        return NewSample(data=data, origin=origin, claims=tuple(claims), columns=columns)
+
+    def _empty(self, found: Found, doubts: set[str], unasked: set[str]) -> list[Claim]:
+        means = found.state if found.state in ("confirmed_empty", "unlabelled") else self.empty_means
+        if means != "confirmed_empty":
+            return []
+        if unasked >= set(self.covers):
+            self.odd.note("not called empty, as the set covers nothing of the policy", found.name)
+            return []
+        if doubts:
+            # a label that was left out may have been one of the policy, so nobody has confirmed anything
+            self.odd.note("not called empty, as labels of it were left out", found.name)
+            return []
+        return [Claim(says="empty", source=self._source(found), evidence={"round": self.key})]
+
+    def _asked(self, found: Found, claims: list[Claim], doubts: set[str]) -> tuple[str, ...]:
+        """Return what the set looked for in an image: not what a label may have been that was left out."""
+        named = {str(claim.category) for claim in claims}
+        if "" in doubts or (claims and found.one_of and not self.apart):
+            return tuple(sorted(named))
+        return tuple(name for name in self.covers if name in named or name not in doubts)
+
+    def _source(self, found: Found) -> str:
+        return f"import:{self.root.name}/{found.label_file}"
+
+    def _seen(self, found: Found, data: bytes) -> tuple[tuple[int, int], int, bool]:
+        """Return the image's size as stored, its orientation, and whether its boxes are of the stored image."""
+        stored_wh, orientation = read_header(data)
+        boxes = [label.box_xyxy for label in found.labels if label.box_xyxy is not None and not label.parts]
+        stored, note = saw_stored(found.size_wh, boxes, stored_wh, orientation, upright=found.upright)
+        if note:
+            self.odd.note(note, found.name)
+        return stored_wh, orientation, stored
+
+    def _claims(
+        self, found: Found, stored_wh: tuple[int, int], orientation: int, stored: bool, doubts: set[str]
+    ) -> Iterator[Claim]:
+        for label in found.labels:
+            category = self.name(label.category) if label.category else None
+            if not category:
+                self._leave(UNKNOWN if label.category else NAMELESS, label.category, found.name, doubts)
+                continue
+            box, why = None, ""
+            if label.box_xyxy is not None:
+                box, why = self._box(label, found.name, stored_wh, orientation, stored and not label.parts)
+            if why:
+                self._leave(why, label.category, found.name, doubts)
+                continue
+            self.labels.taken += 1
+            # the round makes a second import of the same file replace the first
+            evidence = {"round": self.key} | ({"was": label.category} if label.category != category else {})
+            yield Claim(
+                category=category, box_xyxy=box, score=label.score, source=self._source(found), evidence=evidence
+            )
+
+    def _leave(self, kind: str, category: str, where: str, doubts: set[str]) -> None:
+        """Count a label that is not taken: it is ignored as the recipe says, or left out and leaves its image in doubt."""
+        doubt = self._doubt(category)
+        if doubt is None:
+            self.labels.ignored += 1
+            return
+        self.labels.left_out.note(kind, f"{where}: {category}" if category else where)
+        doubts.add(doubt)
+        if category and self.name(category) is None:
+            self.unknown[writable(category)] += 1
+
+    def _doubt(self, category: str) -> str | None:
+        """Return what a label that is not taken may be of: empty for anything; None when it is to be ignored."""
+        known = self.name(category) if category else None
+        if known is None:
+            return category if category in self.listed else ""
+        return known or None
+
+    def name(self, name: str) -> str | None:
+        """Return the policy's name for one of the set, empty when it is to be ignored, None when nobody knows it."""
+        if writable(name) != name:
+            return None
+        if self.categories == "as_is" or (name in self.policy.names and name not in self.categories):
+            return name
+        return self.categories.get(name)
+
+    def _box(
+        self, label: Named, where: str, stored_wh: tuple[int, int], orientation: int, stored: bool
+    ) -> tuple[Box | None, str]:
+        """Return the box in pixels of the image as it is shown, or why it is none."""
+        width, height = shown_size(stored_wh, orientation)
+        box: Boxes = np.array([label.box_xyxy], np.float64)
+        if label.parts:
+            with np.errstate(over="ignore"):  # it is no number then, and said to be none
+                box = box * [width, height, width, height]
+        if not np.isfinite(box).all():
+            return None, "box that is no box"
+        if stored:
+            box = turn(box, stored_wh, orientation)
+        if box[0, 0] >= box[0, 2] or box[0, 1] >= box[0, 3]:
+            return None, "inverted or empty box"
+        cut = np.clip(box, 0, [width, height, width, height])
+        if cut[0, 0] >= cut[0, 2] or cut[0, 1] >= cut[0, 3]:
+            return None, "box outside the image"
+        if np.abs(cut - box).max() > 0.01:  # less is rounding of the file
+            self.odd.note("box over the edge, clipped", f"{where}: {label.category} {label.box_xyxy}")
+        x0, y0, x1, y1 = (float(v) for v in cut[0].astype(np.float32))  # the store's precision
+        return ((x0, y0, x1, y1), "") if x0 < x1 and y0 < y1 else (None, "inverted or empty box")

@@ -1,0 +1,147 @@
+"""What a source says of one picture in several places, put together; and what it has said in the end."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tilth.claims import Json
+from tilth.data.table import Table, read_columns, write_columns
+
+LEFT_OUT = "left_out"  # column: the categories that labels may be of which were left out, an empty one for any
+CONFLICT = "conflict"  # column: what entries of one picture say of it that cannot all be so
+LOST = "lost"  # column of an image that could not be kept: the number of its labels
+EXAMPLES = 10
+SAME_PX = 0.5  # boxes of a category whose corners are as near as this were written twice
+
+Row = dict[str, Any]
+
+
+def merge(first: Row, other: Row) -> bool:
+    """Put the labels of a copy to those of the first; tell whether that changed it.
+
+    A label that both have is kept once. What contradicts, a label and the word that nothing is there or two categories of one box, is
+    kept as labels and noted. What a copy left in doubt nobody has looked for, whatever the other says.
+    """
+    columns, others = read_columns(first), read_columns(other)
+    before = (first["claims"], columns)
+    mine, theirs = cast(list[Row], first["claims"]), cast(list[Row], other["claims"])
+    doubts = sorted({*_texts(columns, LEFT_OUT), *_texts(others, LEFT_OUT)})
+    labels = [claim for claim in mine if claim["says"] == "label"]
+    new = [claim for claim in theirs if claim["says"] == "label" and not any(_same(claim, old) for old in labels)]
+    conflicts = [*_texts(columns, CONFLICT), *_conflicts(mine, theirs, labels, new)]
+    said = [*labels, *new] or ([] if doubts else [*mine, *theirs][:1])
+    if said:
+        asked = _asked(mine, theirs, said, doubts)
+        source = (mine or theirs)[0]["source"]  # one source, as a picture is one thing; two would have to agree
+        said = [_of(claim, source, asked) for claim in said]
+    found: dict[str, Json] = {**others, **columns}
+    for name, values in ((LEFT_OUT, doubts), (CONFLICT, list(dict.fromkeys(conflicts)))):
+        if values:
+            found[name] = values
+    if (said, found) == before:
+        return False
+    first |= {"claims": said, **write_columns(found)}
+    return True
+
+
+def _texts(columns: dict[str, Json], name: str) -> list[str]:
+    values = columns.get(name)
+    return [str(value) for value in values] if isinstance(values, list | tuple) else []
+
+
+def _same(a: Row, b: Row) -> bool:
+    return a["category"] == b["category"] and _near(a["box"], b["box"])
+
+
+def _near(a: Sequence[float] | None, b: Sequence[float] | None) -> bool:
+    if not a or not b:
+        return not a and not b
+    return all(abs(u - v) <= SAME_PX for u, v in zip(a, b, strict=True))
+
+
+def _conflicts(mine: list[Row], theirs: list[Row], labels: list[Row], new: list[Row]) -> list[str]:
+    found = []
+    for empty, others in ((mine, new), (theirs, labels)):
+        if others and any(claim["says"] == "empty" for claim in empty):
+            found.append(f"{empty[0]['source']} says empty, {others[0]['source']} says {others[0]['category']}")
+    found += [
+        f"{old['source']} says {old['category']}, {claim['source']} says {claim['category']} of one box"
+        for claim in new
+        for old in labels
+        if claim["box"] and old["category"] != claim["category"] and _near(old["box"], claim["box"])
+    ]
+    return found
+
+
+def _asked(mine: list[Row], theirs: list[Row], said: list[Row], doubts: list[str]) -> list[str]:
+    """Return what was looked for in either, but for what a label may be of that was left out."""
+    named = [str(claim["category"]) for claim in said if claim["category"]]
+    asked = dict.fromkeys([name for claim in [*mine, *theirs] for name in claim["asked"] or ()])
+    if "" in doubts:
+        return list(dict.fromkeys(named))
+    return [name for name in asked if name in named or name not in doubts]
+
+
+def _of(claim: Row, source: str, asked: list[str]) -> Row:
+    if claim["source"] != source:
+        evidence = json.loads(claim["evidence"]) if claim["evidence"] else {}
+        claim = {**claim, "evidence": json.dumps({**evidence, "from": claim["source"]}, sort_keys=True)}
+    return {**claim, "source": source, "asked": asked}
+
+
+@dataclass
+class Outcome:
+    """What is in the dataset of a source: its images by state, its labels by category, and where it is not sure.
+
+    Args:
+        states: Images that are `labelled`, `confirmed_empty` or `unlabelled`.
+        boxes: By category.
+        whole: Labels of the whole image, by category.
+        unsure: Images of which a label was left out.
+        lost: Labels of images that could not be kept.
+        conflicts: Images of which entries of one picture say different things.
+        conflict_examples: Some of them.
+    """
+
+    states: Counter[str] = field(default_factory=Counter)
+    boxes: Counter[str] = field(default_factory=Counter)
+    whole: Counter[str] = field(default_factory=Counter)
+    unsure: int = 0
+    lost: int = 0
+    conflicts: int = 0
+    conflict_examples: list[str] = field(default_factory=list)
+
+
+def outcome(table: Table) -> Outcome:
+    """Count what a source has added, whatever runs it took."""
+    found = Outcome()
+    for batch in table.batches(["status", "claims", "columns", "nested"]):
+        _count(batch.filter(pc.equal(batch["status"], "ok")), found)
+        for row in batch.filter(pc.match_substring(batch["columns"], f'"{LOST}"')).to_pylist():
+            found.lost += 0 if row["status"] == "ok" else int(str(read_columns(row).get(LOST, 0)))
+    return found
+
+
+def _count(rows: pa.RecordBatch, found: Outcome) -> None:
+    claims = rows["claims"]
+    parents, flat = pc.list_parent_indices(claims), pc.list_flatten(claims)
+    says, category, box = (pc.struct_field(flat, name) for name in ("says", "category", "box"))
+    label = pc.equal(says, "label")
+    spoken = len(pc.unique(parents))
+    labelled = len(pc.unique(parents.filter(label)))
+    counts = {"labelled": labelled, "confirmed_empty": spoken - labelled, "unlabelled": len(rows) - spoken}
+    found.states.update({state: n for state, n in counts.items() if n})
+    boxed = pc.fill_null(pc.greater(pc.list_value_length(box), 0), False)
+    for counter, chosen in ((found.boxes, boxed), (found.whole, pc.invert(boxed))):
+        for each in category.filter(pc.and_(label, chosen)).value_counts().to_pylist():
+            counter[each["values"]] += each["counts"]
+    nested = rows["nested"]
+    found.unsure += pc.sum(pc.match_substring(nested, f'"{LEFT_OUT}"')).as_py() or 0
+    for row in rows.filter(pc.match_substring(nested, f'"{CONFLICT}"')).to_pylist():
+        found.conflicts += 1
+        found.conflict_examples += _texts(read_columns(row), CONFLICT)[: EXAMPLES - len(found.conflict_examples)]
