@@ -261,8 +261,8 @@ def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: P
         told = step.run(work)
         assert told["train_images"] > 40
         assert told["model"] == str(work.artifacts[name])
-        assert 0 < told["val_loss"]
-        assert 0 < told["loss"]
+        assert told["val_loss"] > 0
+        assert told["loss"] > 0
         assert told == step.run(work)  # a finished training says the same again
     predictor = Predictor(labelled.artifacts["classifier"], labelled.artifacts["detector"], "cpu")
     kinds = ["dice", "knife", "book"] * 8
