@@ -221,6 +221,8 @@ def moderate(
     for row in moderate_files(bundle, images):
         judged, failed = judged + 1, failed + ("error" in row)
         say(json.dumps(row))
+    if not judged:
+        raise InputError(f"{', '.join(map(str, images))}: no image here")
     if failed == judged:
         raise TooManyFailures(f"no image was judged: {failed} of {judged} files failed, each with its reason")
 
