@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilth.errors import InputError, TilthError
+from tilth.errors import InputError, TilthError, TooManyFailures
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import pairs
 
@@ -48,7 +48,8 @@ def _reviewer(review: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print to standard output."""
+    """Print to standard output, after what was said on the other stream."""
+    streams.settle()
     typer.echo(text)
 
 
@@ -216,8 +217,14 @@ def moderate(
     """Moderate images with a bundle; prints one JSON object a line."""
     from tilth.pipeline.steps.moderate import moderate_files
 
+    judged = failed = 0
     for row in moderate_files(bundle, images):
+        judged, failed = judged + 1, failed + ("error" in row)
         say(json.dumps(row))
+    if not judged:
+        raise InputError(f"{', '.join(map(str, images))}: no image here")
+    if failed == judged:
+        raise TooManyFailures(f"no image was judged: {failed} of {judged} files failed, each with its reason")
 
 
 @app.command(epilog="Example: tilth doctor")

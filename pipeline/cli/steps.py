@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from tilth.errors import InputError
+from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import DatasetPath, emptied, make_step, read_settings
 
 if TYPE_CHECKING:
@@ -223,7 +224,9 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
         label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
     ) -> None:
-        typer.echo(json.dumps(run_one(dataset, policy, full, one, read_settings(settings), device, label), indent=1))
+        facts = run_one(dataset, policy, full, one, read_settings(settings), device, label)
+        streams.settle()
+        typer.echo(json.dumps(facts, indent=1))
 
     app.command(command, short_help=one.does, cls=type("StepCommand", (_StepCommand,), {"one": one, "full": full}))(act)
 

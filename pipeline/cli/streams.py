@@ -84,7 +84,7 @@ def tell_crash(error: BaseException) -> None:
 
 
 def settle() -> None:
-    """Wait until all that was said is written; what is said on the way out follows."""
+    """Wait until all that was said is written, so that what goes to standard output comes after it."""
     if _wrapper is None or _wrapper.stdout is None:
         return
     from tilth.pipeline.cli.wrapping import END
@@ -92,6 +92,7 @@ def settle() -> None:
     try:
         sys.stderr.flush()
         os.write(2, b"\n" + END + b"\n")
-        select.select([_wrapper.stdout], [], [], PATIENCE_S)
+        if select.select([_wrapper.stdout], [], [], PATIENCE_S)[0]:
+            os.read(_wrapper.stdout.fileno(), 1)
     except (OSError, ValueError):  # it is gone, and nobody is left to tell
         return

@@ -65,8 +65,11 @@ class Wrapper:
             event = f"tilth: {json.loads(event)['message']}"
         self.written = True
         data = f"{event}\n".encode()
-        while data:
-            data = data[os.write(self.out, data) :]
+        try:
+            while data:
+                data = data[os.write(self.out, data) :]
+        except OSError:  # nobody listens any more, which is no reason for the command to end
+            self.out = os.open(os.devnull, os.O_WRONLY)
 
     def flush(self) -> None:
         """Write what is held."""

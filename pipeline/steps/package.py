@@ -26,7 +26,7 @@ class Package:
 
     Args:
         classifier: Name of the classifier artifact.
-        detector: Name of the detector artifact.
+        detector: Name of the detector artifact; when empty, the classifier decides alone, as where labels have no boxes.
         language_model: The model of Stage 2; when empty, Stage 1 decides alone. It is left out for a policy without categories that
             words decide.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
@@ -50,7 +50,7 @@ class Package:
         """
         folder, link = work.folder / "bundle", work.folder.parents[1] / "bundle"
         check_language_model(self.language_model, work.policy)
-        for name in (self.classifier, self.detector):
+        for name in (self.classifier, self.detector) if self.detector else (self.classifier,):
             _check_labels(name, read_about(work.artifact(name)), work.policy)
         if not (folder / "bundle.json").exists():
             with folder_beside(folder) as partial:
@@ -83,7 +83,8 @@ class Package:
         )
 
         export_classifier(work.artifact(self.classifier), folder)
-        export_detector(work.artifact(self.detector), folder)
+        if self.detector:
+            export_detector(work.artifact(self.detector), folder)
         reads = self.language_model if work.policy.written else ""
         if reads:
             place = models.locate(reads)
@@ -97,7 +98,7 @@ class Package:
             "dataset_version": work.dataset.at.number,
             "language_model": models.source(reads) if reads else None,
             "classifier": work.artifact(self.classifier).name,
-            "detector": work.artifact(self.detector).name,
+            "detector": work.artifact(self.detector).name if self.detector else None,
         }
         seal(folder, clear_below=self._clear_below(work), facts=facts)
 

@@ -6,8 +6,8 @@
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
     verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding}, tokenizer.json
 
-The three files of the last line are missing where a policy has nothing to read: then Stage 1 decides alone. Nothing is
-loaded before every digest fits.
+The three files of the last line are missing where a policy has nothing to read: then Stage 1 decides alone. Those of the detector are
+missing where nobody knows where things are, only that an image shows them. Nothing is loaded before every digest fits.
 """
 
 import hashlib
@@ -36,13 +36,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "bundle.json"
-NEEDED = (
-    "policy.yaml",
-    "classifier.onnx",
-    "classifier.json",
-    "detector.onnx",
-    "detector.json",
-)
+NEEDED = ("policy.yaml", "classifier.onnx", "classifier.json")
+DETECTOR = ("detector.onnx", "detector.json")  # both or none
 STAGE2 = ("verdict.onnx", "verdict.json", "tokenizer.json")  # all or none
 CLEAR_BELOW = 0.1
 
@@ -116,7 +111,7 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
     Raises:
         InputError: A file is missing.
     """
-    if missing := _missing({name for name in (*NEEDED, *STAGE2) if (folder / name).is_file()}):
+    if missing := _missing({name for name in (*NEEDED, *DETECTOR, *STAGE2) if (folder / name).is_file()}):
         raise InputError(f"{folder}: a bundle also needs {', '.join(missing)}")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     digests = {name: _digest(folder / name) for name in names}
@@ -129,8 +124,8 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
 
 def _missing(there: set[str]) -> list[str]:
     """List the files that a bundle which has these files also needs."""
-    needed = (*NEEDED, *STAGE2) if there & set(STAGE2) else NEEDED
-    return [name for name in needed if name not in there]
+    groups = (NEEDED, *(group for group in (DETECTOR, STAGE2) if there & set(group)))
+    return [name for group in groups for name in group if name not in there]
 
 
 def verify(folder: Path) -> Manifest:
@@ -171,7 +166,8 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
     manifest = verify(folder)
     policy = load_policy(folder / "policy.yaml")
     classifier = _settings(folder / "classifier.json", ClassifierSettings)
-    detector = _settings(folder / "detector.json", DetectorSettings)
+    boxes = (folder / "detector.json").is_file()
+    detector = _settings(folder / "detector.json", DetectorSettings) if boxes else None
     reads = (folder / "verdict.json").is_file()
     verdict = _settings(folder / "verdict.json", VerdictSettings) if reads else None
     _agree(folder, policy, classifier, detector, verdict)
@@ -188,7 +184,9 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
             labels=detector.labels,
             prepare=detector.prepare,
             score_threshold=detector.score_threshold,
-        ),
+        )
+        if detector
+        else None,
     )
     digest = _digest(folder / MANIFEST)[:12]
     moderator = Moderator(
@@ -231,7 +229,7 @@ def _agree(
     folder: Path,
     policy: Policy,
     classifier: ClassifierSettings,
-    detector: DetectorSettings,
+    detector: DetectorSettings | None,
     verdict: VerdictSettings | None,
 ) -> None:
     """Report everything in which the files of a bundle contradict each other."""
@@ -243,7 +241,8 @@ def _agree(
         wrong.append(f"verdict.json: {len(verdict.labels)} labels but {len(verdict.label_token_ids)} label_token_ids")
     if verdict and template.SAFE not in verdict.labels:
         wrong.append(f"verdict.json: labels lack {template.SAFE!r}")
-    for name, labels in (("classifier", classifier.labels), ("detector", detector.labels), ("verdict", verdicts)):
+    boxed = detector.labels if detector else ()
+    for name, labels in (("classifier", classifier.labels), ("detector", boxed), ("verdict", verdicts)):
         if strangers := sorted(set(labels) - set(policy.names) - {template.SAFE}):
             wrong.append(f"{name}.json: no category of policy {policy.policy}: {', '.join(strangers)}")
     decided = {*classifier.labels, *verdicts}

@@ -153,7 +153,7 @@ class Moderator:
         boxed = {found.category for found in screen.boxes}
         sure = [
             label for label, score in screen.scores.items()
-            if score > self.policy[label].block_above and (label in boxed or label not in self.stage1.detector.labels)
+            if score > self.policy[label].block_above and (label in boxed or label not in self.stage1.boxed)
         ]  # fmt: skip
         if sure:
             reason = f"clear: {', '.join(sure)}"

@@ -139,28 +139,38 @@ class Detector:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage1:
-    """Classifier and detector together; a batch gives what its images give one by one, up to rounding."""
+    """Classifier and detector, if there is one, together; a batch gives what its images give one by one, up to rounding."""
 
     classifier: Classifier
-    detector: Detector
+    detector: Detector | None
     labels: tuple[str, ...] = field(init=False)
+    boxed: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Note every label that either model knows."""
-        object.__setattr__(self, "labels", tuple(dict.fromkeys([*self.classifier.labels, *self.detector.labels])))
+        """Note every label that either model knows, and those that are found with a box."""
+        boxed = self.detector.labels if self.detector else ()
+        object.__setattr__(self, "boxed", boxed)
+        object.__setattr__(self, "labels", tuple(dict.fromkeys([*self.classifier.labels, *boxed])))
 
     def __call__(self, images: Sequence[Image]) -> list[Screen]:
         """Screen images of any size."""
         screens: list[Screen] = []
         for start in range(0, len(images), MAX_BATCH):
             some = images[start : start + MAX_BATCH]
-            found, best = self.detector(some)
-            boxed = np.zeros((len(some), len(self.classifier.labels)), np.float32)
-            for column, label in enumerate(self.classifier.labels):
-                if label in self.detector.labels:
-                    boxed[:, column] = best[:, self.detector.labels.index(label)]
-            probabilities = fuse(self.classifier(some), boxed, self.classifier.fusions)
+            found, best = self._boxes(some)
+            probabilities = fuse(self.classifier(some), best, self.classifier.fusions)
             for image, boxes, row in zip(some, found, probabilities, strict=True):
                 scores = dict(zip(self.classifier.labels, map(float, row), strict=True))
                 screens.append(Screen(scores=scores, boxes=boxes, size_wh=(image.shape[1], image.shape[0])))
         return screens
+
+    def _boxes(self, images: Sequence[Image]) -> tuple[list[tuple[Found, ...]], Floats | None]:
+        """Return the boxes of each image, and the best score of each of the classifier's labels; None without a detector."""
+        if self.detector is None:
+            return [()] * len(images), None
+        found, best = self.detector(images)
+        boxed = np.zeros((len(images), len(self.classifier.labels)), np.float32)
+        for column, label in enumerate(self.classifier.labels):
+            if label in self.boxed:
+                boxed[:, column] = best[:, self.boxed.index(label)]
+        return found, boxed

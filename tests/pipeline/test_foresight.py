@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from places import POLICY, ROOT
@@ -22,6 +25,7 @@ from tilth.pipeline.cli.settings import emptied, make_step, read_settings
 from tilth.pipeline.foresight import foresee
 from tilth.pipeline.steps.package import Package
 from tilth.policy import Category, Policy, load_policy
+from tilth.runtime.bundles.bundle import load_bundle
 from tilth.synth.draw.generate import Generate
 from tilth.train.artifacts.artifact import About, load_for_training, save_trained
 from tilth.train.judge.evaluate import Evaluate
@@ -228,6 +232,12 @@ def test_any_policy_is_packaged_and_a_failed_try_leaves_nothing_that_looks_like_
     assert link.is_symlink()
     assert not (link / "verdict.onnx").exists()
     assert load_policy(link / "policy.yaml").names == ("wbc", "rbc")
+    shutil.rmtree(trained.folder)
+    trained.folder.mkdir()
+    replace(step, detector="").run(trained)  # labels without boxes train no detector
+    assert not (link / "detector.onnx").exists()
+    [verdict] = load_bundle(link, threads=1).moderate([np.zeros((40, 60, 3), np.uint8)])
+    assert (verdict.boxes, set(verdict.scores)) == ((), {"wbc", "rbc"})
     trained.policy = Policy(
         policy="cells", version=2, categories=[category("wbc"), category("rbc"), category("platelet")]
     )

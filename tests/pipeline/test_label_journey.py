@@ -188,6 +188,9 @@ def test_photographs_become_labels_by_single_commands_and_a_kill_changes_nothing
     again = one("ground", torn, "--policy", POLICY)
     assert (again["images"], again["boxes"]) == (48, found["boxes"])
     assert contents(torn) == contents(whole)
+    second = tilth("ground", whole, "--policy", POLICY)
+    assert json.loads(second.stdout)["looked_at_now"] == 0
+    assert "all images have their answer from before, with these settings" in second.stderr
     assert one("gallery", torn, "--policy", POLICY, "--out", tmp_path / "gallery")["shown"] == 48
     sheet = one("gallery", torn, "--policy", POLICY, "--sheet", tmp_path / "sheet.png")
     assert (sheet["shown"], 0 < sheet["veiled"] <= 48) == (48, True)

@@ -188,3 +188,19 @@ def test_progress_tells_what_is_left_by_the_last_minute_and_what_is_shown_beside
     first, *_, last = map(json.loads, stream.getvalue().splitlines())
     assert (first["per_s"], first["eta_s"], first["loss"]) == (0.1, 4990, 0.1)
     assert (last["done"], last["per_s"], last["eta_s"]) == (620, 1.0, 380)
+
+
+def test_a_command_goes_on_when_nobody_listens_any_more(arguments: list[str], tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as deaf:
+        done = subprocess.run([*MAIN, *arguments], stderr=deaf, timeout=120, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "runs" / "r" / "report.html").exists()
+
+
+def test_what_is_printed_comes_after_what_was_said_where_both_go_to_one_place(arguments: list[str]) -> None:
+    done = subprocess.run([*MAIN, *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said, _, summary = done.stdout.partition("\n{\n")
+    assert told(said)[-1]["event"] == "done"
+    assert json.loads("{" + summary)["run"] == "r"

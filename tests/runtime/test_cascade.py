@@ -174,6 +174,19 @@ def test_the_policy_and_not_the_code_decides_the_action(tmp_path: Path) -> None:
     assert verdict.actions["knife"] is Action.REVIEW
 
 
+def test_without_a_detector_the_classifier_decides_alone(tmp_path: Path) -> None:
+    folder = shutil.copytree(shared_bundle(), tmp_path / "bundle")
+    (folder / "detector.onnx").unlink()
+    with pytest.raises(InputError, match=r"a bundle also needs detector\.onnx"):
+        seal(folder)
+    (folder / "detector.json").unlink()
+    write_classifier(folder, calibration={"knife": {"a": 1.0, "d": 0.0, "b": 0.0}})
+    seal(folder)
+    [knife, nothing] = load_bundle(folder, threads=1).moderate([BLUE, GREY])
+    assert (knife.action, knife.reason, knife.boxes) == (Action.BLOCK, "clear: knife", ())
+    assert nothing.action is Action.ALLOW
+
+
 def test_without_a_second_stage_the_first_decides_alone(tmp_path: Path) -> None:
     folder = shutil.copytree(shared_bundle(), tmp_path / "bundle")
     for name in STAGE2:
