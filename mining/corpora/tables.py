@@ -99,40 +99,58 @@ class _Rows:
     """What corpora of rows have in common: an image, and where it is from, are cells of its row."""
 
     _files: Place
-    _column: _Column
+
+    def _column(self, key: str) -> _Column:
+        raise NotImplementedError
 
     def _row(self, key: str) -> dict[str, Any]:
         raise NotImplementedError
 
     def read(self, key: str) -> bytes:
         """Return the image of a row."""
-        row = self._row(key)
-        if self._column.name not in row:
-            raise InputError(f"{key}: no column {self._column.name} in this table")
-        return _bytes(row[self._column.name], self._files, key)
+        return _bytes(self._row(key)[self._column(key).name], self._files, key)
 
     def about(self, key: str) -> dict[str, str]:
         """Return the columns that say where an image is from."""
         row = self._row(key)
-        return about_of({what: row.get(name) for what, name in self._column.about.items()})
+        return about_of({what: row[name] for what, name in self._column(key).about.items()})
 
 
 class _Tables(_Rows, Shards):
-    """What corpora of several tables have in common: one that is damaged is an item that fails."""
+    """What corpora of several tables have in common: one that is damaged, or holds no images, is an item that fails.
+
+    Args:
+        location: Of the tables.
+        suffix: Of the files.
+
+    Raises:
+        InputError: There is none, or none of them holds images.
+    """
+
+    def __init__(self, location: str, suffix: str) -> None:
+        super().__init__(location, suffix)
+        self._columns: dict[str, _Column] = {}
 
     def _schema(self, name: str) -> pa.Schema:
         raise NotImplementedError
 
-    def _first_column(self, location: str) -> _Column:
-        """Find the column of images in the first table that can be opened.
-
-        Raises:
-            InputError: None can, or it has no such column.
-        """
+    def _check(self) -> None:
+        """See that a table can be opened and has images; of tables that are all without, the last one says why."""
         for name in self._names[:-1]:
             with suppress(InputError):
-                return _Column(self._schema(name), location)
-        return _Column(self._schema(self._names[-1]), location)
+                self._column(f"{name}/")
+                return
+        self._column(f"{self._names[-1]}/")
+
+    def _column(self, key: str) -> _Column:
+        name = key.rpartition("/")[0]
+        if name not in self._columns:
+            self._columns[name] = _Column(self._schema(name), f"{self.place}: {name}")
+        return self._columns[name]
+
+    def stamp(self, key: str) -> str:
+        """Return size and time of change of the file."""
+        return self._files.stamp(key.rpartition("/")[0])
 
 
 class ParquetCorpus(_Tables):
@@ -144,14 +162,14 @@ class ParquetCorpus(_Tables):
         location: A `.parquet` file, or a folder of them, here or in an object store.
 
     Raises:
-        InputError: There is none, one is damaged, or no column holds images.
+        InputError: There is none, or none that holds images.
     """
 
     def __init__(self, location: str) -> None:
         super().__init__(location, ".parquet")
         self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
         self._one = Lock()  # several threads read at once, and a group is large
-        self._column = self._first_column(location)
+        self._check()
 
     def _schema(self, name: str) -> pa.Schema:
         return self._open(name).schema_arrow
@@ -169,6 +187,7 @@ class ParquetCorpus(_Tables):
         for name in self._names:
             stamp = self._files.stamp(name)
             try:
+                self._column(f"{name}/")
                 about = self._open(name).metadata
             except InputError:
                 yield Item(key=f"{name}/{BROKEN}", stamp=stamp)
@@ -179,21 +198,20 @@ class ParquetCorpus(_Tables):
 
     def _row(self, key: str) -> dict[str, Any]:
         name, _, place = key.rpartition("/")
-        if place == BROKEN:
-            self._open(name)
+        column = self._column(key)
         try:
             group, row = map(int, place.split(":"))
         except ValueError as error:
             raise InputError(f"{key}: no such image in the corpus") from error
-        table = self._group(name, group, key)
+        table = self._group(name, group, key, column)
         if row >= table.num_rows:
             raise InputError(f"{key}: no such image in the corpus")
         return _only_row(table.slice(row, 1), key)
 
-    def _group(self, name: str, group: int, key: str) -> pa.Table:
+    def _group(self, name: str, group: int, key: str, column: _Column) -> pa.Table:
         with self._one:
             if (name, group) not in self._groups:
-                wanted = [self._column.name, *self._column.about.values()]
+                wanted = [column.name, *column.about.values()]
                 try:
                     self._groups[name, group] = self._open(name).read_row_group(group, columns=wanted)
                 except DAMAGE as error:
@@ -201,10 +219,6 @@ class ParquetCorpus(_Tables):
                 while len(self._groups) > ROW_GROUPS_KEPT:
                     self._groups.popitem(last=False)
             return self._groups[name, group]
-
-    def stamp(self, key: str) -> str:
-        """Return size and time of change of the file."""
-        return self._files.stamp(key.rpartition("/")[0])
 
 
 class ArrowCorpus(_Tables):
@@ -216,13 +230,13 @@ class ArrowCorpus(_Tables):
         location: An `.arrow` file, or a folder of them, on this machine.
 
     Raises:
-        InputError: There is none, one is damaged, or no column holds images.
+        InputError: There is none, or none that holds images.
     """
 
     def __init__(self, location: str) -> None:
         super().__init__(location, ".arrow")
         self._tables: dict[str, pa.Table] = {}
-        self._column = self._first_column(location)
+        self._check()
 
     def _schema(self, name: str) -> pa.Schema:
         return self._table(name).schema
@@ -244,6 +258,7 @@ class ArrowCorpus(_Tables):
         for name in self._names:
             stamp = self._files.stamp(name)
             try:
+                self._column(f"{name}/")
                 count = self._table(name).num_rows
             except InputError:
                 yield Item(key=f"{name}/{BROKEN}", stamp=stamp)
@@ -253,15 +268,10 @@ class ArrowCorpus(_Tables):
 
     def _row(self, key: str) -> dict[str, Any]:
         name, _, row = key.rpartition("/")
-        if not row.isdigit() or int(row) >= self._table(name).num_rows:
+        column, table = self._column(key), self._table(name)
+        if not row.isdigit() or int(row) >= table.num_rows:
             raise InputError(f"{key}: no such image in the corpus")
-        table = self._table(name)
-        columns = [each for each in (self._column.name, *self._column.about.values()) if each in table.schema.names]
-        return _only_row(table.select(columns).slice(int(row), 1), key)
-
-    def stamp(self, key: str) -> str:
-        """Return size and time of change of the file."""
-        return self._files.stamp(key.rpartition("/")[0])
+        return _only_row(table.select([column.name, *column.about.values()]).slice(int(row), 1), key)
 
 
 @contextmanager
@@ -304,7 +314,7 @@ class LanceCorpus(_Rows):
         remote = "://" in location
         self.name, self.place = Path(location).stem, location if remote else str(Path(location).resolve())
         self._files = place_of(location.rstrip("/").rpartition("/")[0] if remote else str(Path(location).parent))
-        self._column = _Column(schema, location)
+        self._images = _Column(schema, location)
         self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
@@ -313,11 +323,14 @@ class LanceCorpus(_Rows):
         for row in range(self._rows):
             yield Item(key=str(row), stamp=stamp)
 
+    def _column(self, key: str) -> _Column:
+        return self._images
+
     def _row(self, key: str) -> dict[str, Any]:
         if not key.isdigit() or int(key) >= self._rows:
             raise InputError(f"{key}: no such image in the corpus")
         with _damage(f"{key}: cannot be read", opened=True):
-            table = self._data.take([int(key)], columns=[self._column.name, *self._column.about.values()])
+            table = self._data.take([int(key)], columns=[self._images.name, *self._images.about.values()])
             return _only_row(table, key)
 
     def stamp(self, key: str) -> str:

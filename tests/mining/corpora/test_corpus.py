@@ -167,6 +167,12 @@ def test_rows_of_a_saved_hugging_face_data_set_are_images(tmp_path: Path) -> Non
         with pytest.raises(InputError):
             corpus.read(key)
     (folder / "data-00000-of-00002.arrow").write_bytes(b"cut short")
+    half = open_corpus(str(folder))
+    broken, *others = half.items()
+    assert [half.read(item.key) for item in others] == data[3:]
+    with pytest.raises(InputError, match="not a readable Arrow stream"):
+        half.read(broken.key)
+    (folder / "data-00001-of-00002.arrow").write_bytes(b"cut short")
     with pytest.raises(InputError, match="not a readable Arrow stream"):
         open_corpus(str(folder))
 
