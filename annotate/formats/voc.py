@@ -144,12 +144,12 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
 def _labels(tree: ElementTree.Element, file: str, odd: Oddities) -> Iterator[Named | LeftOut]:
     for thing in tree.iter("object"):
         category = (thing.findtext("name") or "").strip()
-        if thing.find("bndbox") is not None:
-            x0, y0, x1, y1 = _numbers(thing, "bndbox", SIDES)
+        if (box := thing.find("bndbox")) is not None:
+            x0, y0, x1, y1 = _numbers(box, SIDES)
             yield Named(category=category, box_xyxy=(x0 - 1, y0 - 1, x1, y1))
-        elif thing.find("robndbox") is not None:  # roLabelImg's: about its middle, in radians
+        elif (box := thing.find("robndbox")) is not None:  # roLabelImg's: about its middle, in radians
             odd.note("turned box, taken as the upright box around it", file)
-            x, y, w, h, angle = _numbers(thing, "robndbox", ("cx", "cy", "w", "h", "angle"))
+            x, y, w, h, angle = _numbers(box, ("cx", "cy", "w", "h", "angle"))
             cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
             w, h = float(w * cos + h * sin) / 2, float(w * sin + h * cos) / 2
             yield Named(category=category, box_xyxy=(x - w, y - h, x + w, y + h))
@@ -160,9 +160,9 @@ def _labels(tree: ElementTree.Element, file: str, odd: Oddities) -> Iterator[Nam
             yield LeftOut(kind="object without a box", category=category)
 
 
-def _numbers(thing: ElementTree.Element, of: str, names: Sequence[str]) -> list[float]:
+def _numbers(place: ElementTree.Element, names: Sequence[str]) -> list[float]:
     try:
-        return [float(thing.findtext(f"{of}/{name}") or "nan") for name in names]
+        return [float(place.findtext(name) or "nan") for name in names]
     except ValueError:
         return [float("nan")] * len(names)
 
