@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilth.annotate.exchange.licences import licence_of, origins
+from tilth.annotate.exchange.made import png_of
 from tilth.annotate.formats.parts.classes import taken_name
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
@@ -26,7 +27,7 @@ from tilth.annotate.formats.writing import (
 from tilth.claims import Json, State, Truth
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
-from tilth.images import SUFFIXES, encode_png
+from tilth.images import SUFFIXES
 from tilth.samples import Sample
 
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
@@ -240,7 +241,7 @@ def _entries(
 
 def _upright(sample: Sample) -> tuple[bytes, str, bool]:
     if read_header(sample.data)[1] != 1:
-        return encode_png(sample.pixels()), sample.id + ".png", True
+        return png_of(sample.pixels(), sample.origin), sample.id + ".png", True
     suffix = next((s for head, s in SIGNATURES.items() if sample.data.startswith(head)), ".png")
     return sample.data, sample.id + suffix, False
 

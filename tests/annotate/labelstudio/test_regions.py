@@ -162,3 +162,18 @@ def test_regions_of_several_images_of_a_task_are_left_out(work: Work, tmp_path: 
         )
         work.name = f"n{number}"
         assert set(Import(path=tmp_path / "set").run(work)["left_out"]) == {"of one of several images of a task"}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("who", "sure"), [((1, 1), True), ((1, 2), False), ((None, None), False)])
+def test_what_another_person_labelled_keeps_an_image_from_being_empty(
+    work: Work, tmp_path: Path, who: tuple[int | None, int | None], sure: bool
+) -> None:
+    images(tmp_path / "set", "a.png")
+    said = [
+        {"completed_by": who[0], "updated_at": "2026-01-01", "result": DRAWN["a polygon"]},
+        {"completed_by": who[1], "updated_at": "2026-01-02", "result": []},
+    ]
+    (tmp_path / "set" / "tasks.json").write_text(json.dumps([{"data": {"image": "a.png"}, "annotations": said}]))
+    facts = Import(path=tmp_path / "set", empty_means="confirmed_empty").run(work)
+    assert facts["by_state"] == ({"confirmed_empty": 1} if sure else {"unlabelled": 1})
+    assert facts["labels"]["read"] == facts["labels"]["left_out"] == (0 if sure else 1)  # type: ignore[index, call-overload]
