@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilth.annotate.exchange.licences import licence_of, origins
+from tilth.annotate.exchange.made import png_of
 from tilth.annotate.formats.parts.classes import taken_name
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
@@ -28,7 +29,7 @@ from tilth.claims import Json, State, Truth
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
 from tilth.images import FORMATS as FILES
-from tilth.images import HEAD_BYTES, SUFFIX_OF, SUFFIXES, encode_png, kind_of
+from tilth.images import HEAD_BYTES, SUFFIX_OF, SUFFIXES, kind_of
 from tilth.samples import Sample
 from tilth.sources.walk import stem_of, suffix_of
 
@@ -241,7 +242,7 @@ def _entries(
 def _upright(sample: Sample) -> tuple[bytes, str, bool]:
     kind = kind_of(sample.data[:HEAD_BYTES])
     if kind not in FILES or read_header(sample.data)[1] != 1:
-        return encode_png(sample.pixels()), sample.id + ".png", True
+        return png_of(sample.pixels(), sample.origin), sample.id + ".png", True
     return sample.data, sample.id + SUFFIX_OF[kind], False
 
 

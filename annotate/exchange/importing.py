@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tilth.annotate.exchange.taking import LOST, Taker
 from tilth.annotate.formats.coco import Coco
 from tilth.annotate.formats.parts.leftover import left_alone
-from tilth.annotate.formats.parts.records import Oddities
+from tilth.annotate.formats.parts.records import Oddities, Reader
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
 from tilth.claims import Json
 from tilth.engine.copies import Outcome, outcome
@@ -20,7 +20,7 @@ from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import reads_heic
-from tilth.policy import Policy
+from tilth.policy import Policy, fold
 
 NAMED = 10  # unknown categories that are said in a line of their own; the facts have more
 
@@ -79,12 +79,17 @@ class Import:
         images = self.images.expanduser().resolve() if self.images else None
 
         def knows(name: str) -> bool:
-            return self.categories == "as_is" or name in work.policy.names or name in self.categories
+            return self.categories == "as_is" or name in self.categories or work.policy.find(name) is not None
 
         format_, reader = open_reader(path, self.format, self.split, images, odd, knows)
         # what the policy does not know is left out, so a policy that knows more has the labels read again
-        known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(work.policy.names)
+        called = (name for c in work.policy.categories for name in (c.name, *c.also))
+        known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(called)
         listed = listed_names(reader)
+        if not any(map(knows, listed)):
+            self._refuse_strangers(
+                open_reader(path, self.format, self.split, images, Oddities(), knows)[1], knows, work.policy
+            )
         # what failed for want of a reader is read again once there is one
         known_formats = ("HEIC",) if reads_heic() else ()
         key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats)
@@ -118,13 +123,36 @@ class Import:
             work.events.emit("note", step=work.name, message=line)
         return facts
 
+    def _refuse_strangers(self, reader: Reader, knows: Callable[[str], bool], policy: Policy) -> None:
+        """Read labels until one is known; when none is, nothing would come in but images, and nobody would notice.
+
+        Raises:
+            InputError: There are labels, and the policy knows none of their names.
+        """
+        met: Counter[str] = Counter()
+        for found in reader:
+            names = [label.category for label in found.labels] + [label.category for label in found.left_out]
+            if any(map(knows, names)):
+                return
+            met.update(name for name in names if name)
+        if met:
+            counts = ", ".join(f"{name} ({count:,})" for name, count in met.most_common(NAMED))
+            near = {
+                name: difflib.get_close_matches(fold(name), policy.names, n=1) for name, _ in met.most_common(NAMED)
+            }
+            pasted = ", ".join(f"{_quoted(name)}: {_quoted(''.join(near[name]))}" for name in near)
+            raise InputError(
+                f"{self.path}: none of its {met.total():,} labels is of a category of the policy; they are {counts}. "
+                f"Say which category each is, among {', '.join(policy.names)}; what has none is ignored: --set 'categories={{{pasted}}}'"
+            )
+
     def _covers(self, listed: tuple[str, ...], policy: Policy) -> tuple[str, ...]:
         """Return what the set looked for, in the order of the policy."""
         if self.covers or not listed:
             return self.covers or policy.names
         if self.categories == "as_is":
             return tuple(dict.fromkeys(listed))
-        ours = {self.categories.get(name, name) for name in listed}
+        ours = {self.categories.get(name, policy.find(name)) for name in listed}
         return tuple(name for name in policy.names if name in ours)
 
 
@@ -136,7 +164,7 @@ def _named(left: Mapping[str, Json]) -> str:
 
 def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
     """Return what is in the dataset, and what became of every label that was read."""
-    near = {name: difflib.get_close_matches(name.lower(), policy.names, n=1) for name in taker.unknown}
+    near = {name: difflib.get_close_matches(fold(name), policy.names, n=1) for name in taker.unknown}
     labels, lost = taker.labels, taker.odd.lost
     left = Counter(labels.left_out.counts) + lost.counts + Counter({LOST: found.lost})
     examples = {**labels.left_out.examples, **lost.examples}
@@ -158,6 +186,7 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
         "left_out": {kind: {"labels": n, "examples": examples.get(kind, [])} for kind, n in left.most_common()},
         "unsure": found.unsure,
         "conflicts": {"images": found.conflicts, "examples": found.conflict_examples},
+        "renamed": dict(taker.renamed),
         "unknown_categories": {
             name: {"boxes": count, "did_you_mean": "".join(near[name])}
             for name, count in taker.unknown.most_common(100)
@@ -177,6 +206,8 @@ def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure if facts['unsure'] else ''}:"
         for kind, told in facts["left_out"].items():
             yield f"  {told['labels']} x {kind}" + (f", as in {told['examples'][0]}" if told["examples"] else "")
+    for theirs, ours in facts["renamed"].items():
+        yield f"labels called {theirs!r} are taken as {ours!r}"
     for name, told in list(facts["unknown_categories"].items())[:NAMED]:
         near = told["did_you_mean"]
         yield f"the policy has no category {name!r}; map it: --set 'categories={{{_quoted(name)}: {near or chr(34) * 2}}}'"
@@ -192,4 +223,4 @@ def _many(count: int, what: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"\w[\w -]*", name) else json.dumps(name, ensure_ascii=False)
+    return name if re.fullmatch(r"[^\W\d][\w -]*", name) else json.dumps(name, ensure_ascii=False)

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 
 from PIL import Image as PilImage
+from PIL.PngImagePlugin import PngInfo
 
 from tilth.claims import Json
-from tilth.samples import join_licences
+from tilth.images import Image, encode_png
+from tilth.samples import is_made, join_licences
 
 # IPTC's word for it, in XMP or in a C2PA manifest; https://cv.iptc.org/newscodes/digitalsourcetype/
 WORD = re.compile(rb"http://cv\.iptc\.org/newscodes/digitalsourcetype/(?:compositeWithT|t)rainedAlgorithmicMedia")
@@ -33,6 +35,17 @@ def origin_in(data: bytes, given: Mapping[str, Json]) -> dict[str, Json]:
         return dict(given)
     licence = join_licences(str(given.get("licence") or ""), str(told.get("licence") or ""))
     return {**told, **given, "licence": licence}
+
+
+def png_of(image: Image, origin: Mapping[str, Json]) -> bytes:
+    """Encode an image without loss; one that was made goes on saying so in its file."""
+    if not is_made(origin):
+        return encode_png(image)
+    told = PngInfo()
+    told.add_itxt(OURS, json.dumps({name: origin[name] for name in KEPT if name in origin}, sort_keys=True))
+    out = io.BytesIO()
+    PilImage.fromarray(image).save(out, "PNG", pnginfo=told)
+    return out.getvalue()
 
 
 def _told(data: bytes) -> dict[str, Json]:

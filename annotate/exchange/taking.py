@@ -1,8 +1,11 @@
 """What a label file says of an image as claims; each label is taken, ignored as the recipe says, or left out by name."""
 
+import math
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +18,12 @@ from tilth.claims import Claim, Json
 from tilth.engine.copies import LEFT_OUT
 from tilth.engine.intake import Failed
 from tilth.errors import InputError
-from tilth.geometry import Box, Boxes
+from tilth.geometry import Box
 from tilth.policy import Policy
 from tilth.samples import NewSample
 
 UNKNOWN = "category that the policy does not have"
+ROUNDING = 0.01  # pixels over the edge that are rounding of the file
 NAMELESS = "label without a name"
 LOST = "of an image that could not be taken"
 
@@ -64,8 +68,14 @@ class Taker:
     listed: frozenset[str] = frozenset()
     apart: bool = False
     unknown: Counter[str] = field(default_factory=Counter)
+    renamed: dict[str, str] = field(default_factory=dict)  # names of the set that the policy has in other letters
     labels: Labels = field(default_factory=Labels)
     files: list[str] = field(default_factory=list)  # the first that labels were read from
+
+    def __post_init__(self) -> None:
+        """Look up once what is asked for with each label."""
+        self._tag = self.policy.tag
+        self.name = lru_cache(maxsize=4096)(self._name)
 
     def take(self, found: Found) -> NewSample | Failed:
         """Read one image and say what is claimed about it."""
@@ -83,38 +93,42 @@ class Taker:
                 self.labels.left_out.note(LOST, f"{found.name}: {name}")
             return Failed(name=found.name, error=found.error or str(error))
         doubts = {doubt for name in found.unsure if (doubt := self._doubt(name)) is not None}
-        claims = [*self._claims(found, stored_wh, orientation, stored, doubts)]
+        taken = [*self._taken(found, stored_wh, orientation, stored, doubts)]
         for label in found.left_out:
             self._leave(label.kind, label.category, label.where or found.name, doubts)
-        return self._sample(found, data, claims, doubts)
+        return self._sample(found, data, taken, doubts)
 
-    def _sample(self, found: Found, data: bytes, claims: list[Claim], doubts: set[str]) -> NewSample:
+    def _sample(self, found: Found, data: bytes, taken: list[Named], doubts: set[str]) -> NewSample:
         unasked = {name for each in found.unasked if (name := self.name(each))}
-        asked = self._asked(found, claims, doubts | unasked)
-        if not claims and found.label_file:
-            claims = self._empty(found, doubts, unasked)
-        claims = [replace(claim, asked=asked, policy=self.policy.tag) for claim in claims]
+        asked = self._asked(found, {str(self.name(label.category)) for label in taken}, doubts | unasked)
+        # the round makes a second import of the same file replace the first
+        round_: dict[str, Json] = {"round": self.key}
+        say = partial(Claim, source=self._source(found), asked=asked, policy=self._tag, evidence=round_)
+        claims = []
+        for label in taken:
+            ours = self.name(label.category)
+            evidence = round_ if ours == label.category else {**round_, "was": label.category}
+            claims.append(say(category=ours, box_xyxy=label.box_xyxy, score=label.score, evidence=evidence))
+        if not claims and found.label_file and self._is_empty(found, doubts, unasked):
+            claims.append(say(says="empty"))
         columns: dict[str, Json] = {**self.columns, **({LEFT_OUT: sorted(doubts)} if doubts else {})}
         origin = {**origin_in(data, self.origin), "source": f"{self.root.name}/{found.name}"}
         return NewSample(data=data, origin=origin, claims=tuple(claims), columns=columns)
 
-    def _empty(self, found: Found, doubts: set[str], unasked: set[str]) -> list[Claim]:
+    def _is_empty(self, found: Found, doubts: set[str], unasked: set[str]) -> bool:
         means = found.state if found.state in ("confirmed_empty", "unlabelled") else self.empty_means
         if means != "confirmed_empty":
-            return []
-        if unasked >= set(self.covers):
-            self.odd.note("not called empty, as the set covers nothing of the policy", found.name)
-            return []
-        if doubts:
-            # a label that was left out may have been one of the policy, so nobody has confirmed anything
-            self.odd.note("not called empty, as labels of it were left out", found.name)
-            return []
-        return [Claim(says="empty", source=self._source(found), evidence={"round": self.key})]
+            return False
+        why = "the set covers nothing of the policy" if unasked >= set(self.covers) else ""
+        # a label that was left out may have been one of the policy, so nobody has confirmed anything
+        why = why or ("labels of it were left out" if doubts else "")
+        if why:
+            self.odd.note(f"not called empty, as {why}", found.name)
+        return not why
 
-    def _asked(self, found: Found, claims: list[Claim], doubts: set[str]) -> tuple[str, ...]:
+    def _asked(self, found: Found, named: set[str], doubts: set[str]) -> tuple[str, ...]:
         """Return what the set looked for in an image: not what a label may have been that was left out."""
-        named = {str(claim.category) for claim in claims}
-        if "" in doubts or (claims and found.one_of and not self.apart):
+        if "" in doubts or (named and found.one_of and not self.apart):
             return tuple(sorted(named))
         return tuple(name for name in self.covers if name in named or name not in doubts)
 
@@ -130,26 +144,22 @@ class Taker:
             self.odd.note(note, found.name)
         return stored_wh, orientation, stored
 
-    def _claims(
+    def _taken(
         self, found: Found, stored_wh: tuple[int, int], orientation: int, stored: bool, doubts: set[str]
-    ) -> Iterator[Claim]:
+    ) -> Iterator[Named]:
+        """Yield the labels that are taken, each with its box in pixels of the image as it is shown."""
         for label in found.labels:
-            category = self.name(label.category) if label.category else None
-            if not category:
+            if not label.category or not self.name(label.category):
                 self._leave(UNKNOWN if label.category else NAMELESS, label.category, found.name, doubts)
                 continue
             box, why = None, ""
             if label.box_xyxy is not None:
-                box, why = self._box(label, found.name, stored_wh, orientation, stored and not label.parts)
+                box, why = self._box(label, label.box_xyxy, found.name, stored_wh, orientation, stored)
             if why:
                 self._leave(why, label.category, found.name, doubts)
                 continue
             self.labels.taken += 1
-            # the round makes a second import of the same file replace the first
-            evidence = {"round": self.key} | ({"was": label.category} if label.category != category else {})
-            yield Claim(
-                category=category, box_xyxy=box, score=label.score, source=self._source(found), evidence=evidence
-            )
+            yield Named(category=label.category, box_xyxy=box, score=label.score)
 
     def _leave(self, kind: str, category: str, where: str, doubts: set[str]) -> None:
         """Count a label that is not taken: it is ignored as the recipe says, or left out and leaves its image in doubt."""
@@ -169,33 +179,36 @@ class Taker:
             return category if category in self.listed else ""
         return known or None
 
-    def name(self, name: str) -> str | None:
+    def _name(self, name: str) -> str | None:
         """Return the policy's name for one of the set, empty when it is to be ignored, None when nobody knows it."""
         if writable(name) != name:
             return None
-        if self.categories == "as_is" or (name in self.policy.names and name not in self.categories):
-            return name
-        return self.categories.get(name)
+        if self.categories != "as_is" and name in self.categories:
+            return self.categories[name]
+        known = self.policy.find(name)
+        if known is not None and known != name:
+            self.renamed[name] = known
+        return name if known is None and self.categories == "as_is" else known
 
     def _box(
-        self, label: Named, where: str, stored_wh: tuple[int, int], orientation: int, stored: bool
+        self, label: Named, box: Box, where: str, stored_wh: tuple[int, int], orientation: int, stored: bool
     ) -> tuple[Box | None, str]:
         """Return the box in pixels of the image as it is shown, or why it is none."""
         width, height = shown_size(stored_wh, orientation)
-        box: Boxes = np.array([label.box_xyxy], np.float64)
         if label.parts:
-            with np.errstate(over="ignore"):  # it is no number then, and said to be none
-                box = box * [width, height, width, height]
-        if not np.isfinite(box).all():
+            box = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+        if not all(map(math.isfinite, box)):
             return None, "box that is no box"
-        if stored:
-            box = turn(box, stored_wh, orientation)
-        if box[0, 0] >= box[0, 2] or box[0, 1] >= box[0, 3]:
+        if stored and not label.parts:
+            left, top, right, bottom = turn(np.array([box], np.float64), stored_wh, orientation)[0].tolist()
+            box = left, top, right, bottom
+        if box[0] >= box[2] or box[1] >= box[3]:
             return None, "inverted or empty box"
-        cut = np.clip(box, 0, [width, height, width, height])
-        if cut[0, 0] >= cut[0, 2] or cut[0, 1] >= cut[0, 3]:
+        if box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height:
             return None, "box outside the image"
-        if np.abs(cut - box).max() > 0.01:  # less is rounding of the file
+        over = max(-box[0], -box[1], box[2] - width, box[3] - height)
+        if over > ROUNDING:
             self.odd.note("box over the edge, clipped", f"{where}: {label.category} {label.box_xyxy}")
-        x0, y0, x1, y1 = (float(v) for v in cut[0].astype(np.float32))  # the store's precision
+        cut = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
+        x0, y0, x1, y1 = array("f", cut)  # the store's precision
         return ((x0, y0, x1, y1), "") if x0 < x1 and y0 < y1 else (None, "inverted or empty box")

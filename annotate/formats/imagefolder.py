@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from tilth.annotate.formats.csv_table import Csv
 from tilth.annotate.formats.parquet import rows_in
-from tilth.annotate.formats.parts.objects import parse_row, said_of, to_row
+from tilth.annotate.formats.parts.objects import SILENT, parse_row, said_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
@@ -47,6 +47,8 @@ class ImageFolder(Csv):
             labels, more = said_of(row, file, names)
         except InputError as error:
             return Found(name=f"{file}:{number}", label_file=file, error=str(error))
+        if not more["label_file"]:
+            self.odd.note(SILENT, f"{file}: {', '.join(map(str, row))}")
         return self.found(str(row.get("file_name") or ""), file, labels=labels, **more)
 
 

@@ -65,6 +65,7 @@ class LabelStudio(Listed):
         if result is None:  # nobody has looked, neither person nor model
             return self.found(address, file, state=state or State.UNLABELLED, **more)
         reading = read_result(result)
+        reading.left_out += self._others(task)
         for note in reading.notes:
             self.odd.note(note, where)
         labels = Labels(tuple(region.label for region in reading.regions), tuple(reading.left_out))
@@ -103,15 +104,31 @@ class LabelStudio(Listed):
         self.odd.note("image found by its name without the letters that an upload puts before it", name)
         return path
 
+    def _others(self, task: Mapping[str, Any]) -> list[LeftOut]:
+        """Return the labels of people whose annotation is not the newest; a person's own newest takes the place of earlier ones."""
+        spoken = _spoken(task)
+        newest = spoken[-1].get("completed_by") if spoken else None
+        others = [a for a in spoken[:-1] if newest is None or a.get("completed_by") != newest]
+        readings = [read_result(_list(annotation.get("result"))) for annotation in others]
+        kind = "of an annotation by another than who made the newest"
+        found = [region.label.category for reading in readings for region in reading.regions]
+        found += [label.category for reading in readings for label in reading.left_out]
+        return [LeftOut(kind=kind, category=category) for category in found]
+
     def _result(self, task: Mapping[str, Any], where: str) -> list[object] | None:
-        spoken = [a for a in _list(task.get("annotations")) if isinstance(a, dict) and not a.get("was_cancelled")]
+        spoken = _spoken(task)
         if len(spoken) > 1:
             self.odd.note("several annotations of an image, the newest taken", where)
-        spoken.sort(key=lambda a: str(a.get("updated_at") or ""))
         chosen = spoken[-1:] or [p for p in _list(task.get("predictions")) if isinstance(p, dict)][:1]
         if not chosen:
             return None
         return _list(chosen[0].get("result"))
+
+
+def _spoken(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotations that were not skipped, oldest first."""
+    spoken = [a for a in _list(task.get("annotations")) if isinstance(a, dict) and not a.get("was_cancelled")]
+    return sorted(spoken, key=lambda a: str(a.get("updated_at") or ""))
 
 
 def _list(value: object) -> list[Any]:

@@ -87,10 +87,10 @@ def listed_names(reader: Reader) -> tuple[str, ...]:
     return tuple(dict.fromkeys(reader.names.values())) if isinstance(reader, Yolo) else ()
 
 
-def _under(path: Path, suffix: str) -> Iterator[Path]:
-    """Yield the files with this suffix, in whatever case."""
+def _under(path: Path, *suffixes: str) -> Iterator[Path]:
+    """Yield the files with one of these suffixes, in whatever case."""
     found = [path] if path.is_file() else path.rglob("*")
-    return (p for p in found if p.suffix.lower() == suffix and p.is_file())
+    return (p for p in found if p.suffix.lower() in suffixes and p.is_file())
 
 
 def _metadata(path: Path, knows: Callable[[str], bool]) -> Iterator[Path]:
@@ -173,7 +173,7 @@ def open_reader(
 
 def _say_unread(path: Path, odd: Oddities, *, named: bool) -> None:
     """Note what may hold labels in a folder that is taken as plain images."""
-    for file in islice((p for suffix in LABELS_MAYBE for p in _under(path, suffix)), LOOKED_AT):
+    for file in islice(_under(path, *LABELS_MAYBE), LOOKED_AT):
         if not file.name.startswith(".") and file.name != SAMPLES:
             odd.note("file that may hold labels and that no reader takes", file.relative_to(path).as_posix())
     names = [] if named else unknown_classes(path)

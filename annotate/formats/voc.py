@@ -63,6 +63,11 @@ class Voc:
         self.images = Files(self.root)
         self._files = Files(root, (".xml",))
         self._chosen = _image_set(root, split)
+        if self._chosen is None and (lists := _lists(root)):
+            odd.note(
+                f"division into {', '.join(sorted(lists))} that the set has; split=… takes one of them",
+                "ImageSets/Main",
+            )
 
     def count(self) -> int:
         """Count at least the label files; images without one may come on top."""
@@ -120,13 +125,18 @@ class Voc:
         return self.images.find(filename, ("", *folders), self.odd)
 
 
+def _lists(root: Path) -> dict[str, Path]:
+    """Return the lists of images that divide a set."""
+    return {path.stem: path for path in root.glob("ImageSets/Main/*.txt") if path.stem in SPLITS}
+
+
 def _image_set(root: Path, split: str) -> Seen | None:
     """Return the names of the images of a split, or None when the set does not tell splits apart.
 
     Raises:
         InputError: It does, and has no such split.
     """
-    lists = {path.stem: path for path in root.glob("ImageSets/Main/*.txt") if path.stem in SPLITS}
+    lists = _lists(root)
     if not split or not lists:
         return None
     if split not in lists:
@@ -155,12 +165,12 @@ def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
 def _labels(tree: ElementTree.Element, file: str, odd: Oddities) -> Iterator[Named | LeftOut]:
     for thing in tree.iter("object"):
         category = (thing.findtext("name") or "").strip()
-        if thing.find("bndbox") is not None:
-            x0, y0, x1, y1 = _numbers(thing, "bndbox", SIDES)
+        if (box := thing.find("bndbox")) is not None:
+            x0, y0, x1, y1 = _numbers(box, SIDES)
             yield Named(category=category, box_xyxy=(x0 - 1, y0 - 1, x1, y1))
-        elif thing.find("robndbox") is not None:  # roLabelImg's: about its middle, in radians
+        elif (box := thing.find("robndbox")) is not None:  # roLabelImg's: about its middle, in radians
             odd.note("turned box, taken as the upright box around it", file)
-            x, y, w, h, angle = _numbers(thing, "robndbox", ("cx", "cy", "w", "h", "angle"))
+            x, y, w, h, angle = _numbers(box, ("cx", "cy", "w", "h", "angle"))
             cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
             w, h = float(w * cos + h * sin) / 2, float(w * sin + h * cos) / 2
             yield Named(category=category, box_xyxy=(x - w, y - h, x + w, y + h))
@@ -171,9 +181,9 @@ def _labels(tree: ElementTree.Element, file: str, odd: Oddities) -> Iterator[Nam
             yield LeftOut(kind="object without a box", category=category)
 
 
-def _numbers(thing: ElementTree.Element, of: str, names: Sequence[str]) -> list[float]:
+def _numbers(place: ElementTree.Element, names: Sequence[str]) -> list[float]:
     try:
-        return [float(thing.findtext(f"{of}/{name}") or "nan") for name in names]
+        return [float(place.findtext(name) or "nan") for name in names]
     except ValueError:
         return [float("nan")] * len(names)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tilth.annotate.formats.parts.files import Files
-from tilth.annotate.formats.parts.objects import parse_row, said_of, to_row
+from tilth.annotate.formats.parts.objects import SILENT, parse_row, said_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found, Oddities
 from tilth.annotate.formats.parts.texts import MAX_ITEM
 from tilth.errors import InputError
@@ -97,6 +97,8 @@ class WebDataset:
             if ".cls" in group:
                 row["cls"] = group[".cls"].decode("utf-8-sig").strip()
             labels, more = said_of(row, file)
+            if row and not more["label_file"]:
+                self.odd.note(SILENT, f"{name}: {', '.join(map(str, row))}")
         except UnicodeDecodeError:
             return Found(name=name, label_file=file, error=f"{name}.cls is not UTF-8 text")
         except InputError as error:

@@ -4,6 +4,7 @@ A region is one entry of `result`, or several of one `id`: a `<Rectangle>` and t
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ SHAPES = {"points": "polygon", "radiusX": "ellipse", "rle": "brush", "width": "r
 PLACES = ("x", "y", "width", "height", "points", "radiusX", "radiusY", "rotation")
 SIZES = ("original_width", "original_height", "id")
 CHOSEN = ("choice", "choices")
+NOTES = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "sample", "state", "license")
+A_CHOICE = re.compile(r"\w[\w &'()+-]{0,60}")  # a word or a few: no path, address, time or sentence
 
 Row = Mapping[str, Any]
 
@@ -224,8 +227,11 @@ def minimal(row: Row, is_label: Callable[[str], bool]) -> list[Row]:
             regions += [_region(name, each) for each in answer]
         elif isinstance(answer, Mapping) and isinstance(answer.get("choices"), list):
             regions.append({"type": "choices", "from_name": name, "value": {"choices": answer["choices"]}})
-        elif isinstance(answer, str) and (name in (*CHOSEN, SHOWS) or answer in WORDS or is_label(answer)):
-            regions.append({"type": "choices", "from_name": name, "value": {"choices": [answer]}})
+        elif isinstance(answer, str) and name not in NOTES:
+            if name in (*CHOSEN, SHOWS) or answer in WORDS or is_label(answer):
+                regions.append({"type": "choices", "from_name": name, "value": {"choices": [answer]}})
+            elif A_CHOICE.fullmatch(answer) and not answer.isdigit():
+                regions.append({"type": f"text of {name!r}", "value": {}})
     # a shape and the labels that name it are members of their own, both with its place
     named = [_place_of(region) for region in regions if str(region["type"]).endswith("labels")]
     return [region for region in regions if str(region["type"]).endswith("labels") or _place_of(region) not in named]

@@ -99,7 +99,7 @@ class Outcome:
     """What is in the dataset of a source: its images by state, its labels by category, and where it is not sure.
 
     Args:
-        states: Images that are `labelled`, `confirmed_empty` or `unlabelled`.
+        states: Images that are `reviewed` (they have labels), `confirmed_empty` or `unlabelled`.
         boxes: By category.
         whole: Labels of the whole image, by category.
         unsure: Images of which a label was left out.
@@ -134,7 +134,7 @@ def _count(rows: pa.RecordBatch, found: Outcome) -> None:
     label = pc.equal(says, "label")
     spoken = len(pc.unique(parents))
     labelled = len(pc.unique(parents.filter(label)))
-    counts = {"labelled": labelled, "confirmed_empty": spoken - labelled, "unlabelled": len(rows) - spoken}
+    counts = {"reviewed": labelled, "confirmed_empty": spoken - labelled, "unlabelled": len(rows) - spoken}
     found.states.update({state: n for state, n in counts.items() if n})
     boxed = pc.fill_null(pc.greater(pc.list_value_length(box), 0), False)
     for counter, chosen in ((found.boxes, boxed), (found.whole, pc.invert(boxed))):

@@ -11,6 +11,7 @@ from tilth.annotate.formats.parts.texts import parse_json
 from tilth.errors import InputError
 from tilth.geometry import Box
 
+SILENT = "row that says nothing of labels, taken as a plain image"
 NOWHERE: Box = (float("nan"),) * 4  # the one place that judges boxes refuses it
 SEVERAL = ("image_labels", "labels")  # columns of labels of the whole image, and …
 ONE = ("label", "category", "class", "cls")  # … of the one that was chosen of several

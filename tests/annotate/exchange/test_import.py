@@ -2,10 +2,13 @@
 
 import json
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from label_files import coco, images, jpeg, named, voc
 from noise import noise_image
 
@@ -38,7 +41,7 @@ def test_coco_boxes_become_claims_with_their_source(work: Work, root: Path) -> N
     assert a.split == "train"
     assert a.origin["licence"] == "CC0-1.0"
     assert a.origin["step"] == "test"
-    assert (facts["images"], facts["boxes"], facts["by_state"]) == (2, 1, {"labelled": 1, "unlabelled": 1})
+    assert (facts["images"], facts["boxes"], facts["by_state"]) == (2, 1, {"reviewed": 1, "unlabelled": 1})
 
 
 def test_an_image_without_boxes_is_confirmed_empty_only_when_the_recipe_says_so(work: Work, root: Path) -> None:
@@ -66,6 +69,47 @@ def test_foreign_names_are_mapped_ignored_or_taken_as_they_are(work: Work, root:
     assert facts["unknown_categories"] == {}
 
 
+def test_names_are_known_in_other_letters_and_by_what_else_a_category_is_called(work: Work, root: Path) -> None:
+    knife = Category(name="Kitchen Knife", also=("blade",), definition="", prompts=("knife",))
+    work = replace(work, policy=Policy(policy="p", version=1, categories=(knife,)))
+    images(root, "a.png", "b.png")
+    coco(
+        root,
+        [
+            ("a.png", [("kitchen_knife", [1, 2, 3, 4])]),
+            ("b.png", [("Blade", [1, 2, 3, 4]), ("Kitchen Knife", [5, 5, 2, 2])]),
+        ],
+    )
+    facts = Import(path=root).run(work)
+    assert facts["boxes_by_category"] == {"Kitchen Knife": 3}
+    assert facts["renamed"] == {"kitchen_knife": "Kitchen Knife", "Blade": "Kitchen Knife"}
+    assert named(work)["a.png"].claims[0].evidence["was"] == "kitchen_knife"
+    assert facts["covers"] == ["Kitchen Knife"]
+
+
+@pytest.mark.parametrize("kind", [coco, voc])
+def test_a_set_of_which_no_name_is_known_is_refused_with_the_mapping_to_paste(
+    work: Work, root: Path, kind: Callable[..., None]
+) -> None:
+    images(root, "a.png", "b.png")
+    if kind is coco:
+        coco(
+            root,
+            [("a.png", [("knifes", [1, 2, 3, 4]), ("WBC: old", [1, 2, 3, 4])]), ("b.png", [("knifes", [1, 2, 3, 4])])],
+        )
+    else:
+        voc(root / "a.xml", "a.png", ("knifes", 1, 2, 4, 6), ("WBC: old", 1, 2, 4, 6))
+        voc(root / "b.xml", "b.png", ("knifes", 1, 2, 4, 6))
+    with pytest.raises(
+        InputError, match=r"none of its 3 labels is of a category of the policy; they are knifes \(2\), WBC: old"
+    ) as told:
+        Import(path=root).run(work)
+    assert work.dataset.count() == 0, "nothing came in"
+    mapping = yaml.safe_load(str(told.value).partition("categories=")[2].rstrip("'"))
+    assert mapping == {"knifes": "knife", "WBC: old": ""}
+    assert Import(path=root, categories=mapping).run(work)["boxes"] == 2
+
+
 def test_a_set_answers_for_the_categories_of_its_own_list_and_for_no_others(work: Work, root: Path) -> None:
     images(root, "a.png", "b.png")
     coco(root, [("a.png", [("Knives", [1, 2, 3, 4]), ("dice", [5, 5, 4, 4]), ("tree", [5, 5, 4, 4])]), ("b.png", [])])
@@ -81,7 +125,7 @@ def test_a_set_answers_for_the_categories_of_its_own_list_and_for_no_others(work
 def test_a_list_of_other_things_than_the_policys_confirms_nothing(work: Work, root: Path) -> None:
     images(root, "a.png", "b.png")
     coco(root, [("a.png", [("unicorn", [1, 2, 3, 4])]), ("b.png", [])])
-    facts = Import(path=root, empty_means="confirmed_empty").run(work)
+    facts = Import(path=root, empty_means="confirmed_empty", categories={"unicorn": ""}).run(work)
     assert (facts["covers"], facts["by_state"]) == ([], {"unlabelled": 2})
     assert facts["odd"]["not called empty, as the set covers nothing of the policy"] == 2  # type: ignore[index, call-overload]
 

@@ -96,3 +96,21 @@ def test_a_child_of_a_photograph_leaves_under_both_licences(policy: Policy, tmp_
         "3": "openrail++ AND NOASSERTION",
         "4": "",
     }
+
+
+def test_a_made_photograph_that_is_turned_upright_goes_on_saying_so(policy: Policy, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    out = io.BytesIO()
+    Image.open(io.BytesIO(noise_image(5, SIDE))).convert("RGB").save(
+        out, "JPEG", exif=exif, xmp=XMP.format(MADE).encode()
+    )
+    with opened(tmp_path, policy) as work:
+        images(tmp_path / "set", "a.png")
+        (tmp_path / "set" / "a.png").write_bytes(out.getvalue())
+        Import(path=tmp_path / "set").run(work)
+        assert export(work.dataset, tmp_path / "out", "coco", unlabelled=True, say=silent)["turned_upright"] == 1
+    (tmp_path / "back").mkdir()
+    with opened(tmp_path / "back", policy) as back:
+        Import(path=tmp_path / "out").run(back)
+        assert [s.made for s in back.dataset.samples()] == [True]
