@@ -119,9 +119,8 @@ def fit(
         loss = loss_at(step)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise InputError(
-                f"{name}: the loss is {losses[-1]} at step {step + 1} of {steps}; give a lower lr than {lr:g}"
-            )
+            cure = f"give a lower lr than {lr:g}" if step else "are all weights of the base model numbers?"
+            raise InputError(f"{name}: the loss is {losses[-1]} at step {step + 1} of {steps}; {cure}")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, clip)

@@ -93,9 +93,11 @@ def decide(
     low, high = (float(v) for v in np.nanpercentile(differences, [2.5, 97.5]))
     before, after = recall_at_fpr(old, truth, FPR), recall_at_fpr(new, truth, FPR)
     passed = low >= -max_drop
-    verb = "rose" if after >= before else "fell"
+    moved = f"stayed at {after:.3f}"
+    if after != before:
+        moved = f"{'rose' if after > before else 'fell'} from {before:.3f} to {after:.3f}"
     reason = (
-        f"recall at {FPR:.0%} false positives {verb} from {before:.3f} to {after:.3f}, 95 % interval of the difference "
+        f"recall at {FPR:.0%} false positives {moved}, 95 % interval of the difference "
         f"[{low:+.3f}, {high:+.3f}], allowed drop {max_drop:g}"
     )
     return {
