@@ -8,7 +8,7 @@ from noise import noise_image
 from PIL import Image as PilImage
 from PIL import TiffImagePlugin
 
-from tilth.images import FORMATS, ORIENTATION, decode, decode_luma, image_id, read_header, shown_size
+from tilth.images import FORMATS, ORIENTATION, decode, decode_luma, image_id, is_plain, read_header, shown_size
 
 WHITE, BLACK, CREAM, RED = (255, 255, 255), (0, 0, 0), (250, 248, 245), (200, 0, 0)
 
@@ -96,5 +96,8 @@ def test_every_format_is_turned_once_and_its_header_says_how(format_: str, orien
     )
 
 
-def test_a_plain_file_has_no_turn() -> None:
+def test_a_plain_file_has_no_turn_and_no_transparency() -> None:
     assert read_header(noise_image(1, 20)) == ((20, 20), 1)
+    assert is_plain(noise_image(1, 20))
+    assert not is_plain(turned("JPEG", 6))
+    assert not any(is_plain(drawing(WHITE, "bar", mode)) for mode in ("RGBA", "LA", "P"))

@@ -121,6 +121,16 @@ def read_header(data: bytes) -> tuple[tuple[int, int], int]:
         return stored, orientation
 
 
+def is_plain(data: bytes) -> bool:
+    """Tell whether every program shows an image file as `decode` does: nothing turns it, and nothing of it is transparent.
+
+    Raises:
+        InputError: It is no image.
+    """
+    with _opened(data, MAX_PIXELS) as opened:
+        return opened.getexif().get(ORIENTATION, 1) in (0, 1) and not _transparent(opened)
+
+
 def shown_size(stored_wh: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Return the size of the image as it is shown."""
     return (stored_wh[1], stored_wh[0]) if orientation in TURNED else stored_wh
@@ -215,10 +225,14 @@ def _rgb(image: PilImage.Image) -> PilImage.Image:
         return PilImage.fromarray(
             (wide / (257 if wide.max(initial=0) > 255 else 1)).clip(0, 255).astype(np.uint8)
         ).convert("RGB")
-    if "A" in image.mode or "transparency" in image.info:
+    if _transparent(image):
         layer = image.convert("RGBA")
         return PilImage.alpha_composite(PilImage.new("RGBA", layer.size, _ground(layer)), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _transparent(image: PilImage.Image) -> bool:
+    return image.has_transparency_data
 
 
 def _ground(layer: PilImage.Image) -> tuple[int, int, int, int] | str:

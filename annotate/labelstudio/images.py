@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from tilth.annotate.labelstudio.client import Studio
 from tilth.errors import InputError, Unavailable
-from tilth.images import HEAD_BYTES, SUFFIX_OF, encode_png, kind_of, read_header
+from tilth.images import HEAD_BYTES, SUFFIX_OF, encode_png, is_plain, kind_of
 from tilth.samples import Sample
 
 Way = Literal["folder", "upload", "origin"]
@@ -25,9 +25,12 @@ UPLOAD_BYTES = 50_000_000  # in one request; the server takes 250 MB
 
 
 def _file(sample: Sample) -> tuple[str, bytes]:
-    """Return a name and a file that every browser shows upright; browsers differ in whether they turn an image."""
+    """Return a name and a file that every browser shows as it is decoded here.
+
+    Browsers differ in whether they turn an image, and lay what is transparent on a ground of their own.
+    """
     kind = kind_of(sample.data[:HEAD_BYTES])
-    if kind in SHOWN and read_header(sample.data)[1] == 1:
+    if kind in SHOWN and is_plain(sample.data):
         return sample.id + SUFFIX_OF[kind], sample.data
     return f"{sample.id}.png", encode_png(sample.pixels())
 
