@@ -34,6 +34,10 @@ class OneStep:
     begins: bool = False  # brings images in, so the dataset need not be there yet
 
 
+BOTH = "classifier=train.classifier --set detector=train.detector"  # as `tilth train` names what it leaves
+GATED = (
+    "old=evaluate.old --set new=evaluate.new --set old_classifier=old.classifier --set new_classifier=train.classifier"
+)
 COMMANDS = {
     "import": OneStep("import", "Take in images, with labels of other tools.", "path=/photos", begins=True),
     "mine": OneStep("mine", "Search a corpus for every category.", "corpus=/corpus --set per_category=50", begins=True),
@@ -50,10 +54,10 @@ COMMANDS = {
     "clean": OneStep("dedup", "Drop near-duplicates.", "max_distance=20"),
     "leakage": OneStep("leakage", "Drop copies of sealed test images.", "'sealed=[/data/test]'"),
     "split": OneStep("split", "Divide the samples into train and val.", "val_share=0.15"),
-    "calibrate": OneStep("calibrate", "Calibrate models and choose thresholds.", "classifier=classifier"),
-    "eval": OneStep("evaluate", "Measure models on sealed images.", "test=/data/test --set detector=detector"),
-    "gate": OneStep("gate", "Refuse a model that lost recall.", "old=evaluate.old --set new=evaluate.new"),
-    "package": OneStep("package", "Make the bundle that is served.", "classifier=classifier --set detector=detector"),
+    "calibrate": OneStep("calibrate", "Calibrate models and choose thresholds.", BOTH),
+    "eval": OneStep("evaluate", "Measure models on sealed images.", f"test=/data/test --set {BOTH}"),
+    "gate": OneStep("gate", "Refuse a model that lost recall.", GATED),
+    "package": OneStep("package", "Make the bundle that is served.", BOTH),
 }
 TRAINED = {
     "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
