@@ -33,6 +33,7 @@ from figures import Figures, add_option, command_line
 
 from tilth.annotate.labelstudio.client import Studio
 from tilth.annotate.labelstudio.server import Server, down, up
+from tilth.annotate.labelstudio.tasks import EMPTY, IMAGE, WHOLE
 from tilth.annotate.review.ledger import Ledger
 from tilth.data.dataset import Dataset
 from tilth.policy import load_policy
@@ -78,6 +79,7 @@ def jobs(world: Path) -> list[Job]:
     ]
 
 
+NOTHING = {"id": "w", "type": "choices", "from_name": WHOLE, "to_name": IMAGE, "value": {"choices": [EMPTY]}}
 PULL = Job(name="pull", words=("review", "pull", "DATA"), begins_with="pushed", leaves="review.json")
 
 
@@ -93,7 +95,7 @@ def pushed(base: Path, data: Path, server: Server) -> Path:
         tasks = list(studio.whole(sorted(ledger.tasks)))
     with httpx.Client(base_url=server.url, headers={"Authorization": f"Token {server.key}"}, timeout=120) as client:
         for task in tasks:
-            shown = task["predictions"][0]
+            shown = (task["predictions"] or [{"result": [NOTHING], "id": None}])[0]
             body = {"result": shown["result"], "lead_time": 5.0, "parent_prediction": shown["id"]}
             client.post(f"/api/tasks/{task['id']}/annotations/", json=body).raise_for_status()
     return data
