@@ -108,6 +108,7 @@ class Import:
         )
         counts = work.add(key, map(taker.take, reader), total=reader.count())
         left = left_alone(path, images, format_, reader.file.name if isinstance(reader, Coco) else "").facts()
+        table = work.dataset.table(f"{work.name}-{key}")
         if not counts:
             raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{_named(left)}")
         facts = {
@@ -116,8 +117,9 @@ class Import:
             "copies": counts.get("dropped", 0),
             **({"quarantined": counts["quarantined"]} if "quarantined" in counts else {}),
             "failed": counts.get("failed", 0),
+            "failed_examples": [why for _, why in table.failures(NAMED)],
             "left_alone": left,
-            **_facts(taker, outcome(work.dataset.table(f"{work.name}-{key}")), work.policy),
+            **_facts(taker, outcome(table), work.policy),
         }
         for line in _plainly(facts):
             work.events.emit("note", step=work.name, message=line)
@@ -199,6 +201,12 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
 def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:
     """Say what a person should look at, in a line each."""
     labels, conflicts = facts["labels"], facts["conflicts"]
+    for why in facts["failed_examples"]:
+        yield f"failed: {why}"
+    if more := facts["failed"] - len(facts["failed_examples"]):
+        yield f"… and {_many(more, 'other')} that failed"
+    for kind, told in facts["left_alone"].items():
+        yield f"left alone: {told['files']} x {kind}, as in {told['example']}"
     if labels["left_out"]:
         unsure = (
             f"; {_many(facts['unsure'], 'image')} may show what they are of, and so count as unsure, never as empty"

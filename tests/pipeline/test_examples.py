@@ -82,7 +82,7 @@ def test_the_examples_run_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    world = tmp_path / "runs" / "starter-world"  
+    world = tmp_path / "runs" / "starter-world"
     write_world(world, labelled=40, corpus=24, test=24, workers=1)
     places = {"/photos": "labelled", "/corpus": "corpus", "/data/test": "test", "photo.jpg": "test/images"}
 
