@@ -14,7 +14,8 @@ from pathlib import Path
 
 from tilth.claims import Json
 from tilth.data.making import Entry, Making, entry_at, path_of
-from tilth.data.rows import TOLD, Find, samples_of
+from tilth.data.reading import TOLD, samples_of
+from tilth.data.rows import Find
 from tilth.data.stored import CHUNK_ROWS, Stored
 from tilth.data.table import Table, TableRef, read_columns
 from tilth.data.where import both, quoted, translate
