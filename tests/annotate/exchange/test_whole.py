@@ -101,6 +101,17 @@ def test_class_folders_go_out_and_come_back_and_say_what_they_cannot_hold(policy
         export(work.dataset, tmp_path / "new", "classfolders", images="none", say=silent)
 
 
+@pytest.mark.parametrize("name", ["test", "unlabelled", "a/b", "images"])
+def test_a_category_that_no_folder_of_a_class_can_be_called_is_refused(
+    policy: Policy, tmp_path: Path, name: str
+) -> None:
+    with opened(tmp_path, policy) as work:
+        claim = Claim(category=name, source="human:ann")
+        work.add("images", [NewSample(data=noise_image(1, SIDE), origin={}, claims=(claim,))])
+        with pytest.raises(InputError, match=f"no folder of a class can be called {name}"):
+            export(work.dataset, tmp_path / "out", "classfolders", say=silent)
+
+
 def test_torchvision_reads_the_class_folders(policy: Policy, tmp_path: Path) -> None:
     read = pytest.importorskip("torchvision.datasets").ImageFolder
     with opened(tmp_path, policy) as work:
