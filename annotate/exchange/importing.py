@@ -3,11 +3,14 @@
 import difflib
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from tilth.annotate.exchange.taking import LOST, Taker
 from tilth.annotate.formats.parts.records import Oddities
@@ -19,7 +22,7 @@ from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.policy import Policy
 
-NAMED = 10  # unknown categories that are said in a line of their own; the facts have more
+NAMED = 20  # unknown categories that are said; the facts have more
 
 
 @step
@@ -157,14 +160,14 @@ def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:
     labels, conflicts = facts["labels"], facts["conflicts"]
     if labels["left_out"]:
         unsure = (
-            f"; {_many(facts['unsure'], 'image')} may show what they are of, and so count as unsure, never as empty"
+            f"; {_many(facts['unsure'], 'image')} unsure for it, and so never called empty" if facts["unsure"] else ""
         )
-        yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure if facts['unsure'] else ''}:"
+        yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure}:"
         for kind, told in facts["left_out"].items():
             yield f"  {told['labels']} x {kind}" + (f", as in {told['examples'][0]}" if told["examples"] else "")
-    for name, told in list(facts["unknown_categories"].items())[:NAMED]:
-        near = told["did_you_mean"]
-        yield f"the policy has no category {name!r}; map it: --set 'categories={{{_quoted(name)}: {near or chr(34) * 2}}}'"
+    if unknown := list(facts["unknown_categories"].items())[:NAMED]:
+        mapped = ", ".join(f"{_quoted(name)}: {told['did_you_mean'] or 'NAME'}" for name, told in unknown)
+        yield f"map the set's names to the policy's, or to \"\" to ignore one: --set {shlex.quote(f'categories={{{mapped}}}')}"
     if conflicts["images"]:
         more = f", as in {conflicts['examples'][0]}"
         yield f"{_many(conflicts['images'], 'picture')} labelled in ways that cannot all be so; all labels are kept{more}"
@@ -177,4 +180,6 @@ def _many(count: int, what: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"\w[\w -]*", name) else json.dumps(name, ensure_ascii=False)
+    """Write a name as a key of YAML that is read as this name, and not as a number or as yes or no."""
+    plain = re.fullmatch(r"\w[\w -]*", name) and str(yaml.safe_load(name)) == name
+    return name if plain else json.dumps(name, ensure_ascii=False)

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from label_files import coco, images, jpeg, named, voc
 from noise import noise_image
 
@@ -311,3 +313,17 @@ def test_real_photographs_with_voc_labels_come_in_whole(work: Work, part: str, c
             x0, y0, x1, y1 = label.box_xyxy or ()
             assert 0 <= x0 < x1 <= sample.size_wh[0]
             assert 0 <= y0 < y1 <= sample.size_wh[1]
+
+
+@pytest.mark.parametrize("name", ["White cell", "no", "007", "0", "a: b", '"', "knife's"])
+def test_the_mapping_that_is_offered_can_be_pasted(work: Work, root: Path, name: str) -> None:
+    images(root, "a.png")
+    coco(root, [("a.png", [(name, [1, 2, 3, 4])])])
+    Import(path=root).run(work)
+    told = (root.parent / "events.jsonl").read_text().splitlines()
+    (line,) = [m for m in (json.loads(t).get("message", "") for t in told) if "--set" in m]
+    (word,) = shlex.split(line.partition("--set ")[2])
+    mapping = yaml.safe_load(word.removeprefix("categories="))
+    assert [str(key) for key in mapping] == [name]
+    work.name = "again"
+    assert Import(path=root, categories=dict.fromkeys(mapping, "knife")).run(work)["boxes"] == 1

@@ -183,10 +183,14 @@ def test_folders_that_nobody_knows_are_plain_images_and_the_folders_are_named(wo
 def test_a_file_that_may_hold_labels_and_that_no_reader_takes_is_named(work: Work, tmp_path: Path) -> None:
     images(tmp_path / "set", "a.png")
     (tmp_path / "set" / "list.csv").write_text("id;what\n1;knife\n")
+    (tmp_path / "set" / "a.txt").write_text("0 .5 .5 .2 .2")
     (tmp_path / "set" / "notes.json").write_text('{"a": 1}')
     facts = Import(path=tmp_path / "set").run(work)
     named_ = {kind: sorted(names) for kind, names in facts["odd_examples"].items()}  # type: ignore[union-attr]
-    assert named_ == {"file that may hold labels and that no reader takes": ["list.csv", "notes.json"]}
+    assert named_ == {
+        "file that may hold labels and that no reader takes": ["list.csv", "notes.json"],
+        "text beside an image that may be its label or caption and that no reader takes": ["a.txt"],
+    }
 
 
 CLASSES = {"info": {"features": {"label": {"names": ["pill", "knife"], "_type": "ClassLabel"}}}}
