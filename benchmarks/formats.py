@@ -26,7 +26,7 @@ from figures import Figures, add_option
 
 from tilth.annotate.formats.parts.records import Boxed, Entry, Oddities
 from tilth.annotate.formats.reading import open_reader
-from tilth.annotate.formats.writing import FORMATS, open_writer
+from tilth.annotate.formats.writing import HOLDS_BOXES, open_writer
 
 NAMES = ("dice", "knife", "pill", "pistol")
 SIZE_WH = (640, 480)
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--out", type=Path, default=Path("runs/formats"))
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", default=list(HOLDS_BOXES))
     parser.add_argument("--dataset", type=int, help="Measure whole exports and imports of so many images instead.")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
     add_option(parser)

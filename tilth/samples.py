@@ -136,9 +136,12 @@ def join_licences(*licences: str) -> str:
 
     >>> join_licences("CC-BY-4.0", "", "openrail++", "CC-BY-4.0")
     'CC-BY-4.0 AND openrail++'
+    >>> join_licences("openrail++", "MIT OR 0BSD"), join_licences("MIT OR 0BSD")
+    ('openrail++ AND (MIT OR 0BSD)', 'MIT OR 0BSD')
     """
-    parts = [part for licence in licences for part in licence.split(" AND ") if part]
-    return " AND ".join(dict.fromkeys(parts))
+    parts = dict.fromkeys(part for licence in licences for part in licence.strip().split(" AND ") if part)
+    whole = [f"({part})" if " OR " in part and not part.startswith("(") else part for part in parts]
+    return " AND ".join(dict.fromkeys(whole)) if len(whole) > 1 else "".join(parts)
 
 
 def origin_text(origin: Mapping[str, Json]) -> str:

@@ -3,13 +3,16 @@
 import difflib
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
-from tilth.annotate.exchange.taking import LOST, Taker
+import yaml
+
+from tilth.annotate.exchange.taking import LOST, Taker, called_apart
 from tilth.annotate.formats.coco import Coco
 from tilth.annotate.formats.parts.leftover import left_alone
 from tilth.annotate.formats.parts.records import Oddities, Reader
@@ -22,7 +25,7 @@ from tilth.errors import InputError
 from tilth.images import reads_heic
 from tilth.policy import Policy, fold
 
-NAMED = 10  # unknown categories that are said in a line of their own; the facts have more
+NAMED = 20  # unknown categories that are said; the facts have more
 
 
 @step
@@ -94,6 +97,7 @@ class Import:
         known_formats = ("HEIC",) if reads_heic() else ()
         key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats)
         taker = Taker(
+            called=called_apart(work.dataset.root, reader.root),
             policy=work.policy,
             root=reader.root,
             categories=self.categories,
@@ -143,9 +147,10 @@ class Import:
                 name: difflib.get_close_matches(fold(name), policy.names, n=1) for name, _ in met.most_common(NAMED)
             }
             pasted = ", ".join(f"{_quoted(name)}: {_quoted(''.join(near[name]))}" for name in near)
+            paste = shlex.quote(f"categories={{{pasted}}}")
             raise InputError(
                 f"{self.path}: none of its {met.total():,} labels is of a category of the policy; they are {counts}. "
-                f"Say which category each is, among {', '.join(policy.names)}; what has none is ignored: --set 'categories={{{pasted}}}'"
+                f"Say which category each is, among {', '.join(policy.names)}; what has none is ignored: --set {paste}"
             )
 
     def _covers(self, listed: tuple[str, ...], policy: Policy) -> tuple[str, ...]:
@@ -209,16 +214,16 @@ def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"left alone: {told['files']} x {kind}, as in {told['example']}"
     if labels["left_out"]:
         unsure = (
-            f"; {_many(facts['unsure'], 'image')} may show what they are of, and so count as unsure, never as empty"
+            f"; {_many(facts['unsure'], 'image')} unsure for it, and so never called empty" if facts["unsure"] else ""
         )
-        yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure if facts['unsure'] else ''}:"
+        yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure}:"
         for kind, told in facts["left_out"].items():
             yield f"  {told['labels']} x {kind}" + (f", as in {told['examples'][0]}" if told["examples"] else "")
     for theirs, ours in facts["renamed"].items():
         yield f"labels called {theirs!r} are taken as {ours!r}"
-    for name, told in list(facts["unknown_categories"].items())[:NAMED]:
-        near = told["did_you_mean"]
-        yield f"the policy has no category {name!r}; map it: --set 'categories={{{_quoted(name)}: {near or chr(34) * 2}}}'"
+    if unknown := list(facts["unknown_categories"].items())[:NAMED]:
+        mapped = ", ".join(f"{_quoted(name)}: {told['did_you_mean'] or 'NAME'}" for name, told in unknown)
+        yield f"map the set's names to the policy's, or to \"\" to ignore one: --set {shlex.quote(f'categories={{{mapped}}}')}"
     if conflicts["images"]:
         more = f", as in {conflicts['examples'][0]}"
         yield f"{_many(conflicts['images'], 'picture')} labelled in ways that cannot all be so; all labels are kept{more}"
@@ -231,4 +236,6 @@ def _many(count: int, what: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[^\W\d][\w -]*", name) else json.dumps(name, ensure_ascii=False)
+    """Write a name as a key of YAML that is read as this name, and not as a number or as yes or no."""
+    plain = re.fullmatch(r"\w[\w -]*", name) and str(yaml.safe_load(name)) == name
+    return name if plain else json.dumps(name, ensure_ascii=False)

@@ -8,7 +8,7 @@ from tilth.claims import Json
 from tilth.data.dataset import Dataset
 from tilth.samples import join_licences
 
-UNKNOWN_LICENCE = "NOASSERTION"  # SPDX's word for what nobody says
+UNKNOWN_LICENCE = "unknown"  # one that nobody told
 
 
 def licence_of(origin: Mapping[str, Json], find: Callable[[str], Mapping[str, Json] | None]) -> str:

@@ -1,5 +1,6 @@
 """What a label file says of an image as claims; each label is taken, ignored as the recipe says, or left out by name."""
 
+import json
 import math
 from array import array
 from collections import Counter
@@ -15,6 +16,7 @@ from tilth.annotate.exchange.made import origin_in
 from tilth.annotate.formats.parts.orientation import read_header, saw_stored, shown_size, turn
 from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Tally, writable
 from tilth.claims import Claim, Json
+from tilth.data.files import write_beside
 from tilth.engine.copies import LEFT_OUT
 from tilth.engine.intake import Failed
 from tilth.errors import InputError
@@ -26,6 +28,20 @@ UNKNOWN = "category that the policy does not have"
 ROUNDING = 0.01  # pixels over the edge that are rounding of the file
 NAMELESS = "label without a name"
 LOST = "of an image that could not be taken"
+
+
+def called_apart(dataset: Path, root: Path) -> str:
+    """Return what a set is called in a dataset: its folder's name, and a number behind that of the second folder of one name.
+
+    Many sets have a folder `train` with a file of one name in it; were both called alike, one would replace the labels of the other.
+    """
+    path = dataset / "imports.json"
+    known: list[str] = json.loads(path.read_text()) if path.exists() else []
+    if str(root) not in known:
+        known.append(str(root))
+        write_beside(path, json.dumps(known, indent=1))
+    number = [each for each in known if Path(each).name == root.name].index(str(root)) + 1
+    return root.name if number == 1 else f"{root.name}~{number}"
 
 
 @dataclass
@@ -45,6 +61,7 @@ class Taker:
     Args:
         policy: Whose categories count.
         root: Of the set.
+        called: What the set is called in this dataset, by which its claims are known.
         categories: The set's names to the policy's; "" ignores a name.
         empty_means: What an image without labels is.
         key: Of this import; a second import of the same files replaces the first by it.
@@ -58,6 +75,7 @@ class Taker:
 
     policy: Policy
     root: Path
+    called: str
     categories: Mapping[str | int, str] | Literal["as_is"]
     empty_means: str
     key: str
@@ -133,7 +151,7 @@ class Taker:
         return tuple(name for name in self.covers if name in named or name not in doubts)
 
     def _source(self, found: Found) -> str:
-        return f"import:{self.root.name}/{found.label_file}"
+        return f"import:{self.called}/{found.label_file}"
 
     def _seen(self, found: Found, data: bytes) -> tuple[tuple[int, int], int, bool]:
         """Return the image's size as stored, its orientation, and whether its boxes are of the stored image."""

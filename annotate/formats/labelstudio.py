@@ -11,7 +11,7 @@ from tilth.annotate.formats.parts.files import scratch, write_image
 from tilth.annotate.formats.parts.listing import Listed
 from tilth.annotate.formats.parts.records import Boxed, Entry, Found, Labels, LeftOut, Oddities, Shown, nobody
 from tilth.annotate.formats.parts.texts import ends, json_lists
-from tilth.annotate.labelstudio.regions import minimal, read_result
+from tilth.annotate.labelstudio.regions import Reading, minimal, read_result
 from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, IMAGE, SHOWS, UNUSABLE, WHOLE, make_interface, make_region
 from tilth.claims import State
 from tilth.errors import InputError
@@ -77,6 +77,7 @@ class LabelStudio(Listed):
             ]
             self.odd.note("image that a person passed on", where)
             return self.found(address, file, labels=Labels((), (*passed, *labels.left_out)), state=State.UNLABELLED)
+        more["one_of"] = _one_of(reading, result)
         if EMPTY in reading.said:
             if labels != Labels():
                 self.odd.note("called empty beside labels; the labels stand", where)
@@ -123,6 +124,12 @@ class LabelStudio(Listed):
         if not chosen:
             return None
         return _list(chosen[0].get("result"))
+
+
+def _one_of(reading: Reading, result: list[Any]) -> bool:
+    """Tell whether an annotation is one choice of an interface that is not ours, which may have allowed no other beside it."""
+    ours = any(isinstance(region, dict) and region.get("from_name") == SHOWS for region in result)
+    return not ours and len(reading.regions) == 1 and reading.regions[0].label.box_xyxy is None
 
 
 def _spoken(task: Mapping[str, Any]) -> list[dict[str, Any]]:

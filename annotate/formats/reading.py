@@ -18,6 +18,7 @@ from tilth.annotate.formats.voc import Voc
 from tilth.annotate.formats.webdataset import WebDataset
 from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
 from tilth.errors import InputError
+from tilth.images import SUFFIXES
 from tilth.samples import SPLITS
 
 Format = Literal[
@@ -171,11 +172,17 @@ def open_reader(
     return found, Folder(path, odd)
 
 
+def _beside_image(file: Path) -> bool:
+    return any(file.with_suffix(suffix).exists() for suffix in SUFFIXES)
+
+
 def _say_unread(path: Path, odd: Oddities, *, named: bool) -> None:
     """Note what may hold labels in a folder that is taken as plain images."""
     for file in islice(_under(path, *LABELS_MAYBE), LOOKED_AT):
         if not file.name.startswith(".") and file.name != SAMPLES:
             odd.note("file that may hold labels and that no reader takes", file.relative_to(path).as_posix())
+    for file in islice((p for p in _under(path, ".txt") if _beside_image(p)), LOOKED_AT):
+        odd.note("text beside an image that may be its label or caption and that no reader takes", file.name)
     names = [] if named else unknown_classes(path)
     for name in names:
         odd.note("folder that may be a class; map its name by `categories`, or none is taken as a label", name)

@@ -87,7 +87,9 @@ def check(
     say(f"{recipe}: {len(found.steps)} steps, policy {found.policy.policy} v{found.policy.version}: fine")
 
 
-@app.command(epilog="Example: tilth plan configs/recipes/hub.yaml --set labelled=/photos --set corpus=/corpus --set test=/data/test")
+@app.command(
+    epilog="Example: tilth plan configs/recipes/hub.yaml --set labelled=/photos --set corpus=/corpus --set test=/data/test"
+)
 def plan(
     recipe: RecipePath,
     settings: Setting = None,

@@ -9,10 +9,11 @@ from label_files import coco, images, named, voc
 from noise import noise_image
 
 from tilth.annotate.exchange.importing import Import
-from tilth.claims import State
+from tilth.claims import Claim, State
 from tilth.data.table import Table
 from tilth.engine import intake
 from tilth.engine.work import Work
+from tilth.samples import NewSample
 
 KNIFE, PILL = ("knife", 1, 1, 9, 9), ("pill", 3, 3, 8, 8)
 Box = tuple[str, float, float, float, float]
@@ -124,3 +125,20 @@ def test_what_an_entry_leaves_in_doubt_stays_so_however_many_others_say_that_not
         "a.png": State.UNLABELLED,
         "b.png": State.CONFIRMED_EMPTY,
     }
+
+
+def test_people_who_speak_of_one_picture_go_on_speaking_for_themselves(work: Work) -> None:
+    ann, bob = (
+        Claim(category="knife", box_xyxy=(1, 1, 9, 9), source=f"human:{who}", asked=("knife",))
+        for who in ("ann", "bob")
+    )
+    work.add("images", [NewSample(data=noise_image(1), origin={}, claims=(claim,)) for claim in (ann, bob, ann)])
+    (sample,) = work.dataset.samples(images=False)
+    assert [claim.source for claim in sample.claims] == ["human:ann", "human:bob"]
+
+
+def test_very_many_labels_of_one_picture_are_put_together_in_good_time(work: Work) -> None:
+    said = [Claim(category="knife", box_xyxy=(n % 7, n, n % 7 + 3, n + 2), source="import:a") for n in range(4000)]
+    work.add("images", [NewSample(data=noise_image(1), origin={}, claims=tuple(said)) for _ in range(2)])
+    (sample,) = work.dataset.samples(images=False)
+    assert len(sample.claims) == len(said)

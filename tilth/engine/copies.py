@@ -1,9 +1,11 @@
 """What a source says of one picture in several places, put together; and what it has said in the end."""
 
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, cast
 
 import pyarrow as pa
@@ -30,23 +32,40 @@ def merge(first: Row, other: Row) -> bool:
     columns, others = read_columns(first), read_columns(other)
     before = (first["claims"], columns)
     mine, theirs = cast(list[Row], first["claims"]), cast(list[Row], other["claims"])
+    found: dict[str, Json] = {**others, **columns}
+    if all(claim["source"].startswith("import:") for claim in [*mine, *theirs]):
+        said = _said(mine, theirs, columns, others, found)
+    else:  # people and models speak for themselves, each once
+        had = [_told(claim) for claim in mine]
+        said = [*mine, *(claim for claim in theirs if _told(claim) not in had)]
+    if (said, found) == before:
+        return False
+    first |= {"claims": said, **write_columns(found)}
+    return True
+
+
+def _told(claim: Row) -> Row:
+    return {name: value for name, value in claim.items() if name != "time"}
+
+
+def _said(
+    mine: list[Row], theirs: list[Row], columns: dict[str, Json], others: dict[str, Json], found: dict[str, Json]
+) -> list[Row]:
+    """Return the claims of both, and write what is in doubt and what is a conflict into the columns that were found."""
     doubts = sorted({*_texts(columns, LEFT_OUT), *_texts(others, LEFT_OUT)})
-    labels = [claim for claim in mine if claim["says"] == "label"]
-    new = [claim for claim in theirs if claim["says"] == "label" and not any(_same(claim, old) for old in labels)]
-    conflicts = [*_texts(columns, CONFLICT), *_conflicts(mine, theirs, labels, new)]
+    labels, others_ = ([claim for claim in claims if claim["says"] == "label"] for claims in (mine, theirs))
+    places = _Places(labels)
+    new = [claim for claim in others_ if not any(old["category"] == claim["category"] for old in places.near(claim))]
+    conflicts = [*_texts(columns, CONFLICT), *_conflicts(mine, theirs, labels, new, places)]
     said = [*labels, *new] or ([] if doubts else [*mine, *theirs][:1])
     if said:
         asked = _asked(mine, theirs, said, doubts)
         source = (mine or theirs)[0]["source"]  # one source, as a picture is one thing; two would have to agree
         said = [_of(claim, source, asked) for claim in said]
-    found: dict[str, Json] = {**others, **columns}
     for name, values in ((LEFT_OUT, doubts), (CONFLICT, list(dict.fromkeys(conflicts)))):
         if values:
             found[name] = values
-    if (said, found) == before:
-        return False
-    first |= {"claims": said, **write_columns(found)}
-    return True
+    return said
 
 
 def _texts(columns: dict[str, Json], name: str) -> list[str]:
@@ -54,36 +73,38 @@ def _texts(columns: dict[str, Json], name: str) -> list[str]:
     return [str(value) for value in values] if isinstance(values, list | tuple) else []
 
 
-def _same(a: Row, b: Row) -> bool:
-    return a["category"] == b["category"] and _near(a["box"], b["box"])
+class _Places:
+    """Finds the labels in one place; each lies in a cell by its corners, so that many cost no more than few."""
+
+    def __init__(self, labels: Sequence[Row]) -> None:
+        self._cells: dict[tuple[int, ...], list[Row]] = {}
+        for label in labels:
+            self._cells.setdefault(tuple(math.floor(v) for v in label["box"] or ()), []).append(label)
+
+    def near(self, label: Row) -> Iterator[Row]:
+        """Yield those whose corners lie where this one's do; those of the whole image lie in one place."""
+        box = label["box"] or ()
+        for cell in product(*({math.floor(v - SAME_PX), math.floor(v + SAME_PX)} for v in box)):
+            for other in self._cells.get(cell, ()):
+                if all(abs(u - v) <= SAME_PX for u, v in zip(box, other["box"] or (), strict=True)):
+                    yield other
 
 
-def _near(a: Sequence[float] | None, b: Sequence[float] | None) -> bool:
-    if not a or not b:
-        return not a and not b
-    return all(abs(u - v) <= SAME_PX for u, v in zip(a, b, strict=True))
-
-
-def _conflicts(mine: list[Row], theirs: list[Row], labels: list[Row], new: list[Row]) -> list[str]:
-    found = []
+def _conflicts(mine: list[Row], theirs: list[Row], labels: list[Row], new: list[Row], places: _Places) -> Iterator[str]:
     for empty, others in ((mine, new), (theirs, labels)):
         if others and any(claim["says"] == "empty" for claim in empty):
-            found.append(f"{empty[0]['source']} says empty, {others[0]['source']} says {others[0]['category']}")
-    found += [
-        f"{old['source']} says {old['category']}, {claim['source']} says {claim['category']} of one box"
-        for claim in new
-        for old in labels
-        if claim["box"] and old["category"] != claim["category"] and _near(old["box"], claim["box"])
-    ]
-    return found
+            yield f"{empty[0]['source']} says empty, {others[0]['source']} says {others[0]['category']}"
+    for claim in new:
+        for old in places.near(claim) if claim["box"] else ():
+            yield f"{old['source']} says {old['category']}, {claim['source']} says {claim['category']} of one box"
 
 
 def _asked(mine: list[Row], theirs: list[Row], said: list[Row], doubts: list[str]) -> list[str]:
     """Return what was looked for in either, but for what a label may be of that was left out."""
-    named = [str(claim["category"]) for claim in said if claim["category"]]
-    asked = dict.fromkeys([name for claim in [*mine, *theirs] for name in claim["asked"] or ()])
+    named = {str(claim["category"]): None for claim in said if claim["category"]}
+    asked = dict.fromkeys([name for claim in [*mine[:1], *theirs[:1]] for name in claim["asked"] or ()])
     if "" in doubts:
-        return list(dict.fromkeys(named))
+        return list(named)
     return [name for name in asked if name in named or name not in doubts]
 
 

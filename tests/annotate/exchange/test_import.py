@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +320,19 @@ def test_copies_of_a_picture_are_one_sample_and_keep_its_labels(work: Work, root
     assert work.dataset.at == version
 
 
+def test_two_sets_whose_folders_are_called_alike_do_not_replace_each_others_labels(work: Work, tmp_path: Path) -> None:
+    for name, category in (("one", "knife"), ("two", "pill"), ("one", "knife")):
+        root = tmp_path / name / "train"
+        if not root.exists():
+            images(root, "a.png")
+            coco(root, [("a.png", [(category, [1, 2, 3, 4])])])
+        work.name = f"import.{name}"
+        Import(path=root).run(work)
+    (only,) = work.dataset.samples(images=False)
+    assert {c.source for c in only.claims} == {"import:train/annotations.json", "import:train~2/annotations.json"}
+    assert only.truth.categories == {"knife", "pill"}, "each set looked for its own"
+
+
 def test_running_again_adds_nothing(work: Work, root: Path) -> None:
     images(root, *(f"{n}.png" for n in range(5)))
     first = Import(path=root).run(work)
@@ -355,3 +369,17 @@ def test_real_photographs_with_voc_labels_come_in_whole(work: Work, part: str, c
             x0, y0, x1, y1 = label.box_xyxy or ()
             assert 0 <= x0 < x1 <= sample.size_wh[0]
             assert 0 <= y0 < y1 <= sample.size_wh[1]
+
+
+@pytest.mark.parametrize("name", ["White cell", "no", "007", "0", "a: b", '"', "knife's"])
+def test_the_mapping_that_is_offered_can_be_pasted(work: Work, root: Path, name: str) -> None:
+    images(root, "a.png")
+    coco(root, [("a.png", [(name, [1, 2, 3, 4]), ("pill", [5, 5, 3, 4])])])
+    Import(path=root).run(work)
+    told = (root.parent / "events.jsonl").read_text().splitlines()
+    (line,) = [m for m in (json.loads(t).get("message", "") for t in told) if "--set" in m]
+    (word,) = shlex.split(line.partition("--set ")[2])
+    mapping = yaml.safe_load(word.removeprefix("categories="))
+    assert [str(key) for key in mapping] == [name]
+    work.name = "again"
+    assert Import(path=root, categories=dict.fromkeys(mapping, "knife")).run(work)["boxes"] == 2

@@ -93,7 +93,7 @@ def test_a_child_of_a_photograph_leaves_under_both_licences(policy: Policy, tmp_
         "0": "CC-BY-4.0",
         "1": "openrail++ AND CC-BY-4.0",
         "2": "openrail++ AND CC-BY-4.0",
-        "3": "openrail++ AND NOASSERTION",
+        "3": "openrail++ AND unknown",
         "4": "",
     }
 

@@ -101,6 +101,17 @@ def test_class_folders_go_out_and_come_back_and_say_what_they_cannot_hold(policy
         export(work.dataset, tmp_path / "new", "classfolders", images="none", say=silent)
 
 
+@pytest.mark.parametrize("name", ["test", "unlabelled", "a/b", "images"])
+def test_a_category_that_no_folder_of_a_class_can_be_called_is_refused(
+    policy: Policy, tmp_path: Path, name: str
+) -> None:
+    with opened(tmp_path, policy) as work:
+        claim = Claim(category=name, source="human:ann")
+        work.add("images", [NewSample(data=noise_image(1, SIDE), origin={}, claims=(claim,))])
+        with pytest.raises(InputError, match=f"no folder of a class can be called {name}"):
+            export(work.dataset, tmp_path / "out", "classfolders", say=silent)
+
+
 def test_torchvision_reads_the_class_folders(policy: Policy, tmp_path: Path) -> None:
     read = pytest.importorskip("torchvision.datasets").ImageFolder
     with opened(tmp_path, policy) as work:
@@ -172,10 +183,14 @@ def test_folders_that_nobody_knows_are_plain_images_and_the_folders_are_named(wo
 def test_a_file_that_may_hold_labels_and_that_no_reader_takes_is_named(work: Work, tmp_path: Path) -> None:
     images(tmp_path / "set", "a.png")
     (tmp_path / "set" / "list.csv").write_text("id;what\n1;knife\n")
+    (tmp_path / "set" / "a.txt").write_text("0 .5 .5 .2 .2")
     (tmp_path / "set" / "notes.json").write_text('{"a": 1}')
     facts = Import(path=tmp_path / "set").run(work)
     named_ = {kind: sorted(names) for kind, names in facts["odd_examples"].items()}  # type: ignore[union-attr]
-    assert named_ == {"file that may hold labels and that no reader takes": ["list.csv", "notes.json"]}
+    assert named_ == {
+        "file that may hold labels and that no reader takes": ["list.csv", "notes.json"],
+        "text beside an image that may be its label or caption and that no reader takes": ["a.txt"],
+    }
 
 
 CLASSES = {"info": {"features": {"label": {"names": ["pill", "knife"], "_type": "ClassLabel"}}}}

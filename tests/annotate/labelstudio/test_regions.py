@@ -107,6 +107,16 @@ def test_an_upload_that_could_be_any_of_several_files_is_none(work: Work, tmp_pa
     assert (list(named(work)), facts["failed"]) == (["0a1b2c3e-photo.png"], 1)
 
 
+def test_one_choice_of_another_interface_says_nothing_of_the_others(work: Work, tmp_path: Path) -> None:
+    images(tmp_path / "set", "a.png", "b.png")
+    made = [part("choices", choices=names) for names in (["knife"], ["knife", "pill"])]
+    rows = [{"data": {"image": f"{n}.png"}, "annotations": [{"result": [r]}]} for n, r in zip("ab", made, strict=True)]
+    (tmp_path / "set" / "tasks.json").write_text(json.dumps(rows))
+    Import(path=tmp_path / "set").run(work)
+    a, b = (named(work)[name].truth for name in ("a.png", "b.png"))
+    assert (str(a.of("dice")), str(b.of("dice"))) == ("nobody looked", "absent")
+
+
 def test_the_smaller_export_is_read(work: Work, tmp_path: Path) -> None:
     images(tmp_path / "set", *(f"{n}.png" for n in range(6)))
     place = {**PLACE, "original_width": 200, "original_height": 100}
