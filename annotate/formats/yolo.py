@@ -97,6 +97,10 @@ class Yolo:
                 continue
             if not file:
                 self.odd.note("image without a label file", path)
+            elif self.images.has_twin(path):
+                self.odd.note(
+                    "label file that several images share, as they differ in their suffix alone; taken for each", path
+                )
             yield Found(name=path, read=on_disk(self.root / path), label_file=file, labels=labels)
 
     def _label_file(self, path: str) -> str:
