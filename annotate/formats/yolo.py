@@ -110,6 +110,11 @@ class Yolo:
                 error = str(problem)
             if file:
                 self._texts.mark(file)
+                if path and self.images.has_twin(path):
+                    shared = (
+                        "label file that several images share, as they differ in their suffix alone; taken for each"
+                    )
+                    self.odd.note(shared, path)
             elif not error:
                 self.odd.note("image without a label file", path)
             yield Found(

@@ -17,6 +17,7 @@ from tilth.sources.shards import LABELS, Shard, find_part, images_of, key_of, le
 from tilth.sources.walk import NO_SUFFIX, LeftAlone, hidden, suffix_of
 
 BROKEN = "broken archive"
+ASKED = 50  # objects of a store without a suffix, each with a request of its own
 MAX_SIDECAR = 64 * 1024  # bytes of a JSON member
 
 
@@ -150,18 +151,29 @@ class StoreCorpus:
         self.left_alone = LeftAlone()
 
     def items(self) -> Iterator[Item]:
-        """Yield the images in the order of their paths, a folder at a time; what has no suffix is asked for its first bytes."""
+        """Yield the images in the order of their paths, a folder at a time.
+
+        Objects without a suffix are asked for their first bytes; when the first are alike, the others are taken to be so, too.
+        """
         self.left_alone = LeftAlone()
+        told: list[bool] = []  # which of the objects without a suffix are images
         for name, stamp in self._files.entries():
             suffix = suffix_of(name)
-            if suffix in SUFFIXES:
-                yield Item(key=name, stamp=stamp)
-                continue
-            told = "" if suffix else kind_of(self._files.range(name, 0, HEAD_BYTES))
-            if is_image(told):
+            taken = suffix in SUFFIXES
+            if not suffix:
+                alike = len(told) >= ASKED and len(set(told)) == 1
+                taken = told[0] if alike else self._is_image(name)
+                told += [taken] * (len(told) < ASKED)
+            if taken:
                 yield Item(key=name, stamp=stamp)
             else:
-                self.left_alone.note((suffix or NO_SUFFIX) + (f" ({told})" if told else ""), name)
+                self.left_alone.note(suffix or NO_SUFFIX, name)
+
+    def _is_image(self, name: str) -> bool:
+        try:
+            return is_image(kind_of(self._files.range(name, 0, HEAD_BYTES)))
+        except InputError:
+            return True  # reading it will say what is wrong
 
     def read(self, key: str) -> bytes:
         """Return the bytes of an object, at most what the decoder takes."""

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from label_files import boxes
 from noise import noise_image
 from PIL import Image as PilImage
 
@@ -146,6 +147,29 @@ def test_an_import_of_which_all_images_fail_says_so_at_any_number(tmp_path: Path
     for _ in range(2):  # and again, when there is nothing left to try
         with pytest.raises(TooManyFailures, match=rf"all {count} .*not an image"):
             Import(path=tmp_path / "set").run(work)
+
+
+def test_images_that_differ_in_their_suffix_alone_are_told_apart_or_named(tmp_path: Path, work: Work) -> None:
+    root = tmp_path / "set"
+    for name, data in (("a.jpg", picture("JPEG")), ("a.png", picture("PNG", 1)), ("b.png", picture("PNG", 2))):
+        root.mkdir(exist_ok=True)
+        (root / name).write_bytes(data)
+    box = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>4</xmax><ymax>6</ymax></bndbox>"
+    for name, called in (("a", "a.png"), ("b", "other.png")):
+        xml = f"<annotation><filename>{called}</filename><object><name>knife</name>{box}</object></annotation>"
+        (root / f"{name}.xml").write_text(xml)
+    Import(path=root).run(work)
+    assert {name: len(found) for name, found in boxes(work).items()} == {"a.jpg": 0, "a.png": 1, "b.png": 1}
+    (root / "a.xml").write_text((root / "a.xml").read_text().replace("a.png", "a.bmp"))
+    facts = Import(path=root).run(work)
+    assert "label file whose name several images bear and that names none of them; one taken" in str(facts["odd"])
+    for path in root.glob("*.xml"):
+        path.unlink()
+    (root / "a.txt").write_text("0 .5 .5 .5 .5\n")
+    (root / "classes.txt").write_text("knife\n")
+    facts = Import(path=root).run(work)
+    shared = "label file that several images share, as they differ in their suffix alone; taken for each"
+    assert (facts["boxes"], facts["odd"][shared]) == (2, 2)  # type: ignore[index, call-overload]
 
 
 def test_an_import_that_finds_no_image_at_all_names_what_it_found(tmp_path: Path, work: Work) -> None:

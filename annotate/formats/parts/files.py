@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from tilth.annotate.formats.parts.records import Entry, Found, Oddities, inside, is_absolute, on_disk
@@ -137,6 +138,16 @@ class Files:
             if paths:
                 return paths
         return []
+
+    @cached_property
+    def _twins(self) -> bool:
+        return (
+            self._rows.execute("SELECT 1 FROM files GROUP BY stem HAVING count(*) > 1 LIMIT 1").fetchone() is not None
+        )
+
+    def has_twin(self, path: str) -> bool:
+        """Tell whether another file differs from this one in its suffix alone, so that a label file may be of either."""
+        return self._twins and len(self.stems(stem_of(path))) > 1
 
     def named(self, name: str) -> str:
         """Return the only file of this name in any folder; empty when there is none.

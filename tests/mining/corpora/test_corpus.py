@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import fsspec
 import lance
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from places import POLICY
 from tilth.errors import InputError
 from tilth.mining.corpora.corpus import Corpus, FolderCorpus
 from tilth.mining.corpora.opening import TarCorpus, open_corpus
+from tilth.mining.corpora.places import StorePlace
 from tilth.mining.corpora.tables import ParquetCorpus
 
 
@@ -254,6 +256,24 @@ def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Pat
         open_corpus(str(folder / "d.json"))
     with pytest.raises(InputError, match="not a readable Lance table"):
         open_corpus(str(tmp_path / "absent.lance"))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_objects_without_a_suffix_are_known_by_their_first_bytes_and_few_are_asked(
+    monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    store = fsspec.filesystem("memory")
+    names = [f"{n:03d}" for n in range(60)]
+    for name in names:
+        store.pipe_file(f"/bare{others}/{name}", noise_image(int(name)) if name != "007" or not others else b"text")
+    store.pipe_file(f"/bare{others}/a.txt", b"text")
+    corpus = open_corpus(f"memory://bare{others}")
+    asked: list[str] = []
+    really = StorePlace.range
+    monkeypatch.setattr(StorePlace, "range", lambda self, *about: [asked.append(about[0]), really(self, *about)][1])
+    assert [item.key for item in corpus.items()] == [name for name in names if name != "007" or not others]
+    assert len(asked) == (60 if others else 50)
+    assert corpus.left_alone.counts == {".txt": 1, **({"no suffix": 1} if others else {})}
 
 
 def test_walking_a_long_archive_takes_no_more_memory(tmp_path: Path) -> None:
