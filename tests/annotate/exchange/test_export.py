@@ -251,6 +251,28 @@ def test_labels_alone_find_the_images_where_they_lay(
         assert_same(labels_of(back.dataset), expected, OFF_BY.get(format_, 2e-6))
 
 
+@pytest.mark.parametrize("format_", HOLDS_BOXES)
+def test_an_image_keeps_its_name_where_no_other_has_it(policy: Policy, tmp_path: Path, format_: str) -> None:
+    sources = ["set/IMG_1.JPG", "set/x/dup.png", "set/y/DUP.jpg", "set/a b é.png", "rows.parquet/7", "bad/?.png"]
+    knife = Claim(category="knife", box_xyxy=(1.0, 2.0, 9.0, 9.0), source="human:ann", asked=("knife",))
+    with opened(tmp_path, policy) as work:
+        work.add(
+            "k",
+            (
+                NewSample(data=noise_image(n, 16), origin={"source": source}, claims=(knife,))
+                for n, source in enumerate(sources)
+            ),
+        )
+        ids = {str(s.origin["source"]): s.id for s in work.dataset.samples(images=False)}
+        export(work.dataset, tmp_path / "out", format_, say=silent)
+    written = {line["file"] for line in map(json.loads, (tmp_path / "out" / "samples.jsonl").read_text().splitlines())}
+    own = {"set/IMG_1.JPG": "IMG_1.png", "set/a b é.png": "a b é.png"} if format_ != "webdataset" else {}
+    assert written == {own.get(source, f"{id_}.png") for source, id_ in ids.items()}
+    (tmp_path / "back").mkdir()
+    with opened(tmp_path / "back", policy) as back:
+        assert Import(path=tmp_path / "out", format=format_).run(back)["boxes"] == len(sources)
+
+
 def test_a_folder_that_is_there_is_never_overwritten(policy: Policy, tmp_path: Path) -> None:
     with opened(tmp_path, policy) as work:
         fill(work, SCENES)
