@@ -23,7 +23,6 @@ class Asking:
         budget: Largest number of images; used when `share` is 0.
         share: Part of the candidates to review.
         audit_share: Part of the queue that is random.
-        threshold: The score at which a label is most doubtful.
         error_rate: How often the simulated reviewer errs.
         truth: What the simulated reviewer knows: `{"id", "labels"}` lines.
         made_truth: The same for generated images, `{"id", "category"}` lines; the artifact `made_truth` when empty.
@@ -40,7 +39,6 @@ class Asking:
     budget: int = 200
     share: float = 0.0
     audit_share: float = 0.1
-    threshold: float = 0.3
     error_rate: float = 0.02
     truth: Path | None = None
     made_truth: Path | None = None
@@ -53,7 +51,7 @@ class Asking:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("share", "audit_share", "threshold", "error_rate", "done_share"):
+        for name in ("share", "audit_share", "error_rate", "done_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.budget < 0:
@@ -75,6 +73,4 @@ class Asking:
         samples = work.dataset.samples(where, ids=known, images=False, keep=lambda sample: sample.id not in beside)
         candidates = work.dataset.count(where, ids=known) - work.dataset.count(where, ids=beside) if self.share else 0
         budget = math.ceil(self.share * candidates) if self.share else self.budget
-        return choose(
-            samples, max(0, budget - less), audit_share=self.audit_share, threshold=self.threshold, seed=work.seed
-        )
+        return choose(samples, max(0, budget - less), audit_share=self.audit_share, seed=work.seed)

@@ -1,7 +1,10 @@
 """Which images a person should see: the doubtful, those the sources disagree on, all categories alike, nothing twice, some at random.
 
-Urgency is how likely something is wrong, by the scores or by the sources; it counts the less, the more an image looks like one
+Urgency is the chance that something is wrong, by the scores and by the sources; it counts the less, the more an image looks like one
 that is chosen already. The random ones are an audit: only they tell without bias how good the automatic labels are.
+
+A score is taken for the chance that its label is right. So what was kept with a low score comes first, and of what was not kept only
+much at once is a reason: nearly all of it is rightly gone.
 """
 
 import hashlib
@@ -18,7 +21,12 @@ import numpy.typing as npt
 from tilth.claims import PEOPLE, shared, standing
 from tilth.samples import Sample
 
-CONTRADICTION = 0.95  # priority of an image that was mined for one category and grounded as another
+# Measured in a drawn world, where 271 of 5,970 images had a label wrong: of kept boxes, the share that was right follows the score;
+# of what was seen and not kept a fifth of the score or less was there; and 8 of 145 images that were mined for something and grounded
+# without it did show it.
+UNKEPT = 0.2
+CONTRADICTION = 0.1
+QUOTAS = 0.5  # part of the budget in which all categories share alike; all of it found 162 of the 271, none of it 193, half 190
 HASH, QUALITY = "hash.pdq", "hash.pdq_quality"  # columns of the step `hash`
 LEAST_QUALITY = 50  # below, an image is too plain for its hash to tell it from others
 COPY_BITS = 31  # of 256; no further apart, two images count as one (the value that PDQ's makers recommend)
@@ -45,19 +53,23 @@ def expected_category(sample: Sample) -> str:
     return next((value for value in (said, *columns) if isinstance(value, str)), "")
 
 
-def uncertainty(sample: Sample, threshold: float) -> float:
-    """Return how close the closest score is to the threshold, in [0, 1]; scores below it count too, where they were kept.
+def doubt(sample: Sample) -> float:
+    """Return the chance that a label is wrong or missing, in [0, 1], by the scores; those of what people have decided are of no account.
 
-    Scores of categories that people have decided are of no account.
+    >>> knife = Claim(category="knife", score=0.4, source="model:a@1")
+    >>> round(doubt(Sample(id="a", size_wh=(9, 9), claims=(knife,), columns={"ground.top": {"pill": 0.25}})), 2)
+    0.62
     """
     truth = sample.truth
-    decided = {name for name, kind in truth.looked.items() if kind in PEOPLE}
-    scores = [claim.score for claim in truth.labels if claim.category not in decided]
+    settled = {name for name, kind in truth.looked.items() if kind in PEOPLE}
+    right = math.prod(claim.score for claim in truth.labels if claim.category not in settled)
+    seen: dict[str, float] = {}
     for name in (name for name in sample.columns if name.endswith(".top")):
         if isinstance(value := sample.columns[name], dict):
-            scores += [float(score) for category, score in value.items() if category not in decided]
-    reach = max(threshold, 1 - threshold)
-    return max((1 - min(1.0, abs(score - threshold) / reach) for score in scores), default=0.0)
+            for category, score in value.items():
+                seen[category] = max(seen.get(category, 0.0), float(score))
+    settled |= truth.categories
+    return 1 - right * math.prod(1 - UNKEPT * min(1.0, score) for name, score in seen.items() if name not in settled)
 
 
 def disagreement(sample: Sample) -> float:
@@ -83,23 +95,22 @@ def _tie(seed: int, id_: str) -> str:
     return hashlib.sha256(f"{seed}\n{id_}".encode()).hexdigest()[:16]
 
 
-def entry(sample: Sample, threshold: float, seed: int) -> Entry:
+def entry(sample: Sample, seed: int) -> Entry:
     """Say how urgent an image is, and why."""
     truth = sample.truth
     expected, found = expected_category(sample), truth.categories
-    doubt, conflict = uncertainty(sample, threshold), disagreement(sample)
-    urgency = 1 - (1 - doubt) * (1 - conflict)  # either is reason enough
     contradicts = bool(expected) and expected not in found and bool(truth.unasked([expected], PEOPLE))
+    reasons = {
+        "doubt": doubt(sample),
+        "disagreement": disagreement(sample),
+        "contradiction": CONTRADICTION if contradicts else 0.0,
+    }
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
-        priority=max(urgency, CONTRADICTION if contradicts else 0.0),
+        priority=1 - math.prod(1 - chance for chance in reasons.values()),
         tie=_tie(seed, sample.id),
         id=sample.id,
-        why="contradiction"
-        if contradicts and urgency <= CONTRADICTION
-        else "disagreement"
-        if conflict > doubt
-        else "doubt",
+        why=max(reasons, key=lambda name: reasons[name]),
         category=expected or min(found, default=""),
         group=next((v for v in groups if isinstance(v, str)), ""),
         hash=str(sample.columns.get(HASH) or "") if float(str(sample.columns.get(QUALITY, 0))) >= LEAST_QUALITY else "",
@@ -119,16 +130,13 @@ class _Best:
         return sorted(self.heap, reverse=True)
 
 
-def choose(
-    samples: Iterable[Sample], budget: int, *, audit_share: float = 0.1, threshold: float = 0.3, seed: int = 0
-) -> dict[str, str]:
+def choose(samples: Iterable[Sample], budget: int, *, audit_share: float = 0.1, seed: int = 0) -> dict[str, str]:
     """Choose images for review; memory grows with the budget, not with the samples.
 
     Args:
         samples: Candidates, read without images.
         budget: Largest number of images.
         audit_share: Part of the budget that is drawn at random from all candidates.
-        threshold: The score at which a label is most doubtful.
         seed: Of the audit, and of ties.
 
     Returns:
@@ -140,13 +148,13 @@ def choose(
     by_category: dict[str, _Best] = defaultdict(lambda: _Best(size))
     random = _Best(size)
     for sample in samples:
-        one = entry(sample, threshold, seed)
+        one = entry(sample, seed)
         by_category[one.category].add(one)
         drawn = _tie(seed + 1, sample.id)
         random.add(replace(one, priority=0, tie=drawn, why="audit"))
     chosen = _Chosen(budget)
     chosen.draw(random.ranked(), math.ceil(budget * audit_share))
-    quota = math.ceil((budget - len(chosen.why)) / max(1, len(by_category)))
+    quota = math.ceil(QUOTAS * (budget - len(chosen.why)) / max(1, len(by_category)))
     ranks = [best.ranked() for best in by_category.values()]
     first = [one for rank in ranks for one in rank[:quota]]
     rest = [one for rank in ranks for one in rank[quota:]]

@@ -32,6 +32,7 @@ from tilth.mining.vectors.store import Store
 from tilth.samples import NewSample
 
 RECALL_AT = 10
+DRAWN_AT_ONCE = 512
 MINED = "mined.json"  # beside the vectors: how many there were when they were last mined
 
 Pick = dict[str, Json]
@@ -57,6 +58,8 @@ class Mine:
         rerank: Candidates that the matching head looks at, per image wanted.
         hard_negatives: Share of `per_category` that goes to benign look-alikes near the boundary.
         explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
+        pool: Images wanted in all; more are drawn at random until there are so many. What ranks high is what is easy: labels of
+            everything that is likely, and of much that is not, are worth more, where a model makes them and people mend the worst.
         never: Folders of sealed images, which and whose copies are never mined.
         never_distance: PDQ bits of 256 up to which an image is a copy of a sealed one.
         licence: Of the corpus, kept with every image whose own licence the corpus does not say.
@@ -82,6 +85,7 @@ class Mine:
     rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1
+    pool: int = 0
     never: tuple[Path, ...] = ()
     never_distance: int = 31
     licence: str = "unknown"
@@ -102,7 +106,7 @@ class Mine:
         for name in ("hard_negatives", "explore"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("counter_weight", "similarity_weight", "feedback_weight", "example_weight", "few_shot"):
+        for name in ("counter_weight", "similarity_weight", "feedback_weight", "example_weight", "few_shot", "pool"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if wrong := {name: count for name, count in self.quotas.items() if count < 0}:
@@ -292,7 +296,8 @@ class _Chooser:
             for share in shares
             for rank, candidate in enumerate(share, 1)
         ]
-        explored = self._explore(round(len(picks) * mine.explore / (1 - mine.explore)), taken)
+        share = round(len(picks) * mine.explore / (1 - mine.explore))
+        explored = self._explore(max(share, mine.pool - len(picks)), taken)
         return _Chosen(
             picks=picks + explored,
             explored=len(explored),
@@ -304,25 +309,39 @@ class _Chooser:
         )
 
     def _explore(self, wanted: int, taken: set[str]) -> list[Pick]:
-        """Draw images at random from the whole corpus."""
+        """Draw images at random from the whole corpus, and note with which chance each was drawn."""
         rng = np.random.default_rng(self._work.seed)
         first, rows = self._searcher.first, len(self._searcher.store)
+        chance = round(min(1.0, wanted / max(1, rows - first - len(taken))), 6)
         found: list[Pick] = []
-        for _ in range(20):  # rounds; a corpus that is all taken gives nothing
-            drawn = dict.fromkeys(rng.integers(first, rows, 2 * (wanted - len(found))).tolist())
-            for _, key, id_, _ in self._searcher.look(list(drawn)):
-                if len(found) < wanted and id_ not in taken:
-                    taken.add(id_)
-                    found.append(
-                        {
-                            "key": key,
-                            "id": id_,
-                            "columns": {"mine.category": "", "mine.reason": "explore", "mine.rank": len(found) + 1},
+        with self._work.events.progress(f"{self._work.name}: explore", wanted) as advance:
+            for drawn in _draws(rng, first, rows, wanted):
+                for _, key, id_, _ in self._searcher.look(drawn):
+                    if len(found) < wanted and id_ not in taken:
+                        taken.add(id_)
+                        told: dict[str, Json] = {
+                            "mine.category": "",
+                            "mine.reason": "explore",
+                            "mine.rank": len(found) + 1,
                         }
-                    )
-            if len(found) >= wanted:
-                break
+                        found.append({"key": key, "id": id_, "columns": {**told, "mine.chance": chance}})
+                        advance()
+                if len(found) >= wanted:
+                    break
         return found
+
+
+def _draws(rng: np.random.Generator, first: int, rows: int, wanted: int) -> Iterator[list[int]]:
+    """Draw rows without drawing one twice, some at a time: of few all are shuffled, of many some are drawn."""
+    if wanted > (rows - first) / 8:
+        order = first + rng.permutation(rows - first)
+        yield from (order[start : start + DRAWN_AT_ONCE].tolist() for start in range(0, len(order), DRAWN_AT_ONCE))
+        return
+    seen: set[int] = set()
+    for _ in range(20):  # rounds; a corpus that is all taken gives nothing
+        drawn = [row for row in dict.fromkeys(rng.integers(first, rows, 2 * wanted).tolist()) if row not in seen]
+        seen.update(drawn)
+        yield drawn
 
 
 def _mined_rows(store: Store) -> int:

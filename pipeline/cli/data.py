@@ -9,6 +9,7 @@ import typer
 from tilth.data.where import check_named
 from tilth.errors import InputError
 from tilth.pipeline.cli.settings import DatasetPath, existing
+from tilth.pipeline.cli.steps import RUNNING
 
 # command -> what its example gives after the dataset
 EXAMPLES = {
@@ -70,6 +71,9 @@ def rollback(
     from tilth.engine.work import utc_now
 
     made = existing(dataset).rollback(version, utc_now())
+    (dataset / RUNNING).unlink(
+        missing_ok=True
+    )  # a command that was killed before does not go on from what this left behind
     typer.echo(f"version {made.number}: {made.message}")
 
 

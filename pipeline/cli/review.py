@@ -62,14 +62,13 @@ def push(
     files: Annotated[Path | None, typer.Option(help="Folder that a server of your own serves.")] = None,
     people: Annotated[int, typer.Option(help="How many look at each image.")] = 1,
     audit_share: Annotated[float, typer.Option(help="Part of the queue that is random.")] = 0.1,
-    threshold: Annotated[float, typer.Option(help="Score at which a label is most doubtful.")] = 0.3,
 ) -> None:
     """Put the images that matter most before people, until `budget` wait; running it again sends nothing twice."""
     from tilth.annotate.review.push import push as send
     from tilth.annotate.review.review import Review
 
     chosen: dict[str, Any] = {"budget": budget, "url": url, "images": images, "files": files, "people": people}
-    chosen |= {"audit_share": audit_share, "threshold": threshold, "backend": "labelstudio"}
+    chosen |= {"audit_share": audit_share, "backend": "labelstudio"}
     review = make_step(Review, "review push", chosen, "--")
     with _desk(dataset, policy) as (work, ledger):
         _say(send(review, work, ledger))

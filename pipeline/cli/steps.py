@@ -65,13 +65,22 @@ TRAINED = {
 }
 
 
+RUNNING = "running.json"
+
+
 @contextmanager
 def opened(
-    dataset: Path, policy: Path, name: str, folder: "Callable[[Dataset], Path]", device: str = "auto"
+    dataset: Path,
+    policy: Path,
+    name: str,
+    folder: "Callable[[Dataset], Path]",
+    device: str = "auto",
+    does: str = "",
 ) -> "Iterator[Work]":
     """Open a dataset for one command, alone, after the images that a hash list has come to name were taken out.
 
-    What the command publishes and reports is kept in `published.json` beside the dataset, where later commands find it.
+    What the command publishes and reports is kept in `published.json` beside the dataset, where later commands find it. While it runs,
+    `running.json` says from which version; when it was killed and is given again, it goes on from there, even if all of its work was done.
 
     Args:
         dataset: Folder; made when absent.
@@ -79,6 +88,7 @@ def opened(
         name: Of what the command leaves.
         folder: Says where its files go.
         device: `auto`, `cpu`, `cuda`, …
+        does: What it does with which settings, to know it again.
     """
     from tilth.data.dataset import Dataset
     from tilth.data.files import write_beside
@@ -91,7 +101,9 @@ def opened(
     rules = load_policy(policy)
     guard = guard_of(rules)
     with only_run(dataset):
-        found = Dataset(dataset, guard=guard)
+        running = dataset / RUNNING
+        found = Dataset(dataset, _killed_at(running, name, does), guard)
+        write_beside(running, json.dumps({"name": name, "does": does, "at": found.at.number}))
         sweep(found, guard, utc_now())
         place = folder(found)
         place.mkdir(parents=True, exist_ok=True)
@@ -107,9 +119,23 @@ def opened(
             artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
             facts=kept["facts"],
         )
-        yield work
+        try:
+            yield work
+        except Exception:
+            running.unlink()  # it was not killed: what it kept is found without this
+            raise
         paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
         write_beside(notes, json.dumps({"artifacts": paths, "facts": work.facts}, indent=1))
+        running.unlink()
+
+
+def _killed_at(running: Path, name: str, does: str) -> int | None:
+    """Return the version from which this very command began when it was killed, if it was the last one."""
+    try:
+        told = json.loads(running.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(told["at"]) if does and (told["name"], told["does"]) == (name, does) else None
 
 
 def run_one(
@@ -145,12 +171,13 @@ def run_one(
     if not one.begins and not (dataset / "versions").is_dir():
         raise InputError(f"{dataset}: no dataset here; take images in first: tilth import {dataset} --set path=…")
 
+    digest = inputs_digest(step.inputs())
+
     def folder(opened: "Dataset") -> Path:
         # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
-        key = fingerprint(step, inputs_digest(step.inputs()), str(opened.at.number))
-        return dataset / "files" / f"{name}-{key}"
+        return dataset / "files" / f"{name}-{fingerprint(step, digest, str(opened.at.number))}"
 
-    with opened(dataset, policy, name, folder, device) as work:
+    with opened(dataset, policy, name, folder, device, fingerprint(step, digest)) as work:
         facts = dict(step.run(work))
         if facts.get("looked_at_now") == 0:
             again = f"{name}: nothing was looked at now: all images have their answer from before, with these settings"

@@ -202,3 +202,24 @@ def test_photographs_become_labels_by_single_commands_and_a_kill_changes_nothing
     assert tagged.startswith(
         f"version {Dataset(torn).at.number} is now 'labelled'; go back to it with: tilth rollback "
     )
+
+
+def test_a_command_that_is_killed_at_its_very_end_and_given_again_does_nothing_twice(
+    photos: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    running = data / "running.json"
+    mine = command("mine", data, "--policy", POLICY, "--set", f"corpus={photos}", "--set", "per_category=3")
+    for words in (mine, command("ground", data, "--policy", POLICY)):
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while not running.exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            told = running.read_text()
+        assert (process.returncode, running.exists()) == (0, False)
+        whole = contents(data)
+        running.write_text(told)  # as a kill after the last piece of work leaves it
+        assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+        assert contents(data) == whole
+    tilth("mine", data, "--policy", POLICY, "--set", f"corpus={photos}", "--set", "per_category=3")
+    assert len(contents(data)) > len(whole), "but a command that had ended is one more"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from noise import noise_image
 
 from tilth.annotate.review.effort import ACTIONS, SECONDS_PER_ACTION, seconds
-from tilth.annotate.review.queue import choose, disagreement
+from tilth.annotate.review.queue import choose, disagreement, doubt
 from tilth.annotate.review.review import Review
 from tilth.annotate.review.reviewer import TruthBox, label_by_truth, label_made, read_truth
 from tilth.claims import PEOPLE, Claim, State
@@ -145,10 +146,22 @@ def test_the_queue_prefers_doubt_and_contradiction() -> None:
     assert choose(samples, 2, audit_share=0) == {"0002": "doubt", "0003": "contradiction"}
 
 
+def test_what_was_kept_with_a_low_score_comes_before_what_was_rightly_left_out() -> None:
+    seen = Sample(
+        id="seen", size_wh=(99, 99), claims=(Claim(says="empty", source=MODEL),), columns={"ground.top": {"pill": 0.29}}
+    )
+    much = replace(seen, id="much", columns={"ground.top": dict.fromkeys(NAMES, 0.29)})
+    samples = [seen, much, candidate(1, 0.6), candidate(2, 0.97), candidate(3, 0.35)]
+    assert sorted(samples, key=doubt, reverse=True) == [samples[n] for n in (4, 2, 1, 0, 3)]
+    settled = Claim(category="knife", score=1.0, source="human:ann", asked=("knife",))
+    decided = replace(candidate(4, 0.3), claims=(*candidate(4, 0.3).claims, settled))
+    assert doubt(decided) == 0, "people have decided the only category that there is a score of"
+
+
 def test_the_queue_takes_all_categories_alike_and_one_of_a_group_of_copies() -> None:
     many = [candidate(n, 0.3) for n in range(50)] + [candidate(100 + n, 0.8, "pill") for n in range(50)]
     chosen = choose(many, 20, audit_share=0)
-    assert sum(id_ < "0100" for id_ in chosen) == 10
+    assert sum(id_ < "0100" for id_ in chosen) == 15, "half is shared alike, the rest goes by urgency"
     copies = [candidate(n, 0.3, **{"dedup.group": "g"}) for n in range(5)] + [candidate(9, 0.9)]
     assert len(choose(copies, 6, audit_share=0)) == 2
 

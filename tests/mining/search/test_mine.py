@@ -104,6 +104,20 @@ def test_mined_images_are_unlabelled_and_say_where_they_come_from_and_why(
     assert max(Counter(s.columns["mine.category"] for s in samples if s.columns["mine.category"]).values()) <= 5
 
 
+def test_a_pool_as_large_as_the_corpus_takes_everything_once_and_says_with_which_chance(
+    world: Path, model: str, tmp_path: Path, policy: Policy
+) -> None:
+    for pool, taken in ((CORPUS * 2, CORPUS), (60, 60)):
+        work = new_work(tmp_path / str(pool), policy)
+        settings(world, model, pool=pool).run(work)
+        samples = list(work.dataset.samples(images=False))
+        assert len(samples) == taken
+        explored = [s for s in samples if s.columns["mine.reason"] == "explore"]
+        chances = {s.columns["mine.chance"] for s in explored}
+        assert len(chances) == 1
+        assert chances == {1.0} if pool > CORPUS else 0 < chances.pop() < 1
+
+
 def test_no_sealed_image_and_no_copy_of_one_is_mined(mined: tuple[Work, dict[str, object]], world: Path) -> None:
     work, facts = mined
     sources = {str(s.origin["source"]) for s in work.dataset.samples(images=False)}
