@@ -41,7 +41,7 @@ from tilth.starter.world.files import write_world
 
 POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
 SOON_S = 1.5  # after the first change
-WAIT_S = 300
+WAIT_S = 900
 
 
 @dataclass(frozen=True, kw_only=True)
