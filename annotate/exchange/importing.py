@@ -115,7 +115,8 @@ class Import:
         left = left_alone(path, images, format_, *_label_files(reader)).facts()
         table = work.dataset.table(f"{work.name}-{key}")
         if not counts:
-            raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{_named(left)}")
+            lost = "".join(f"; {kind}: {count}" for kind, count in odd.lost.counts.items())
+            raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
         facts = {
             "format": format_,
             "images": counts.get("ok", 0),

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from label_files import images, named
+from label_files import cvat, images, named
 
 from tilth.annotate.exchange.importing import Import
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.pipeline.cli.settings import make_step
 
 SIDE = 64
@@ -137,6 +138,13 @@ def test_a_list_of_names_beside_folders_of_classes_makes_them_no_yolo(work: Work
     images(tmp_path / "set", "knife/a.png", side=SIDE)
     (tmp_path / "set" / "classes.txt").write_text("knife\n")
     assert Import(path=tmp_path / "set").run(work)["image_labels"] == 1
+
+
+def test_a_video_without_an_image_is_refused_by_what_it_holds(work: Work, tmp_path: Path) -> None:
+    images(tmp_path / "set", "frame_0.png", side=SIDE)
+    (tmp_path / "set" / "a.xml").write_text(cvat('<track id="0" label="knife"/>'))
+    with pytest.raises(InputError, match=r"no images in it.*track of a video: 1"):
+        Import(path=tmp_path / "set").run(work)
 
 
 def test_a_mapping_may_be_typed_without_brackets() -> None:
