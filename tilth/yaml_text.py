@@ -41,7 +41,9 @@ def load_yaml(path: Path) -> tuple[Json, dict[Place, int]]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        reason = (
+            "no such file" if isinstance(error, FileNotFoundError) else getattr(error, "strerror", "") or str(error)
+        )
         raise InputError(f"{path}: {reason}") from error
     try:
         node = yaml.compose(text, yaml.SafeLoader)

@@ -15,6 +15,7 @@ import yaml
 from tilth.annotate.exchange.taking import LOST, Taker, called_apart
 from tilth.annotate.formats.coco import Coco
 from tilth.annotate.formats.parts.leftover import left_alone
+from tilth.annotate.formats.parts.listing import Parts
 from tilth.annotate.formats.parts.records import Oddities, Reader
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
 from tilth.claims import Json
@@ -111,10 +112,11 @@ class Import:
             apart=bool(self.covers),
         )
         counts = work.add(key, map(taker.take, reader), total=reader.count())
-        left = left_alone(path, images, format_, reader.file.name if isinstance(reader, Coco) else "").facts()
+        left = left_alone(path, images, format_, *_label_files(reader)).facts()
         table = work.dataset.table(f"{work.name}-{key}")
         if not counts:
-            raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{_named(left)}")
+            lost = "".join(f"; {kind}: {count}" for kind, count in odd.lost.counts.items())
+            raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
         facts = {
             "format": format_,
             "images": counts.get("ok", 0),
@@ -161,6 +163,13 @@ class Import:
             return tuple(dict.fromkeys(listed))
         ours = {self.categories.get(name, policy.find(name)) for name in listed}
         return tuple(name for name in policy.names if name in ours)
+
+
+def _label_files(reader: Reader) -> tuple[str, ...]:
+    """Return the names of the label files of a format whose suffix does not tell them."""
+    if isinstance(reader, Parts):
+        return reader.label_files
+    return (reader.file.name,) if isinstance(reader, Coco) else ()
 
 
 def _named(left: Mapping[str, Json]) -> str:

@@ -28,6 +28,8 @@ UNKNOWN = "category that the policy does not have"
 ROUNDING = 0.01  # pixels over the edge that are rounding of the file
 NAMELESS = "label without a name"
 LOST = "of an image that could not be taken"
+FRACTIONS = "box within the first pixel, as of a file that gives parts of the image where pixels belong"
+TINY = 8  # pixels; of a smaller image, a box of one pixel may be meant so
 
 
 def called_apart(dataset: Path, root: Path) -> str:
@@ -173,6 +175,9 @@ class Taker:
             box, why = None, ""
             if label.box_xyxy is not None:
                 box, why = self._box(label, label.box_xyxy, found.name, stored_wh, orientation, stored)
+                # what has a state was written by us, in pixels
+                if not found.state and not label.parts and _fractions(label.box_xyxy, stored_wh):
+                    why = FRACTIONS
             if why:
                 self._leave(why, label.category, found.name, doubts)
                 continue
@@ -230,3 +235,8 @@ class Taker:
         cut = max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)
         x0, y0, x1, y1 = array("f", cut)  # the store's precision
         return ((x0, y0, x1, y1), "") if x0 < x1 and y0 < y1 else (None, "inverted or empty box")
+
+
+def _fractions(box: Box, size_wh: tuple[int, int]) -> bool:
+    """Tell whether a box in pixels looks like one in parts of the image: it is within the first pixel, and no whole one."""
+    return max(box) <= 1 and min(size_wh) > TINY and any(side % 1 for side in box)

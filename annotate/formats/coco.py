@@ -6,11 +6,20 @@ Paper: https://arxiv.org/abs/1405.0312
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from tilth.annotate.formats.parts.cocorows import BOXLESS, WHOLE, plain, read_id, read_image, read_label
+from tilth.annotate.formats.parts.cocorows import (
+    BOXLESS,
+    WHOLE,
+    labels_in,
+    last,
+    plain,
+    read_id,
+    read_image,
+    read_label,
+)
 from tilth.annotate.formats.parts.files import Files, scratch, write_image
 from tilth.annotate.formats.parts.records import (
     Boxed,
@@ -23,7 +32,7 @@ from tilth.annotate.formats.parts.records import (
     limited,
     on_disk,
 )
-from tilth.annotate.formats.parts.texts import ends, json_lists
+from tilth.annotate.formats.parts.texts import ends, json_lists, mentions
 from tilth.errors import InputError
 
 IMAGE_FOLDERS = ("", "images", "data", "train2017", "val2017")
@@ -79,6 +88,8 @@ class Coco:
         self._shared: set[object] = set()  # ids of several images
         self._doubtful: set[object] = set()  # ids that a lost label may mean
         self._repeated: set[int] = set()  # entries of an id and a name that were there before
+        self._silent = False  # it says nothing of labels
+        self._astray = False  # there are labels of which nothing tells the image
         self._plain: dict[str, str] | None = None
         self._rows = scratch()
         self._rows.execute("CREATE TABLE images (number INTEGER PRIMARY KEY, id, name, width, height, state, unasked)")
@@ -98,23 +109,34 @@ class Coco:
         self._rows.execute("COMMIT")
         if not any(seen.values()):
             raise InputError(f"{self.file}: a COCO file has lists of images, annotations and categories")
+        self._silent = not (seen["annotations"] or mentions(self.file, '"annotations"'))
+        if self._silent:
+            self.odd.note("label file without annotations, so that its images are taken as plain ones", self.label_file)
         self._rows.execute("CREATE INDEX by_image ON labels(image, number)")
         self._rows.execute("CREATE INDEX by_id ON images(id)")
         self._match()
 
     def _take(self, kind: str, number: int, item: object) -> None:
         if kind == "images":
-            self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *read_image(item)))
+            row = read_image(item)
+            self._rows.execute("INSERT INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (number, *row))
+            inner = item.get("annotations") if isinstance(item, dict) else None  # as Detectron2 has them
+            self._put(number, ({**each, "image_id": row[0]} for each in inner or () if isinstance(each, dict)))
         elif kind == "annotations":
             if isinstance(item, dict):
-                row = (read_id(item.get("image_id")), number, *read_label(item))
-                self._rows.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                self._put(number, labels_in(item))
             else:
                 self.odd.lost.note("entry that is no object", f"annotations[{number}]")
         elif isinstance(item, dict) and isinstance(item.get("name"), str | int | float):
             self._name(read_id(item.get("id")), str(item["name"]))
         else:
             self.odd.note("entry of categories without a name", f"categories[{number}]")
+
+    def _put(self, number: int, labels: Iterable[Mapping[str, Any]]) -> None:
+        rows = (
+            (read_id(label.get("image_id", label.get("file_name"))), number, *read_label(label)) for label in labels
+        )
+        self._rows.executemany("INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _name(self, id_: object, name: str) -> None:
         if self._names.setdefault(id_, name) != name:
@@ -131,6 +153,16 @@ class Coco:
             ask("CREATE INDEX by_key ON plain_ids(key)")
             meant = "(SELECT min(id) FROM plain_ids WHERE key = plain(image) HAVING count(*) = 1)"
             ask(f"UPDATE labels SET image = coalesce({meant}, image) WHERE {lost}")
+            self._rows.create_function("last", 1, last, deterministic=True)
+            ask("CREATE TABLE names AS SELECT id, last(name) AS key FROM images WHERE name != '' GROUP BY id, name")
+            ask("CREATE INDEX by_name ON names(key)")
+            meant = "(SELECT min(id) FROM names WHERE key = last(image) HAVING count(*) = 1)"
+            ask(f"UPDATE labels SET image = coalesce({meant}, image) WHERE typeof(image) = 'text' AND {lost}")
+            words = "typeof({0}) = 'text' AND plain({0}) GLOB '*[^0-9]*'"
+            astray = ask(f"SELECT 1 FROM labels WHERE {words.format('image')} AND {lost} LIMIT 1").fetchone()
+            self._astray = (
+                bool(astray) and not ask(f"SELECT 1 FROM images WHERE {words.format('id')} LIMIT 1").fetchone()
+            )
             maybe = ask(f"SELECT id FROM plain_ids WHERE key IN (SELECT plain(image) FROM labels WHERE {lost})")
             self._doubtful |= {id_ for (id_,) in maybe}
         for number, category in ask(f"SELECT number, category FROM labels WHERE {lost} ORDER BY number"):
@@ -176,14 +208,14 @@ class Coco:
             yield Found(
                 name=path or name or f"images[{number}]",
                 read=None if error else on_disk(self.root / path),
-                label_file=self.label_file,
+                label_file="" if self._silent else self.label_file,
                 size_wh=(width, height) if width and height else None,
                 upright=self._upright,
                 labels=found.taken,
                 left_out=found.left_out,
                 state=state,
                 unasked=tuple(json.loads(unasked)),
-                unsure=("",) if id_ is None or id_ in self._shared or id_ in self._doubtful else (),
+                unsure=("",) if self._astray or id_ is None or id_ in self._shared or id_ in self._doubtful else (),
                 error=error,
             )
         for path in self.images.unmarked():
@@ -197,7 +229,9 @@ class Coco:
             keys = Counter(plain(known) for known in self._names)
             self._plain = {plain(known): name for known, name in self._names.items() if keys[plain(known)] == 1}
         name = None if id_ in self._twice else self._plain.get(plain(id_))
-        return f"category_id {id_}" if name is None else name
+        if name is None and isinstance(id_, str) and (not self._names or id_ in self._names.values()):
+            name = id_  # of a file that writes names in place of ids
+        return f"category_id {id_}" if name in (None, "null") else str(name)
 
     def _labels(self, image: object, name: str) -> Iterator[Named | LeftOut]:
         wanted = "SELECT category, kind, x, y, w, h, score FROM labels WHERE image = ? ORDER BY number"

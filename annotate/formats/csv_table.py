@@ -14,7 +14,7 @@ from pathlib import Path
 from tilth.annotate.formats.parts.columns import Columns, columns_of
 from tilth.annotate.formats.parts.files import scratch, write_image
 from tilth.annotate.formats.parts.listing import Listed
-from tilth.annotate.formats.parts.objects import NOWHERE, listed_in, objects_of
+from tilth.annotate.formats.parts.objects import NOWHERE, SILENT, listed_in, objects_of
 from tilth.annotate.formats.parts.records import MAX_LABELS, Entry, Found, Labels, LeftOut, Named, Oddities, nobody
 from tilth.annotate.formats.parts.texts import lines
 from tilth.errors import InputError
@@ -130,13 +130,14 @@ def _read_table(listed: Listed, file: str, place: Path) -> Iterator[Found]:
         rows.execute("COMMIT")
         rows.execute("CREATE INDEX by_file ON rows(file, number)")
         boxed = any(rows.execute(f"SELECT 1 FROM rows WHERE {name} != '' LIMIT 1").fetchone() for name in READ[4:8])
-        boxed = boxed or bool(rows.execute("SELECT 1 FROM rows WHERE bbox != '' OR objects != '' LIMIT 1").fetchone())
+        boxed = boxed or bool(rows.execute("SELECT 1 FROM rows WHERE bbox != '' LIMIT 1").fetchone())
+        nested = bool(rows.execute("SELECT 1 FROM rows WHERE objects != '' LIMIT 1").fetchone())
         for (name,) in rows.execute("SELECT file FROM rows GROUP BY file ORDER BY min(number)"):
             wanted = f"SELECT {names} FROM rows WHERE file = ? ORDER BY number LIMIT {MAX_LABELS + 1}"
-            yield _image(listed, file, name, rows.execute(wanted, (name,)).fetchall(), boxed)
+            yield _image(listed, file, name, rows.execute(wanted, (name,)).fetchall(), boxed, nested)
 
 
-def _image(listed: Listed, file: str, name: str, rows: list[Row], boxed: bool) -> Found:
+def _image(listed: Listed, file: str, name: str, rows: list[Row], boxed: bool, nested: bool) -> Found:
     odd, said = listed.odd, [dict(zip(READ, row, strict=True)) for row in rows]
     labels = Labels.of(label for row in said for label in _labels(row))
     if any(row["bbox"] for row in said):
@@ -146,15 +147,20 @@ def _image(listed: Listed, file: str, name: str, rows: list[Row], boxed: bool) -
     sizes = {(row["width"], row["height"]) for row in said}
     error = "its rows give several sizes" if len(sizes) > 1 else ""
     error = error or (f"refused: more than {MAX_LABELS} labels of one image" if len(rows) > MAX_LABELS else "")
+    # a blank where the words for an image stand is no word that nothing is there
+    silent = not boxed and labels == Labels() and not any(row["state"] or row["objects"] for row in said)
+    if silent:
+        odd.note(SILENT, f"{file}: {name}")
     return listed.found(
         name,
         file,
+        label_file="" if silent else file,
         labels=labels,
         size_wh=_size(sizes.pop()),
         state=said[0]["state"],
         unasked=listed_in(said[0]["unasked"]),
         # of a table without boxes, one row an image is the word that was chosen for it
-        one_of=not boxed and len(rows) == 1 and not said[0]["state"],
+        one_of=not (boxed or nested) and len(rows) == 1 and not said[0]["state"],
         error=error,
     )
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tilth.annotate.formats.parts.files import Files
 from tilth.annotate.formats.parts.footer import claims
-from tilth.annotate.formats.parts.objects import WORDS, said_of, to_row
+from tilth.annotate.formats.parts.objects import BESIDE, PLACES, WORDS, said_of, to_row
 from tilth.annotate.formats.parts.records import Entry, Found, Labels, Oddities, on_disk
 from tilth.errors import InputError
 from tilth.images import MAX_BYTES
@@ -28,7 +28,17 @@ FILE_BYTES = 512 * 2**20
 BATCH_ROWS = 64
 # A claim of more is no table of labels: it would be unpacked into memory before anything could be checked.
 MAX_GROUP_BYTES, MAX_GROUP_VALUES = 2 * 2**30, 20_000_000
-COLUMNS = ("image", "width", "height", "objects", "image_label_scores", "unasked", "state", *WORDS)
+COLUMNS = (
+    "image",
+    "width",
+    "height",
+    "objects",
+    "image_label_scores",
+    "unasked",
+    "state",
+    *PLACES,
+    *dict.fromkeys((*WORDS, *BESIDE)),
+)
 OBJECTS = pa.struct(
     [
         ("bbox", pa.list_(pa.list_(pa.float64()))),
@@ -188,7 +198,7 @@ def _names(schema: pa.Schema) -> Names:
     """Return the names of numbered categories by column, which Hugging Face keeps in the metadata of the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        texts = {column: json.dumps(features[column]) for column in ("objects", *WORDS) if column in features}
+        texts = {column: json.dumps(features[column]) for column in ("objects", *WORDS, *BESIDE) if column in features}
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     found: dict[str, list[tuple[str, ...]]] = {column: [] for column in texts}

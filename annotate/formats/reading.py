@@ -13,13 +13,13 @@ from tilth.annotate.formats.imagefolder import KINDS, METADATA, ImageFolder
 from tilth.annotate.formats.labelstudio import LabelStudio, looks_like_tasks
 from tilth.annotate.formats.parquet import Parquet, names_files
 from tilth.annotate.formats.parts.classes import ClassFolders, looks_like_classes, unknown_classes
+from tilth.annotate.formats.parts.listing import Parts
 from tilth.annotate.formats.parts.records import Oddities, Reader, nobody
 from tilth.annotate.formats.voc import Voc
 from tilth.annotate.formats.webdataset import WebDataset
 from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
-from tilth.samples import SPLITS
 
 Format = Literal[
     "auto",
@@ -42,6 +42,7 @@ BY_LIST: dict[str, Callable[[Path, Path | None, Oddities], Reader]] = {
     "parquet": Parquet,
 }
 LABELS_MAYBE = (".json", ".jsonl", ".xml", ".csv", ".tsv", ".parquet", ".yaml", ".yml")
+CALLED = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}  # the folders of a split
 SAMPLES = "samples.jsonl"  # lies beside every export of ours
 LOOKED_AT = 20  # files of a kind, before we say that none is of a format
 
@@ -83,7 +84,7 @@ def detect_format(path: Path, knows: Callable[[str], bool]) -> str:
 
 def listed_names(reader: Reader) -> tuple[str, ...]:
     """Return what a set says that its labels are of, by its own names; none when it has no list of them."""
-    if isinstance(reader, Coco | ClassFolders | Csv):
+    if isinstance(reader, Coco | Parts | ClassFolders | Csv):
         return reader.categories
     return tuple(dict.fromkeys(reader.names.values())) if isinstance(reader, Yolo) else ()
 
@@ -102,7 +103,7 @@ def _metadata(path: Path, knows: Callable[[str], bool]) -> Iterator[Path]:
 
 
 def _split_folders(path: Path) -> list[Path]:
-    return [path / split for split in SPLITS if (path / split).is_dir()]
+    return [path / name for names in CALLED.values() for name in names if (path / name).is_dir()]
 
 
 def _part(path: Path, format_: str, split: str) -> Path:
@@ -114,9 +115,9 @@ def _part(path: Path, format_: str, split: str) -> Path:
     if not path.is_dir() or format_ in SPLIT_INSIDE or (format_ == "coco" and find_json(path)):
         return path
     places = [place.name for place in _split_folders(path)]
-    if split in places:
-        return path / split
-    if places and (split or format_ == "coco"):
+    if fit := [name for name in CALLED.get(split, ()) if name in places]:
+        return path / fit[0]
+    if places and split:
         raise InputError(f"{path}: give a split that it has: {', '.join(places)}; got {split!r}")
     return path
 
@@ -152,6 +153,8 @@ def open_reader(
     path = _part(path, found, split)
     if found == "coco":
         if (file := find_json(path)) is None:
+            if parts := {place.name: file for place in _split_folders(path) if (file := find_json(place))}:
+                return found, Parts(path, {name: Coco(file, images, odd) for name, file in parts.items()})
             raise InputError(f"{path}: no COCO file; expected a .json with images, annotations and categories")
         return found, Coco(file, images, odd)
     if found in ASKING:

@@ -25,6 +25,13 @@ MAX_BYTES = 8 * 2**20
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
+    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
+        # a namespace says whose the names are, and nothing else
+        return super().start(tag.rpartition("}")[2], attrs)
+
+    def end(self, tag: str) -> ElementTree.Element:
+        return super().end(tag.rpartition("}")[2])
+
     def doctype(self, *_: object) -> None:
         raise InputError("refused: a label file needs no DOCTYPE, and entities can be bombs")
 
@@ -41,7 +48,7 @@ def parse(path: Path) -> ElementTree.Element:
         data = path.read_bytes()
         # of text, the parser does not heed what the file declares
         text = data.decode(xml_encoding(data), "replace")
-        return ElementTree.fromstring(text, parser=ElementTree.XMLParser(target=_NoDoctype()))
+        return ElementTree.fromstring(text.lstrip(), parser=ElementTree.XMLParser(target=_NoDoctype()))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     except (ElementTree.ParseError, ValueError) as error:

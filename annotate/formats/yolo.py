@@ -18,6 +18,7 @@ from tilth.annotate.formats.parts.records import (
     Named,
     Oddities,
     inside,
+    is_absolute,
     limited,
     on_disk,
 )
@@ -28,7 +29,11 @@ from tilth.sources.walk import stem_of
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
-NAMES = ("classes.txt", "obj.names")  # where labelling tools and Darknet keep the names, one a line
+NAMES = (
+    "classes.txt",
+    "obj.names",
+    "labels/classes.txt",
+)  # where labelling tools and Darknet keep the names, one a line
 
 
 class Yolo:
@@ -86,7 +91,11 @@ class Yolo:
         entry = place.replace("\\", "/").removeprefix("./")
         while entry.startswith("../"):  # Roboflow writes ../train/images for a folder beside the file
             entry = entry[3:]
-        for folder in (entry, f"{Path(base).name}/{entry}" if base else entry):
+        places = [entry, f"{Path(base).name}/{entry}" if base else entry]
+        if is_absolute(entry):  # of another machine: what of its end is here too
+            parts = [part for part in entry.split("/") if part]
+            places = ["/".join(parts[n:]) for n in range(1, len(parts))] or places
+        for folder in places:
             path = inside(self.folder, folder)
             if path.is_dir():
                 return self.images.under(folder)
@@ -212,7 +221,10 @@ def looks_like_yolo(path: Path) -> bool:
     """Tell whether a folder or file is a YOLO set."""
     if path.is_file():
         return path.suffix.lower() in (".yaml", ".yml")
-    if next((path / "labels").rglob("*.txt"), None) or any((path / name).is_file() for name in NAMES):
+    if next((path / "labels").rglob("*.txt"), None):
+        return True
+    # a list of names alone may lie beside folders of classes as well
+    if any((path / name).is_file() for name in NAMES) and any(p.name not in NAMES for p in path.rglob("*.txt")):
         return True
     return any(_is_data(p) for p in path.glob("*.y*ml"))
 

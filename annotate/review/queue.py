@@ -56,6 +56,7 @@ def expected_category(sample: Sample) -> str:
 def doubt(sample: Sample) -> float:
     """Return the chance that a label is wrong or missing, in [0, 1], by the scores; those of what people have decided are of no account.
 
+    >>> from tilth.claims import Claim
     >>> knife = Claim(category="knife", score=0.4, source="model:a@1")
     >>> round(doubt(Sample(id="a", size_wh=(9, 9), claims=(knife,), columns={"ground.top": {"pill": 0.25}})), 2)
     0.62

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tilth.data.dataset import Dataset
 
+MAPPINGS = (dict, Mapping)  # as the hints of a step write them
 DatasetPath = Annotated[Path, typer.Argument(help="Dataset folder.")]
 
 
@@ -73,7 +74,7 @@ def make_step(cls: type, command: str, settings: Mapping[str, Any], prefix: str 
 
 
 def _takes_mapping(kind: Any) -> bool:
-    return any(get_origin(each) is dict for each in (kind, *get_args(kind)))
+    return any(get_origin(each) in MAPPINGS for each in (kind, *get_args(kind)))
 
 
 def _mapping(value: Any) -> Any:
@@ -106,7 +107,7 @@ def _empty(name: str, kind: Any) -> Any:
         return None
     if any(get_origin(each) in (tuple, list) for each in kinds):
         return []
-    if any(get_origin(each) is dict for each in kinds):
+    if any(get_origin(each) in MAPPINGS for each in kinds):
         return {}
     if Path in kinds:
         raise InputError(f"--set {name}=…: needs a path")

@@ -1,7 +1,7 @@
 """Entries of COCO's lists as rows of a database, and what a label is that is no plain box."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tilth.annotate.formats.parts.records import MAX_LABELS, writable
@@ -28,11 +28,31 @@ def read_id(value: object) -> int | float | str:
 def plain(id_: object) -> str:
     """Return what an id is, be it written as a number or as a text.
 
-    >>> plain(7), plain("007"), plain(7.0), plain(" a7 ")
-    ('7', '7', '7', 'a7')
+    >>> plain(7), plain("007"), plain("7.0"), plain(7.0), plain(" a7 ")
+    ('7', '7', '7', '7', 'a7')
     """
     text = str(int(id_)) if isinstance(id_, float) and id_.is_integer() else str(id_).strip()
+    text = text.removesuffix(".0") if text[:-2].isdecimal() else text
     return (text.lstrip("0") or "0") if text.isdecimal() else text
+
+
+def last(path: object) -> str:
+    r"""Return a file's name without its folders, as a label may have it in place of an id.
+
+    >>> last("sets/One/a.png"), last("C:\\sets\\a.png")
+    ('a.png', 'a.png')
+    """
+    return str(path).replace("\\", "/").rpartition("/")[2]
+
+
+def labels_in(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the labels of an entry of `annotations`: itself, or its segments, as a panoptic file has them."""
+    segments = item.get("segments_info")
+    if not isinstance(segments, list):
+        yield item
+        return
+    for segment in segments:
+        yield {**(segment if isinstance(segment, dict) else {}), "image_id": item.get("image_id")}
 
 
 def read_image(image: object) -> tuple[object, str, int | None, int | None, str, str]:
@@ -78,7 +98,8 @@ def read_label(label: Mapping[str, Any]) -> tuple[object, str, float, float, flo
             x, y, w, h = (float(v) for v in box or _around(mask))
     except (OverflowError, TypeError, ValueError):
         x = NAN
-    return read_id(label.get("category_id")), kind, x, y, w, h, score
+    category = next((label[key] for key in ("category_id", "category_name", "category") if key in label), None)
+    return read_id(category), kind, x, y, w, h, score
 
 
 def _around(polygons: Any) -> tuple[float, float, float, float]:

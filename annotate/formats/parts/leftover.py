@@ -10,7 +10,7 @@ READ = {
     "voc": (".xml",),
     "labelstudio": (".json",),
     "cvat": (".xml",),
-    "imagefolder": ("metadata.jsonl",),
+    "imagefolder": ("metadata.jsonl", "metadata.csv", "metadata.parquet"),
     "webdataset": (".tar",),
     "parquet": (".parquet",),
     "csv": (".csv",),
@@ -18,19 +18,19 @@ READ = {
 INSIDE = ("webdataset", "parquet")  # their images lie in the label files, so one that lies beside them is left alone
 
 
-def left_alone(path: Path, images: Path | None, format_: str, label_file: str = "") -> LeftAlone:
+def left_alone(path: Path, images: Path | None, format_: str, *label_files: str) -> LeftAlone:
     """Look through the folders of a set for what its reader left alone.
 
     Args:
         path: Of the set, as it was given: a folder, or a label file, whose folder is looked through for its images alone.
         images: Folder of the images, when they lie apart.
         format_: Of the set.
-        label_file: The one that was read, when the format has but one, relative to the folder.
+        label_files: Names of those that were read, when the format has but few.
     """
     left, read = LeftAlone(), READ.get(format_, ())
     for root in {p for p in (path, images) if p and p.is_dir()}:
         found = LeftAlone()
-        for folder, name, _ in walk(root, found, skip=(*read, label_file) if label_file else read):
+        for folder, name, _ in walk(root, found, skip=(*read, *label_files)):
             if format_ in INSIDE and not images:
                 found.note(f"image ({suffix_of(name)})", f"{folder}/{name}".removeprefix("/"))
         left.add(found)

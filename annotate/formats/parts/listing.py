@@ -1,12 +1,47 @@
 """Formats whose label files name their images: which files there are under a path, and where the images lie that they name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tilth.annotate.formats.parts.files import Files
 from tilth.annotate.formats.parts.records import Found, Labels, Oddities, on_disk
 from tilth.errors import InputError
+
+
+class Parts:
+    """Reads a set that has a folder for each of its parts, with a label file in each, as one.
+
+    Args:
+        root: The folder above them.
+        parts: Readers by the names of their folders.
+    """
+
+    def __init__(self, root: Path, parts: Mapping[str, Any]) -> None:
+        self.root, self.parts = root, parts
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Return the names that the lists of all parts have."""
+        lists = [part.categories for part in self.parts.values()]
+        return tuple(name for name in lists[0] if all(name in each for each in lists))
+
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        """Return the names of the label files."""
+        return tuple({part.file.name: None for part in self.parts.values()})
+
+    def count(self) -> int:
+        """Count the images."""
+        return sum(part.count() for part in self.parts.values())
+
+    def __iter__(self) -> Iterator[Found]:
+        """Yield the images, part by part."""
+        for place, part in self.parts.items():
+            for found in part:
+                file = f"{place}/{found.label_file}" if found.label_file else ""
+                yield replace(found, name=f"{place}/{found.name}", label_file=file)
 
 
 class Listed:

@@ -16,6 +16,8 @@ NOWHERE: Box = (float("nan"),) * 4  # the one place that judges boxes refuses it
 SEVERAL = ("image_labels", "labels")  # columns of labels of the whole image, and …
 ONE = ("label", "category", "class", "cls")  # … of the one that was chosen of several
 WORDS = (*SEVERAL, *ONE)
+PLACES = ("bbox", "bboxes")
+BESIDE = ("categories", "category", "labels", "label", "class")  # what boxes are of, in a column beside theirs
 
 
 def to_row(entry: Entry) -> dict[str, Any]:
@@ -73,10 +75,13 @@ def said_of(
     Raises:
         InputError: The row is not of this form.
     """
-    labels = limited(_labels(row, names or {}))
+    row, names = _unflattened(row, names or {})
+    labels = limited(_labels(row, names))
     size = (row.get("width"), row.get("height"))
     unasked = row.get("unasked")
-    spoken = row.get("objects") is not None or labels != Labels() or any(row.get(word) is not None for word in WORDS)
+    spoken = (
+        row.get("objects") is not None or labels != Labels() or any(row.get(word) not in (None, "") for word in WORDS)
+    )
     several = [word for word in SEVERAL if row.get(word) is not None]
     several += [word for word in ONE if isinstance(row.get(word), list)]
     return labels, {
@@ -87,6 +92,20 @@ def said_of(
         # one word of an image that has no boxes was chosen among words
         "one_of": row.get("objects") is None and not several,
     }
+
+
+def _unflattened(
+    row: Mapping[str, Any], names: Mapping[str, Sequence[str]]
+) -> tuple[Mapping[str, Any], Mapping[str, Sequence[str]]]:
+    """Return a row whose boxes stand beside `objects` and not in it, with the names of their categories, as if they stood in it."""
+    boxes, word = _place(row), next((word for word in BESIDE if row.get(word) is not None), "")
+    if row.get("objects") is not None or boxes is None:
+        return row, names
+    categories = row.get(word)
+    if isinstance(boxes, list) and boxes and not isinstance(boxes[0], list | tuple | dict):
+        boxes, categories = [boxes], categories if isinstance(categories, list) else [categories]
+    objects = {"bbox": boxes, "categories": categories if word else [None] * len(boxes), "score": row.get("score")}
+    return {**{k: v for k, v in row.items() if k != word}, "objects": objects}, {"objects": names.get(word, ())}
 
 
 def _labels(row: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Iterator[Named | LeftOut]:
@@ -133,7 +152,7 @@ def objects_of(objects: Any, names: Sequence[str] = ()) -> Iterator[Named | Left
 
 
 def _place(thing: Mapping[str, Any]) -> Any:
-    return next((thing[key] for key in ("bbox", "bboxes") if key in thing), None)
+    return next((thing[key] for key in PLACES if key in thing), None)
 
 
 def _category(thing: Mapping[str, Any]) -> Any:

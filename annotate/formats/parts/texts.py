@@ -87,7 +87,11 @@ def _codec(declared: str) -> str:
         "<".encode(name)  # only text can be encoded
     except (LookupError, ValueError):
         name = ""
-    if not name or name in NO_TEXT or name.startswith(("utf-16", "utf-32")):  # those would not have been legible
+    if name.startswith(
+        ("utf-16", "utf-32")
+    ):  # it was legible, so it is none: .NET writes so what it then saves as UTF-8
+        return "utf-8"
+    if not name or name in NO_TEXT:
         raise InputError(f"encoding {declared!r}, which nobody knows; save the file as UTF-8")
     return WIDER.get(name, name)
 
@@ -191,6 +195,17 @@ class _Scanner:
             yield self.value()
             if self.take(",", "]") == "]":
                 return
+
+
+def mentions(path: Path, words: str) -> bool:
+    """Tell whether a text is somewhere in a file."""
+    before = ""
+    with readable(path) as stream:
+        while piece := stream.read(CHUNK):
+            if words in before + piece:
+                return True
+            before = piece[-len(words) :]
+    return False
 
 
 def json_lists(path: Path, names: tuple[str, ...], alone: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:

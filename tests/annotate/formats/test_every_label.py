@@ -36,6 +36,10 @@ COCO: list[Case] = [
     ({"category_id": 1, "bbox": BOX, "iscrowd": 1, "segmentation": {"size": [64, 64], "counts": "x"}}, "box"),
     ({"category_id": 1, "segmentation": [[8, 8, 24, 8, 24, 32]]}, "box"),
     ({"category_id": 1, "bbox": BOX, "keypoints": [9, 9, 2]}, "box"),
+    ({"segments_info": [{"category_id": 1, "bbox": BOX}]}, "box"),  # as a panoptic file has it
+    ({"category_id": KNIFE, "bbox": BOX}, "box"),
+    ({"category_name": KNIFE, "bbox": BOX}, "box"),
+    ({"category_id": 1, "bbox": [0.1, 0.1, 0.5, 0.5]}, "left out"),  # parts of the image
     ({"category_id": 1}, "whole"),
     ({"category_id": 1, "bbox": [], "segmentation": []}, "whole"),
     ({"category_id": 1, "segmentation": {"size": [64, 64], "counts": "x"}}, "left out"),
@@ -103,6 +107,7 @@ VOC: list[Case] = [
     (thing(KNIFE, PLACE + "<part><name>edge</name>" + PLACE + "</part>"), "box"),
     (thing(KNIFE, "<polygon><x1>8</x1><y1>8</y1><x2>24</x2><y2>8</y2><x3>9</x3><y3>30</y3></polygon>"), "box"),
     (thing(KNIFE, "<robndbox><cx>32</cx><cy>32</cy><w>16</w><h>8</h><angle>0.5</angle></robndbox>"), "box"),
+    (thing(KNIFE, PLACE).replace("<object>", '<object xmlns="urn:a">'), "box"),
     (thing(KNIFE, ""), "left out"),
     (thing(KNIFE, PLACE.replace("24", "many")), "left out"),
     (thing(KNIFE, "<polygon/>"), "left out"),
