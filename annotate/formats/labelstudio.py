@@ -69,6 +69,10 @@ class LabelStudio(Listed):
         for note in reading.notes:
             self.odd.note(note, where)
         labels = Labels(tuple(region.label for region in reading.regions), tuple(reading.left_out))
+        if _of_unknown_image(data, result):
+            kind = "of one of several images of a task"
+            unplaced = [LeftOut(kind=kind, category=each.category) for each in labels.taken]
+            labels, reading.said = Labels((), (*unplaced, *labels.left_out)), set()
         if UNUSABLE in reading.said:
             return self.found(address, file, labels=labels, error="a person called the image unusable")
         if ESCALATE in reading.said:  # the next who looks decides; what is drawn may be half of it
@@ -130,6 +134,16 @@ def _one_of(reading: Reading, result: list[Any]) -> bool:
     """Tell whether an annotation is one choice of an interface that is not ours, which may have allowed no other beside it."""
     ours = any(isinstance(region, dict) and region.get("from_name") == SHOWS for region in result)
     return not ours and len(reading.regions) == 1 and reading.regions[0].label.box_xyxy is None
+
+
+def _of_unknown_image(data: Mapping[str, Any], result: list[Any]) -> bool:
+    """Tell whether a task has several images and its regions do not say of which they are.
+
+    The interface, which is not in the file, says which image a name is; only where a name is also the image's own is that plain.
+    """
+    pictures = {key for key, value in data.items() if isinstance(value, str) and _is_image(value)}
+    names = {str(region.get("to_name")) for region in result if isinstance(region, dict)}
+    return len(pictures) > 1 and not (IMAGE in pictures and names <= {IMAGE})
 
 
 def _spoken(task: Mapping[str, Any]) -> list[dict[str, Any]]:

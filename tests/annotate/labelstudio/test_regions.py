@@ -193,3 +193,23 @@ def test_what_another_person_labelled_keeps_an_image_from_being_empty(
     facts = Import(path=tmp_path / "set", empty_means="confirmed_empty").run(work)
     assert facts["by_state"] == ({"confirmed_empty": 1} if sure else {"unlabelled": 1})
     assert facts["labels"]["read"] == facts["labels"]["left_out"] == (0 if sure else 1)  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("data", "to_name", "taken"),
+    [
+        ({"image1": "a.png", "image2": "b.png"}, "img2", 0),
+        ({"image": "a.png", "other": "b.png"}, "image", 1),
+        ({"image": "a.png", "other": "b.png"}, "img", 0),
+        ({"photo": "a.png", "caption": "b"}, "img", 1),
+    ],
+)
+def test_a_region_of_one_of_several_images_is_put_on_none_but_its_own(
+    work: Work, tmp_path: Path, data: dict[str, str], to_name: str, taken: int
+) -> None:
+    images(tmp_path / "set", "a.png", "b.png")
+    region = part("rectanglelabels", rectanglelabels=["knife"], x=10, y=10, width=50, height=50) | {"to_name": to_name}
+    (tmp_path / "set" / "tasks.json").write_text(json.dumps([{"data": data, "annotations": [{"result": [region]}]}]))
+    facts = Import(path=tmp_path / "set", empty_means="confirmed_empty").run(work)
+    assert (facts["boxes"], facts["labels"]["left_out"]) == (taken, 1 - taken)  # type: ignore[index, call-overload]
+    assert "confirmed_empty" not in facts["by_state"]  # type: ignore[operator]
