@@ -134,12 +134,12 @@ def changed(data: Path) -> int:
 
 
 def kill(job: Job, data: Path, took_s: float, draw: random.Random) -> bool:
-    """Start the command and kill it; tell whether it was still running."""
+    """Start the command and kill it; tell whether it was still at work: one that has said its result only had to go."""
     early = draw.random() < 0.5
     before = changed(data)
-    process = subprocess.Popen(
-        command(job, data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    said = data.with_name(data.name + ".out")
+    with said.open("w") as out:
+        process = subprocess.Popen(command(job, data), stdout=out, stderr=subprocess.DEVNULL, start_new_session=True)
     if early:
         while process.poll() is None and changed(data) == before:
             time.sleep(0.005)
@@ -147,7 +147,7 @@ def kill(job: Job, data: Path, took_s: float, draw: random.Random) -> bool:
     alive = process.poll() is None
     os.killpg(process.pid, draw.choice([signal.SIGTERM, signal.SIGKILL])) if alive else None
     process.wait(WAIT_S)
-    return alive
+    return alive and not said.read_text()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,7 @@ def opened(
     folder: "Callable[[Dataset], Path]",
     device: str = "auto",
     does: str = "",
+    last: Callable[[], None] = lambda: None,
 ) -> "Iterator[Work]":
     """Open a dataset for one command, alone, after the images that a hash list has come to name were taken out.
 
@@ -89,6 +90,7 @@ def opened(
         folder: Says where its files go.
         device: `auto`, `cpu`, `cuda`, …
         does: What it does with which settings, to know it again.
+        last: Is called when all is kept; only then the command counts as done.
     """
     from tilth.data.dataset import Dataset
     from tilth.data.files import write_beside
@@ -126,6 +128,7 @@ def opened(
             raise
         paths = {k: str(path.relative_to(dataset)) for k, path in work.artifacts.items()}
         write_beside(notes, json.dumps({"artifacts": paths, "facts": work.facts}, indent=1))
+        last()
         running.unlink()
 
 
@@ -139,7 +142,14 @@ def _killed_at(running: Path, name: str, does: str) -> int | None:
 
 
 def run_one(
-    dataset: Path, policy: Path, command: str, one: OneStep, settings: Mapping[str, Any], device: str, label: str = ""
+    dataset: Path,
+    policy: Path,
+    command: str,
+    one: OneStep,
+    settings: Mapping[str, Any],
+    device: str,
+    label: str = "",
+    tell: Callable[[Mapping[str, Any]], None] = lambda facts: None,
 ) -> dict[str, Any]:
     """Run one step on a dataset and return what it reports.
 
@@ -151,6 +161,7 @@ def run_one(
         settings: Of the step.
         device: `auto`, `cpu`, `cuda`, …
         label: Other name for what the step leaves, so that it can run twice.
+        tell: Is given what the step reports once all is kept, and before the command counts as done.
 
     Raises:
         InputError: A setting is wrong, of which all are listed; or the dataset or a file that the step reads is absent.
@@ -177,13 +188,14 @@ def run_one(
         # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
         return dataset / "files" / f"{name}-{fingerprint(step, digest, str(opened.at.number))}"
 
-    with opened(dataset, policy, name, folder, device, fingerprint(step, digest)) as work:
-        facts = dict(step.run(work))
+    facts: dict[str, Any] = {}
+    with opened(dataset, policy, name, folder, device, fingerprint(step, digest), lambda: tell(facts)) as work:
+        facts |= step.run(work)
         if facts.get("looked_at_now") == 0:
             again = f"{name}: nothing was looked at now: all images have their answer from before, with these settings"
             work.events.emit("again", step=name, message=again)
         work.facts[name] = facts
-        return facts
+    return facts
 
 
 def settings_of(cls: type, inside: str = "") -> list[tuple[str, str, str]]:
@@ -255,9 +267,11 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
         label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
     ) -> None:
-        facts = run_one(dataset, policy, full, one, read_settings(settings), device, label)
-        streams.settle()
-        typer.echo(json.dumps(facts, indent=1))
+        def tell(facts: Mapping[str, Any]) -> None:
+            streams.settle()
+            typer.echo(json.dumps(facts, indent=1))
+
+        run_one(dataset, policy, full, one, read_settings(settings), device, label, tell)
 
     app.command(command, short_help=one.does, cls=type("StepCommand", (_StepCommand,), {"one": one, "full": full}))(act)
 
