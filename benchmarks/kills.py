@@ -198,7 +198,12 @@ def attempt(whole: Whole, data: Path, draw: random.Random) -> Counter[str]:
         return found
     again = contents(data, whole.job.leaves)
     if different := [key for key in whole.contents.keys() | again.keys() if whole.contents.get(key) != again.get(key)]:
-        print(f"{whole.job.name}: {len(different)} differ, such as {different[0]}", file=sys.stderr, flush=True)
+        more, less = len(again.keys() - whole.contents.keys()), len(whole.contents.keys() - again.keys())
+        print(
+            f"{whole.job.name}: {len(different)} differ ({more} more, {less} less), such as {different[0]}",
+            file=sys.stderr,
+            flush=True,
+        )
         found["lost"] += 1
     found["twice"] += doubles(data) > 0
     return found
