@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,7 +102,7 @@ def opened(
 
     rules = load_policy(policy)
     guard = guard_of(rules)
-    with only_run(dataset):
+    with only_run(dataset), closing(Events(dataset / "events.jsonl")) as events:
         running = dataset / RUNNING
         found = Dataset(dataset, _killed_at(running, name, does), guard)
         write_beside(running, json.dumps({"name": name, "does": does, "at": found.at.number}))
@@ -116,7 +116,7 @@ def opened(
             dataset=found,
             policy=rules,
             folder=place,
-            events=Events(dataset / "events.jsonl"),
+            events=events,
             device=device,
             artifacts={k: dataset / path for k, path in kept["artifacts"].items()},
             facts=kept["facts"],
