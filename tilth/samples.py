@@ -131,6 +131,9 @@ def is_made(origin: Mapping[str, Json]) -> bool:
     return bool(origin.get("parents") or origin.get("prompt") or origin.get("digital_source_type"))
 
 
+UNKNOWN_LICENCE = "unknown"  # one that nobody told
+
+
 def join_licences(*licences: str) -> str:
     """Return the licence of what several licences bind, as SPDX writes it.
 

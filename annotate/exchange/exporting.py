@@ -30,9 +30,11 @@ from tilth.data.dataset import Dataset
 from tilth.errors import InputError
 from tilth.images import FORMATS as FILES
 from tilth.images import HEAD_BYTES, SUFFIX_OF, SUFFIXES, kind_of
+from tilth.policy import FORBIDDEN
 from tilth.samples import Sample
 from tilth.sources.walk import stem_of, suffix_of
 
+UNSAFE = set(FORBIDDEN) - {"/"}  # in a path
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 
 
@@ -252,7 +254,7 @@ def _own_stem(sample: Sample) -> str:
     name = source.rpartition("/")[2]
     stem = stem_of(name) if suffix_of(name) in SUFFIXES else ""
     fit = stem.isprintable() and len(stem.encode()) < 200 and not stem.startswith(".") and stem == stem.strip()
-    return stem if fit and not set(stem) & set(':\\"*?<>|') else ""
+    return stem if fit and not set(stem) & UNSAFE else ""
 
 
 def _shared_names(dataset: Dataset, where: str) -> Seen:
@@ -269,7 +271,7 @@ def _known_as(sample: Sample, taken: Seen, key: Callable[[str], str]) -> str:
     """Return the path that an image came from, if it is one that a label file may name and no other image has it."""
     source = str(sample.origin.get("source") or "")
     parts = source.split("/")
-    clean = source.isprintable() and not set(parts) & {"", ".", ".."} and not set(source) & set(':\\"*?<>|')
+    clean = source.isprintable() and not set(parts) & {"", ".", ".."} and not set(source) & UNSAFE
     fit = suffix_of(source) in SUFFIXES or not parts[-1].isdigit()  # the number of a row is no name
     if clean and fit and 0 < len(source) < 512 and taken.add(key(source).lower()):
         return source

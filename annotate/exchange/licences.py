@@ -6,9 +6,7 @@ from functools import lru_cache
 
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
-from tilth.samples import join_licences
-
-UNKNOWN_LICENCE = "unknown"  # one that nobody told
+from tilth.samples import UNKNOWN_LICENCE, join_licences
 
 
 def licence_of(origin: Mapping[str, Json], find: Callable[[str], Mapping[str, Json] | None]) -> str:

@@ -12,10 +12,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from tilth.claims import Json
 from tilth.images import Image
+from tilth.samples import UNKNOWN_LICENCE, join_licences
 
 MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-UNKNOWN = "unknown"  # a licence that nobody told
 XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
@@ -29,9 +29,7 @@ def licence_of_all(*licences: str) -> str:
     >>> licence_of_all("CC0-1.0", "CC-BY-4.0 AND CC0-1.0"), licence_of_all("openrail", "MIT OR 0BSD"), licence_of_all("MIT", "")
     ('CC0-1.0 AND CC-BY-4.0', 'openrail AND (MIT OR 0BSD)', 'MIT AND unknown')
     """
-    parts = [part for licence in licences for part in (licence.strip() or UNKNOWN).split(" AND ")]
-    whole = [f"({part})" if " OR " in part and not part.startswith("(") else part for part in dict.fromkeys(parts)]
-    return " AND ".join(whole) if len(whole) > 1 else parts[0]
+    return join_licences(*(licence.strip() or UNKNOWN_LICENCE for licence in licences))
 
 
 def png_with_provenance(image: Image, origin: Mapping[str, Json]) -> bytes:
