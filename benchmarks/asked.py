@@ -39,10 +39,10 @@ from tilth.samples import NewSample
 from tilth.train.artifacts.artifact import read_about
 from tilth.train.judge.calibrate import Calibrate
 from tilth.train.judge.evaluate import Evaluate, category_scores
-from tilth.train.judge.metrics import average_precision
 from tilth.train.judge.predict import read_predictions
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import TrainDetector
+from tilth.train.measure.metrics import average_precision
 
 POLICY = Path(__file__).parents[1] / "configs" / "policies" / "starter.yaml"
 THREE, FOURTH = ("cigarette", "bottle", "dice"), "knife"

@@ -36,7 +36,7 @@ ROOMS = {
     "synth": [["safety", "plan", "check"], ["draw"], ["adapters"]],
     "mining": [["corpora", "encoders"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],
-    "train": [["artifacts"], ["learn"], ["judge"]],
+    "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["bundles"], ["serving"]],
     "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval"], [""]],
     "pipeline": [["report", "steps"], ["", "gallery"], ["cli"]],

@@ -77,6 +77,21 @@ class Sample:
         return truth.unasked(names, PEOPLE) if truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) else ()
 
     @property
+    def chances(self) -> Mapping[str, float]:
+        """How likely what is said about each category is to be right, as the last step that looked at labels again says; else empty.
+
+        Such a step leaves `<step>.right`, by category, and `<step>.turn`, which counts from one.
+        """
+        turns = (
+            (name, value)
+            for name in self.columns
+            if name.endswith(".turn") and isinstance(value := self.columns[name], int)
+        )
+        last = max(turns, key=lambda pair: pair[1], default=("", 0))[0].removesuffix(".turn")
+        found = self.columns.get(f"{last}.right") if last else None
+        return {name: float(str(chance)) for name, chance in found.items()} if isinstance(found, Mapping) else {}
+
+    @property
     def called(self) -> str:
         """What a person knows it by: the beginning of its id, and its source."""
         source = str(self.origin.get("source") or "")

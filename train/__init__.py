@@ -3,6 +3,7 @@
 STEPS = {
     "train.classifier": "tilth.train.learn.classifier:TrainClassifier",
     "train.detector": "tilth.train.learn.detector:TrainDetector",
+    "relabel": "tilth.train.judge.relabel:Relabel",
     "calibrate": "tilth.train.judge.calibrate:Calibrate",
     "evaluate": "tilth.train.judge.evaluate:Evaluate",
     "gate": "tilth.train.judge.gate:Gate",

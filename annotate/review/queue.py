@@ -101,11 +101,17 @@ def entry(sample: Sample, seed: int) -> Entry:
     truth = sample.truth
     expected, found = expected_category(sample), truth.categories
     contradicts = bool(expected) and expected not in found and bool(truth.unasked([expected], PEOPLE))
-    reasons = {
-        "doubt": doubt(sample),
-        "disagreement": disagreement(sample),
-        "contradiction": CONTRADICTION if contradicts else 0.0,
-    }
+    settled = {name for name, kind in truth.looked.items() if kind in PEOPLE}
+    if chances := sample.chances:  # somebody has weighed all of this already
+        wrong = {name: 1 - chance for name, chance in chances.items() if name not in settled}
+        reasons = {"student": 1 - math.prod(1 - chance for chance in wrong.values())}
+        expected = max(wrong, key=lambda name: wrong[name], default="") or expected
+    else:
+        reasons = {
+            "doubt": doubt(sample),
+            "disagreement": disagreement(sample),
+            "contradiction": CONTRADICTION if contradicts else 0.0,
+        }
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
         priority=1 - math.prod(1 - chance for chance in reasons.values()),

@@ -17,7 +17,8 @@ from tilth.pipeline.report.pictures import MOST_IN_ROW, Album, Row, Wanted
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import read_about
 from tilth.train.judge.evaluate import FPR, TEXT_AREA, category_scores
-from tilth.train.judge.predict import Prediction, read_predictions
+from tilth.train.judge.predict import read_predictions
+from tilth.train.measure.prediction import Prediction
 
 SHOWN_SCORE = 0.3  # boxes below would only clutter a thumbnail
 KINDS = {  # name in the summary -> heading

@@ -4,6 +4,7 @@ Its dataset lies in the step's own folder, so that nothing of it can leak into t
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ class RandomEffort:
         labelled: The labelled images that both start from, as COCO.
         corpus: Folder that the loop mined.
         truth: What the images show.
-        effort_of: Step whose human actions are matched.
+        effort_of: Step whose human actions are matched; in rounds, those of all.
         actions: Number of actions, instead of those of a step; 0 to take the step's.
         error_rate: How often the person errs.
         classifier: How to train the classifier.
@@ -68,7 +69,12 @@ class RandomEffort:
         Raises:
             InputError: Nobody counted the actions that should be matched.
         """
-        wanted = self.actions or int(str(work.facts.get(self.effort_of, {}).get("human_actions", 0)))
+        told = (
+            f
+            for n, f in work.facts.items()
+            if n == self.effort_of or re.fullmatch(rf"{re.escape(self.effort_of)}\.\d+", n)
+        )
+        wanted = self.actions or sum(int(str(facts.get("human_actions", 0))) for facts in told)
         if wanted < 1:
             raise InputError(
                 f"{work.name}: step {self.effort_of!r} counted no human actions; name another in effort_of"
@@ -84,17 +90,17 @@ class RandomEffort:
             used = _Used(**json.loads((work.folder / "used.json").read_text()))
         (work.folder / "used.json").write_text(json.dumps(vars(used)))
         self._do("random.split", Split(), own)
-        told: dict[str, Any] = {}
+        trained: dict[str, Any] = {}
         for name, each in (("random.classifier", self.classifier), ("random.detector", self.detector)):
-            told[name] = dict(self._do(name, each, own))
+            trained[name] = dict(self._do(name, each, own))
             work.publish(name, own.artifacts[name])
         calibration = Calibrate(classifier="random.classifier", detector="random.detector")
-        told["calibration"] = dict(self._do("random.calibrate", calibration, own))
+        trained["calibration"] = dict(self._do("random.calibrate", calibration, own))
         return {
             "human_actions": used.actions,
             "images_labelled": used.images,
             "hours": round(used.seconds / 3600, 4),
-            **told,
+            **trained,
         }
 
     @staticmethod

@@ -17,12 +17,13 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tilth.data.files import folder_beside
 from tilth.engine.fit import fit
-from tilth.starter.world.scene import COLORS, SAFE_KINDS, STYLES
-from tilth.starter.world.sets import KIND_NAMES, scene_set
+from tilth.starter.world.scene import BASE_KINDS, COLORS, STYLES
+from tilth.starter.world.sets import PATCH_NAMES, scene_set
 from tilth.starter.world.surfaces import SURFACES
 
 SIDE, PATCH = 96, 8
-STEPS = 700
+SCENES = 12_000
+STEPS = 4000
 BATCH = 32
 
 
@@ -42,16 +43,16 @@ def _pixels(images: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train on harmless things, save as `out/classifier`, score which kinds held-out scenes show."""
-    data = scene_set(work / "sets", "train", 5000, side=SIDE, kinds=SAFE_KINDS)
+    data = scene_set(work / "sets", "train", SCENES, side=SIDE, kinds=BASE_KINDS)
     patches = torch.from_numpy(data.patches).long()
-    present = torch.tensor([[kind in {t.kind for t in s.things} for kind in SAFE_KINDS] for s in data.scenes]).float()
+    present = torch.tensor([[kind in {t.kind for t in s.things} for kind in BASE_KINDS] for s in data.scenes]).float()
     grounds = torch.tensor([[tuple(SURFACES).index(s.surface), STYLES.index(s.style)] for s in data.scenes])
     torch.manual_seed(3)
-    model = new_classifier(SAFE_KINDS)
+    model = new_classifier(BASE_KINDS)
     parts: Any = nn.ModuleDict({
-        "vit": model, "dense": nn.Linear(128, len(KIND_NAMES) + 1 + len(COLORS)), "ground": nn.Linear(128, len(SURFACES) + len(STYLES)),
+        "vit": model, "dense": nn.Linear(128, len(PATCH_NAMES) + 1 + len(COLORS)), "ground": nn.Linear(128, len(SURFACES) + len(STYLES)),
     }).to(device)  # fmt: skip
-    none = len(KIND_NAMES)
+    none = len(PATCH_NAMES)
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((50, step))
@@ -78,7 +79,17 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         loss = loss + 0.3 * F.cross_entropy(whole[:, len(SURFACES) :], truth[:, 1])
         return loss + 3 * F.binary_cross_entropy_with_logits(logits, present[chosen].to(device))
 
-    fit("classifier", parts, loss_at, steps=steps or STEPS, lr=1e-3, work=work, weight_decay=0.03, betas=(0.9, 0.98))
+    fit(
+        "classifier",
+        parts,
+        loss_at,
+        steps=steps or STEPS,
+        lr=1e-3,
+        work=work,
+        weight_decay=0.03,
+        betas=(0.9, 0.98),
+        ema=0.998,
+    )
     with folder_beside(out / "classifier") as partial:
         model.cpu().half().save_pretrained(partial)
         ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(partial)
@@ -90,7 +101,7 @@ def score(model: ViTForImageClassification, work: Path) -> dict[str, float]:
     """Return the mean average precision over kinds on held-out scenes."""
     from sklearn.metrics import average_precision_score
 
-    data = scene_set(work / "sets", "held_out", 400, side=SIDE, kinds=SAFE_KINDS)
-    truth = np.array([[kind in {t.kind for t in s.things} for kind in SAFE_KINDS] for s in data.scenes])
+    data = scene_set(work / "sets", "held_out", 400, side=SIDE, kinds=BASE_KINDS)
+    truth = np.array([[kind in {t.kind for t in s.things} for kind in BASE_KINDS] for s in data.scenes])
     chances = torch.cat([model(_pixels(data.images[i : i + 50])).logits for i in range(0, len(truth), 50)]).numpy()
     return {"map_kinds": round(float(average_precision_score(truth, chances, average="macro")), 3)}

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from tilth.starter.world.made_up import MADE_UP
 from tilth.starter.world.shapes import HOLE, SHAPES, Paint
 from tilth.starter.world.surfaces import SURFACES, grid, paint
 
 KINDS = tuple(kind for kind in SHAPES if kind != "sign")
 UNSAFE_KINDS = ("knife", "cigarette", "bottle", "pill", "dice")
 SAFE_KINDS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
+BASE_KINDS = (*SAFE_KINDS, *MADE_UP)  # what a base model has seen: nothing of any policy
 LOOK_ALIKES = {"knife": "spoon", "cigarette": "pen", "bottle": "cup", "pill": "candy", "dice": "gift"}
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
@@ -169,7 +171,7 @@ def _draw_thing(
     base = np.array(COLORS[color], float) * rng.uniform(0.92, 1.06)
     angle = {"sign": rng.normal(0, 0.04)}.get(kind, rng.normal(-0.5 if kind in _LONG else 0.0, 0.25))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * radius * side
-    parts = [(outline @ turn + centre * side, paint_) for outline, paint_ in SHAPES[kind]]
+    parts = [(outline @ turn + centre * side, paint_) for outline, paint_ in SHAPES.get(kind) or MADE_UP[kind]]
 
     mask = Image.new("L", canvas.size)
     stencil = ImageDraw.Draw(mask)

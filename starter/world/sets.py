@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tilth.starter.world.made_up import MADE_UP
 from tilth.starter.world.scene import COLORS, KINDS, STYLES, Scene, Thing, draw_spec, render
 
 # Sets drawn for different purposes never share a seed: image i of a purpose uses seed (number, i).
 PURPOSES = {"train": 1, "held_out": 2, "judge": 3, "labelled": 4, "corpus": 5, "test": 6, "judge_held_out": 7}
 
 KIND_NAMES = (*KINDS, "sign")
+PATCH_NAMES = (*KIND_NAMES, *MADE_UP)
 COLOR_NAMES = tuple(COLORS)
 
 
@@ -35,7 +37,7 @@ def _patch_labels(scene: Scene) -> npt.NDArray[np.int8]:
     edge = scene.image.shape[0] // 8 * 8
     for thing, mask in zip(scene.things, scene.masks, strict=True):
         share = mask[:edge, :edge].reshape(8, edge // 8, 8, edge // 8).mean((1, 3))
-        labels[0][share > 0.3] = KIND_NAMES.index(thing.kind)
+        labels[0][share > 0.3] = PATCH_NAMES.index(thing.kind)
         labels[1][share > 0.3] = COLOR_NAMES.index(thing.color)
     return labels
 

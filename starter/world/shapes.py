@@ -23,7 +23,7 @@ EMBER = (255, 90, 20)
 ASH = (110, 105, 100)
 
 
-def _ellipse(cx: float, cy: float, rx: float, ry: float, *, start: float = 0, stop: float = 2, n: int = 24) -> Outline:
+def ellipse(cx: float, cy: float, rx: float, ry: float, *, start: float = 0, stop: float = 2, n: int = 24) -> Outline:
     """An ellipse or an arc of it; angles in half turns."""
     t = np.linspace(start * np.pi, stop * np.pi, n)
     return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], axis=1)
@@ -33,14 +33,14 @@ def _polygon(*xy: float) -> Outline:
     return np.array(xy, float).reshape(-1, 2)
 
 
-def _round_box(x0: float, y0: float, x1: float, y1: float, r: float) -> Outline:
+def round_box(x0: float, y0: float, x1: float, y1: float, r: float) -> Outline:
     corners = ((x1 - r, y1 - r, 0.0), (x0 + r, y1 - r, 0.5), (x0 + r, y0 + r, 1.0), (x1 - r, y0 + r, 1.5))
-    return np.vstack([_ellipse(cx, cy, r, r, start=a, stop=a + 0.5, n=6) for cx, cy, a in corners])
+    return np.vstack([ellipse(cx, cy, r, r, start=a, stop=a + 0.5, n=6) for cx, cy, a in corners])
 
 
 def _petals() -> list[tuple[Outline, Paint]]:
     angles = np.arange(5) * 2 * np.pi / 5 - np.pi / 2
-    return [(_ellipse(0.42 * np.cos(a), -0.3 + 0.42 * np.sin(a), 0.27, 0.27, n=16), MAIN) for a in angles]
+    return [(ellipse(0.42 * np.cos(a), -0.3 + 0.42 * np.sin(a), 0.27, 0.27, n=16), MAIN) for a in angles]
 
 
 SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
@@ -48,9 +48,9 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
     "knife": [
         (_polygon(-0.1, -0.2, 0.98, -0.2, 0.84, 0.02, 0.56, 0.2, -0.1, 0.2), METAL),
         (_polygon(-0.1, 0.06, 0.72, 0.06, 0.56, 0.2, -0.1, 0.2), STEEL),
-        (_round_box(-0.97, -0.22, -0.06, 0.22, 0.12), MAIN),
-        (_ellipse(-0.72, 0, 0.06, 0.06, n=10), DARK),
-        (_ellipse(-0.35, 0, 0.06, 0.06, n=10), DARK),
+        (round_box(-0.97, -0.22, -0.06, 0.22, 0.12), MAIN),
+        (ellipse(-0.72, 0, 0.06, 0.06, n=10), DARK),
+        (ellipse(-0.35, 0, 0.06, 0.06, n=10), DARK),
     ],
     "cigarette": [
         (_polygon(-0.97, -0.15, 0.97, -0.15, 0.97, 0.15, -0.97, 0.15), WHITE),
@@ -85,23 +85,23 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
         (_polygon(-0.25, -0.2, -0.16, -0.2, -0.16, -0.03, -0.25, -0.03), LIGHT),
     ],
     "pill": [
-        (_round_box(-0.88, -0.38, 0.88, 0.38, 0.375), WHITE),
-        (np.vstack([_ellipse(-0.505, 0, 0.375, 0.38, start=0.5, stop=1.5, n=16), _polygon(0, -0.38, 0, 0.38)]), MAIN),
+        (round_box(-0.88, -0.38, 0.88, 0.38, 0.375), WHITE),
+        (np.vstack([ellipse(-0.505, 0, 0.375, 0.38, start=0.5, stop=1.5, n=16), _polygon(0, -0.38, 0, 0.38)]), MAIN),
         (_polygon(-0.5, -0.25, -0.1, -0.25, -0.1, -0.16, -0.5, -0.16), LIGHT),
     ],
     "dice": [
-        (_round_box(-0.72, -0.72, 0.72, 0.72, 0.18), MAIN),
+        (round_box(-0.72, -0.72, 0.72, 0.72, 0.18), MAIN),
         *[
-            (_ellipse(x, y, 0.14, 0.14, n=14), WHITE)
+            (ellipse(x, y, 0.14, 0.14, n=14), WHITE)
             for x, y in ((-0.38, -0.38), (0.38, -0.38), (0, 0), (-0.38, 0.38), (0.38, 0.38))
         ],
     ],
     # Harmless look-alikes: spoon against knife, pen against cigarette, cup against bottle, candy against pill,
     # gift against dice.
     "spoon": [
-        (_round_box(-0.97, -0.1, 0.35, 0.1, 0.09), MAIN),
-        (_ellipse(0.6, 0, 0.4, 0.3), METAL),
-        (_ellipse(0.63, 0.02, 0.28, 0.19), STEEL),
+        (round_box(-0.97, -0.1, 0.35, 0.1, 0.09), MAIN),
+        (ellipse(0.6, 0, 0.4, 0.3), METAL),
+        (ellipse(0.63, 0.02, 0.28, 0.19), STEEL),
     ],
     "pen": [
         (_polygon(-0.95, -0.16, 0.6, -0.16, 0.6, 0.16, -0.95, 0.16), MAIN),
@@ -111,16 +111,16 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
         (_polygon(-0.8, -0.26, -0.1, -0.26, -0.1, -0.17, -0.8, -0.17), METAL),
     ],
     "cup": [
-        (_ellipse(0.55, 0.05, 0.38, 0.4), MAIN),
-        (_ellipse(0.55, 0.05, 0.22, 0.24), HOLE),
+        (ellipse(0.55, 0.05, 0.38, 0.4), MAIN),
+        (ellipse(0.55, 0.05, 0.22, 0.24), HOLE),
         (_polygon(-0.62, -0.6, 0.6, -0.6, 0.46, 0.8, -0.48, 0.8), MAIN),
-        (_ellipse(0, -0.6, 0.61, 0.17), DARK),
-        (_ellipse(0, -0.57, 0.5, 0.1), COFFEE),
+        (ellipse(0, -0.6, 0.61, 0.17), DARK),
+        (ellipse(0, -0.57, 0.5, 0.1), COFFEE),
     ],
     "candy": [
         (_polygon(-0.42, 0, -0.98, -0.42, -0.86, 0, -0.98, 0.42), LIGHT),
         (_polygon(0.42, 0, 0.98, -0.42, 0.86, 0, 0.98, 0.42), LIGHT),
-        (_ellipse(0, 0, 0.52, 0.46), MAIN),
+        (ellipse(0, 0, 0.52, 0.46), MAIN),
         (_polygon(-0.22, -0.42, -0.04, -0.46, 0.1, 0.45, -0.08, 0.46), WHITE),
         (_polygon(0.16, -0.44, 0.32, -0.36, 0.4, 0.28, 0.28, 0.38), WHITE),
     ],
@@ -128,8 +128,8 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
         (_polygon(-0.7, -0.4, 0.7, -0.4, 0.7, 0.85, -0.7, 0.85), MAIN),
         (_polygon(-0.8, -0.55, 0.8, -0.55, 0.8, -0.22, -0.8, -0.22), DARK),
         (_polygon(-0.14, -0.55, 0.14, -0.55, 0.14, 0.85, -0.14, 0.85), YELLOW),
-        (_ellipse(-0.3, -0.75, 0.3, 0.19), YELLOW),
-        (_ellipse(0.3, -0.75, 0.3, 0.19), YELLOW),
+        (ellipse(-0.3, -0.75, 0.3, 0.19), YELLOW),
+        (ellipse(0.3, -0.75, 0.3, 0.19), YELLOW),
     ],
     # Harmless and unlike anything else.
     "book": [
@@ -140,9 +140,9 @@ SHAPES: dict[str, list[tuple[Outline, Paint]]] = {
     ],
     "flower": [
         (_polygon(-0.07, 0, 0.07, 0, 0.07, 1, -0.07, 1), GREEN),
-        (_ellipse(0.24, 0.62, 0.22, 0.1), GREEN),
+        (ellipse(0.24, 0.62, 0.22, 0.1), GREEN),
         *_petals(),
-        (_ellipse(0, -0.3, 0.22, 0.22, n=16), YELLOW),
+        (ellipse(0, -0.3, 0.22, 0.22, n=16), YELLOW),
     ],
     # A board; its words are written by the world.
     "sign": [

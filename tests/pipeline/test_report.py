@@ -20,7 +20,7 @@ from tilth.pipeline.report.page import write_report
 from tilth.pipeline.report.pictures import Album, Wanted
 from tilth.pipeline.report.results import certainty, headline
 from tilth.policy import Policy
-from tilth.train.judge.metrics import recall_at_fpr
+from tilth.train.measure.metrics import recall_at_fpr
 
 if TYPE_CHECKING:
     import playwright.sync_api as playwright

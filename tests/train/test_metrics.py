@@ -20,7 +20,8 @@ from tilth.train.artifacts.artifact import About
 from tilth.train.judge.calibrate import best_box_threshold, calibrate, fit_fusion
 from tilth.train.judge.evaluate import category_scores, coco_targets, measure, whole
 from tilth.train.judge.gate import Gate, decide
-from tilth.train.judge.metrics import (
+from tilth.train.judge.predict import read_predictions
+from tilth.train.measure.metrics import (
     average_precision,
     best_threshold,
     expected_calibration_error,
@@ -29,7 +30,7 @@ from tilth.train.judge.metrics import (
     recall_at_fpr,
     with_interval,
 )
-from tilth.train.judge.predict import Prediction, read_predictions
+from tilth.train.measure.prediction import Prediction
 
 
 def random_predictions(seed: int, n: int = 40) -> list[Prediction]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from tilth.engine.plateau import Plateau
+
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: float) -> float:
     """Rise over `warmup` steps, stay until the share `flat` of all steps, then fall in a line to 3 % of the peak.
@@ -54,6 +56,8 @@ def fit(
     seed: int = 0,
     save_every: int = 500,
     watch: "Callable[[int, nn.Module], str] | None" = None,
+    plateau: "Plateau | None" = None,
+    judge: "Callable[[nn.Module], float] | None" = None,
     advance: Advance | None = None,
 ) -> list[float]:
     """Minimise `loss_at(step)` over the parameters of `model`, in place, resuming from the last checkpoint.
@@ -78,6 +82,8 @@ def fit(
         seed: Of the batches.
         save_every: Steps between checkpoints.
         watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
+        plateau: Decides rates and end instead of `steps`, by what `judge` says; the model with the best score is kept.
+        judge: Called with the (averaged) model at every check of the plateau; scores it, larger is better.
         advance: Called with the number of steps just done and the loss of late, instead of log lines.
 
     Returns:
@@ -95,27 +101,36 @@ def fit(
     optimizer = torch.optim.AdamW([dict(g) for g in chosen], lr=lr, weight_decay=weight_decay, betas=betas)
     trained = [p for g in optimizer.param_groups for p in g["params"]]
     average = copy.deepcopy(model).eval().requires_grad_(False) if ema else None
-    first = 0
+    shown = average if average is not None else model
+    best: dict[str, torch.Tensor] | None = None
+    step = 0
     if path is not None and path.exists():
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
-        first = state["step"]
+        if plateau is not None:
+            plateau.go_on(state["plateau"])
+            best = state["best"]
+        step = state["step"]
         if advance is not None:
-            advance(first)
+            advance(step)
         else:
-            print(f"{name}: resumed at step {first}", flush=True)
+            print(f"{name}: resumed at step {step}", flush=True)
 
-    began, smooth = time.monotonic(), None
+    def rate_of(step: int) -> float:
+        if plateau is not None:
+            return lr * plateau.factor(step)
+        return rate(step) if rate is not None else learning_rate(step, steps, lr, warmup=warmup, flat=flat)
+
+    first, began, smooth = step, time.monotonic(), None
     losses: list[float] = []
     model.train()
-    for step in range(first, steps):
+    while step < (plateau.ends_at if plateau is not None else steps):
         torch.manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            now = rate(step) if rate is not None else learning_rate(step, steps, lr, warmup=warmup, flat=flat)
-            group["lr"] = now * group["scale"]
+            group["lr"] = rate_of(step) * group["scale"]
         loss = loss_at(step)
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
@@ -132,30 +147,38 @@ def fit(
                 for mean, latest in zip(average.buffers(), model.buffers(), strict=True):
                     mean.copy_(latest)
         smooth = losses[-1] if smooth is None else 0.98 * smooth + 0.02 * losses[-1]
+        step += 1
         if advance is not None:
             advance(1, loss=smooth)
-        elif (step + 1) % 50 == 0:
-            per_s = (step + 1 - first) / (time.monotonic() - began)
+        elif step % 50 == 0:
+            per_s = (step - first) / (time.monotonic() - began)
             print(
-                f"{name}: step {step + 1}/{steps} loss {smooth:.4f} ETA {(steps - step - 1) / per_s / 60:.0f} min",
-                flush=True,
+                f"{name}: step {step}/{steps} loss {smooth:.4f} ETA {(steps - step) / per_s / 60:.0f} min", flush=True
             )
-        if (step + 1) % save_every == 0 or step + 1 == steps:
+        ended = step >= (plateau.ends_at if plateau is not None else steps)
+        if plateau is not None and judge is not None and (ended or step % plateau.every == 0):
+            shown.eval()
+            with torch.no_grad():
+                if plateau.note(judge(shown)):
+                    best = {key: value.clone() for key, value in shown.state_dict().items()}
+            model.train()
+        if step % save_every == 0 or ended:
             if path is not None:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
                 if average is not None:
                     state["average"] = average.state_dict()
+                if plateau is not None:
+                    state |= {"plateau": plateau.state(), "best": best}
                 torch.save(state, path.with_suffix(".partial"))
                 os.replace(path.with_suffix(".partial"), path)
             if watch is not None:
-                shown = average if average is not None else model
                 shown.eval()
                 with torch.no_grad():
-                    told = watch(step + 1, shown)
+                    told = watch(step, shown)
                 if advance is None:
-                    print(f"{name}: step {step + 1}: {told}", flush=True)
+                    print(f"{name}: step {step}: {told}", flush=True)
                 model.train()
-    if average is not None:
-        model.load_state_dict(average.state_dict())
+    if best is not None or average is not None:
+        model.load_state_dict(best if best is not None else shown.state_dict())
     model.eval()
     return losses

@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,10 +95,7 @@ class _Reader:
         if not isinstance(entries, list) or not entries:
             self.wrong(("steps",), "needs a list with at least one step")
             return steps
-        for index, entry in enumerate(entries):
-            place: Place = ("steps", index)
-            if isinstance(entry, str):
-                entry = {entry: {}}
+        for place, entry in self._unrolled(entries):
             names = [k for k in entry if k != "as"] if isinstance(entry, dict) else []
             if len(names) != 1:
                 self.wrong(place, "a step is one name with its settings, as in '- dedup: {max_distance: 31}'")
@@ -114,6 +111,38 @@ class _Reader:
                 steps[label] = built
         return steps
 
+    def _unrolled(self, entries: list[Any]) -> Iterator[tuple[Place, Any]]:
+        """Yield every entry, those of `rounds` once for each round; afterwards their names mean the last round's."""
+        last: dict[str, str] = {}
+        for index, entry in enumerate(entries):
+            place: Place = ("steps", index)
+            if not (isinstance(entry, dict) and "rounds" in entry):
+                yield place, _called(entry, last)
+                continue
+            rounds, inner = entry["rounds"], entry.get("steps")
+            if (
+                not isinstance(rounds, int)
+                or rounds < 1
+                or not isinstance(inner, list)
+                or set(entry) != {"rounds", "steps"}
+            ):
+                self.wrong(place, "rounds are a number and their steps, as in '- {rounds: 3, steps: [...]}'")
+                continue
+            names = [_name(one) for one in inner]
+            for number in range(1, rounds + 1):
+                for at, one in enumerate(inner):
+                    # a step that comes later in a round is, until then, the one of the round before
+                    now = {
+                        n: f"{n}.{number}" if names.index(n) < at else f"{n}.{number - 1}" if number > 1 else ""
+                        for n in names
+                    }
+                    one = _called(one, last | now)
+                    yield (
+                        (*place, "steps", at),
+                        {**one, "as": f"{names[at]}.{number}"} if isinstance(one, dict) else one,
+                    )
+            last |= {name: f"{name}.{rounds}" for name in names}
+
     def _step(self, place: Place, name: str, settings: Any) -> Step | None:
         if name not in self.table:
             self.wrong(place, f"no such step{_near(name, tuple(self.table))}")
@@ -125,6 +154,32 @@ class _Reader:
         except ValidationError as error:
             self.mistakes += describe(error, self.path, self.lines, place, cls)
         return None
+
+
+def _name(entry: Any) -> str:
+    """Return what a step is called."""
+    if isinstance(entry, dict):
+        return str(entry.get("as") or next((key for key in entry if key != "as"), ""))
+    return str(entry)
+
+
+def _called(entry: Any, names: Mapping[str, str]) -> Any:
+    """Return an entry whose settings call steps of rounds by the round that is meant."""
+
+    def new(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: new(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [new(one) for one in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    if isinstance(entry, str):
+        return {entry: {}}
+    return (
+        {key: value if key == "as" else new(value) for key, value in entry.items()}
+        if isinstance(entry, dict)
+        else entry
+    )
 
 
 def _near(name: object, known: tuple[str, ...]) -> str:

@@ -19,9 +19,10 @@ from tilth.fusion import Fusion, box_logit, sigmoid
 from tilth.samples import Sample
 from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.evaluate import TEXT_AREA, category_scores
-from tilth.train.judge.metrics import best_threshold, expected_calibration_error, match_boxes
-from tilth.train.judge.predict import Prediction, Predictor, Target, known, predict
+from tilth.train.judge.predict import Predictor, predict
 from tilth.train.learn.examples import held_back, usable
+from tilth.train.measure.metrics import best_threshold, expected_calibration_error, match_boxes
+from tilth.train.measure.prediction import Prediction, Target, known
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
 MIN_UNSAFE = 20  # fewer cannot say below which score hardly any lies

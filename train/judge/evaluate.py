@@ -25,7 +25,8 @@ from tilth.geometry import xywh_to_xyxy
 from tilth.images import decode
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About, read_about
-from tilth.train.judge.metrics import (
+from tilth.train.judge.predict import Predictor, predict
+from tilth.train.measure.metrics import (
     Array,
     average_precision,
     f1,
@@ -33,7 +34,7 @@ from tilth.train.judge.metrics import (
     recall_at_fpr,
     with_interval,
 )
-from tilth.train.judge.predict import Prediction, Predictor, Target, known, left_out, predict
+from tilth.train.measure.prediction import Prediction, Target, known, left_out
 
 TEXT_AREA = "text_area"
 FPR = 0.05

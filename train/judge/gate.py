@@ -10,8 +10,9 @@ from tilth.engine.work import Work
 from tilth.errors import GateRefused
 from tilth.train.artifacts.artifact import read_about
 from tilth.train.judge.evaluate import FPR, TEXT_AREA, category_scores, whole
-from tilth.train.judge.metrics import recall_at_fpr
-from tilth.train.judge.predict import known, read_predictions
+from tilth.train.judge.predict import read_predictions
+from tilth.train.measure.metrics import recall_at_fpr
+from tilth.train.measure.prediction import known
 
 RESAMPLES = 1000
 

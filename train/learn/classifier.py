@@ -3,6 +3,7 @@
 Paper: https://arxiv.org/abs/2010.11929 (ViT), or whatever the base model's card names
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy as np
 from tilth.engine.steps import step
 from tilth.train.artifacts.artifact import any_size
 from tilth.train.learn.examples import Example, known, present
-from tilth.train.learn.fine_tune import Batch, FineTune
+from tilth.train.learn.fine_tune import Batch, FineTune, shown
+from tilth.train.measure.metrics import average_precision
+from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +42,11 @@ class TrainClassifier(FineTune):
     made_weight: float = 0.5
 
     def trust(self, row: Example) -> float:
-        """Return how much an example counts in the loss: less when no person looked, or when it was generated."""
-        return (1.0 if row.reviewed else self.auto_weight) * (self.made_weight if row.made else 1.0)
+        """Return how much an example counts in the loss.
+
+        Less when it was generated, and when no person looked and nobody can tell how likely it is to be right.
+        """
+        return (1.0 if row.reviewed or row.sure else self.auto_weight) * (self.made_weight if row.made else 1.0)
 
     def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
         """Let the model take images of their size."""
@@ -56,3 +62,19 @@ class TrainClassifier(FineTune):
         each = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth).to(logits.device), reduction="none")
         each = each * torch.from_numpy(known(batch.rows, self.auto_weight)).to(logits.device)  # times 1 is exact
         return (each.mean(1) * torch.from_numpy(weights).to(logits.device)).mean()
+
+    def found(self, said: Any, batch: Batch, labels: Sequence[str]) -> list[Prediction]:
+        """Return the logits."""
+        return [
+            shown(row, labels, logits=dict(zip(labels, logits, strict=True)))
+            for row, logits in zip(batch.rows, said.logits.float().tolist(), strict=True)
+        ]
+
+    def quality(self, predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+        """Return the mean average precision of the categories that held-back images show."""
+        each = []
+        for label in labels:
+            told = [p for p in predictions if label not in p.unasked]
+            right = np.array([label in p.truth for p in told], bool)
+            each.append(average_precision(np.array([p.logits[label] for p in told]), right, int(right.sum())))
+        return float(np.nanmean(each))

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tilth.engine.steps import step
-from tilth.geometry import xyxy_to_cxcywh
+from tilth.geometry import cxcywh_to_xyxy, xyxy_to_cxcywh
 from tilth.train.learn.examples import Example, known
-from tilth.train.learn.fine_tune import Batch, FineTune
+from tilth.train.learn.fine_tune import Batch, FineTune, shown
+from tilth.train.measure.metrics import average_precision, match_boxes
+from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
     import torch
+
+DOUBTFUL = 0.2  # below, a label is worth so little that its boxes are not learned
+MIN_SCORE = 0.02  # of a box that is looked at on held-back images
 
 
 @step
@@ -52,7 +57,7 @@ class TrainDetector(FineTune):
 
         device = batch.pixels.device
         if isinstance(model.loss_function, Blind):
-            unasked = known(batch.rows) == 0
+            unasked = known(batch.rows) < DOUBTFUL
             model.loss_function.unasked = torch.from_numpy(unasked).to(device) if unasked.any() else None
         labels = [
             {
@@ -67,6 +72,31 @@ class TrainDetector(FineTune):
         """Return what the model made of them."""
         loss: torch.Tensor = said.loss
         return loss
+
+    def found(self, said: Any, batch: Batch, labels: Sequence[str]) -> list[Prediction]:
+        """Return the boxes."""
+        scores, boxes = said.logits.float().sigmoid().numpy(force=True), said.pred_boxes.float().numpy(force=True)
+        told = []
+        for i, row in enumerate(batch.rows):
+            true = [
+                [*box, labels[label]]
+                for box, label, keep in zip(batch.boxes[i], row.labels, batch.seen[i], strict=True) if keep
+            ]  # fmt: skip
+            places = np.argwhere(scores[i] >= MIN_SCORE)
+            said_boxes = [
+                [*box, float(scores[i, q, k]), labels[k]]
+                for (q, k), box in zip(places, cxcywh_to_xyxy(boxes[i])[places[:, 0]].tolist(), strict=True)
+            ]
+            told.append(shown(row, labels, true_boxes=true, boxes=said_boxes))
+        return told
+
+    def quality(self, predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+        """Return the mean average precision at IoU 0.5 of the categories that held-back images show."""
+        each = []
+        for label in labels:
+            scores, right, _, truths = match_boxes(predictions, label)
+            each.append(average_precision(scores, right, int(truths.sum())))
+        return float(np.nanmean(each))
 
 
 class Blind:

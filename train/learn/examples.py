@@ -37,6 +37,7 @@ class Example:
         reviewed: Whether a person said so.
         made: Whether the image was generated.
         val: Whether it is held back for choosing and calibrating.
+        sure: Chance of what is said about each of the labels to be right, where a model was asked; empty where nobody can tell.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Example:
     reviewed: bool
     made: bool
     val: bool
+    sure: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +73,15 @@ def present(rows: Sequence[Example], n_labels: int) -> npt.NDArray[np.float32]:
 def known(rows: Sequence[Example], auto_weight: float = 1.0) -> npt.NDArray[np.float32]:
     """Return how much is known of each label of each image, `(n, n_labels)`: 0 where nobody looked, else 1.
 
-    What a model says about an image that people have looked at for other things counts `auto_weight`.
+    What a model says about an image that people have looked at for other things counts `auto_weight`; where the chance of its label to be
+    right is known, as far as that is above even.
     """
     table = np.ones((len(rows), len(rows[0].looked) if rows else 0), np.float32)
     for i, row in enumerate(rows):
         for k, kind in enumerate(row.looked):
             table[i, k] = 0 if not kind else auto_weight if row.reviewed and kind not in PEOPLE else 1
+            if row.sure and kind and kind not in PEOPLE:
+                table[i, k] = max(0.0, 2 * row.sure[k] - 1)
     return table
 
 
@@ -108,7 +113,7 @@ def gather(
     Raises:
         InputError: Nothing usable is there, or no example shows any of the labels.
     """
-    folder = work.folder / f"examples-{work.dataset.at.number}-{side}-asked"
+    folder = work.folder / f"examples-{work.dataset.at.number}-{side}-sure"
     if not (folder / "rows.json").exists():
         real = work.dataset.count(both(usable(states), "not made"))
         made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
@@ -124,7 +129,7 @@ def gather(
 
 def _example(row: dict[str, object]) -> Example:
     boxes = tuple(tuple(b) if b else None for b in row.pop("boxes"))  # type: ignore[attr-defined]
-    listed = {name: tuple(cast("list[Any]", row.pop(name))) for name in ("labels", "looked")}
+    listed = {name: tuple(cast("list[Any]", row.pop(name, ()))) for name in ("labels", "looked", "sure")}
     return Example(**row, **listed, boxes=boxes)  # type: ignore[arg-type]
 
 
@@ -163,6 +168,7 @@ def _write(
                     tuple(float(v) for v in np.clip(np.array(c.box_xyxy) / scale, 0, 1)) if c.box_xyxy else None for c in kept  # type: ignore[misc]
                 ),
                 looked=tuple(truth.looked.get(name, "") for name in labels),
+                sure=tuple(round(chances.get(name, 1.0), 4) for name in labels) if (chances := sample.chances) else (),
                 reviewed=truth.state is not State.AUTO, made=sample.made, val=held_back(sample) and not sample.made,
             )))  # fmt: skip
             advance(1)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,13 +15,16 @@ from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.examples import Example, Examples, gather
+from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
     import torch
 
 LEAST = 5  # images that show something, or do not, from which anything is learned about it
 LEAST_SHARE = 0.05
-MOST_VAL = 128  # held-back images that are looked at while training
+MOST_VAL = 256  # held-back images that are looked at while training
+CHECK_EVERY = 50  # steps
+ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
 LAST = 20  # steps whose mean loss is told at the end
 STATES = {"reviewed": State.REVIEWED, "confirmed_empty": State.CONFIRMED_EMPTY, "auto": State.AUTO}
 
@@ -48,7 +52,9 @@ class FineTune:
 
     Args:
         model: Base model: a starter model, a folder or a hub id at a commit.
-        steps: Optimiser steps.
+        steps: Optimiser steps at most. Training ends by itself when held-back images gain nothing any more, and keeps the best model.
+        start: Name of a trained model of an earlier step to go on from, which knows the same categories; `model` when empty.
+        patience: Checks without a gain, one every 50 steps, before the learning rate falls to its end; 0 takes all steps.
         batch_size: Images a step.
         lr: Peak learning rate.
         image_side: Side of the square that images are resized to; the base model's own when 0.
@@ -66,6 +72,8 @@ class FineTune:
     steps: int
     batch_size: int
     lr: float
+    start: str = ""
+    patience: int = 4
     image_side: int = 0
     states: tuple[str, ...] = ("reviewed", "confirmed_empty", "auto")
     max_made_ratio: float = 1.0
@@ -74,6 +82,8 @@ class FineTune:
         """Check the settings."""
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.patience < 0:
+            raise ValueError(f"patience must not be negative, got {self.patience}")
         if not 0 < self.lr < 1:
             raise ValueError(f"lr must lie in (0, 1), got {self.lr}")
         if unknown := set(self.states) - set(STATES):
@@ -95,6 +105,14 @@ class FineTune:
         """Return how wrong the model's answer to a batch is."""
         raise NotImplementedError
 
+    def found(self, said: Any, batch: Batch, labels: Sequence[str]) -> list[Prediction]:
+        """Return what the model says of a batch, beside what is known of it; boxes in parts of the view."""
+        raise NotImplementedError
+
+    def quality(self, predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+        """Return how good predictions are, in [0, 1]; larger is better."""
+        raise NotImplementedError
+
     def run(self, work: Work) -> Facts:
         """Train, or go on from the last checkpoint, and publish the model under the step's name."""
         done = work.folder / "model"
@@ -104,6 +122,7 @@ class FineTune:
         import torch
 
         from tilth.engine.fit import fit
+        from tilth.engine.plateau import Plateau
         from tilth.train.learn.augment import to_unit, views
 
         labels = [c.name for c in work.policy.pictured]
@@ -114,7 +133,10 @@ class FineTune:
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
         device = models.device(work.device)
         torch.manual_seed(work.seed)
-        model = load_for_training(self.kind, self.model, labels).to(device)
+        base = str(work.artifact(self.start)) if self.start else self.model
+        if self.start and read_about(Path(base)).labels != labels:
+            raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
+        model = load_for_training(self.kind, base, labels).to(device)
         fits = np.array(self.choose(model, data.rows), bool)
         train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
         val = val[:MOST_VAL]
@@ -128,29 +150,40 @@ class FineTune:
         chance = draw_weights(data.rows, train, len(labels))
         bf16 = models.precision(device) == "bfloat16"
 
-        def loss_of(net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "torch.Tensor":
+        def answer(net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "tuple[Any, Batch]":
             rows = [data.rows[i] for i in chosen]
             x, boxes, seen = views(to_unit(data.images[chosen], device), [boxes_of(row) for row in rows], rng)
             batch = Batch(pixels=normalise(x, about), rows=rows, boxes=boxes, seen=seen)
             beside = self.beside(net, batch)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                said = net(pixel_values=batch.pixels, **beside)
-            return self.loss(said, batch)
+                return net(pixel_values=batch.pixels, **beside), batch
 
         def loss_at(step_: int) -> "torch.Tensor":
             rng = np.random.default_rng((work.seed, self.stream, step_))
-            return loss_of(model, train[rng.choice(len(train), self.batch_size, p=chance)], rng)
+            return self.loss(*answer(model, train[rng.choice(len(train), self.batch_size, p=chance)], rng))
 
         told: dict[str, float] = {}
+        shown = sum(len(data.rows[i].labels) for i in val)
 
-        def watch(step_: int, averaged: "torch.nn.Module") -> str:
+        def judge(averaged: "torch.nn.Module") -> float:
             rng = np.random.default_rng(self.stream)  # the same views of the held-back images each time
-            parts = [val[i : i + self.batch_size] for i in range(0, len(val), self.batch_size)]
-            if parts:
-                told["val_loss"] = sum(float(loss_of(averaged, p, rng)) * len(p) for p in parts) / len(val)
-                advance(0, **told)
-            return ""
+            loss, found = 0.0, list[Prediction]()
+            for start in range(0, len(val), self.batch_size):
+                said, batch = answer(averaged, val[start : start + self.batch_size], rng)
+                loss += float(self.loss(said, batch)) * len(batch.rows) / len(val)
+                found += self.found(said, batch, labels)
+            told["val_loss"] = loss
+            if shown >= ENOUGH:
+                told["val_quality"] = self.quality(found, labels)
+            advance(0, **told)
+            return told.get("val_quality", -loss)
 
+        plateau = Plateau(
+            most=self.steps,
+            every=min(CHECK_EVERY, max(1, self.steps // 4)),
+            patience=self.patience,
+            warmup=min(30, max(1, self.steps // 10)),
+        )
         with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
             losses = fit(
                 self.kind,
@@ -160,18 +193,19 @@ class FineTune:
                 lr=self.lr,
                 work=work.folder / "checkpoint",
                 ema=0.98,
-                warmup=min(30, max(1, self.steps // 10)),
                 weight_decay=self.weight_decay,
                 clip=self.clip,
                 seed=work.seed,
                 save_every=100,
-                watch=watch,
+                plateau=plateau,
+                judge=judge if len(val) else None,
                 advance=advance,
             )
         told = {"loss": float(np.mean(losses[-LAST:])), **told} if losses else told
         about.trained = {
             **{name: round(value, 4) for name, value in told.items()},
-            **counts(data, labels, self.steps),
+            **counts(data, labels, plateau.ends_at),
+            "best_step": min(plateau.ends_at, (plateau.best + 1) * plateau.every) if len(val) else plateau.ends_at,
             **({"too_few": thin} if thin else {}),
         }
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
@@ -227,3 +261,12 @@ def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
         "images_per_label": {name: sum(i in row.labels for row in train) for i, name in enumerate(labels)},
         "nobody_looked": {name: sum(not looked[i] for looked in asked) for i, name in enumerate(labels)},
     }  # fmt: skip
+
+
+def shown(row: Example, labels: Sequence[str], **said: Any) -> Prediction:
+    """Return what a model says of a view of an example, beside what is known of it."""
+    return Prediction(
+        id=row.id, file="", part="", truth=tuple(labels[label] for label in row.labels),
+        truth_boxes=said.get("true_boxes", []), logits=said.get("logits", {}), boxes=said.get("boxes", []),
+        unasked=tuple(label for label, looked in zip(labels, row.looked, strict=True) if not looked),
+    )  # fmt: skip

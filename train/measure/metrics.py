@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tilth.claims import Json
 from tilth.geometry import iou
-from tilth.train.judge.predict import Prediction
+from tilth.train.measure.prediction import Prediction
 
 Array = npt.NDArray[Any]
 RECALL_POINTS = np.linspace(0, 1, 101)

@@ -1,0 +1,1 @@
+"""What predictions are, and how good they are. Start with `metrics.py`."""

@@ -1,0 +1,60 @@
+"""What models say of an image, beside what is known of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tilth.images import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """An image with its truth: categories, boxes `(k, 4)` xyxy pixels with their category, and a slice such as a style.
+
+    Whether it shows a category in `unasked` is not known, as nobody looked.
+    """
+
+    id: str
+    file: str
+    image: Image
+    categories: tuple[str, ...]
+    boxes_xyxy: npt.NDArray[np.floating[Any]]
+    box_categories: tuple[str, ...]
+    part: str = ""
+    unasked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What both models say of one image, beside its truth.
+
+    `logits` and `scores` are by category; `boxes` are `[x0, y0, x1, y1, score, category]` in pixels. `unasked` are the categories
+    that nobody looked for in it.
+    """
+
+    id: str
+    file: str
+    part: str
+    truth: tuple[str, ...]
+    truth_boxes: list[list[Any]]
+    logits: dict[str, float]
+    boxes: list[list[Any]]
+    unasked: tuple[str, ...] = ()
+
+    def box_score(self, category: str) -> float:
+        """Return the score of the best box of a category; 0 when there is none."""
+        return max((b[4] for b in self.boxes if b[5] == category), default=0.0)
+
+
+def known(predictions: Sequence[Prediction], categories: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return of which categories it is known whether each image shows them, `(n, k)`."""
+    table = np.array([[c not in p.unasked for c in categories] for p in predictions], bool)
+    return table.reshape(len(predictions), len(categories))
+
+
+def left_out(predictions: Sequence[Prediction], categories: Sequence[str]) -> dict[str, int]:
+    """Count for each category the images that say nothing about it, as nobody looked."""
+    return dict(zip(categories, (~known(predictions, categories)).sum(0).tolist(), strict=True))
