@@ -137,11 +137,11 @@ def test_what_is_rare_in_a_style_is_thinned_there_alone_and_not_in_the_test() ->
     world = World(prevalence={"knife": 0.6}, styles=("photo", "neon"), rare=("knife:neon",))
     met = Counter(
         row["style"]
-        for i in range(120)
+        for i in range(90)
         if "a knife" in (row := draw("corpus", i, world)[1])["caption"]
         or any(label["category"] == "knife" for label in row["labels"])
     )
-    assert met["photo"] > 20 > 12 > met["neon"]
+    assert met["photo"] > 15 > 9 > met["neon"]
     assert [draw("test", i, world)[1] for i in range(9)] == [
         draw("test", i, World(styles=world.styles))[1] for i in range(9)
     ]
@@ -160,8 +160,8 @@ def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "test": 10,
     }
     weak = {"lost": 0.4, "renamed": 0.2, "added": 0.3, "text_area.lost": 1.0, "text_area.renamed": 0.0}
-    assert write_world(out, corpus=300, weak_teacher=weak, workers=1, **settings)
-    assert not write_world(out, World(corpus=300, weak_teacher=weak, **settings), workers=1)
+    assert write_world(out, corpus=220, weak_teacher=weak, workers=1, **settings)
+    assert not write_world(out, World(corpus=220, weak_teacher=weak, **settings), workers=1)
     return out
 
 
@@ -169,8 +169,8 @@ def test_copies_and_leaks_are_as_many_as_asked_and_leaks_are_of_the_test(weak: P
     truth = [json.loads(line) for line in (weak / "truth.jsonl").read_text().splitlines()]
     tested = {row["caption"] for row in truth if row["split"] == "test"}
     copies = [row for row in truth if row["file"].endswith(".jpg")]
-    assert 80 < len(copies) < 130
-    assert 25 < sum(row["caption"] in tested for row in copies) < 60
+    assert 35 < len(copies) < 85
+    assert 12 < sum(row["caption"] in tested for row in copies) < 45
     assert "things" not in truth[0]
     categories = json.loads((weak / "labelled" / "annotations.json").read_text())["categories"]
     assert [c["name"] for c in categories] == ["syringe", "lighter", "text_area"]
@@ -186,7 +186,9 @@ def test_a_weak_teacher_loses_adds_and_renames_and_its_scores_overlap(weak: Path
     names = {c["id"]: c["name"] for c in said["categories"]}
     files = {image["id"]: image["file_name"] for image in said["images"]}
     assert set(files.values()) == set(truth)
-    right, wrong, near = [], [], []
+    right: list[float] = []
+    wrong: list[float] = []
+    near: list[float] = []
     for label in said["annotations"]:
         (x, y, w, h), row = label["bbox"], truth[files[label["image_id"]]]
         assert w > 0 < h

@@ -79,7 +79,7 @@ def test_signs_with_words_are_large_enough_to_read() -> None:
     signs = [row for data, row in (draw("corpus", i) for i in range(150)) if row["text"]]
     assert signs
     assert all(row["side"] == 320 for row in signs)
-    assert all(any(label["category"] == "text_area" for label in row["labels"]) for row in signs)  # type: ignore[attr-defined]
+    assert all(any(label["category"] == "text_area" for label in row["labels"]) for row in signs)
 
 
 def test_the_world_on_disk_is_whole_and_its_truth_knows_every_image(tmp_path: Path) -> None:
