@@ -95,6 +95,10 @@ class Import:
             return self.categories == "as_is" or name in self.categories or work.policy.find(name) is not None
 
         format_, reader = open_reader(path, self.format, self.split, images, odd, knows)
+        if self.by and format_ == "folder":
+            raise InputError(
+                f"{self.path}: by is of a model's labels, and these are images alone; give path its label file, and images this folder"
+            )
         # what the policy does not know is left out, so a policy that knows more has the labels read again
         called = (name for c in work.policy.categories for name in (c.name, *c.also))
         known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(called)
@@ -106,7 +110,7 @@ class Import:
         # what failed for want of a reader is read again once there is one
         known_formats = ("HEIC",) if reads_heic() else ()
         # a model's labels are asked for again when there are more images to which they may belong
-        known_images = [work.dataset.count(dropped=True)] if self.by else []
+        known_images = [str(work.dataset.count(dropped=True))] if self.by else []
         key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats, *known_images)
         taker = Taker(
             called=called_apart(work.dataset.root, reader.root),

@@ -111,6 +111,8 @@ def test_a_model_that_speaks_of_none_of_the_images_is_refused(work: Work, root: 
     path = _model_says(root, a=0.5)
     with pytest.raises(InputError, match="image that is not in the dataset, left out: 1"):
         Import(path=path, images=root / "images", by="model:weak").run(work)
+    with pytest.raises(InputError, match="these are images alone; give path its label file"):
+        Import(path=root / "images", by="model:weak").run(work)
 
 
 def test_an_image_without_boxes_is_confirmed_empty_only_when_the_recipe_says_so(work: Work, root: Path) -> None:
