@@ -7,7 +7,12 @@ python -m tilth.starter train diffusion
 import argparse
 import importlib
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+from tilth.errors import TilthError
 
 MODELS = Path(__file__).parent / "models"
 
@@ -25,23 +30,94 @@ TRAINERS = {
 }
 
 
+EXAMPLE = """\
+Without options but --out it is the world that the demo has always had. Known kinds are those that the miniatures were trained on:
+knife, cigarette, bottle, pill, dice; new ones, which no miniature has seen, nor their words, are syringe and lighter.
+
+Example: python -m tilth.starter world --out runs/faithful-world --kinds all --given 8 --seed 1 --rare knife:neon \\
+             --prevalence knife=0.01,syringe=0.02 --weak-teacher lost=0.33,added=0.1,renamed=0.1,knife.lost=0.5
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Read names with commas between them."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str) -> dict[str, float]:
+    """Read `name=number` pairs with commas between them."""
+    told: dict[str, float] = {}
+    for pair in _names(text):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if name in told:
+            raise argparse.ArgumentTypeError(f"{name} is given twice")
+        try:
+            told[name] = float(value)
+        except ValueError:
+            wanted = "expected a number, or name=number pairs with commas between them"
+            raise argparse.ArgumentTypeError(f"{wanted}; got {pair!r}") from None
+    return told
+
+
+def _prevalence(text: str) -> float | dict[str, float]:
+    """Read one number, or `name=number` pairs."""
+    try:
+        return float(text)
+    except ValueError:
+        return _numbers(text)
+
+
+SETTINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
+    "labelled": (int, "N", "number of labelled images (default: 60)"),
+    "corpus": (int, "N", "number of corpus images (default: 6000)"),
+    "test": (int, "N", "number of sealed test images (default: 1000)"),
+    "seed": (int, "N", "another one gives another world: other images altogether (default: 0)"),
+    "kinds": (str, "WHICH", "known, new or all: unsafe kinds that there are (default: known)"),
+    "prevalence": (_prevalence, "P", "chance that a corpus image shows a kind: 0.04, or knife=0.01,pill=0.1 (default: 0.04)"),
+    "styles": (_names, "S,S", "of corpus and test (default: photo,cartoon,sketch,neon)"),
+    "labelled-styles": (_names, "S,S", "of the labelled images (default: photo)"),
+    "copies": (float, "P", "share of the corpus that is near-copies of other corpus images (default: 0.03)"),
+    "leaks": (float, "P", "share of the corpus that is copies of sealed test images (default: 0.003)"),
+    "rare": (_names, "K:S,K:S", "kind:style that labelled and corpus images show a tenth as often; the test is as it would be"),
+    "given": (int, "N", "number of labelled images that show each new kind (default: as chance has it, 13 %%)"),
+    "weak-teacher": (
+        _numbers,
+        "W=P,W=P",
+        "write teacher/annotations.json, what a model would say of the corpus that has `lost` and `renamed` shares of the boxes and "
+        "`added` boxes an image; knife.lost=0.5 is of one category",
+    ),
+}  # fmt: skip
+
+
 def write_files(arguments: argparse.Namespace) -> None:
-    """Write the world and show how far it is."""
+    """Write the world and show how far it is.
+
+    Raises:
+        InputError: A setting is wrong.
+    """
     from tilth.events import Events
     from tilth.starter.world.files import write_world
+    from tilth.starter.world.settings import World
 
+    told = {name.replace("-", "_"): getattr(arguments, name.replace("-", "_")) for name in SETTINGS}
+    world = World(**{name: value for name, value in told.items() if value is not None})
     events = Events()
-    total = arguments.labelled + arguments.corpus + arguments.test
+    total = world.labelled + world.corpus + world.test
     with events.progress("starter world", total) as advance:
-        written = write_world(
-            arguments.out, labelled=arguments.labelled, corpus=arguments.corpus, test=arguments.test, advance=advance
-        )
+        written = write_world(arguments.out, world, advance=advance)
     events.emit("world", message=f"{arguments.out}: {total} images" + ("" if written else ", already there"))
 
 
 def main() -> None:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m tilth.starter", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -52,14 +128,21 @@ def main() -> None:
     train.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, …")
     train.add_argument("--steps", type=int, help="optimiser steps, instead of the default of the model")
     world = commands.add_parser(
-        "world", help="write the labelled images, the corpus, the sealed test set and the truth"
+        "world",
+        help="write the labelled images, the corpus, the sealed test set and the truth",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     world.add_argument("--out", type=Path, required=True, help="folder to make")
-    for name, count in (("labelled", 60), ("corpus", 6000), ("test", 1000)):
-        world.add_argument(f"--{name}", type=int, default=count, help="number of images (default: %(default)s)")
+    for name, (read, shape, words) in SETTINGS.items():
+        world.add_argument(f"--{name}", type=read, metavar=shape, help=words)
     arguments = parser.parse_args()
     if arguments.command == "world":
-        write_files(arguments)
+        try:
+            write_files(arguments)
+        except TilthError as error:
+            print(f"{parser.prog} world: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
         return
     import torch
 

@@ -5,13 +5,14 @@ import json
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from tilth.annotate.exchange.modelled import of_known_images
 from tilth.annotate.exchange.taking import LOST, Taker, called_apart
 from tilth.annotate.formats.coco import Coco
 from tilth.annotate.formats.parts.leftover import left_alone
@@ -20,11 +21,13 @@ from tilth.annotate.formats.parts.records import Oddities, Reader
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
 from tilth.claims import Json
 from tilth.engine.copies import Outcome, outcome
+from tilth.engine.intake import Failed
 from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import reads_heic
 from tilth.policy import Policy, fold
+from tilth.samples import NewSample
 
 NAMED = 20  # unknown categories that are said; the facts have more
 
@@ -46,6 +49,9 @@ class Import:
             as of COCO, YOLO and folders of classes; where a set has no list, all of the policy. An image without a label of one of
             these shows none; of other categories it says nothing. Where one class was chosen for an image, it says nothing of the
             other classes unless this is given.
+        by: `model:<name>` when a model gave the labels and no person did. They are then automatic ones with their scores, of images that
+            are in the dataset already; the others are left out. An image of the file without boxes shows nothing that the model
+            looked for. Read again under this name, they take the place of what it said before.
     """
 
     path: Path
@@ -56,9 +62,12 @@ class Import:
     licence: str = ""
     categories: Mapping[str | int, str] | Literal["as_is"] = field(default_factory=dict)
     covers: tuple[str, ...] = ()
+    by: str = ""
 
     def __post_init__(self) -> None:
-        """Take class numbers as names."""
+        """Take class numbers as names, and check who speaks."""
+        if self.by and not re.fullmatch(r"model:\S+", self.by):
+            raise ValueError(f"by must be model:<name>, the model that gave the labels, got {self.by!r}")
         if self.categories != "as_is":
             object.__setattr__(self, "categories", {str(theirs): ours for theirs, ours in self.categories.items()})
 
@@ -86,6 +95,10 @@ class Import:
             return self.categories == "as_is" or name in self.categories or work.policy.find(name) is not None
 
         format_, reader = open_reader(path, self.format, self.split, images, odd, knows)
+        if self.by and format_ == "folder":
+            raise InputError(
+                f"{self.path}: by is of a model's labels, and these are images alone; give path its label file, and images this folder"
+            )
         # what the policy does not know is left out, so a policy that knows more has the labels read again
         called = (name for c in work.policy.categories for name in (c.name, *c.also))
         known_names = () if format_ == "folder" or self.categories == "as_is" else sorted(called)
@@ -96,13 +109,15 @@ class Import:
             )
         # what failed for want of a reader is read again once there is one
         known_formats = ("HEIC",) if reads_heic() else ()
-        key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats)
+        # a model's labels are asked for again when there are more images to which they may belong
+        known_images = [str(work.dataset.count(dropped=True))] if self.by else []
+        key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats, *known_images)
         taker = Taker(
             called=called_apart(work.dataset.root, reader.root),
             policy=work.policy,
             root=reader.root,
             categories=self.categories,
-            empty_means=self.empty_means,
+            empty_means="confirmed_empty" if self.by else self.empty_means,
             key=key,
             origin={"licence": self.licence, "step": work.name},
             columns={"split": self.split} if self.split else {},
@@ -110,12 +125,16 @@ class Import:
             covers=self._covers(listed, work.policy),
             listed=frozenset(listed),
             apart=bool(self.covers),
+            by=self.by,
         )
-        counts = work.add(key, map(taker.take, reader), total=reader.count())
+        taken: Iterable[NewSample | Failed] = map(taker.take, reader)
+        if self.by:
+            taken = of_known_images(taken, work.dataset, taker)
+        counts = work.add(key, taken, total=reader.count())
         left = left_alone(path, images, format_, *_label_files(reader)).facts()
         table = work.dataset.table(f"{work.name}-{key}")
         if not counts:
-            lost = "".join(f"; {kind}: {count}" for kind, count in odd.lost.counts.items())
+            lost = "".join(f"; {kind}: {count}" for kind, count in (odd.counts if self.by else odd.lost.counts).items())
             raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
         facts = {
             "format": format_,
@@ -186,7 +205,7 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
     examples = {**labels.left_out.examples, **lost.examples}
     return {
         "label_files": taker.files,
-        "by_state": dict(found.states),
+        "by_state": _states(found, taker.by),
         "covers": list(taker.covers),
         "not_covered": [name for name in policy.names if name not in taker.covers],
         "boxes": found.boxes.total(),
@@ -210,6 +229,14 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
         "odd": dict(taker.odd.counts),
         "odd_examples": taker.odd.examples,
     }
+
+
+def _states(found: Outcome, by: str) -> dict[str, Json]:
+    """Count images by state; what a model says is reviewed by nobody."""
+    if not by:
+        return dict(found.states)
+    said = found.states["reviewed"] + found.states["confirmed_empty"]
+    return {state: n for state, n in (("auto", said), ("unlabelled", found.states["unlabelled"])) if n}
 
 
 def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -73,6 +73,7 @@ class Taker:
         covers: The categories that the set looked for.
         listed: The set's own list of names; one on it that we do not know is none of those that we do.
         apart: Whether the recipe says what the set covers, and so that a class stands apart from the others.
+        by: Who says it, `model:<name>`; the set itself when empty.
     """
 
     policy: Policy
@@ -87,6 +88,7 @@ class Taker:
     covers: tuple[str, ...]
     listed: frozenset[str] = frozenset()
     apart: bool = False
+    by: str = ""
     unknown: Counter[str] = field(default_factory=Counter)
     renamed: dict[str, str] = field(default_factory=dict)  # names of the set that the policy has in other letters
     labels: Labels = field(default_factory=Labels)
@@ -153,7 +155,7 @@ class Taker:
         return tuple(name for name in self.covers if name in named or name not in doubts)
 
     def _source(self, found: Found) -> str:
-        return f"import:{self.called}/{found.label_file}"
+        return self.by or f"import:{self.called}/{found.label_file}"
 
     def _seen(self, found: Found, data: bytes) -> tuple[tuple[int, int], int, bool]:
         """Return the image's size as stored, its orientation, and whether its boxes are of the stored image."""

@@ -22,6 +22,7 @@ from tilth.claims import Json
 from tilth.data.where import both, open_to_models, quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.samples import Result, Sample
 
 
@@ -76,6 +77,9 @@ def _row(seen: Seen) -> list[Json]:
 class Ground:
     """Find boxes of the policy's categories with an open-vocabulary detector.
 
+    A category is asked for when the model was taught the words of one of its prompts; else nobody has looked for it, and the facts
+    name it under `unknown`.
+
     Args:
         model: A GroundingDINO, MM-Grounding-DINO or LLMDet, as `starter:grounding` or a hub id with its commit.
         backend: `transformers`, or `groundingdino-py` for that package; both give the same boxes.
@@ -123,10 +127,10 @@ class Ground:
         """Look once, then decide.
 
         Raises:
-            InputError: `thresholds` names a category that cannot be pictured, or the prompts do not fit the model.
+            InputError: `thresholds` names a category that cannot be pictured, or the prompts do not fit the model, or it knows none.
         """
         work.policy.check_pictured(self.thresholds, "thresholds")
-        asked = questions(work.policy.pictured)
+        asked, words, unknown = self._in_its_words(work)
         if not self.counter_prompts:
             asked = tuple(Question(category=q.category, phrases=q.phrases) for q in asked)
         look = Look(
@@ -159,9 +163,10 @@ class Ground:
         )
         seen = f"{work.name}.seen"
         work.map(decide, both(wanted, f"`{seen}` is not null"), on="claims", label=f"{work.name}: decide")
-        if new:
-            self._warn_of_words(work, asked)
+        if new and words:
+            self._warn_of_words(work, words, unknown)
         return {
+            "unknown": list(unknown),
             "images": looked.get("ok", 0),
             "failed": looked.get("failed", 0),
             "unasked_before": unasked,
@@ -183,18 +188,38 @@ class Ground:
         path = self.inputs()[0] if self.inputs() else work.artifact(self.calibrated)
         return {name: value for name, value in read_thresholds(path).items() if value >= FLOOR}
 
-    def _warn_of_words(self, work: Work, asked: Sequence[Question]) -> None:
-        """Say which prompts the model cannot know; that nothing was found would look like an answer."""
+    def _in_its_words(self, work: Work) -> tuple[tuple[Question, ...], list[str], tuple[str, ...]]:
+        """Return what to ask, the prompts that the model cannot know, and the categories that have no other.
+
+        Such a category is not asked for: a model finds next to nothing by the letters of a word, and what it then says,
+        that nothing is there, would look like an answer.
+
+        Raises:
+            InputError: There is none that it knows.
+        """
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(models.locate(self.model), local_files_only=True)
+        asked = questions(work.policy.pictured)
         words = spelled([phrase for question in asked for phrase in question.phrases], tokenizer.tokenize)
-        if words:
-            told = f"  {self.model} was not taught these words and will hardly find them: {', '.join(words[:10])}"
-            more = f" and {len(words) - 10} more" if len(words) > 10 else ""
-            work.events.emit(
-                "unknown_words", words=list(words), message=f"{told}{more}; use its words, or another model"
+        known = tuple(question for question in asked if not set(question.phrases) <= set(words))
+        if asked and not known:
+            raise InputError(
+                f"{self.model} was not taught any of the policy's prompts, {', '.join(words[:10])}; use its words, or another model"
             )
+        return known, words, tuple(question.category for question in asked if question not in known)
+
+    def _warn_of_words(self, work: Work, words: Sequence[str], unknown: Sequence[str]) -> None:
+        """Say which prompts the model cannot know, and which categories it is not asked for."""
+        more = f" and {len(words) - 10} more" if len(words) > 10 else ""
+        told = f"  {self.model} was not taught these words and will hardly find them: {', '.join(words[:10])}{more}"
+        left = f"; it is not asked for {', '.join(unknown)}, of which it knows no prompt" if unknown else ""
+        work.events.emit(
+            "unknown_words",
+            words=list(words),
+            categories=list(unknown),
+            message=f"{told}{left}; use its words, or another model",
+        )
 
     @staticmethod
     def _looked(work: Work, look: Look) -> int:

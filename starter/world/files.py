@@ -4,6 +4,9 @@ labelled/images/*.png, labelled/annotations.json   60 photo-like images with box
 corpus/*.png, *.jpg                                6,000 images of all styles; some damaged, some near-duplicates
 test/images/*.png, test/annotations.json           1,000 images, never to be trained on
 truth.jsonl                                        what every corpus and test image shows
+teacher/annotations.json                           only with a weak teacher: what it says of the corpus, with scores
+
+`settings.py` says what of this can be had otherwise.
 """
 
 import io
@@ -14,33 +17,37 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tilth.images import decode, encode_png, image_id
-from tilth.starter.world.scene import COLORS, SAFE_KINDS, STYLES, UNSAFE_KINDS, Spec, render
-from tilth.starter.world.sets import scene_rng
+from tilth.starter.world.scene import COLORS, Spec, render
+from tilth.starter.world.sets import PURPOSES, scene_rng
+from tilth.starter.world.settings import SHARES, World
 from tilth.starter.world.surfaces import SURFACES
+from tilth.starter.world.teacher import said_of
 from tilth.starter.world.texts import draw_text
 
 TEXT_CATEGORIES = ("gambling_ad", "illicit_sale", "threat")
-CATEGORIES = (*UNSAFE_KINDS, "text_area")
-
-# Chance that an image shows each single unsafe kind, and that it shows a sign (half of them against the policy).
-SHARES = {"labelled": (0.13, 0.10), "corpus": (0.04, 0.05), "test": (0.08, 0.10)}
+RARE = 0.1  # of the images that would show a rare kind in a style do
 SIGN_SIDE, SIDE = 320, 96  # words need pixels
-DAMAGED, COPIES, LEAKS = 0.002, 0.03, 0.003  # of the corpus: broken files, near-duplicates, copies of test images
+DAMAGED = 0.002  # of the corpus are broken files
+LEAKED = 100  # test images that have copies in the corpus, or as many as there are copies
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
-def _spec(purpose: str, rng: np.random.Generator, styles: tuple[str, ...]) -> tuple[Spec, str]:
+def _spec(world: World, purpose: str, index: int, rng: np.random.Generator) -> tuple[Spec, str]:
     """Draw what an image of this purpose shows, and the category of its text."""
-    unsafe_share, sign_share = SHARES[purpose]
-    kinds = [str(k) for k in rng.choice(SAFE_KINDS, int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])), replace=False)]
-    if rng.random() < unsafe_share * len(UNSAFE_KINDS):
-        kinds[int(rng.integers(len(kinds)))] = str(rng.choice(UNSAFE_KINDS))
+    chances, sign_share = world.chances(purpose), SHARES[purpose][1]
+    kinds = [str(k) for k in rng.choice(world.safe, int(rng.choice([1, 2, 3], p=[0.5, 0.35, 0.15])), replace=False)]
+    if rng.random() < _total(chances):
+        kinds[int(rng.integers(len(kinds)))] = _one_of(chances, rng)
+    given = world.given_kind(index) if purpose == "labelled" else ""
+    if given:
+        kinds[-1], sign_share = given, 0.0  # drawn last and without a sign, so that nothing covers it
     color = lambda: str(rng.choice(list(COLORS)))  # noqa: E731
     things = [(kind, color(), "") for kind in kinds]
     category = ""
@@ -48,19 +55,53 @@ def _spec(purpose: str, rng: np.random.Generator, styles: tuple[str, ...]) -> tu
         category = str(rng.choice(TEXT_CATEGORIES)) if rng.random() < 0.5 else ""
         text = draw_text(rng, category or None, held_out=purpose == "test")
         things = [*things[:1], ("sign", color(), text)]
-    return Spec(things=tuple(things), surface=str(rng.choice(list(SURFACES))), style=str(rng.choice(styles))), category
+    surface = str(rng.choice(list(SURFACES)))
+    style = str(rng.choice(world.labelled_styles if purpose == "labelled" else world.styles))
+    if world.rare and purpose != "test":
+        things = _thinned(world, style, things, np.random.default_rng((59, PURPOSES[purpose], index, world.seed)))
+    return Spec(things=tuple(things), surface=surface, style=style), category
 
 
-def draw(purpose: str, index: int) -> tuple[bytes, Row]:
-    """Render image `index` of a purpose as a PNG file, with its truth."""
-    rng = scene_rng(purpose, index)
-    spec, text_category = _spec(purpose, rng, ("photo",) if purpose == "labelled" else STYLES)
+def _total(chances: dict[str, float]) -> float:
+    values = list(chances.values())
+    return values[0] * len(values) if len({*values}) == 1 else sum(values)
+
+
+def _one_of(chances: dict[str, float], rng: np.random.Generator) -> str:
+    """Draw a kind; kinds of one chance are drawn as they have always been, so that the default world stays what it is."""
+    if len({*chances.values()}) == 1:
+        return str(rng.choice(list(chances)))
+    return str(rng.choice(list(chances), p=np.array([*chances.values()]) / sum(chances.values())))
+
+
+def _thinned(
+    world: World, style: str, things: list[tuple[str, str, str]], rng: np.random.Generator
+) -> list[tuple[str, str, str]]:
+    """Put something harmless in the place of most things that are rare in a style."""
+    shown = {kind for kind, _, _ in things}
+    return [
+        (str(rng.choice([k for k in world.safe if k not in shown])), color, text)
+        if f"{kind}:{style}" in world.rare and rng.random() >= RARE
+        else (kind, color, text)
+        for kind, color, text in things
+    ]
+
+
+def draw(purpose: str, index: int, world: World | None = None) -> tuple[bytes, Row]:
+    """Render image `index` of a purpose as a PNG file, with its truth; of the default world, unless another is given."""
+    data, row = _drawn(world or World(), purpose, index)
+    return data, {name: value for name, value in row.items() if name != "things"}
+
+
+def _drawn(world: World, purpose: str, index: int) -> tuple[bytes, Row]:
+    rng = scene_rng(purpose, index, world.seed)
+    spec, text_category = _spec(world, purpose, index, rng)
     side = SIGN_SIDE if any(text for _, _, text in spec.things) else SIDE
     scene = render(spec, rng, side=side)
     labels = [
         {"category": "text_area" if t.kind == "sign" else t.kind, "box_xyxy": t.box_xyxy}
         for t in scene.things
-        if (t.kind in UNSAFE_KINDS or t.kind == "sign") and t.visible > 0.2
+        if (t.kind in world.unsafe or t.kind == "sign") and t.visible > 0.2
     ]
     shown = {t.text for t in scene.things if t.visible > 0.2} - {""}
     row: Row = {
@@ -71,6 +112,7 @@ def draw(purpose: str, index: int) -> tuple[bytes, Row]:
         "labels": labels,
         "text": " ".join(shown),
         "text_category": text_category if shown else "",
+        "things": [(t.kind, t.box_xyxy) for t in scene.things],
     }
     return encode_png(scene.image), row
 
@@ -84,120 +126,143 @@ def _copy_of(data: bytes, rng: np.random.Generator) -> bytes:
     return out.getvalue()
 
 
-def _corpus_image(index: int) -> tuple[str, bytes, Row | None]:
+def _corpus_image(world: World, index: int) -> tuple[str, bytes, Row | None]:
     """Return name, file and truth of one corpus image; a damaged file has no truth."""
-    chance = np.random.default_rng((55, index)).random()
-    rng = np.random.default_rng((56, index))
+    seed = (world.seed,) if world.seed else ()
+    chance = np.random.default_rng((55, index, *seed)).random()
+    rng = np.random.default_rng((56, index, *seed))
     name = f"{index:06d}"
     if chance < DAMAGED:
-        data, _ = draw("corpus", index)
+        data, _ = draw("corpus", index, world)
         return f"{name}.png", data[: len(data) // 3], None
-    if chance < DAMAGED + COPIES + LEAKS and index > 100:
-        leak = chance < DAMAGED + LEAKS
-        data, row = draw("test" if leak else "corpus", int(rng.integers(0, 100 if leak else index)))
+    if chance < DAMAGED + world.copies + world.leaks and index > 100:
+        leak = chance < DAMAGED + world.leaks and world.test > 0
+        leaked = min(world.test, max(LEAKED, round(world.leaks * world.corpus)))
+        data, row = _drawn(world, "test" if leak else "corpus", int(rng.integers(0, leaked if leak else index)))
         data = _copy_of(data, rng)
         pixels = decode(data)
-        scale = pixels.shape[0] / int(str(row["side"]))
-        labels = [{**label, "box_xyxy": [v * scale for v in label["box_xyxy"]]} for label in row["labels"]]  # type: ignore[attr-defined]
-        return f"{name}.jpg", data, {**row, "id": image_id(pixels), "labels": labels, "side": pixels.shape[0]}
-    data, row = draw("corpus", index)
+        scale = pixels.shape[0] / int(row["side"])
+        labels = [{**label, "box_xyxy": [v * scale for v in label["box_xyxy"]]} for label in row["labels"]]
+        things = [(kind, tuple(v * scale for v in box)) for kind, box in row["things"]]
+        changed = {"id": image_id(pixels), "labels": labels, "side": pixels.shape[0], "things": things}
+        return f"{name}.jpg", data, {**row, **changed}
+    data, row = _drawn(world, "corpus", index)
     return f"{name}.png", data, row
 
 
-def _named(purpose: str, index: int) -> tuple[str, bytes, Row | None]:
+def _named(world: World, purpose: str, index: int) -> tuple[str, bytes, Row | None]:
     if purpose == "corpus":
-        return _corpus_image(index)
-    data, row = draw(purpose, index)
+        return _corpus_image(world, index)
+    data, row = _drawn(world, purpose, index)
     return f"{index:06d}.png", data, row
 
 
-def _chunk(job: tuple[str, Path, range]) -> list[Row]:
-    purpose, folder, indices = job
-    rows = []
+def _chunk(job: tuple[World, str, Path, range]) -> tuple[list[Row], list[Row]]:
+    """Write some images; return their truth, and what the teacher says of them."""
+    world, purpose, folder, indices = job
+    rows, said = [], []
     for index in indices:
-        name, data, row = _named(purpose, index)
+        name, data, row = _named(world, purpose, index)
         (folder / name).write_bytes(data)
-        if row is not None:
-            rows.append({**row, "file": name, "split": purpose})
-    return rows
+        if row is None:
+            continue
+        if world.weak_teacher and purpose == "corpus":
+            said.append({"file": name, "side": row["side"], "labels": said_of(world, index, row)})
+        del row["things"]
+        rows.append({**row, "file": name, "split": purpose})
+    return rows, said
 
 
-def _coco(rows: list[Row]) -> dict[str, object]:
+def _coco(rows: list[Row], names: tuple[str, ...]) -> dict[str, object]:
     """Write truth as COCO, with `(x, y, width, height)` boxes."""
     annotations: list[dict[str, object]] = []
     for number, row in enumerate(rows):
-        for label in row["labels"]:  # type: ignore[attr-defined]
+        for label in row["labels"]:
             x0, y0, x1, y1 = label["box_xyxy"]
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": number + 1,
-                    "category_id": CATEGORIES.index(label["category"]) + 1,
+                    "category_id": names.index(label["category"]) + 1,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": (x1 - x0) * (y1 - y0),
                     "iscrowd": 0,
+                    **({"score": label["score"]} if "score" in label else {}),
                 }
             )
     images = [
         {"id": n + 1, "file_name": row["file"], "width": row["side"], "height": row["side"]}
         for n, row in enumerate(rows)
     ]
-    categories = [{"id": n + 1, "name": name} for n, name in enumerate(CATEGORIES)]
+    categories = [{"id": n + 1, "name": name} for n, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def write_world(
     out: Path,
+    world: World | None = None,
     *,
-    labelled: int = 60,
-    corpus: int = 6000,
-    test: int = 1000,
     workers: int | None = None,
     advance: Callable[[int], None] = lambda n: None,
+    **settings: Any,
 ) -> bool:
-    """Write the world, unless it is there already.
+    """Write a world, unless it is there already.
 
     Args:
         out: Folder to make.
-        labelled: Number of labelled images.
-        corpus: Number of corpus images.
-        test: Number of sealed test images.
+        world: What it is to be like; the default world when None.
         workers: Processes; all cores when None.
         advance: Called with the number of images just written.
+        settings: Those of `World`, in place of `world`.
 
     Returns:
         Whether anything was written.
     """
-    wanted = {"labelled": labelled, "corpus": corpus, "test": test, "revision": 1}
+    world = world or World(**settings)
     stamp = out / "world.json"
-    if stamp.exists() and json.loads(stamp.read_text()) == wanted:
+    if stamp.exists() and json.loads(stamp.read_text()) == json.loads(json.dumps(world.stamp())):
         return False
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    folders = {
-        "labelled": partial / "labelled" / "images",
-        "corpus": partial / "corpus",
-        "test": partial / "test" / "images",
-    }
-    truth: dict[str, list[Row]] = {}
-    # Lance's threads do not survive a fork.
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for purpose, folder in folders.items():
-            folder.mkdir(parents=True)
-            jobs = [(purpose, folder, range(a, min(a + 50, wanted[purpose]))) for a in range(0, wanted[purpose], 50)]
-            truth[purpose] = []
-            for job, rows in zip(jobs, pool.map(_chunk, jobs), strict=True):
-                truth[purpose] += rows
-                advance(len(job[2]))
+    truth, said = _write_images(world, partial, workers, advance)
     for purpose in ("labelled", "test"):
-        (partial / purpose / "annotations.json").write_text(json.dumps(_coco(truth[purpose])))
+        (partial / purpose / "annotations.json").write_text(json.dumps(_coco(truth[purpose], world.categories)))
+    if world.weak_teacher:
+        (partial / "teacher").mkdir()
+        (partial / "teacher" / "annotations.json").write_text(json.dumps(_coco(said, world.categories)))
     with (partial / "truth.jsonl").open("w") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in _rows(truth))
-    (partial / "world.json").write_text(json.dumps(wanted))
+    (partial / "world.json").write_text(json.dumps(world.stamp()))
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)  # renamed last, so its existence means the world is whole
     return True
+
+
+def _write_images(
+    world: World, folder: Path, workers: int | None, advance: Callable[[int], None]
+) -> tuple[dict[str, list[Row]], list[Row]]:
+    """Write all images; return the truth by purpose, and what the teacher says."""
+    folders = {
+        "labelled": folder / "labelled" / "images",
+        "corpus": folder / "corpus",
+        "test": folder / "test" / "images",
+    }
+    counts = {"labelled": world.labelled, "corpus": world.corpus, "test": world.test}
+    truth: dict[str, list[Row]] = {}
+    said: list[Row] = []
+    # Lance's threads do not survive a fork.
+    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        for purpose, place in folders.items():
+            place.mkdir(parents=True)
+            count = counts[purpose]
+            jobs = [(world, purpose, place, range(a, min(a + 50, count))) for a in range(0, count, 50)]
+            truth[purpose] = []
+            for job, (rows, heard) in zip(jobs, pool.map(_chunk, jobs), strict=True):
+                truth[purpose] += rows
+                said += heard
+                advance(len(job[3]))
+    return truth, said
 
 
 def _rows(truth: dict[str, list[Row]]) -> Iterator[Row]:

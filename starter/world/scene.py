@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from tilth.starter.world.made_up import MADE_UP
-from tilth.starter.world.shapes import HOLE, SHAPES, Paint
+from tilth.starter.world.shapes import HOLE, NEW_SHAPES, SHAPES, Paint
 from tilth.starter.world.surfaces import SURFACES, grid, paint
 
 KINDS = tuple(kind for kind in SHAPES if kind != "sign")
@@ -21,6 +21,11 @@ UNSAFE_KINDS = ("knife", "cigarette", "bottle", "pill", "dice")
 SAFE_KINDS = tuple(kind for kind in KINDS if kind not in UNSAFE_KINDS)
 BASE_KINDS = (*SAFE_KINDS, *MADE_UP)  # what a base model has seen: nothing of any policy
 LOOK_ALIKES = {"knife": "spoon", "cigarette": "pen", "bottle": "cup", "pill": "candy", "dice": "gift"}
+
+# No miniature has seen these or read their names, so they are in none of the above, which pre-training draws from.
+NEW_KINDS = ("syringe", "lighter")
+NEW_LOOK_ALIKES = {"syringe": "screwdriver", "lighter": "lipstick"}
+
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
     "orange": (245, 140, 30),
@@ -33,7 +38,17 @@ COLORS: dict[str, tuple[int, int, int]] = {
 }
 STYLES = ("photo", "cartoon", "sketch", "neon")
 
-_LONG = {"knife", "cigarette", "pill", "spoon", "pen", "candy"}  # lie at a slant rather than stand
+_OUTLINES = {**SHAPES, **NEW_SHAPES, **MADE_UP}
+_LONG = {
+    "knife",
+    "cigarette",
+    "pill",
+    "spoon",
+    "pen",
+    "candy",
+    "syringe",
+    "screwdriver",
+}  # lie at a slant rather than stand
 _RADIUS = {1: (0.28, 0.43), 2: (0.22, 0.31), 3: (0.18, 0.26)}  # of the canvas, by number of things
 
 
@@ -171,7 +186,7 @@ def _draw_thing(
     base = np.array(COLORS[color], float) * rng.uniform(0.92, 1.06)
     angle = {"sign": rng.normal(0, 0.04)}.get(kind, rng.normal(-0.5 if kind in _LONG else 0.0, 0.25))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) * radius * side
-    parts = [(outline @ turn + centre * side, paint_) for outline, paint_ in SHAPES.get(kind) or MADE_UP[kind]]
+    parts = [(outline @ turn + centre * side, paint_) for outline, paint_ in _OUTLINES[kind]]
 
     mask = Image.new("L", canvas.size)
     stencil = ImageDraw.Draw(mask)

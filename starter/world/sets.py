@@ -49,9 +49,9 @@ def _made_up_words(rng: np.random.Generator) -> str:
     )
 
 
-def scene_rng(purpose: str, index: int) -> np.random.Generator:
-    """Return the generator of one scene of one purpose."""
-    return np.random.default_rng((PURPOSES[purpose], index))
+def scene_rng(purpose: str, index: int, seed: int = 0) -> np.random.Generator:
+    """Return the generator of one scene of one purpose, in the world of a seed."""
+    return np.random.default_rng((PURPOSES[purpose], index, seed) if seed else (PURPOSES[purpose], index))
 
 
 def scene_set(

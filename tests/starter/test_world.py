@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tilth.images import decode, image_id
-from tilth.starter.world.files import CATEGORIES, SHARES, draw, write_world
+from tilth.starter.world.files import draw, write_world
 from tilth.starter.world.scene import COLORS, KINDS, LOOK_ALIKES, STYLES, UNSAFE_KINDS, Spec, draw_spec, render
 from tilth.starter.world.sets import PURPOSES, scene_rng, scene_set
+from tilth.starter.world.settings import SHARES, World
 
 
 def test_the_same_seed_draws_the_same_scene() -> None:
@@ -78,7 +79,7 @@ def test_signs_with_words_are_large_enough_to_read() -> None:
     signs = [row for data, row in (draw("corpus", i) for i in range(150)) if row["text"]]
     assert signs
     assert all(row["side"] == 320 for row in signs)
-    assert all(any(label["category"] == "text_area" for label in row["labels"]) for row in signs)  # type: ignore[attr-defined]
+    assert all(any(label["category"] == "text_area" for label in row["labels"]) for row in signs)
 
 
 def test_the_world_on_disk_is_whole_and_its_truth_knows_every_image(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_the_world_on_disk_is_whole_and_its_truth_knows_every_image(tmp_path: Pa
             if (split, path.name) in by_file:
                 assert image_id(decode(path.read_bytes())) == by_file[split, path.name]["id"]
     coco = json.loads((tmp_path / "w" / "test" / "annotations.json").read_text())
-    assert [c["name"] for c in coco["categories"]] == list(CATEGORIES)
+    assert [c["name"] for c in coco["categories"]] == list(World().categories)
     assert len(coco["images"]) == 20
 
 

@@ -15,11 +15,12 @@ from noise import noise_image
 
 from tilth.annotate.exchange.importing import Import
 from tilth.annotate.formats.parts.orientation import read_header, turn
-from tilth.claims import State
+from tilth.claims import Answer, Claim, State
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import decode
 from tilth.policy import Category, Policy
+from tilth.samples import NewSample
 
 
 @pytest.fixture
@@ -43,6 +44,75 @@ def test_coco_boxes_become_claims_with_their_source(work: Work, root: Path) -> N
     assert a.origin["licence"] == "CC0-1.0"
     assert a.origin["step"] == "test"
     assert (facts["images"], facts["boxes"], facts["by_state"]) == (2, 1, {"reviewed": 1, "unlabelled": 1})
+
+
+def _model_says(root: Path, **scores: float) -> Path:
+    """Write what a model says, a knife in each image that has a score, apart from the images."""
+    folder = root / "model"
+    folder.mkdir(exist_ok=True)
+    path = coco(folder, [(f"{name}.png", [("knife", [1, 2, 3, 4])] if score else []) for name, score in scores.items()])
+    told = json.loads(path.read_text())
+    for label, score in zip(told["annotations"], filter(None, scores.values()), strict=True):
+        label["score"] = score
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_labels_of_a_model_are_automatic_ones_of_the_images_that_are_there(work: Work, root: Path) -> None:
+    images(root / "images", "a.png", "b.png", "c.png", "d.png")
+    (root / "images" / "d.png").rename(root / "d.png")
+    Import(path=root / "images").run(work)
+    human = Claim(category="knife", box_xyxy=(5, 5, 9, 9), source="human:ann", asked=work.policy.names)
+    work.add("people", [NewSample(data=(root / "images" / "c.png").read_bytes(), origin={}, claims=(human,))])
+    (root / "d.png").rename(root / "images" / "d.png")
+    path = _model_says(root, a=0.625, b=0, c=0.9, d=0.8)
+    work.name = "teacher"
+    facts = Import(path=path, images=root / "images", by="model:weak").run(work)
+    assert (facts["images"], facts["by_state"], facts["covers"]) == (3, {"auto": 3}, ["knife"])
+    assert facts["labels"] == {"read": 3, "taken": 2, "ignored": 0, "left_out": 1}
+    assert facts["left_out"]["of an image that is not in the dataset"]["labels"] == 1
+    assert facts["odd"]["image that is not in the dataset, left out"] == 1
+    a, b, c = (named(work)[f"{name}.png"] for name in "abc")
+    assert [(x.category, x.box_xyxy, x.score, x.source) for x in a.claims] == [
+        ("knife", (1, 2, 4, 6), 0.625, "model:weak")
+    ]
+    assert (a.state, b.state, c.state) == (State.AUTO, State.AUTO, State.REVIEWED)
+    assert [b.truth.of(name) for name in ("knife", "pill")] == [Answer.ABSENT, Answer.UNASKED]
+    assert [label.source for label in c.truth.labels] == ["human:ann"]
+
+
+def test_a_model_that_says_it_again_takes_back_what_it_said_also_of_images_that_came_since(
+    work: Work, root: Path
+) -> None:
+    images(root / "images", "a.png", "b.png")
+    Import(path=root / "images").run(work)
+    work.name = "teacher"
+    for scores, first in (({"a": 0.5, "b": 0.5, "c": 0.5}, 0.5), ({"a": 0, "b": 0.75, "c": 0.5}, 0.75)):
+        path = _model_says(root, **scores)
+        images(root / "images", "a.png", "b.png", "c.png")
+        facts = Import(path=path, images=root / "images", by="model:weak").run(work)
+        assert facts["images"] == 2
+        assert [label.score for label in named(work)["b.png"].truth.labels] == [first]
+    assert named(work)["a.png"].truth.categories == set()
+    work.name = "more"
+    Import(path=root / "images").run(work)
+    work.name = "teacher"
+    assert Import(path=path, images=root / "images", by="model:weak").run(work)["images"] == 3
+
+
+@pytest.mark.parametrize("by", ["ann", "human:ann", "model:", "model:a b"])
+def test_who_is_no_model_is_refused(by: str) -> None:
+    with pytest.raises(ValueError, match="by must be model:<name>"):
+        Import(path=Path("x"), by=by)
+
+
+def test_a_model_that_speaks_of_none_of_the_images_is_refused(work: Work, root: Path) -> None:
+    images(root / "images", "a.png")
+    path = _model_says(root, a=0.5)
+    with pytest.raises(InputError, match="image that is not in the dataset, left out: 1"):
+        Import(path=path, images=root / "images", by="model:weak").run(work)
+    with pytest.raises(InputError, match="these are images alone; give path its label file"):
+        Import(path=root / "images", by="model:weak").run(work)
 
 
 def test_an_image_without_boxes_is_confirmed_empty_only_when_the_recipe_says_so(work: Work, root: Path) -> None:

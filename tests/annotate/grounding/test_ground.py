@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise import noise_image
+from places import ROOT
 
 from tilth import models
 from tilth.annotate.boxes.decide import Decide, restore
 from tilth.annotate.grounding.ground import Ground
 from tilth.annotate.grounding.model import Finder
 from tilth.annotate.grounding.phrases import Question, make_prompts, phrase_spans, questions
-from tilth.claims import Claim, State
+from tilth.claims import Answer, Claim, State
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
-from tilth.policy import Category, Policy
+from tilth.policy import Category, Policy, load_policy
 from tilth.samples import NewSample, Sample
 
 WORDS = st.lists(st.sampled_from(["knife", "gun", "red", "playing", "card", "pill"]), min_size=1, max_size=3).map(
@@ -110,6 +111,30 @@ def test_prompts_that_the_model_was_not_taught_are_named(work: Work, trained: st
     Ground(model=trained).run(work)  # has nothing to do, and nothing to say
     lines = [json.loads(line) for line in (work.dataset.root.parent / "events.jsonl").read_text().splitlines()]
     assert [row["words"] for row in lines if row["event"] == "unknown_words"] == [["playing card"]]
+
+
+def test_a_category_of_which_the_model_knows_no_word_stays_unasked_and_is_named(work: Work, trained: str) -> None:
+    from tilth.starter.world.files import draw
+    from tilth.starter.world.settings import World
+
+    work.device = "cpu"
+    work.policy = load_policy(ROOT / "configs" / "policies" / "faithful.yaml")
+    world = World(kinds="all", given=6, labelled=12)
+    work.add("drawn", [NewSample(data=draw("labelled", n, world)[0], origin={"n": n}) for n in range(12)])
+    facts = Ground(model=trained).run(work)
+    assert facts["unknown"] == ["syringe", "lighter"]
+    answers = [{c.name: s.truth.of(c.name) for c in work.policy.pictured} for s in work.dataset.samples(images=False)]
+    assert {a[name] for a in answers for name in ("syringe", "lighter")} == {Answer.UNASKED}
+    assert Answer.UNASKED not in {a[name] for a in answers for name in ("knife", "text_area")}
+    [told] = [
+        line for line in (work.dataset.root.parent / "events.jsonl").read_text().splitlines() if "unknown_words" in line
+    ]
+    assert json.loads(told)["categories"] == ["syringe", "lighter"]
+    assert "it is not asked for syringe, lighter" in json.loads(told)["message"]
+    syringe = tuple(c for c in work.policy.categories if c.name == "syringe")
+    work.policy = Policy(policy="p", version=1, categories=syringe)
+    with pytest.raises(InputError, match="was not taught any of the policy's prompts, syringe"):
+        Ground(model=trained).run(work)
 
 
 def test_three_hundred_categories_are_cut_and_three_hundred_words_are_refused() -> None:
