@@ -6,7 +6,7 @@ from typing import Any
 
 from tilth import models
 from tilth.annotate.grounding.ground import Ground
-from tilth.annotate.grounding.phrases import questions, spelled
+from tilth.annotate.grounding.phrases import questions, spelled, unknown
 from tilth.annotate.review.push import own_server
 from tilth.annotate.review.review import Review
 from tilth.engine.work import Step
@@ -86,11 +86,13 @@ def _words(step: Ground, policy: Policy) -> Iterator[str]:
         return list(tokenizer.encode(text, add_special_tokens=False).tokens)
 
     asked = questions(policy.pictured)
-    if unknown := spelled([phrase for question in asked for phrase in question.phrases], tokens):
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+    if words := spelled([phrase for question in asked for phrase in question.phrases], tokens):
+        more = f" and {len(words) - 10} more" if len(words) > 10 else ""
+        left = ", ".join(unknown(asked, words))
         yield (
-            f"{step.model} was not taught these words of the policy and will hardly find them: {', '.join(unknown[:10])}{more}; "
-            "use its words as prompts, or another model"
+            f"{step.model} was not taught these words of the policy and will hardly find them: {', '.join(words[:10])}{more}; "
+            + (f"it is not asked for {left}, of which it knows no prompt; " if left else "")
+            + "use its words as prompts, or another model"
         )
 
 

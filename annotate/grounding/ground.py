@@ -16,7 +16,7 @@ from tilth import models
 from tilth.annotate.boxes.clean import CleanUp
 from tilth.annotate.boxes.decide import FLOOR, Decide
 from tilth.annotate.grounding.model import Finder, Seen, precision_on
-from tilth.annotate.grounding.phrases import Question, questions, spelled
+from tilth.annotate.grounding.phrases import Question, questions, spelled, unknown
 from tilth.annotate.grounding.thresholds import read_thresholds
 from tilth.claims import Json
 from tilth.data.where import both, open_to_models, quoted
@@ -130,7 +130,7 @@ class Ground:
             InputError: `thresholds` names a category that cannot be pictured, or the prompts do not fit the model, or it knows none.
         """
         work.policy.check_pictured(self.thresholds, "thresholds")
-        asked, words, unknown = self._in_its_words(work)
+        asked, words, left = self._in_its_words(work)
         if not self.counter_prompts:
             asked = tuple(Question(category=q.category, phrases=q.phrases) for q in asked)
         look = Look(
@@ -148,7 +148,7 @@ class Ground:
         key = fingerprint(self, source, repr(asked))
         categories = [question.category for question in asked]
         wanted = self._wanted(work, key, categories)
-        unasked = work.unasked(categories, "split != 'test'")
+        unasked = work.unasked([category.name for category in work.policy.pictured], "split != 'test'")
         began, before = time.monotonic(), self._looked(work, look)
         looked = work.map(look, wanted)
         seconds, new = time.monotonic() - began, self._looked(work, look) - before
@@ -164,9 +164,9 @@ class Ground:
         seen = f"{work.name}.seen"
         work.map(decide, both(wanted, f"`{seen}` is not null"), on="claims", label=f"{work.name}: decide")
         if new and words:
-            self._warn_of_words(work, words, unknown)
+            self._warn_of_words(work, words, left)
         return {
-            "unknown": list(unknown),
+            "unknown": list(left),
             "images": looked.get("ok", 0),
             "failed": looked.get("failed", 0),
             "unasked_before": unasked,
@@ -202,23 +202,24 @@ class Ground:
         tokenizer: Any = AutoTokenizer.from_pretrained(models.locate(self.model), local_files_only=True)
         asked = questions(work.policy.pictured)
         words = spelled([phrase for question in asked for phrase in question.phrases], tokenizer.tokenize)
-        known = tuple(question for question in asked if not set(question.phrases) <= set(words))
+        left = unknown(asked, words)
+        known = tuple(question for question in asked if question.category not in left)
         if asked and not known:
             raise InputError(
                 f"{self.model} was not taught any of the policy's prompts, {', '.join(words[:10])}; use its words, or another model"
             )
-        return known, words, tuple(question.category for question in asked if question not in known)
+        return known, words, left
 
-    def _warn_of_words(self, work: Work, words: Sequence[str], unknown: Sequence[str]) -> None:
+    def _warn_of_words(self, work: Work, words: Sequence[str], left: Sequence[str]) -> None:
         """Say which prompts the model cannot know, and which categories it is not asked for."""
         more = f" and {len(words) - 10} more" if len(words) > 10 else ""
         told = f"  {self.model} was not taught these words and will hardly find them: {', '.join(words[:10])}{more}"
-        left = f"; it is not asked for {', '.join(unknown)}, of which it knows no prompt" if unknown else ""
+        less = f"; it is not asked for {', '.join(left)}, of which it knows no prompt" if left else ""
         work.events.emit(
             "unknown_words",
             words=list(words),
-            categories=list(unknown),
-            message=f"{told}{left}; use its words, or another model",
+            categories=list(left),
+            message=f"{told}{less}; use its words, or another model",
         )
 
     @staticmethod

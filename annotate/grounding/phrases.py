@@ -68,17 +68,28 @@ def _plain(phrases: Sequence[str]) -> tuple[str, ...]:
 
 
 def spelled(phrases: Sequence[str], tokenize: Callable[[str], Sequence[str]]) -> list[str]:
-    """Return the phrases with a word that a tokenizer knows by its letters alone, as the model was not taught it.
+    """Return the phrases with a word that a tokenizer knows by its letters alone or not at all, as the model was not taught it.
 
-    >>> pieces = {"knife": ["knife"], "vape": ["v", "##a", "##p", "##e"]}
-    >>> spelled(["knife", "vape knife"], pieces.__getitem__)
-    ['vape knife']
+    >>> pieces = {"knife": ["knife"], "vape": ["v", "##a", "##p", "##e"], "🔪": ["[UNK]"]}
+    >>> spelled(["knife", "vape knife", "🔪"], pieces.__getitem__)
+    ['vape knife', '🔪']
     """
 
     def unknown(word: str) -> bool:
-        return len(word) > 2 and all(len(piece.removeprefix("##")) == 1 for piece in tokenize(word))
+        pieces = tokenize(word)
+        return "[UNK]" in pieces or (len(word) > 2 and all(len(piece.removeprefix("##")) == 1 for piece in pieces))
 
     return [phrase for phrase in phrases if any(map(unknown, phrase.split()))]
+
+
+def unknown(asked: Sequence[Question], words: Sequence[str]) -> tuple[str, ...]:
+    """Return the categories of which a model knows no phrase, given those that it does not know.
+
+    >>> asked = [Question(category="knife", phrases=("knife", "vape knife")), Question(category="vape", phrases=("vape",))]
+    >>> unknown(asked, ["vape knife", "vape"])
+    ('vape',)
+    """
+    return tuple(question.category for question in asked if set(question.phrases) <= set(words))
 
 
 def make_prompts(asked: Sequence[Question], count_tokens: Callable[[str], int], limit: int) -> tuple[Prompt, ...]:

@@ -97,6 +97,7 @@ def test_words_that_the_grounding_model_was_not_taught_are_named(policy: Policy)
     assert note.startswith(
         "ground: starter:grounding was not taught these words of the policy and will hardly find them: leuko"
     )
+    assert "it is not asked for leukocyte" in note
 
 
 def test_a_review_by_people_needs_a_label_studio_that_answers(
