@@ -23,7 +23,7 @@ from tilth.starter.world.surfaces import SURFACES
 
 SIDE, PATCH = 96, 8
 SCENES = 12_000
-STEPS = 4000
+STEPS = 3000
 BATCH = 32
 
 

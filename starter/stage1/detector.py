@@ -20,7 +20,7 @@ from tilth.starter.world.sets import SceneSet, scene_set
 
 SIDE = 96
 SCENES = 12_000
-STEPS = 4000
+STEPS = 3000
 BATCH = 16
 
 

@@ -9,7 +9,7 @@ Papers: https://arxiv.org/abs/1804.06872 (what is learned first is mostly right)
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.geometry import iou
 from tilth.samples import Result, Sample
-from tilth.train.artifacts.artifact import read_about
-from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, fit_curve
+from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.examples import held_back
 
 FLOOR = 0.05  # of a box that is kept in the column
 MOST = 20  # boxes of an image that are
 SAME_IOU = 0.5
+MINE = "model:student@"
 AGAIN, RIGHT = "again", "right"
 
 
@@ -73,6 +73,7 @@ class Looked:
     """
 
     def __init__(self, sample: Sample, name: str, mine: str, categories: Sequence[str]) -> None:
+        self.student = sample.columns.get(f"{name}.{AGAIN}") is not None
         rows = [row for row in _rows(sample.columns.get(f"{name}.{AGAIN}")) if row[0] in categories]
         self.seen = [
             Claim(category=str(r[0]), score=min(1.0, float(r[1])), box_xyxy=tuple(r[2:6]), source=mine + "?")
@@ -84,7 +85,9 @@ class Looked:
             str(c.category) for c in claims if c.category
         }
         self.kept = [c for c in claims if c.says == "label" and c.category in categories and c.box_xyxy]
-        self.sources = list(said)
+        own = [claim for claim in sample.claims if claim.source.startswith(mine)]
+        self.overruled = {name for claim in own for name in claim.asked}  # by this student or one before it
+        self.sources = [*said, *sorted({claim.source for claim in own})]
         self.top: dict[str, float] = {}
         for column, value in sample.columns.items():
             if column.endswith(".top") and isinstance(value, Mapping):
@@ -93,6 +96,8 @@ class Looked:
 
     def backing(self, claim: Claim) -> float:
         """Return the student's best score for a box of the teacher's."""
+        if not self.student:
+            return float("nan")
         return max((s.score for s in self.seen if s.category == claim.category and _overlap(s, claim)), default=0.0)
 
     def news(self) -> list[Claim]:
@@ -107,13 +112,18 @@ class Looked:
                 found.append(one)
         return found
 
-    def scores(self, claims: Sequence[Claim], *, kept: bool) -> tuple[list[float], list[float], list[bool]]:
-        """Return the teacher's score of each, the student's, and whether the teacher was never asked."""
+    def said(self, claims: Sequence[Claim], *, kept: bool) -> list[Said]:
+        """Return what both say of the teacher's boxes, or of the student's."""
         if kept:
-            return [c.score for c in claims], [self.backing(c) for c in claims], [False] * len(claims)
+            return [Said(category=str(c.category), first=c.score, second=self.backing(c)) for c in claims]
         found = {c.category for c in self.kept}  # whose best score is that of what was kept
-        tops = [0.0 if c.category in found else self.top.get(str(c.category), 0.0) for c in claims]
-        return tops, [c.score for c in claims], [c.category not in self.asked for c in claims]
+        return [
+            Said(
+                category=str(c.category), first=0.0 if c.category in found else self.top.get(str(c.category), 0.0),
+                second=c.score, unasked=c.category not in self.asked,
+            )
+            for c in claims
+        ]  # fmt: skip
 
 
 def _rows(value: Json) -> list[Any]:
@@ -152,8 +162,8 @@ class Decide:
         """Weigh one image."""
         looked = Looked(sample, self.name, self.mine, self.categories)
         news = looked.news()
-        kept_chance = self._chances(self.kept, looked, looked.kept, kept=True)
-        news_chance = self._chances(self.seen, looked, news, kept=False)
+        kept_chance = self.kept(looked.said(looked.kept, kept=True))
+        news_chance = self.seen(looked.said(news, kept=False))
         right: dict[str, Json] = {}
         labels: list[Claim] = []
         asked: list[str] = []
@@ -162,14 +172,16 @@ class Decide:
             new = [(c, p) for c, p in zip(news, news_chance, strict=True) if c.category == category]
             changes = any(p <= 1 - self.sure for _, p in old) or any(p >= self.sure for _, p in new)
             known = category in looked.asked
-            if known and not changes:
+            if not known and not looked.student:
+                continue
+            if known and not changes and category not in looked.overruled:
                 right[category] = _product([p for _, p in old] + [1 - p for _, p in new])
                 continue
             said = [(c, p) for c, p in old if p > 1 - self.sure] + [(c, p) for c, p in new if p >= self.sure]
             doubts = [p for _, p in new if p < self.sure] + [p for _, p in old if p <= 1 - self.sure]
             chance = _product([p for _, p in said] + [1 - p for p in doubts])
             right[category] = chance
-            if known or said or max(doubts, default=0.0) <= self.absent:
+            if known or said or max(doubts, default=0.0) <= self.absent:  # of the rest nobody says anything
                 asked.append(category)
                 labels += [replace(c, score=round(p, 5)) for c, p in said]
         evidence: dict[str, Json] = {"round": round_, "instead_of": looked.sources}
@@ -198,11 +210,6 @@ class Decide:
         }
         return Result(claims=tuple(claims), columns=columns)
 
-    @staticmethod
-    def _chances(curve: Curve, looked: Looked, claims: Sequence[Claim], *, kept: bool) -> list[float]:
-        first, second, unasked = looked.scores(claims, kept=kept)
-        return curve(np.array(first), np.array(second), np.array(unasked, bool)).tolist() if claims else []
-
 
 def _product(chances: Sequence[float]) -> float:
     return float(np.prod(chances)) if chances else 1.0
@@ -217,13 +224,13 @@ class Relabel:
     reaches `sure`, the student's word takes the place of its teacher's, as claims of `model:student`.
 
     Args:
-        detector: Name of the detector artifact.
+        detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
         sure: Chance from which on the student overrules.
         absent: Chance up to which it calls a category absent that nobody has looked for.
         batch_size: Images at a time.
     """
 
-    detector: str
+    detector: str = ""
     sure: float = 0.8
     absent: float = 0.05
     batch_size: int = 64
@@ -235,89 +242,80 @@ class Relabel:
 
     def run(self, work: Work) -> Facts:
         """Look, learn from people how far to believe it, decide."""
-        folder = work.artifact(self.detector)
-        digest = models.digest(str(folder))
-        categories = tuple(read_about(folder).labels)
-        look = Look(name=work.name, detector=str(folder), digest=digest, batch_size=self.batch_size, device=work.device)
+        folder = work.artifact(self.detector) if self.detector else None
+        digest = models.digest(str(folder)) if folder else "scores"
+        categories = tuple(category.name for category in work.policy.pictured)
         wanted = both("split != 'test'", open_to_models(categories))
-        outcome = work.map(look, wanted, label=f"{work.name}: look")
         people = both("split != 'test'", one_of("state", ("reviewed", "confirmed_empty")))
-        held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
-        if held:
-            work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
-        answers = _Answers(self.detector, categories)
+        looked = dict[str, int]()
+        if folder:
+            look = Look(
+                name=work.name, detector=str(folder), digest=digest, batch_size=self.batch_size, device=work.device
+            )
+            looked = work.map(look, wanted, label=f"{work.name}: look")
+            held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
+            if held:
+                work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
+        answers = _Answers(categories)
         for sample in work.dataset.samples(people, images=False):
             answers.take(sample, work.name)
         kept, seen = answers.curves()
         decide = Decide(
-            name=work.name, mine=_mine(self.detector), digest=digest, policy=work.policy.tag, categories=categories,
+            name=work.name, mine=MINE, digest=digest, policy=work.policy.tag, categories=categories,
             kept=kept, seen=seen, sure=self.sure, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
         return {
-            "images": outcome.get("ok", 0),
-            "failed": outcome.get("failed", 0),
+            "images": looked.get("ok", 0),
+            "failed": looked.get("failed", 0),
             "learned_from": {"kept": kept.learned_from, "suspected": seen.learned_from},
-            "curves": {"kept": list(kept.weights), "suspected": list(seen.weights)},
+            "curves": {name: [*one.weights, dict(one.offsets)] for name, one in (("kept", kept), ("suspected", seen))},
             **_count(work, categories),
         }
-
-
-def _mine(detector: str) -> str:
-    return "model:student@"
 
 
 class _Answers:
     """What people said of labels on which a student that had not learned them had a say."""
 
-    def __init__(self, detector: str, categories: Sequence[str]) -> None:
-        self.mine, self.categories = _mine(detector), categories
-        self.told: dict[bool, list[tuple[float, float, bool, bool]]] = {True: [], False: []}
+    def __init__(self, categories: Sequence[str]) -> None:
+        self.mine, self.categories = MINE, categories
+        self.told: dict[bool, list[tuple[Said, bool]]] = {True: [], False: []}
 
     def take(self, sample: Sample, name: str) -> None:
-        """Take the answer about one image; by the earliest look that was before it, or by this one when it was held back."""
-        columns = sorted(
-            c.removesuffix(f".{AGAIN}")
-            for c in sample.columns
-            if c.endswith(f".{AGAIN}") and sample.columns[c] is not None
-        )
-        if not columns:
-            return
-        looked = Looked(sample, columns[-1], self.mine, self.categories)
+        """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
+        turns = [n.removesuffix(".turn") for n in sample.columns if n.endswith(".turn")]
+        last = max(turns, key=lambda n: int(str(sample.columns[f"{n}.turn"])), default=name)
+        looked = Looked(sample, last, self.mine, self.categories)
         truth = sample.truth
         decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
         for kept, claims in ((True, looked.kept), (False, looked.news())):
-            first, second, unasked = looked.scores(claims, kept=kept)
-            for claim, a, b, u in zip(claims, first, second, unasked, strict=True):
+            for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):
                 if claim.category in decided:
                     own = [t for t in truth.labels if t.category == claim.category]
                     there = any(t.box_xyxy is None or _overlap(t, claim) for t in own)
-                    self.told[kept].append((a, b, u, there))
+                    self.told[kept].append((said, there))
 
     def curves(self) -> tuple[Curve, Curve]:
         """Return that of kept boxes and that of suspected ones."""
         found = []
         for kept, before in ((True, KEPT_BEFORE), (False, SEEN_BEFORE)):
             rows = self.told[kept]
-            found.append(fit_curve(*([row[i] for row in rows] for i in range(4)), before))  # type: ignore[arg-type]
+            found.append(fit_curve([said for said, _ in rows], [there for _, there in rows], before))
         return found[0], found[1]
 
 
-def _count(work: Work, categories: Sequence[str]) -> Iterator[Any] | dict[str, Json]:
+def _count(work: Work, categories: Sequence[str]) -> dict[str, Json]:
     wrong: Counter[str] = Counter()
     added: Counter[str] = Counter()
-    column = f"{work.name}.{RIGHT}"
-    n = 0
-    for (value,) in work.dataset.cells(column, where=f"`{column}` is not null"):
-        n += 1
-        for category, chance in (value or {}).items():  # type: ignore[union-attr]
-            wrong[category] += 1 - float(chance)
-    for sample in work.dataset.samples(images=False):
-        for claim in sample.truth.labels:
-            if claim.source.startswith("model:student@"):
-                added[str(claim.category)] += 1
+    judged = 0
+    for sample in work.dataset.samples(f"`{work.name}.turn` is not null", images=False):
+        chances = sample.chances
+        judged += 1
+        for category in sample.truth.unasked(chances, PEOPLE):
+            wrong[category] += 1 - chances[category]
+        added.update(str(claim.category) for claim in sample.truth.labels if claim.source.startswith(MINE))
     return {
         "expected_wrong": {name: round(wrong[name], 1) for name in categories},
         "labels_of_the_student": dict(added),
-        "judged": n,
+        "judged": judged,
     }

@@ -1,15 +1,8 @@
-"""Training examples: decoded once to a small square, kept on disk, with what the truth says of each.
+"""Training examples: small squares on disk, with what the truth says of each. No image is held in memory."""
 
-Nothing here holds all images in memory: `images.npy` is a memory map of `(n, side, side, 3)` uint8.
-"""
-
-import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +11,8 @@ from tilth.claims import PEOPLE, State
 from tilth.data.where import both, one_of
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.images import resize
 from tilth.samples import Sample
+from tilth.train.learn.squares import Squares
 
 VAL_SHARE = 0.15
 KNOWN = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
@@ -52,9 +45,10 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Images `(n, side, side, 3)` and what is known of them."""
+    """What is known of images, and where each lies among the squares `(m, side, side, 3)` of the dataset."""
 
     images: npt.NDArray[np.uint8]
+    places: list[int]
     rows: list[Example]
 
     def indices(self, *, val: bool) -> npt.NDArray[np.int64]:
@@ -105,7 +99,7 @@ def usable(states: Sequence[State] = KNOWN) -> str:
 def gather(
     work: Work, labels: Sequence[str], side: int, *, states: Sequence[State], max_made_ratio: float, boxes_only: bool
 ) -> Examples:
-    """Read the usable samples of the dataset into `work.folder`, or open what is there already.
+    """Read what is known of the usable samples of the dataset, and decode those that no step has decoded before.
 
     Generated images beyond `max_made_ratio` times the real ones are left out, in the order of their ids. They are never
     used for validation, nor for training when what they were made from is held back.
@@ -113,66 +107,39 @@ def gather(
     Raises:
         InputError: Nothing usable is there, or no example shows any of the labels.
     """
-    folder = work.folder / f"examples-{work.dataset.at.number}-{side}-sure"
-    if not (folder / "rows.json").exists():
-        real = work.dataset.count(both(usable(states), "not made"))
-        made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
-        made_ids = sorted(sample.id for sample in made)
-        chosen = set(made_ids[: int(real * max_made_ratio)])
-        _write(work, folder, labels, side, states, chosen, real + len(chosen), boxes_only)
-    rows = [_example(row) for row in json.loads((folder / "rows.json").read_text())]
-    images = np.load(folder / "images.npy", mmap_mode="r")
+    real = work.dataset.count(both(usable(states), "not made"))
+    made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
+    chosen = set(sorted(sample.id for sample in made)[: int(real * max_made_ratio)])
+    wanted = work.dataset.samples(usable(states), images=False, keep=lambda s: not s.made or s.id in chosen)
+    rows = [row for sample in wanted if (row := _example(sample, labels, boxes_only)) is not None]
+    if not rows:
+        raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
     if not any(row.labels for row in rows if not row.val):
         raise InputError(f"{work.name}: no training image shows any of {', '.join(labels)}; label some first")
-    return Examples(images=images[: len(rows)], rows=rows)
+    squares = Squares(work.dataset.root / "squares", side)
+    missing = squares.missing([row.id for row in rows])
+    with work.events.progress(f"{work.name}: read", len(missing)) as advance:
+        squares.add(work.dataset.samples(ids=missing), advance)
+    return Examples(images=squares.images(), places=[squares.places[row.id] for row in rows], rows=rows)
 
 
-def _example(row: dict[str, object]) -> Example:
-    boxes = tuple(tuple(b) if b else None for b in row.pop("boxes"))  # type: ignore[attr-defined]
-    listed = {name: tuple(cast("list[Any]", row.pop(name, ()))) for name in ("labels", "looked", "sure")}
-    return Example(**row, **listed, boxes=boxes)  # type: ignore[arg-type]
-
-
-def _write(
-    work: Work,
-    folder: Path,
-    labels: Sequence[str],
-    side: int,
-    states: Sequence[State],
-    made: set[str],
-    n: int,
-    boxes_only: bool,
-) -> None:
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    if n == 0:
-        raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
-    images = np.lib.format.open_memmap(partial / "images.npy", "w+", np.uint8, (n, side, side, 3))
-    rows: list[dict[str, object]] = []
-    wanted = work.dataset.samples(usable(states), keep=lambda sample: not sample.made or sample.id in made)
-    with work.events.progress(f"{work.name}: read", n) as advance:
-        for sample in wanted:
-            truth = sample.truth
-            kept = [c for c in truth.labels if c.category in labels and (c.box_xyxy or not boxes_only)]
-            if boxes_only and any(c.category in labels and c.box_xyxy is None for c in truth.labels):
-                advance(1)  # it shows something, nobody knows where: neither an example nor a counter-example
-                continue
-            width, height = sample.size_wh
-            scale = np.array([width, height, width, height])
-            images[len(rows)] = resize(sample.pixels(), (side, side))
-            rows.append(asdict(Example(
-                id=sample.id,
-                labels=tuple(labels.index(str(c.category)) for c in kept),
-                boxes=tuple(
-                    tuple(float(v) for v in np.clip(np.array(c.box_xyxy) / scale, 0, 1)) if c.box_xyxy else None for c in kept  # type: ignore[misc]
-                ),
-                looked=tuple(truth.looked.get(name, "") for name in labels),
-                sure=tuple(round(chances.get(name, 1.0), 4) for name in labels) if (chances := sample.chances) else (),
-                reviewed=truth.state is not State.AUTO, made=sample.made, val=held_back(sample) and not sample.made,
-            )))  # fmt: skip
-            advance(1)
-    images.flush()
-    (partial / "rows.json").write_text(json.dumps(rows))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)  # named last, so its existence means it is whole
+def _example(sample: Sample, labels: Sequence[str], boxes_only: bool) -> Example | None:
+    """Return what is known of a sample; None when it shows something and a box is needed that nobody has drawn."""
+    truth = sample.truth
+    kept = [c for c in truth.labels if c.category in labels]
+    if boxes_only and any(c.box_xyxy is None for c in kept):
+        return None  # nobody knows where: neither an example nor a counter-example
+    width, height = sample.size_wh
+    scale = np.array([width, height, width, height])
+    boxes = [np.clip(np.array(c.box_xyxy) / scale, 0, 1).tolist() if c.box_xyxy else None for c in kept]
+    chances = sample.chances
+    return Example(
+        id=sample.id,
+        labels=tuple(labels.index(str(c.category)) for c in kept),
+        boxes=tuple(tuple(box) if box else None for box in boxes),
+        looked=tuple(truth.looked.get(name, "") for name in labels),
+        reviewed=truth.state is not State.AUTO,
+        made=sample.made,
+        val=held_back(sample) and not sample.made,
+        sure=tuple(round(chances.get(name, 1.0), 4) for name in labels) if chances else (),
+    )

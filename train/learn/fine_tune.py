@@ -131,6 +131,7 @@ class FineTune:
         states = [STATES[name] for name in self.states]
         data = gather(work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only)
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
+        places = np.array(data.places)
         device = models.device(work.device)
         torch.manual_seed(work.seed)
         base = str(work.artifact(self.start)) if self.start else self.model
@@ -152,7 +153,7 @@ class FineTune:
 
         def answer(net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "tuple[Any, Batch]":
             rows = [data.rows[i] for i in chosen]
-            x, boxes, seen = views(to_unit(data.images[chosen], device), [boxes_of(row) for row in rows], rng)
+            x, boxes, seen = views(to_unit(data.images[places[chosen]], device), [boxes_of(row) for row in rows], rng)
             batch = Batch(pixels=normalise(x, about), rows=rows, boxes=boxes, seen=seen)
             beside = self.beside(net, batch)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
