@@ -143,3 +143,23 @@ def test_a_policy_without_categories_and_one_that_unfolds_without_end_are_refuse
     with pytest.raises(InputError, match="unfolds to more than 100,000 values"):
         load_policy(path)
     assert time.process_time() - began < 10
+
+
+def test_rounds_are_written_once_and_name_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"policy: {POLICY}\nsteps:\n- import: {{path: {tmp_path}}}\n- rounds: 2\n  steps:\n"
+        "  - as: student\n    train.detector: {start: student, steps: 10}\n  - relabel: {detector: student}\n  - hash\n"
+        "- as: last\n  relabel: {detector: student}\n"
+    )
+    steps = load_recipe(path, step_table()).steps
+    assert list(steps) == ["import", "student.1", "relabel.1", "hash.1", "student.2", "relabel.2", "hash.2", "last"]
+    assert [vars(steps[name])["start"] for name in ("student.1", "student.2")] == ["", "student.1"]
+    assert [vars(steps[name])["detector"] for name in ("relabel.1", "relabel.2", "last")] == ["student.1", "student.2", "student.2"]
+
+
+def test_wrong_rounds_are_named_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"policy: {POLICY}\nsteps:\n- rounds: 0\n  steps: [hash]\n- rounds: 1\n  steps:\n  - hsah\n")
+    with pytest.raises(RecipeError, match=r"(?s)r\.yaml:3: .*rounds are a number.*r\.yaml:7: .*did you mean 'hash'"):
+        load_recipe(path, step_table())

@@ -1,0 +1,78 @@
+"""A student overrules its teacher where the evidence is strong, says how likely each label is to be right, and can be taken back."""
+
+from dataclasses import replace
+
+import pytest
+
+from tilth.claims import Claim, Json, resolve
+from tilth.samples import Sample
+from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
+from tilth.train.judge.relabel import Decide
+
+ALL = ("knife", "pill", "syringe")
+BOX, OTHER = (10.0, 10.0, 40.0, 40.0), (60.0, 60.0, 90.0, 90.0)
+
+
+def decide(digest: str = "1", name: str = "again") -> Decide:
+    """One that believes scores as they are."""
+    kept, seen = (fit_curve([], [], before) for before in (KEPT_BEFORE, SEEN_BEFORE))
+    return Decide(
+        name=name, mine="model:student@", digest=digest, policy="p@1", categories=ALL, kept=kept, seen=seen, sure=0.8, absent=0.05
+    )  # fmt: skip
+
+
+def sample(*teacher: Claim, sees: list[Json], name: str = "again") -> Sample:
+    said = teacher or (Claim(says="empty", source="model:t@1", asked=("knife", "pill")),)
+    return Sample(id="a", size_wh=(100, 100), claims=said, columns={f"{name}.again": sees})
+
+
+def knife(score: float) -> Claim:
+    return Claim(category="knife", score=score, box_xyxy=BOX, source="model:t@1", asked=("knife", "pill"))
+
+
+def after(one: Sample, judge: Decide) -> Sample:
+    found = judge.decide(one, f"round {judge.digest}")
+    return replace(one, claims=(*one.claims, *found.claims), columns={**one.columns, **found.columns})
+
+
+def test_what_teacher_and_student_doubt_goes_and_what_the_student_is_sure_of_comes() -> None:
+    gone = after(sample(knife(0.2), sees=[]), decide())
+    assert gone.truth.categories == frozenset()
+    assert gone.truth.looked["knife"] == "model"
+    come = after(sample(sees=[["pill", 0.97, *OTHER]]), decide())
+    assert come.truth.categories == {"pill"}
+    both = after(sample(knife(0.9), sees=[["knife", 0.9, *BOX], ["pill", 0.3, *OTHER]]), decide())
+    assert both.truth.categories == {"knife"}
+    assert 0.9 < both.chances["knife"] <= 1
+    assert both.chances["pill"] < 0.95
+    assert both.truth.labels[0].source == "model:t@1", "what stays is still the teacher's word"
+
+
+def test_of_what_no_teacher_was_asked_it_speaks_only_when_it_is_sure() -> None:
+    def looked(score: float) -> object:
+        return after(sample(sees=[["syringe", score, *OTHER]] if score else []), decide()).truth.of("syringe")
+
+    assert [str(looked(score)) for score in (0.0, 0.5, 0.97)] == ["absent", "nobody looked", "present"]
+    silent = Sample(id="a", size_wh=(100, 100), claims=sample(sees=[]).claims)
+    assert str(after(silent, decide()).truth.of("syringe")) == "nobody looked", "who has not looked says nothing"
+
+
+def test_a_later_round_takes_the_place_of_an_earlier_one_even_to_agree_with_the_teacher_again() -> None:
+    first = after(sample(knife(0.2), sees=[]), decide("1"))
+    assert not first.truth.labels
+    again = replace(first, columns={**first.columns, "later.again": [["knife", 0.95, *BOX]]})
+    second = after(again, decide("2", "later"))
+    assert second.truth.categories == {"knife"}
+    assert second.columns["later.turn"] == 2
+    assert second.chances["knife"] > 0.5, "the last turn's word counts"
+    back = [*second.claims, Claim(says="withdraw", source="model:student@2"), Claim(says="withdraw", source="model:student@1")]
+    assert resolve(back).state != "disputed"
+
+
+@pytest.mark.parametrize("category", ["bottle", "knife"])
+def test_a_category_that_is_often_wrong_is_believed_less(category: str) -> None:
+    said = [Said(category=name, first=0.5, second=float("nan")) for name in ("bottle", "knife")] * 20
+    curve: Curve = fit_curve(said, [one.category != category for one in said], KEPT_BEFORE)
+    chances = dict(zip(("bottle", "knife"), curve(said[:2]), strict=True))
+    assert chances.pop(category) < 0.3
+    assert min(chances.values()) > 0.7
