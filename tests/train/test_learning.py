@@ -14,6 +14,7 @@ from tilth import models
 from tilth.claims import Claim
 from tilth.data.dataset import Dataset
 from tilth.engine.fit import fit
+from tilth.engine.plateau import Plateau
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.images import decode, encode_png, resize
@@ -207,7 +208,10 @@ def test_nothing_to_learn_from_is_told(work: Work) -> None:
         TrainClassifier(steps=1).run(work)
 
 
-def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("until", ["told", "plateau"])
+def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path, until: str) -> None:
+    unseen = torch.randn(64, 4, generator=torch.Generator().manual_seed(9))
+
     def train(folder: Path, die_at: int | None = None) -> torch.Tensor:
         torch.manual_seed(0)
         model = torch.nn.Sequential(
@@ -231,6 +235,8 @@ def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path) -> No
             save_every=10,
             warmup=5,
             advance=lambda n=1, **shown: None,
+            plateau=Plateau(most=60, every=5, patience=2, gain=0.1, warmup=5) if until == "plateau" else None,
+            judge=lambda averaged: -float(((averaged(unseen)[:, 0] - unseen.sum(1)) ** 2).mean()),
         )
         return torch.cat([p.flatten() for p in model.parameters()])
 

@@ -28,6 +28,7 @@ class TrainClassifier(FineTune):
     Args:
         auto_weight: Weight of an example that no person looked at.
         made_weight: Weight of a generated example.
+        spots: Weight of what boxes teach about places, beside what images are taught as a whole; 0 for none.
     """
 
     kind: ClassVar[str] = "classifier"
@@ -40,6 +41,7 @@ class TrainClassifier(FineTune):
     lr: float = 5e-4
     auto_weight: float = 0.5
     made_weight: float = 0.5
+    spots: float = 0.5
 
     def trust(self, row: Example) -> float:
         """Return how much an example counts in the loss.
@@ -48,11 +50,25 @@ class TrainClassifier(FineTune):
         """
         return (1.0 if row.reviewed or row.sure else self.auto_weight) * (self.made_weight if row.made else 1.0)
 
-    def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
-        """Let the model take images of their size."""
-        return any_size(model, batch.pixels.shape[-1])
+    def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]:
+        """Give the model a second head, for places, where boxes can teach it."""
+        from tilth.train.learn.spots import spots_of
 
-    def loss(self, said: Any, batch: Batch) -> "torch.Tensor":
+        if self.spots and any(box is not None for row in rows for box in row.boxes):
+            model.spots = spots_of(model, side, model.config.num_labels)
+        return [True] * len(rows)
+
+    def finish(self, model: Any) -> None:
+        """Take the second head away."""
+        if hasattr(model, "spots"):
+            del model.spots
+
+    def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
+        """Let the model take images of their size, and show its features."""
+        more = {"output_hidden_states": True} if getattr(model, "spots", None) is not None else {}
+        return {**any_size(model, batch.pixels.shape[-1]), **more}
+
+    def loss(self, model: Any, said: Any, batch: Batch) -> "torch.Tensor":
         """Compare every label with the truth; what is trusted less counts less."""
         import torch
         from torch.nn import functional as F  # noqa: N812
@@ -60,8 +76,15 @@ class TrainClassifier(FineTune):
         logits = said.logits.float()
         truth, weights = present(batch.rows, logits.shape[1]), np.array([self.trust(r) for r in batch.rows], np.float32)
         each = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth).to(logits.device), reduction="none")
-        each = each * torch.from_numpy(known(batch.rows, self.auto_weight)).to(logits.device)  # times 1 is exact
-        return (each.mean(1) * torch.from_numpy(weights).to(logits.device)).mean()
+        sure = torch.from_numpy(known(batch.rows, self.auto_weight)).to(logits.device)
+        counts = torch.from_numpy(weights).to(logits.device)
+        loss = ((each * sure).mean(1) * counts).mean()  # times 1 is exact
+        if (head := getattr(model, "spots", None)) is not None:
+            from tilth.train.learn.spots import spots_loss
+
+            places = head(said.hidden_states[-1])
+            loss = loss + self.spots * spots_loss(places, batch.rows, batch.boxes, batch.seen, sure * counts[:, None])
+        return loss
 
     def found(self, said: Any, batch: Batch, labels: Sequence[str]) -> list[Prediction]:
         """Return the logits."""

@@ -5,6 +5,7 @@ Paper: https://arxiv.org/abs/2410.13842 (D-FINE), https://arxiv.org/abs/2407.171
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -43,7 +44,7 @@ class TrainDetector(FineTune):
     batch_size: int = 16
     lr: float = 6e-4
 
-    def choose(self, model: Any, rows: Sequence[Example]) -> Sequence[bool]:
+    def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]:
         """Make the loss blind for what nobody looked for; where it cannot be, take the images in which everything was."""
         blind = Blind(model.loss_function)
         if blind.fits:
@@ -56,9 +57,13 @@ class TrainDetector(FineTune):
         import torch
 
         device = batch.pixels.device
+        unasked = np.zeros((len(batch.rows), model.config.num_labels), bool)
         if isinstance(model.loss_function, Blind):
             unasked = known(batch.rows) < DOUBTFUL
             model.loss_function.unasked = torch.from_numpy(unasked).to(device) if unasked.any() else None
+        batch = replace(batch, seen=[  # a box whose score is not seen would be found missing
+            keep & ~unasked[i, list(row.labels)] for i, (row, keep) in enumerate(zip(batch.rows, batch.seen, strict=True))
+        ])  # fmt: skip
         labels = [
             {
                 "class_labels": torch.tensor(np.array(row.labels, np.int64)[keep], device=device),
@@ -68,7 +73,7 @@ class TrainDetector(FineTune):
         ]
         return {"labels": labels}
 
-    def loss(self, said: Any, batch: Batch) -> "torch.Tensor":
+    def loss(self, model: Any, said: Any, batch: Batch) -> "torch.Tensor":
         """Return what the model made of them."""
         loss: torch.Tensor = said.loss
         return loss

@@ -93,15 +93,18 @@ class FineTune:
         """Name the base model."""
         return (self.model,)
 
-    def choose(self, model: Any, rows: Sequence[Example]) -> Sequence[bool]:
+    def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]:
         """Make the model ready for what nobody looked for, and tell of each image whether it can be learned from."""
         return [True] * len(rows)
+
+    def finish(self, model: Any) -> None:
+        """Take away what only training needed."""
 
     def beside(self, model: Any, batch: Batch) -> dict[str, Any]:
         """Return what the model is given beside the pixels."""
         raise NotImplementedError
 
-    def loss(self, said: Any, batch: Batch) -> "torch.Tensor":
+    def loss(self, model: Any, said: Any, batch: Batch) -> "torch.Tensor":
         """Return how wrong the model's answer to a batch is."""
         raise NotImplementedError
 
@@ -131,14 +134,15 @@ class FineTune:
         states = [STATES[name] for name in self.states]
         data = gather(work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only)
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
-        places = np.array(data.places)
+        squares = np.array(data.places)
         device = models.device(work.device)
         torch.manual_seed(work.seed)
         base = str(work.artifact(self.start)) if self.start else self.model
         if self.start and read_about(Path(base)).labels != labels:
             raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
-        model = load_for_training(self.kind, base, labels).to(device)
-        fits = np.array(self.choose(model, data.rows), bool)
+        model = load_for_training(self.kind, base, labels)
+        fits = np.array(self.choose(model, data.rows, side), bool)
+        model.to(device)
         train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
         val = val[:MOST_VAL]
         if not len(train):
@@ -153,7 +157,7 @@ class FineTune:
 
         def answer(net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "tuple[Any, Batch]":
             rows = [data.rows[i] for i in chosen]
-            x, boxes, seen = views(to_unit(data.images[places[chosen]], device), [boxes_of(row) for row in rows], rng)
+            x, boxes, seen = views(to_unit(data.images[squares[chosen]], device), [boxes_of(row) for row in rows], rng)
             batch = Batch(pixels=normalise(x, about), rows=rows, boxes=boxes, seen=seen)
             beside = self.beside(net, batch)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
@@ -161,7 +165,7 @@ class FineTune:
 
         def loss_at(step_: int) -> "torch.Tensor":
             rng = np.random.default_rng((work.seed, self.stream, step_))
-            return self.loss(*answer(model, train[rng.choice(len(train), self.batch_size, p=chance)], rng))
+            return self.loss(model, *answer(model, train[rng.choice(len(train), self.batch_size, p=chance)], rng))
 
         told: dict[str, float] = {}
         shown = sum(len(data.rows[i].labels) for i in val)
@@ -171,7 +175,7 @@ class FineTune:
             loss, found = 0.0, list[Prediction]()
             for start in range(0, len(val), self.batch_size):
                 said, batch = answer(averaged, val[start : start + self.batch_size], rng)
-                loss += float(self.loss(said, batch)) * len(batch.rows) / len(val)
+                loss += float(self.loss(averaged, said, batch)) * len(batch.rows) / len(val)
                 found += self.found(said, batch, labels)
             told["val_loss"] = loss
             if shown >= ENOUGH:
@@ -209,6 +213,7 @@ class FineTune:
             "best_step": min(plateau.ends_at, (plateau.best + 1) * plateau.every) if len(val) else plateau.ends_at,
             **({"too_few": thin} if thin else {}),
         }
+        self.finish(model)
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
         return {"model": str(path), **about.trained}
