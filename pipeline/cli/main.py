@@ -296,7 +296,8 @@ def _code() -> int:
         code = getattr(error, "exit_code", 2)
         if streams.wrapped() and hasattr(error, "format_message"):
             command = getattr(getattr(error, "ctx", None), "command_path", "tilth")
-            streams.tell("error", f"{error.format_message()} See: {command} --help", exit_code=code)
+            why = error.format_message().rstrip(". ") or "needs a command"
+            streams.tell("error", f"{why}; see: {command} --help", exit_code=code)
         else:
             error.show()
     return code if isinstance(code, int) else 0
