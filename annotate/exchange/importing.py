@@ -117,6 +117,7 @@ class Import:
         if not counts:
             lost = "".join(f"; {kind}: {count}" for kind, count in odd.lost.counts.items())
             raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
+        found = outcome(table)
         facts = {
             "format": format_,
             "images": counts.get("ok", 0),
@@ -125,7 +126,8 @@ class Import:
             "failed": counts.get("failed", 0),
             "failed_examples": [why for _, why in table.failures(NAMED)],
             "left_alone": left,
-            **_facts(taker, outcome(table), work.policy),
+            **_facts(taker, found, work.policy),
+            "conflicts": {"images": found.conflicts, "examples": _pictured(work, found.conflict_examples)},
         }
         for line in _plainly(facts):
             work.events.emit("note", step=work.name, message=line)
@@ -201,7 +203,6 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
         },
         "left_out": {kind: {"labels": n, "examples": examples.get(kind, [])} for kind, n in left.most_common()},
         "unsure": found.unsure,
-        "conflicts": {"images": found.conflicts, "examples": found.conflict_examples},
         "renamed": dict(taker.renamed),
         "unknown_categories": {
             name: {"boxes": count, "did_you_mean": "".join(near[name])}
@@ -210,6 +211,13 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
         "odd": dict(taker.odd.counts),
         "odd_examples": taker.odd.examples,
     }
+
+
+def _pictured(work: Work, examples: list[tuple[str, str]]) -> list[Json]:
+    """Name the images of conflicts: the file that a picture came in as, and the copy that says otherwise."""
+    kept = work.dataset.pool.get([id_ for id_, _ in examples], ["origin"])
+    names = {id_: str(json.loads(str(row["origin"])).get("source", id_[:12])) for id_, row in kept.items()}
+    return [why if why.startswith(f"{names[id_]}: ") else f"{names[id_]}, {why}" for id_, why in examples]
 
 
 def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:

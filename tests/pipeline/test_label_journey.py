@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from noise import noise_samples
 from places import POLICY, ROOT
 from refusals import refusal
 from typer.testing import CliRunner
 
 from tilth.data.dataset import Dataset
 from tilth.engine.recipe import load_class
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import steps as cli_steps
 from tilth.pipeline.table import step_table
@@ -222,3 +227,21 @@ def test_a_command_that_is_killed_at_its_very_end_and_given_again_does_nothing_t
         assert contents(data) == whole
     tilth("mine", data, "--policy", POLICY, "--set", f"corpus={photos}", "--set", "per_category=3")
     assert len(contents(data)) > len(whole), "but a command that had ended is one more"
+
+
+def test_a_count_knows_what_a_step_may_write_and_says_what_none_has_measured(work: Work) -> None:
+    work.add("a", noise_samples(3))
+    app = typer.Typer()
+    cli_data.add_to(app)
+
+    def counted(where: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, ["count", str(work.dataset.root), "--where", where])
+        return done.exit_code, done.stdout.strip(), done.stderr
+
+    assert counted("left_out > 0") == counted("conflict > 0") == (0, "0", "")
+    assert counted("left_out is null")[:2] == (0, "3")
+    code, found, said = counted("quality.sharpness < 20")
+    assert (code, found) == (0, "0")
+    assert "no sample has 'quality.sharpness' yet" in said
+    with pytest.raises(InputError, match="cannot ask for 'leftout > 0'"):
+        CliRunner().invoke(app, ["count", str(work.dataset.root), "--where", "leftout > 0"], catch_exceptions=False)
