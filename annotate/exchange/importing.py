@@ -118,7 +118,7 @@ class Import:
             lost = "".join(f"; {kind}: {count}" for kind, count in odd.lost.counts.items())
             raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
         found = outcome(table)
-        facts = {
+        facts: dict[str, Json] = {
             "format": format_,
             "images": counts.get("ok", 0),
             "copies": counts.get("dropped", 0),
