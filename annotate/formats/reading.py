@@ -76,7 +76,7 @@ def detect_format(path: Path, knows: Callable[[str], bool]) -> str:
         return "webdataset"
     if next(_under(path, ".parquet"), None):
         return "parquet"
-    if any(looks_like_csv(p, knows) for p in islice(_under(path, ".csv"), LOOKED_AT)):
+    if any(looks_like_csv(p, knows) for p in islice(_under(path, ".csv", ".tsv"), LOOKED_AT)):
         return "csv"
     if path.is_dir():
         return "classfolders" if looks_like_classes(path, knows) else "folder"

@@ -232,6 +232,30 @@ def test_a_blank_where_a_word_for_the_image_stands_makes_it_not_empty(
     assert (facts["by_state"], facts["left_alone"]) == ({"unlabelled": 1, "reviewed": 1}, {})
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("labels.csv", "filename;class;xmin;ymin;xmax;ymax\na.png;knife;8,0;8,0;24;32\n"),
+        ("labels.csv", "sep=;\nfilename;class;xmin;ymin;xmax;ymax\na.png;knife;8;8;24;32\n"),
+        ("labels.csv", '\ufefffilename|"class, or none"|class|xmin|ymin|xmax|ymax\na.png|x|knife|8|8|24|32\n'),
+        ("labels.tsv", "filename\tclass\txmin\tymin\txmax\tymax\na.png\tknife\t8\t8\t24\t32\n"),
+        ("LABELS.TSV", "file_name\tlabel\tbbox\na.png\tknife\t[8, 8, 16, 24]\n"),
+        ("metadata.csv", "file_name;label;bbox\na.png;knife;8 8 16 24\n"),
+    ],
+)
+def test_columns_of_a_table_may_be_parted_by_other_signs(work: Work, tmp_path: Path, file: str, text: str) -> None:
+    images(tmp_path / "set", "a.png", side=SIDE)
+    (tmp_path / "set" / file).write_text(text)
+    assert state(work, tmp_path / "set") == {"a.png": ("reviewed", [PLACE])}
+
+
+def test_columns_of_categories_may_be_parted_by_semicolons(work: Work, tmp_path: Path) -> None:
+    images(tmp_path / "set", "a.png", "b.png", side=SIDE)
+    (tmp_path / "set" / "_classes.csv").write_text("filename;knife;bottle\na.png;1;0\nb.png;0;0\n")
+    facts = Import(path=tmp_path / "set", empty_means="confirmed_empty").run(work)
+    assert (facts["by_state"], facts["covers"]) == ({"reviewed": 1, "confirmed_empty": 1}, ["knife", "bottle"])
+
+
 def test_a_list_of_names_beside_folders_of_classes_makes_them_no_yolo(work: Work, tmp_path: Path) -> None:
     images(tmp_path / "set", "knife/a.png", side=SIDE)
     (tmp_path / "set" / "classes.txt").write_text("knife\n")
