@@ -66,9 +66,12 @@ def check(
     settings: Setting = None,
     policy: PolicyPath = None,
     review: Reviewer = "",
+    runs: Runs = Path("runs"),
+    name: Name = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say everything that is wrong with a recipe, or will be, without running it: files, models, people, test sets."""
+    """Say everything that is wrong with a recipe, or will be, without running it: files, models, people, images, test sets."""
+    from tilth.data.dataset import Dataset
     from tilth.pipeline.foresight import foresee
     from tilth.pipeline.run import needed_inputs
 
@@ -76,7 +79,8 @@ def check(
     _reviewer(review)
     if wrong := needed_inputs(found, review):
         raise InputError("\n".join(wrong))
-    ahead = foresee(found.steps, found.policy, review)
+    folder = runs / (name or found.name) / "dataset"
+    ahead = foresee(found.steps, found.policy, review, Dataset(folder) if (folder / "versions").is_dir() else None)
     ahead.refuse()
     if as_json:
         steps = {n: type(s).__name__ for n, s in found.steps.items()}
