@@ -81,9 +81,7 @@ class Voc:
 
     def count(self) -> int:
         """Count at least the label files; images without one may come on top."""
-        return (
-            max(1 if self._only else len(self._files), len(self.images)) if self._chosen is None else len(self._chosen)
-        )
+        return max(len(self._files), len(self.images)) if self._chosen is None else len(self._chosen)
 
     def __iter__(self) -> Iterator[Found]:
         """Yield the images of the label files, then the images that have none."""
@@ -98,11 +96,11 @@ class Voc:
 
     def _in_file(self, file: str) -> Iterator[Found]:
         """Yield the image of a label file, or those of one that wraps the annotations of many."""
-        place = self._files.root / file
-        if not self._wanted(file) and not WRAPPER.search(ends(place)[0]):
-            return
         try:
-            tree = parse(place if self._only else self._files.checked(file))
+            place = self._files.root / file if self._only else self._files.checked(file)
+            if not self._wanted(file) and not WRAPPER.search(ends(place)[0]):
+                return
+            tree = parse(place)
         except InputError as error:
             yield Found(name=file, label_file=file, error=str(error))
             return
@@ -124,7 +122,7 @@ class Voc:
             path = self._named(file, name) if wrapped else self._image_of(file, name)
         except InputError as error:
             more = {"labels": labels.taken, "left_out": labels.left_out}
-            return Found(name=name if wrapped else file, label_file=file, error=str(error), **more)  # type: ignore[arg-type]
+            return Found(name=name if wrapped and name else file, label_file=file, error=str(error), **more)  # type: ignore[arg-type]
         if not self.images.mark(path):
             self.odd.note("image with two label files", path)
         return Found(
