@@ -1,20 +1,31 @@
 """What would go wrong later in a run, found before any time is spent: on models, people, test sets and bundles."""
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tilth import models
+from tilth.annotate.exchange.importing import Import
 from tilth.annotate.grounding.ground import Ground
 from tilth.annotate.grounding.phrases import questions, spelled, unknown
 from tilth.annotate.review.push import own_server
 from tilth.annotate.review.review import Review
+from tilth.data.dataset import Dataset
 from tilth.engine.work import Step
 from tilth.errors import InputError, ModelError, TilthError, Unavailable
+from tilth.mining.search.mine import Mine
+from tilth.pipeline.steps.label_made import LabelMade
 from tilth.pipeline.steps.package import Package, check_language_model
 from tilth.policy import Policy
+from tilth.synth.draw.generate import Generate
 from tilth.train.judge.evaluate import Evaluate, cannot_measure, coco_counts
 from tilth.train.judge.gate import Gate
+from tilth.train.learn.enough import Counts, in_dataset, too_few
+from tilth.train.learn.fine_tune import STATES, FineTune
+
+LABELLING = (Mine, Generate, LabelMade, Ground, Review)  # who can tell what images and labels these will bring?
+MOST = 20_000  # images of a set whose labels are looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +48,14 @@ class Foresight:
             raise InputError(told) if self.wrong else Unavailable(told)
 
 
-def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "") -> Foresight:
+def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset: Dataset | None = None) -> Foresight:
     """Look ahead over steps; nothing is downloaded, loaded or asked of a person.
 
     Args:
         steps: Those that are to be run, by name.
         policy: Their policy.
         review: Who reviews, instead of what the steps say.
+        dataset: On which they are to be run, as it is now; None when there is none yet.
     """
     found = Foresight()
     for name in dict.fromkeys(name for step in steps.values() for name in step.models()):
@@ -58,6 +70,9 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "") -> Fore
             found.notes.extend(f"{name}: {note}" for note in _words(step, policy))
         elif isinstance(step, Review) and (review or step.backend) == "labelstudio":
             found.away.extend(f"{name}: {reason}" for reason in _nobody_asks(step))
+        elif isinstance(step, FineTune):
+            before = list(steps.values())[: list(steps).index(name)]
+            found.notes.extend(f"{name}: {note}" for note in _little(step, before, policy, dataset))
         elif isinstance(step, Evaluate) and step.test:
             found.notes.extend(f"{name}: {note}" for note in _test_set(step, policy))
         elif isinstance(step, Gate):
@@ -68,6 +83,30 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "") -> Fore
             except TilthError as error:
                 found.wrong.append(f"{name}: {error}")
     return found
+
+
+def _little(step: FineTune, before: Sequence[Step], policy: Policy, dataset: Dataset | None) -> Iterator[str]:
+    """Name the categories of which little will be learned, by the dataset, or by the sets that it will be made of."""
+    labels = [category.name for category in policy.pictured]
+    if counts := in_dataset(dataset, labels, [STATES[name] for name in step.states]) if dataset else {}:
+        source = "in the dataset as it is now"
+    elif not any(isinstance(each, LABELLING) for each in before):
+        source, counts = "by the labels that are imported", _imported(before, policy)
+    for label, why in too_few({n: counts[n] for n in labels if n in counts}, negatives=not step.boxes_only).items():
+        yield f"{source}, {label}: {why}"
+
+
+def _imported(steps: Sequence[Step], policy: Policy) -> Counts:
+    counts: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for step in steps:
+        if isinstance(step, Import) and step.split not in ("test", "val"):
+            try:
+                told = step.shown(policy, MOST)
+            except (InputError, OSError):  # the import says why
+                continue
+            for label, (shown, looked) in told.items():
+                counts[label] = counts[label][0] + shown, counts[label][1] + looked
+    return counts
 
 
 def _words(step: Ground, policy: Policy) -> Iterator[str]:

@@ -157,7 +157,9 @@ class Run:
             shown = tuple(path for category in self.recipe.policy.categories for path in category.examples)
             told = f"{self.recipe.seed} {policy}{self._sweep()}{inputs_digest(shown) if shown else ''}"
             key = hashlib.sha256(told.encode()).hexdigest()[:12]
-            found = foresee(self._left(key), self.recipe.policy, self.choices.options.get("review", ""))
+            left, version = self._left(key)
+            dataset = Dataset(self.folder / "dataset", version, self._guard) if version else None
+            found = foresee(left, self.recipe.policy, self.choices.options.get("review", ""), dataset)
             found.refuse()
             for note in found.notes:
                 self.events.emit("foreseen", message=f"  note: {note}")
@@ -182,20 +184,21 @@ class Run:
             raise InputError("\n".join(wrong))
         self._ahead = {n: self.recipe.steps[n] for n in names[:last]}
 
-    def _left(self, key: str) -> dict[str, Step]:
-        """Return the steps from the first one on that is not done; of the others nothing can go wrong."""
-        names = list(self._ahead)
+    def _left(self, key: str) -> tuple[dict[str, Step], int]:
+        """Return the steps from the first one on that is not done, and the version before it; of the others nothing can go wrong."""
+        names, version = list(self._ahead), 0
         for number, name in enumerate(names, 1):
             record = read_record(self.folder / "steps" / f"{number:02d}-{name}.json")
             if record is None or self.choices.retry_failed:
-                return {n: self._ahead[n] for n in names[number - 1 :]}
+                return {n: self._ahead[n] for n in names[number - 1 :]}, version
             try:
                 key = self._key(self._ahead[name], key)
             except TilthError:  # the model of a step that was done is gone
                 key = ""
             if record.key != key:
-                return {n: self._ahead[n] for n in names[number - 1 :]}
-        return {}
+                return {n: self._ahead[n] for n in names[number - 1 :]}, version
+            version = record.version
+        return {}, version
 
     def _resolved(self) -> dict[str, Any]:
         return {**self.recipe.document, "policy": str(self.recipe.policy_path.resolve())}

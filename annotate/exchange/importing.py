@@ -7,6 +7,8 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from tilth.annotate.formats.parts.leftover import left_alone
 from tilth.annotate.formats.parts.listing import Parts
 from tilth.annotate.formats.parts.records import Oddities, Reader
 from tilth.annotate.formats.reading import Format, listed_names, open_reader
-from tilth.claims import Json
+from tilth.claims import Json, State
 from tilth.engine.copies import Outcome, outcome
 from tilth.engine.intake import Failed
 from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
@@ -90,10 +92,7 @@ class Import:
         odd = Oddities()
         path = self.path.expanduser().resolve()
         images = self.images.expanduser().resolve() if self.images else None
-
-        def knows(name: str) -> bool:
-            return self.categories == "as_is" or name in self.categories or work.policy.find(name) is not None
-
+        knows = partial(self._knows, work.policy)
         format_, reader = open_reader(path, self.format, self.split, images, odd, knows)
         if self.by and format_ == "folder":
             raise InputError(
@@ -136,7 +135,8 @@ class Import:
         if not counts:
             lost = "".join(f"; {kind}: {count}" for kind, count in (odd.counts if self.by else odd.lost.counts).items())
             raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
-        facts = {
+        found = outcome(table)
+        facts: dict[str, Json] = {
             "format": format_,
             "images": counts.get("ok", 0),
             "copies": counts.get("dropped", 0),
@@ -144,11 +144,44 @@ class Import:
             "failed": counts.get("failed", 0),
             "failed_examples": [why for _, why in table.failures(NAMED)],
             "left_alone": left,
-            **_facts(taker, outcome(table), work.policy),
+            **_facts(taker, found, work.policy),
+            "conflicts": {"images": found.conflicts, "examples": _pictured(work, found.conflict_examples)},
         }
         for line in _plainly(facts):
             work.events.emit("note", step=work.name, message=line)
         return facts
+
+    def shown(self, policy: Policy, most: int) -> dict[str, tuple[int, int]]:
+        """Count of each category the images that the set says show it, of those that it says anything of it; no image is read.
+
+        Args:
+            policy: Whose categories count.
+            most: Images after which that is known well enough.
+
+        Raises:
+            InputError: The set cannot be read.
+        """
+        path, images = (p.expanduser().resolve() if p else None for p in (self.path, self.images))
+        knows = partial(self._knows, policy)
+        reader = open_reader(path or self.path, self.format, self.split, images, Oddities(), knows)[1]
+        covers = self._covers(listed_names(reader), policy)
+        shown, looked = Counter[str](), Counter[str]()
+        for found in islice(reader, most):
+            names = {self._ours(label.category, policy) for label in found.labels} & set(policy.names)
+            empty = (
+                found.label_file and (found.state or self.empty_means) == State.CONFIRMED_EMPTY and not found.left_out
+            )
+            if names or empty:
+                shown.update(names)
+                looked.update(names if found.one_of and not self.covers else {*covers, *names})
+        return {name: (shown[name], looked[name]) for name in policy.names if looked[name]}
+
+    def _ours(self, name: str, policy: Policy) -> str:
+        mapped = {} if self.categories == "as_is" else self.categories
+        return mapped[name] if name in mapped else policy.find(name) or ""
+
+    def _knows(self, policy: Policy, name: str) -> bool:
+        return self.categories == "as_is" or name in self.categories or policy.find(name) is not None
 
     def _refuse_strangers(self, reader: Reader, knows: Callable[[str], bool], policy: Policy) -> None:
         """Read labels until one is known; when none is, nothing would come in but images, and nobody would notice.
@@ -220,7 +253,6 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
         },
         "left_out": {kind: {"labels": n, "examples": examples.get(kind, [])} for kind, n in left.most_common()},
         "unsure": found.unsure,
-        "conflicts": {"images": found.conflicts, "examples": found.conflict_examples},
         "renamed": dict(taker.renamed),
         "unknown_categories": {
             name: {"boxes": count, "did_you_mean": "".join(near[name])}
@@ -237,6 +269,13 @@ def _states(found: Outcome, by: str) -> dict[str, Json]:
         return dict(found.states)
     said = found.states["reviewed"] + found.states["confirmed_empty"]
     return {state: n for state, n in (("auto", said), ("unlabelled", found.states["unlabelled"])) if n}
+
+
+def _pictured(work: Work, examples: list[tuple[str, str]]) -> list[Json]:
+    """Name the images of conflicts: the file that a picture came in as, and the copy that says otherwise."""
+    kept = work.dataset.pool.get([id_ for id_, _ in examples], ["origin"])
+    names = {id_: str(json.loads(str(row["origin"])).get("source", id_[:12])) for id_, row in kept.items()}
+    return [why if why.startswith(f"{names[id_]}: ") else f"{names[id_]}, {why}" for id_, why in examples]
 
 
 def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from tilth.annotate.formats.parts.orientation import read_header, saw_stored, sh
 from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Tally, writable
 from tilth.claims import Claim, Json
 from tilth.data.files import write_beside
-from tilth.engine.copies import LEFT_OUT
+from tilth.data.where import LEFT_OUT
 from tilth.engine.intake import Failed
 from tilth.errors import InputError
 from tilth.geometry import Box

@@ -127,10 +127,17 @@ class Coco:
                 self._put(number, labels_in(item))
             else:
                 self.odd.lost.note("entry that is no object", f"annotations[{number}]")
-        elif isinstance(item, dict) and isinstance(item.get("name"), str | int | float):
-            self._name(read_id(item.get("id")), str(item["name"]))
         else:
-            self.odd.note("entry of categories without a name", f"categories[{number}]")
+            self._take_category(number, item if isinstance(item, dict) else {})
+
+    def _take_category(self, number: int, item: Mapping[str, Any]) -> None:
+        id_, name = read_id(item.get("id")), item.get("name")
+        if isinstance(name, str | int | float) and str(name).strip():
+            self._name(id_, str(name))
+            return
+        self.odd.note("entry of categories without a name, called by its id", f"categories[{number}]")
+        if item.get("id") is not None:
+            self._name(id_, plain(id_))
 
     def _put(self, number: int, labels: Iterable[Mapping[str, Any]]) -> None:
         rows = (
@@ -222,7 +229,10 @@ class Coco:
             self.odd.note("image that the label file does not list, left out", path)
 
     def _category(self, id_: object) -> str:
-        """Return the name of a category, by its id as a number or as a text; one that nobody has when it is not clear."""
+        """Return the name of a category, by its id as a number or as a text.
+
+        Where no category has the id, it is the name: a recipe can say what it means, and others leave the label out.
+        """
         if id_ in self._names and id_ not in self._twice:
             return self._names[id_]
         if self._plain is None:
@@ -231,6 +241,8 @@ class Coco:
         name = None if id_ in self._twice else self._plain.get(plain(id_))
         if name is None and isinstance(id_, str) and (not self._names or id_ in self._names.values()):
             name = id_  # of a file that writes names in place of ids
+        if name is None and id_ not in self._twice and plain(id_) not in self._names.values():
+            name = plain(id_)
         return f"category_id {id_}" if name in (None, "null") else str(name)
 
     def _labels(self, image: object, name: str) -> Iterator[Named | LeftOut]:

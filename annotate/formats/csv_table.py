@@ -1,14 +1,17 @@
-"""CSV: one row a box in pixels from corner to corner, or one row a label of the whole image.
+"""CSV and TSV: one row a box in pixels from corner to corner, or one row a label of the whole image.
 
-An image without labels is a row without category. Columns go by the names that common tools give them, in any order.
+An image without labels is a row without category. Columns go by the names that common tools give them, in any order, and are parted
+by a comma, a semicolon, a tab or a bar.
 """
 
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tilth.annotate.formats.parts.columns import Columns, columns_of
@@ -33,6 +36,10 @@ ALSO = {
     "y_max": ("ymax",),
     "score": ("confidence",),
 }
+NUMBERS = (*CORNERS, "score")
+SUFFIXES = (".csv", ".tsv")
+SIGNS = ",;\t|"  # that part columns
+SAID = re.compile(r"sep=([^\w\" ])\s*$")  # a first line of Excel's, which tells the sign
 Row = tuple[str, ...]
 
 
@@ -57,22 +64,55 @@ def _wanting(places: dict[str, int]) -> list[str]:
 def looks_like_csv(path: Path, knows: Callable[[str], bool] = nobody) -> bool:
     """Tell whether a file has the columns that a table of labels needs."""
     try:
-        header = _header(path)
+        header = _table(path).header
     except InputError:
         return False
     places = _places(header)
     return "file" in places and (not _wanting(places) or columns_of(header, places["file"], knows) is not None)
 
 
-def _header(path: Path) -> list[str]:
+@dataclass(frozen=True)
+class _Table:
+    """The sign that parts the columns of a table, its header, and its rows, which can be read once."""
+
+    sign: str
+    header: list[str]
+    rows: Iterator[list[str]]
+
+
+def _table(path: Path) -> _Table:
+    """Open a table, whichever sign parts the columns: that by which the header has most.
+
+    Raises:
+        InputError: It is no CSV; reading the rows may raise it too.
+    """
+    texts = (text for _, text in lines(path))
+    first = next(texts, "")
+    if told := SAID.match(first):
+        sign, first = told[1], next(texts, "")
+    else:
+        sign = max(SIGNS, key=lambda each: len(_cells(first, each)))
+    rows = _read(path, chain([first], texts), sign)
+    return _Table(sign, next(rows, []), rows)
+
+
+def _cells(line: str, sign: str) -> list[str]:
     try:
-        return next(csv.reader(text for _, text in lines(path)), [])
+        return next(csv.reader([line], delimiter=sign), [])
+    except csv.Error:  # reading says it
+        return []
+
+
+def _read(path: Path, texts: Iterable[str], sign: str) -> Iterator[list[str]]:
+    reader = csv.reader(texts, delimiter=sign)
+    try:
+        yield from reader
     except csv.Error as error:
-        raise InputError(f"{path.name}: not CSV: {error}") from error
+        raise InputError(f"{path.name}:{reader.line_num}: not CSV: {error}") from error
 
 
 class Csv(Listed):
-    """Reads every `.csv` of labels under a folder, or one; rows of an image are put together in a temporary database.
+    """Reads every `.csv` and `.tsv` of labels under a folder, or one; rows of an image are put together in a temporary database.
 
     Args:
         path: As of every list.
@@ -81,7 +121,7 @@ class Csv(Listed):
         knows: Tells whether a word is a label of ours; a column that is called so is one of a category.
     """
 
-    suffixes: tuple[str, ...] = (".csv",)
+    suffixes: tuple[str, ...] = SUFFIXES
 
     def __init__(self, path: Path, images: Path | None, odd: Oddities, knows: Callable[[str], bool] = nobody) -> None:
         super().__init__(path, images, odd)
@@ -95,38 +135,34 @@ class Csv(Listed):
             try:
                 if place.is_symlink():  # it may lead out of the folder; reading finds out
                     continue
-                found |= dict.fromkeys(columns.names.values() if (columns := self._columns(place)) else ())
+                header = _table(place).header if place.suffix.lower() in SUFFIXES else []
+                found |= dict.fromkeys(columns.names.values() if (columns := self._columns(header)) else ())
             except InputError:
                 continue  # reading says it
         return tuple(found)
 
-    def _columns(self, place: Path) -> Columns | None:
-        if place.suffix.lower() != ".csv":
-            return None
-        header = _header(place)
+    def _columns(self, header: list[str]) -> Columns | None:
         places = _places(header)
         return columns_of(header, places["file"], self.knows) if "file" in places and _wanting(places) else None
 
     def in_file(self, file: str, place: Path) -> Iterator[Found]:
         """Yield the images in the order of their first rows."""
-        if columns := self._columns(place):
-            try:
-                for row in islice(csv.reader(text for _, text in lines(place)), 1, None):
-                    name, labels, unasked = columns.read(row)
-                    yield self.found(name, file, labels=labels, unasked=unasked)
-            except csv.Error as error:
-                raise InputError(f"{place.name}: not CSV: {error}") from error
+        table = _table(place)
+        if columns := self._columns(table.header):
+            for row in table.rows:
+                name, labels, unasked = columns.read(row)
+                yield self.found(name, file, labels=labels, unasked=unasked)
         else:
-            yield from _read_table(self, file, place)
+            yield from _read_table(self, file, _rows(place.name, table))
 
 
-def _read_table(listed: Listed, file: str, place: Path) -> Iterator[Found]:
+def _read_table(listed: Listed, file: str, texts: Iterator[list[str]]) -> Iterator[Found]:
     with closing(scratch()) as rows:
         names, marks = ", ".join(READ), ", ".join("?" * len(READ))
         rows.execute(f"CREATE TABLE rows (number INTEGER PRIMARY KEY, {names})")
         rows.execute("BEGIN")
         # nothing is taken of a damaged table: half an image's boxes would pass for all of them
-        rows.executemany(f"INSERT INTO rows({names}) VALUES ({marks})", _rows(place))
+        rows.executemany(f"INSERT INTO rows({names}) VALUES ({marks})", texts)
         rows.execute("COMMIT")
         rows.execute("CREATE INDEX by_file ON rows(file, number)")
         boxed = any(rows.execute(f"SELECT 1 FROM rows WHERE {name} != '' LIMIT 1").fetchone() for name in READ[4:8])
@@ -165,22 +201,22 @@ def _image(listed: Listed, file: str, name: str, rows: list[Row], boxed: bool, n
     )
 
 
-def _rows(place: Path) -> Iterator[list[str]]:
-    """Yield the rows as texts in the order of `READ`.
+def _rows(name: str, table: _Table) -> Iterator[list[str]]:
+    """Yield the rows of the table called `name` as texts in the order of `READ`.
 
     Raises:
         InputError: A column is absent, or the file is no CSV.
     """
-    reader = csv.reader(text for _, text in lines(place))
-    try:
-        found = _places(next(reader, []))
-        if missing := _wanting(found):
-            raise InputError(f"{place.name}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}")
-        places = [found.get(name, -1) for name in READ]
-        for row in reader:
-            yield ["" if at < 0 or at >= len(row) else row[at].strip() for at in places]
-    except csv.Error as error:
-        raise InputError(f"{place.name}:{reader.line_num}: not CSV: {error}") from error
+    found = _places(table.header)
+    if missing := _wanting(found):
+        raise InputError(f"{name}: no column {', '.join(missing)}; expected {','.join(COLUMNS)}")
+    places = [found.get(name, -1) for name in READ]
+    numbers = [READ.index(each) for each in NUMBERS] if table.sign == ";" else []
+    for row in table.rows:
+        texts = ["" if at < 0 or at >= len(row) else row[at].strip() for at in places]
+        for at in numbers:  # semicolons part columns where a comma is the decimal point
+            texts[at] = texts[at].replace(",", ".")
+        yield texts
 
 
 def _size(size: Iterable[str]) -> tuple[int, int] | None:

@@ -34,6 +34,7 @@ class _Images:
         self.odd = odd
         self.ready: list[tuple[Attributes, list[Label]]] = []
         self.root = ""
+        self.voc = False  # it holds what a file of Pascal VOC holds
         self.tracks: dict[str, None] = {}  # labels of the tracks that were met
         self._image: tuple[Attributes, list[Label]] | None = None
         self._outer = ""  # the track or skeleton that the parser is in
@@ -67,6 +68,7 @@ class _Images:
     def _start(self, tag: str, given: Attributes) -> None:
         self._silent = 0
         self.root = self.root or tag
+        self.voc = self.voc or tag == "annotation"
         if tag == "image":
             self._image = (given, [])
         elif tag == "track":
@@ -175,7 +177,7 @@ def looks_like_cvat(path: Path) -> bool:
             seen.feed(stream.read(65536))
     except (InputError, OSError):
         pass  # a file that is cut short still has its first tag
-    return seen.root == "annotations"
+    return seen.root == "annotations" and not seen.voc
 
 
 class Cvat(Listed):

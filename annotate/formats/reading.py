@@ -15,6 +15,7 @@ from tilth.annotate.formats.parquet import Parquet, names_files
 from tilth.annotate.formats.parts.classes import ClassFolders, looks_like_classes, unknown_classes
 from tilth.annotate.formats.parts.listing import Parts
 from tilth.annotate.formats.parts.records import Oddities, Reader, nobody
+from tilth.annotate.formats.parts.texts import ends
 from tilth.annotate.formats.voc import Voc
 from tilth.annotate.formats.webdataset import WebDataset
 from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
@@ -69,13 +70,13 @@ def detect_format(path: Path, knows: Callable[[str], bool]) -> str:
         return "imagefolder"
     if any(looks_like_cvat(p) for p in islice(_under(path, ".xml"), LOOKED_AT)):
         return "cvat"
-    if path.is_dir() and next(_under(path, ".xml"), None):
+    if next(_under(path, ".xml"), None) and (path.is_dir() or "annotation" in ends(path)[0]):
         return "voc"
     if next(_under(path, ".tar"), None):
         return "webdataset"
     if next(_under(path, ".parquet"), None):
         return "parquet"
-    if any(looks_like_csv(p, knows) for p in islice(_under(path, ".csv"), LOOKED_AT)):
+    if any(looks_like_csv(p, knows) for p in islice(_under(path, ".csv", ".tsv"), LOOKED_AT)):
         return "csv"
     if path.is_dir():
         return "classfolders" if looks_like_classes(path, knows) else "folder"
@@ -165,10 +166,10 @@ def open_reader(
         return found, WebDataset(path, odd)
     if found in BY_LIST:
         return found, BY_LIST[found](path, images, odd)
-    if not path.is_dir():
-        raise InputError(f"{path}: the format {found!r} needs a folder")
     if found == "voc":
         return found, Voc(path, split, images, odd)
+    if not path.is_dir():
+        raise InputError(f"{path}: the format {found!r} needs a folder")
     if found == "classfolders":
         return found, ClassFolders(path, split, odd, knows)
     _say_unread(path, odd, named=format_ == "folder")

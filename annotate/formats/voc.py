@@ -1,4 +1,4 @@
-"""Pascal VOC: one XML file an image; pixels count from 1 and both ends belong to the box.
+"""Pascal VOC: one XML file an image, or one of many; pixels count from 1 and both ends belong to the box.
 
 Paper: https://doi.org/10.1007/s11263-009-0275-4
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from tilth.annotate.formats.parts.files import Files, Seen, write_text
 from tilth.annotate.formats.parts.records import Entry, Found, Labels, LeftOut, Named, Oddities, limited, on_disk
-from tilth.annotate.formats.parts.texts import lines, xml_encoding
+from tilth.annotate.formats.parts.texts import ends, lines, xml_encoding
 from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.samples import SPLITS
@@ -21,6 +21,7 @@ from tilth.sources.walk import stem_of
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 FLAG = re.compile(r"\s+-?[01]$")
+WRAPPER = re.compile(r"<(?:\w+:)?annotations\b")
 MAX_BYTES = 8 * 2**20
 
 
@@ -56,16 +57,18 @@ def parse(path: Path) -> ElementTree.Element:
 
 
 class Voc:
-    """Reads a folder of XML files, in the layout of the challenge or beside the images.
+    """Reads a folder of XML files, in the layout of the challenge or beside the images, or one XML file.
 
     Args:
-        root: The folder.
+        root: The folder, or the file.
         split: Read only these images, when `ImageSets/Main` tells splits apart.
         images: Folder of the images; the same when None.
         odd: Takes notes.
     """
 
     def __init__(self, root: Path, split: str, images: Path | None, odd: Oddities) -> None:
+        self._only = root.name if root.is_file() else ""
+        root = root.parent if self._only else root
         self.root, self.odd = images or root, odd
         self.images = Files(self.root)
         self._files = Files(root, (".xml",))
@@ -82,31 +85,54 @@ class Voc:
 
     def __iter__(self) -> Iterator[Found]:
         """Yield the images of the label files, then the images that have none."""
-        for file in self._files:
-            if self._chosen is not None and not _is_chosen(file, self._chosen):
-                continue
-            labels = Labels()
-            try:
-                tree = parse(self._files.checked(file))
-                labels = limited(_labels(tree, file, self.odd))
-                path = self._image_of(file, tree.findtext("filename") or "")
-            except InputError as error:
-                more = {"labels": labels.taken, "left_out": labels.left_out}
-                yield Found(name=file, label_file=file, error=str(error), **more)  # type: ignore[arg-type]
-                continue
-            if not self.images.mark(path):
-                self.odd.note("image with two label files", path)
-            yield Found(
-                name=path,
-                read=on_disk(self.root / path),
-                label_file=file,
-                size_wh=_size(tree),
-                labels=labels.taken,
-                left_out=labels.left_out,
-            )
+        for file in (self._only,) if self._only else self._files:
+            yield from self._in_file(file)
         for path in self.images.unmarked() if self._chosen is None else ():
+            if self._only:
+                self.odd.note("image that the label file does not list, left out", path)
+                continue
             self.odd.note("image without a label file", path)
             yield self.images.unlabelled(path)
+
+    def _in_file(self, file: str) -> Iterator[Found]:
+        """Yield the image of a label file, or those of one that wraps the annotations of many."""
+        try:
+            place = self._files.root / file if self._only else self._files.checked(file)
+            if not self._wanted(file) and not WRAPPER.search(ends(place)[0]):
+                return
+            tree = parse(place)
+        except InputError as error:
+            yield Found(name=file, label_file=file, error=str(error))
+            return
+        wrapped = [] if tree.tag == "annotation" else tree.findall("annotation")
+        for one in wrapped:
+            name = (one.findtext("filename") or "").strip()
+            if self._wanted(name):
+                yield self._found(file, one, name, wrapped=True)
+        if not wrapped and self._wanted(file):
+            yield self._found(file, tree, tree.findtext("filename") or "", wrapped=False)
+
+    def _wanted(self, file: str) -> bool:
+        return self._chosen is None or _is_chosen(file, self._chosen)
+
+    def _found(self, file: str, tree: ElementTree.Element, name: str, *, wrapped: bool) -> Found:
+        labels = Labels()
+        try:
+            labels = limited(_labels(tree, file, self.odd))
+            path = self._named(file, name) if wrapped else self._image_of(file, name)
+        except InputError as error:
+            more = {"labels": labels.taken, "left_out": labels.left_out}
+            return Found(name=name if wrapped and name else file, label_file=file, error=str(error), **more)  # type: ignore[arg-type]
+        if not self.images.mark(path):
+            self.odd.note("image with two label files", path)
+        return Found(
+            name=path,
+            read=on_disk(self.root / path),
+            label_file=file,
+            size_wh=_size(tree),
+            labels=labels.taken,
+            left_out=labels.left_out,
+        )
 
     def _image_of(self, file: str, filename: str) -> str:
         """Find the image: the one that bears the label file's name, else the one that it names.
@@ -114,9 +140,7 @@ class Voc:
         Sets are renamed more often than the `filename` inside is kept up, so the file's own name comes first; of several images of
         that name, which differ in their suffix, the one that the file names.
         """
-        folder, _, name = file.rpartition("/")
-        above = folder.rpartition("/")[0]
-        folders = tuple(f.removeprefix("/") for f in (folder, f"{above}/JPEGImages", f"{above}/images"))
+        folders, name = _places(file), file.rpartition("/")[2]
         stem, called = stem_of(name), filename.replace("\\", "/").rpartition("/")[2].lower()
         paths = self.images.stems(*(f"{f}/{stem}" if f else stem for f in folders))
         if paths:
@@ -127,9 +151,19 @@ class Voc:
                 self.odd.note("label file names another image than its own name does", file)
             self.images.checked(path or paths[0])
             return path or paths[0]
+        return self._named(file, filename)
+
+    def _named(self, file: str, filename: str) -> str:
         if not filename:
             raise InputError("names no image")
-        return self.images.find(filename, ("", *folders), self.odd)
+        return self.images.find(filename, ("", *_places(file)), self.odd)
+
+
+def _places(file: str) -> tuple[str, ...]:
+    """Return the folders that may hold the images of a label file."""
+    folder = file.rpartition("/")[0]
+    above = folder.rpartition("/")[0]
+    return tuple(f.removeprefix("/") for f in (folder, f"{above}/JPEGImages", f"{above}/images"))
 
 
 def _lists(root: Path) -> dict[str, Path]:

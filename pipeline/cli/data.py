@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilth.data.where import check_named
+from tilth.data.where import check_named, unmeasured
 from tilth.errors import InputError
+from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import DatasetPath, existing
 from tilth.pipeline.cli.steps import RUNNING
+
+if TYPE_CHECKING:
+    from tilth.data.dataset import Dataset
 
 # command -> what its example gives after the dataset
 EXAMPLES = {
@@ -77,6 +81,12 @@ def rollback(
     typer.echo(f"version {made.number}: {made.message}")
 
 
+def _look_at(where: str, dataset: "Dataset") -> None:
+    """Say what a condition asks for that was never measured here; a slip of the pen is refused."""
+    for name in unmeasured(where, dataset.view.columns.names()) if where else ():
+        streams.tell("note", f"no sample has {name!r} yet: no step has measured it here")
+
+
 def count(
     dataset: DatasetPath,
     by: Annotated[list[str] | None, typer.Option(help="Column to count by; give it again for several.")] = None,
@@ -88,6 +98,7 @@ def count(
     """Count samples by what is known of them; without --by and --where, say what can be asked for."""
     opened = existing(dataset)
     opened = opened.checkout(version) if version else opened
+    _look_at(where, opened)
     names = by or []
     check_named(" ".join(f"`{name}`" for name in names), opened.view.columns.names(), "--by")
     found = opened.tally(*names, where=where, dropped=dropped) if names else {(): opened.count(where, dropped=dropped)}
@@ -170,6 +181,7 @@ def export(
         with only_run(dataset):
             sweep(opened, opened.guard, utc_now())
     chosen = opened.checkout(version) if version else opened
+    _look_at(where, chosen)
     names = rules.names if rules else ()
     told = write(chosen, out, format_, images=images, unlabelled=unlabelled, where=where, categories=names)
     typer.echo(json.dumps(told))
@@ -195,7 +207,9 @@ def gallery(
 
     opened, rules = existing(dataset), load_policy(policy) if policy else None
     opened.guard = guard_of(rules) if rules else None
-    shown = Gallery(dataset=opened.checkout(version) if version else opened, policy=rules, side=side, where=where)
+    chosen = opened.checkout(version) if version else opened
+    _look_at(where, chosen)
+    shown = Gallery(dataset=chosen, policy=rules, side=side, where=where)
     typer.echo(
         json.dumps({"sheet": str(sheet), **shown.sheet(sheet, unveiled=unveiled)} if sheet else shown.write(out))
     )

@@ -66,9 +66,12 @@ def check(
     settings: Setting = None,
     policy: PolicyPath = None,
     review: Reviewer = "",
+    runs: Runs = Path("runs"),
+    name: Name = "",
     as_json: AsJson = False,
 ) -> None:
-    """Say everything that is wrong with a recipe, or will be, without running it: files, models, people, test sets."""
+    """Say everything that is wrong with a recipe, or will be, without running it: files, models, people, images, test sets."""
+    from tilth.data.dataset import Dataset
     from tilth.pipeline.foresight import foresee
     from tilth.pipeline.run import needed_inputs
 
@@ -76,7 +79,8 @@ def check(
     _reviewer(review)
     if wrong := needed_inputs(found, review):
         raise InputError("\n".join(wrong))
-    ahead = foresee(found.steps, found.policy, review)
+    folder = runs / (name or found.name) / "dataset"
+    ahead = foresee(found.steps, found.policy, review, Dataset(folder) if (folder / "versions").is_dir() else None)
     ahead.refuse()
     if as_json:
         steps = {n: type(s).__name__ for n, s in found.steps.items()}
@@ -296,7 +300,8 @@ def _code() -> int:
         code = getattr(error, "exit_code", 2)
         if streams.wrapped() and hasattr(error, "format_message"):
             command = getattr(getattr(error, "ctx", None), "command_path", "tilth")
-            streams.tell("error", f"{error.format_message()} See: {command} --help", exit_code=code)
+            why = error.format_message().rstrip(". ") or "needs a command"
+            streams.tell("error", f"{why}; see: {command} --help", exit_code=code)
         else:
             error.show()
     return code if isinstance(code, int) else 0

@@ -12,7 +12,6 @@ import time
 
 MARK = '{"time": "'  # how a line of ours begins
 END = b"\x00tilth: all is written\x00"
-LAST = ("error", "stopped")  # events that end a command
 PAUSE_S = 0.05  # lines that come closer together are one thing that was said, such as a traceback
 MOST_LINES, MOST_BYTES = 200, 2**20
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]*\x07|[\x00-\x08\x0b-\x1f\x7f]")
@@ -46,7 +45,6 @@ class Wrapper:
     def __init__(self, out: int) -> None:
         self.out = out
         self.held: list[str] = []
-        self.written = False
 
     def take(self, line: bytes) -> None:
         """Take a line that was written."""
@@ -60,10 +58,6 @@ class Wrapper:
             self._write(event)
 
     def _write(self, event: str) -> None:
-        if not self.written and json.loads(event)["event"] in LAST:
-            # a command that never began anything says why in words alone
-            event = f"tilth: {json.loads(event)['message']}"
-        self.written = True
         data = f"{event}\n".encode()
         try:
             while data:

@@ -137,13 +137,13 @@ def _item(given: Any, place: str) -> Item:
     url = image.get("url") if isinstance(image, dict) else image
     if not isinstance(url, str):
         raise WrongRequest(f"expected the image's data: URL, got {KINDS[type(url)]}; {SHAPE}", f"{place}.image_url.url")
-    return Url(url)
+    return Url(_whole(url))
 
 
 def _text(given: Any, place: str) -> Text:
     if not isinstance(given, str):
         raise WrongRequest(f"expected a text, got {KINDS[type(given)]}", place)
-    text = given.encode(errors="replace").decode()  # half of a surrogate pair is no character
+    text = _whole(given)
     if not text.strip():
         raise WrongRequest("it is empty, there is nothing to judge", place)
     if len(text) > MAX_CHARACTERS:
@@ -151,6 +151,11 @@ def _text(given: Any, place: str) -> Text:
             f"it has {len(text):,} characters, at most {MAX_CHARACTERS:,} are judged at once; send it in parts", place
         )
     return Text(text)
+
+
+def _whole(text: str) -> str:
+    """Return a text whose characters are all whole: half of a surrogate pair, which JSON can write, is none."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def images_of(items: Sequence[Item], *, max_pixels: int = MAX_PIXELS) -> list[Image]:

@@ -1,9 +1,11 @@
 """What a client is told when it gets no answer: OpenAI's shape of an error, in words for a person, on every route."""
 
+import asyncio
+import json
 import logging
 import re
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilth.extras import optional
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
 log = logging.getLogger("tilth.serve")
+NO_HTTP = "this is no HTTP/1.1 that can be read, or a body of another length than it says; the server speaks plain HTTP, without TLS"
 
 
 def request_id(request: "Request") -> str:
@@ -35,9 +38,29 @@ def refusal(
     from fastapi.responses import JSONResponse
 
     log.info("id=%s status=%d", id_, status)
+    return JSONResponse(_shape(status, message, param, code), status, headers={**(headers or {}), "x-request-id": id_})
+
+
+def _shape(status: int, message: str, param: str = "", code: str = "") -> dict[str, Any]:
     kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"error": {"message": message, "type": kind, "param": param or None, "code": code or None}}
-    return JSONResponse(body, status, headers={**(headers or {}), "x-request-id": id_})
+    return {"error": {"message": message, "type": kind, "param": param or None, "code": code or None}}
+
+
+def protocol() -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol, which answers in the same shape what is no HTTP, from the first line or in the midst of a body."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Shaped(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # it is one of two classes
+        def send_400_response(self, msg: str) -> None:
+            if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
+                id_ = f"modr-{uuid.uuid4().hex}"
+                log.info("id=%s status=400 no HTTP that can be read", id_)
+                body = json.dumps(_shape(400, NO_HTTP)).encode()
+                head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {id_}\r\nconnection: close"
+                self.transport.write(f"HTTP/1.1 400 Bad Request\r\n{head}\r\n\r\n".encode() + body)
+            self.transport.close()
+
+    return Shaped
 
 
 def refuse_elsewhere(app: "FastAPI") -> None:

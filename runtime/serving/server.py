@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilth.claims import Json
 from tilth.errors import InputError
@@ -27,7 +27,7 @@ from tilth.events import LogLines
 from tilth.extras import optional
 from tilth.runtime.bundles.bundle import load_bundle
 from tilth.runtime.serving.payload import MAX_BODY_BYTES, SCHEMA, Item, Text, WrongRequest, images_of, parse
-from tilth.runtime.serving.refusals import refusal, refuse_elsewhere, request_id
+from tilth.runtime.serving.refusals import protocol, refusal, refuse_elsewhere, request_id
 from tilth.runtime.stages.cascade import Action, Moderator, Verdict
 
 if TYPE_CHECKING:
@@ -136,7 +136,8 @@ def make_app(
         from fastapi import FastAPI, Request, Response
         from fastapi.responses import JSONResponse
 
-    app = FastAPI(title="Tilth moderation", version="1")
+    # an address with a slash too many is told so: a redirection has no words, and many clients do not send a body twice
+    app = FastAPI(title="Tilth moderation", version="1", redirect_slashes=False)
     desk = Desk(moderator, concurrency=concurrency, waiting=waiting)
     started = int(time.time())
 
@@ -250,6 +251,14 @@ def _check_port(host: str, port: int) -> None:
         ) from error
 
 
+def on_the_wire() -> dict[str, Any]:
+    """Return what uvicorn is told: answers of our shape alone, and nothing but HTTP.
+
+    Its access log would carry addresses of clients; ours has one line a request.
+    """
+    return {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
+
+
 def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) -> None:
     """Verify a bundle and serve it until interrupted.
 
@@ -270,5 +279,4 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: i
     told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
     logging.basicConfig(level=logging.INFO, handlers=[told])
     app = make_app(load_bundle(folder, threads=threads))
-    # Its access log would carry addresses of clients; ours has one line a request.
-    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_config=None)
+    uvicorn.run(app, host=host, port=port, **on_the_wire())

@@ -7,6 +7,7 @@ import numpy as np
 
 from tilth import models
 from tilth.claims import Claim, Json
+from tilth.data.where import STYLE
 from tilth.engine.intake import Failed
 from tilth.engine.job import batched
 from tilth.engine.work import Work
@@ -163,7 +164,7 @@ class Maker:
             data=png_with_provenance(image, origin),
             origin=origin,
             claims=(claim,),
-            columns={"style": request.style} | (split if split["split"] else {}),
+            columns={STYLE: request.style} | (split if split["split"] else {}),
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tilth.claims import State
+from tilth.data.where import STYLE
 from tilth.geometry import Box
 from tilth.samples import Sample
 from tilth.synth.plan.prompts import Cell
@@ -83,7 +84,7 @@ def take_stock(samples: Iterable[Sample], categories: Iterable[str]) -> Survey:
 
 def style_of(sample: Sample) -> str:
     """Return the style of a sample as a column or its origin tells it; empty when unknown."""
-    return str(sample.columns.get("style") or sample.origin.get("style") or "")
+    return str(sample.columns.get(STYLE) or sample.origin.get("style") or "")
 
 
 def said_of(sample: Sample) -> str:

@@ -20,7 +20,7 @@ from tilth.data import making, stored
 from tilth.data import rows as view_rows
 from tilth.data.dataset import Dataset
 from tilth.data.table import read_claim, read_columns, result_row
-from tilth.data.where import check_named, quoted, translate
+from tilth.data.where import SOMETIMES, check_named, quoted, translate, unmeasured
 from tilth.engine.apply import Apply
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -161,12 +161,28 @@ def test_a_dataset_is_asked_in_sql(work: Work) -> None:
     assert list(data.cells("q.sharp", "nothing.such", where="split = 'test'")) == [(0.0, None), (0.1, None)]
     assert next(iter(data.samples(f"id = '{ids[0]}'", images=False))).columns["look-1.seen"] == [1, 2]
     assert [s.id for s in data.samples(ids=[ids[5], ids[0]])] == [ids[0], ids[5]]
+    for name in SOMETIMES:  # a step may write it, but had nothing to say here
+        assert data.count(f"{name} > 0") == data.count(f"{name} = 'photo'") == 0
+        assert data.count(f"{name} is null") == 5
+        assert data.tally(name) == {(None,): 5}
+        check_named(f"`{name}`", data.view.columns.names(), "--by")
+    with pytest.raises(InputError, match=r"cannot ask for 'lft_out > 0'"):
+        data.count("lft_out > 0")
     with pytest.raises(InputError, match=r"cannot ask for 'sharpnes > 2'.*there are: .*q\.sharp"):
         data.count("sharpnes > 2")
     with pytest.raises(
         InputError, match=r"rule 'q\.sharpp > 2': no sample has a column 'q\.sharpp'; did you mean 'q\.sharp'"
     ):
         check_named("q.sharpp > 2", data.view.columns.names(), "rule")
+
+
+def test_a_name_that_was_never_measured_is_told_and_a_slip_of_the_pen_refused() -> None:
+    known = {"quality.sharpness": "", "mine.rank": "", "look-1.seen": "", "state": ""}
+    asked = "mine.itm > 0.5 and quality.sharpness > 1 and dedup.group is not null and left_out > 0 and state = 'a.b'"
+    assert unmeasured(asked, known) == ["mine.itm", "dedup.group"]
+    for slip, meant in (("quality.sharpnes > 2", "quality.sharpness"), ("`mine.rnk` > 2", "mine.rank")):
+        with pytest.raises(InputError, match=rf"no sample has a column '.*'; did you mean '{meant}'\?"):
+            unmeasured(slip, known)
 
 
 def test_names_within_literals_are_left_alone() -> None:

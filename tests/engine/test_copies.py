@@ -1,5 +1,6 @@
 """Entries of one picture, in one file or in several, keep all that they say; what they can't both mean is named."""
 
+import re
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -82,6 +83,8 @@ def test_two_files_of_one_picture_keep_what_both_say(
     assert sorted(str(label.category) for label in sample.truth.labels) == categories
     assert sample.state == state
     assert facts["conflicts"]["images"] == conflict == ("conflict" in sample.columns)  # type: ignore[index, call-overload]
+    for example in facts["conflicts"]["examples"]:  # type: ignore[index, call-overload, union-attr]
+        assert re.match(r"set/0\.png, set/z\.png: import:set/[0z]\.xml says \w+, import:set/[0z]\.xml says ", example)  # type: ignore[arg-type]
     assert (str(sample.truth.of("dice")) == "absent") == sure
     assert facts["boxes"] == len(categories) + 1
     assert sum(facts["by_state"].values()) == facts["images"] == 2  # type: ignore[union-attr, attr-defined]
@@ -96,6 +99,20 @@ def test_an_image_that_one_file_lists_twice_keeps_both_sets(work: Work, tmp_path
     facts = Import(path=root).run(work)
     assert (facts["images"], facts["copies"], facts["boxes"], facts["by_state"]) == (1, 1, 2, {"reviewed": 1})
     assert named(work)["a.png"].truth.categories == {"knife", "pill"}
+
+
+def test_a_conflict_in_one_file_names_the_images_that_it_is_about(work: Work, tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    images(root, "a.png", "b.png")
+    (root / "copy of b.png").write_bytes((root / "b.png").read_bytes())
+    boxes = {"a.png": "knife", "b.png": "dice", "copy of b.png": "pill"}
+    coco(root, [*((name, [(what, [1, 1, 8, 8])]) for name, what in boxes.items()), ("a.png", [("pill", [1, 1, 8, 8])])])
+    facts = Import(path=root).run(work)
+    file = "import:set/annotations.json"
+    assert facts["conflicts"]["examples"] == [  # type: ignore[index, call-overload]
+        f"set/a.png: {file} says knife, {file} says pill of one box",
+        f"set/b.png, set/copy of b.png: {file} says dice, {file} says pill of one box",
+    ]
 
 
 def test_labels_of_an_image_that_cannot_be_kept_are_not_counted_as_taken(work: Work, tmp_path: Path) -> None:

@@ -13,14 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from label_files import coco, images
 from places import POLICY, ROOT
 from pydantic import TypeAdapter
+from typer.testing import CliRunner
 
 from tilth import models
+from tilth.annotate.exchange.importing import Import
 from tilth.annotate.grounding.ground import Ground
 from tilth.annotate.review.review import Review
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError, Unavailable
+from tilth.pipeline.cli.main import app
 from tilth.pipeline.cli.settings import emptied, make_step, read_settings
 from tilth.pipeline.foresight import foresee
 from tilth.pipeline.steps.package import Package
@@ -31,8 +35,9 @@ from tilth.train.artifacts.artifact import About, load_for_training, save_traine
 from tilth.train.judge.evaluate import Evaluate
 from tilth.train.judge.gate import Gate
 from tilth.train.learn.classifier import TrainClassifier
+from tilth.train.learn.detector import TrainDetector
+from tilth.train.learn.enough import among, too_few
 from tilth.train.learn.examples import Example
-from tilth.train.learn.fine_tune import too_few
 
 MAIN = [sys.executable, "-m", "tilth.pipeline.cli.main"]
 
@@ -168,13 +173,56 @@ def test_a_category_that_nearly_every_image_shows_or_hardly_one_is_named() -> No
         return Example(id="", labels=labels, boxes=(), looked=looked, reviewed=True, made=False, val=False)
 
     rows = [row(0, 1)] * 100 + [row(0)] * 98 + [row(2)] + [row(looked=("", "human", "human"))] * 50
-    told = too_few(rows, ["wbc", "rbc", "pill"], negatives=True)
+    told = too_few(among(rows, ["wbc", "rbc", "pill"]), negatives=True)
     assert told["wbc"].startswith(
         "198 of 199 images show it, so that the model will find it in nearly any picture; add images"
     )
     assert told["pill"] == "only 1 of 249 images that were looked at show it; it will hardly be learned"
     assert set(told) == {"wbc", "pill"}
-    assert set(too_few(rows, ["wbc", "rbc", "pill"], negatives=False)) == {"pill"}
+    assert set(too_few(among(rows, ["wbc", "rbc", "pill"]), negatives=False)) == {"pill"}
+
+
+def labelled(root: Path, knives: int, bottles: int) -> Path:
+    """A COCO set whose first images show a knife, and the others a bottle."""
+    n = knives + bottles
+    names = [f"{i}.png" for i in range(n)]
+    images(root, *names)
+    coco(root, [(name, [("knife" if i < knives else "bottle", [1, 1, 8, 8])]) for i, name in enumerate(names)])
+    return root
+
+
+def test_too_few_negatives_are_told_before_a_run_by_the_labels_that_it_imports_or_by_its_dataset(
+    work: Work, policy: Policy, tmp_path: Path
+) -> None:
+    train, detect = TrainClassifier(model="starter:classifier"), TrainDetector(model="starter:detector")
+    bring = Import(path=labelled(tmp_path / "set", 12, 3))
+    knives = "knife: 12 of 15 images show it, so that the model will find it in nearly any picture"
+    bottles = "bottle: only 3 of 15 images that were looked at show it"
+    kept = Import(path=labelled(tmp_path / "kept", 0, 9), split="val")
+
+    first, second = foresee({"import": bring, "kept": kept, "train": train}, policy).notes
+    assert first.startswith(f"train: by the labels that are imported, {knives}")
+    assert second.startswith(f"train: by the labels that are imported, {bottles}")
+    assert len(foresee({"import": bring, "train": detect}, policy).notes) == 1, "a detector needs no others"
+    assert foresee({"import": bring, "review": Review(), "train": train}, policy).notes == [], "people may add some"
+    assert foresee({"import": Import(path=tmp_path / "gone"), "train": train}, policy).notes == []
+
+    work.name = "import"
+    bring.run(work)
+    first, second = foresee({"review": Review(), "train": train}, policy, dataset=work.dataset).notes
+    assert first.startswith(f"train: in the dataset as it is now, {knives}")
+    assert second.startswith(f"train: in the dataset as it is now, {bottles}")
+
+
+def test_check_counts_in_the_dataset_of_an_earlier_run(work: Work, tmp_path: Path) -> None:
+    Import(path=labelled(tmp_path / "set", 12, 3)).run(work)
+    shutil.copytree(work.dataset.root, tmp_path / "runs" / "r" / "dataset")
+    steps = [{"import": {"path": str(tmp_path / "set")}}, {"train.classifier": {"model": "starter:classifier"}}]
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps({"recipe": "r", "policy": str(POLICY), "steps": steps}))
+    said = CliRunner().invoke(app, ["check", str(recipe), "--runs", str(tmp_path / "runs")], catch_exceptions=False)
+    assert said.exit_code == 0
+    assert "note: train.classifier: in the dataset as it is now, knife: 12 of 15 images show it" in said.stdout
 
 
 WRITTEN = {"evidence": "text"}

@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
+from noise import noise_samples
 from places import POLICY, ROOT
+from refusals import refusal
 from typer.testing import CliRunner
 
 from tilth.data.dataset import Dataset
 from tilth.engine.recipe import load_class
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import steps as cli_steps
 from tilth.pipeline.table import step_table
@@ -37,10 +43,8 @@ def refused(*arguments: object, cwd: Path) -> str:
     """Run what must be refused; whatever it says, it is no traceback and leaves nothing."""
     done = tilth(*arguments, cwd=cwd)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("tilth: ")
-    assert "Traceback" not in done.stderr
     assert not list(cwd.iterdir()), "nothing is begun"
-    return done.stderr.removeprefix("tilth: ")
+    return refusal(done)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +113,7 @@ def test_a_mistake_is_named_before_anything_is_begun(arguments: list[str], told:
 
 def test_a_policy_that_is_not_there_leaves_no_dataset(photos: Path, empty: Path) -> None:
     said = refused("import", "data", "--policy", "nowhere.yaml", "--set", f"path={photos}", cwd=empty)
-    assert said == "nowhere.yaml: no such file\n"
+    assert said == "nowhere.yaml: no such file"
 
 
 def test_a_place_that_is_a_file_is_named_in_one_line(photos: Path, tmp_path: Path) -> None:
@@ -123,7 +127,7 @@ def test_a_place_that_is_a_file_is_named_in_one_line(photos: Path, tmp_path: Pat
     ):
         done = tilth(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
-        assert re.fullmatch(rf"tilth: {taken}\S*: (File exists|Not a directory); name another place\n", done.stderr)
+        assert re.fullmatch(rf"{taken}\S*: (File exists|Not a directory); name another place", refusal(done))
     assert taken.read_text() == "mine"
 
 
@@ -223,3 +227,21 @@ def test_a_command_that_is_killed_at_its_very_end_and_given_again_does_nothing_t
         assert contents(data) == whole
     tilth("mine", data, "--policy", POLICY, "--set", f"corpus={photos}", "--set", "per_category=3")
     assert len(contents(data)) > len(whole), "but a command that had ended is one more"
+
+
+def test_a_count_knows_what_a_step_may_write_and_says_what_none_has_measured(work: Work) -> None:
+    work.add("a", noise_samples(3))
+    app = typer.Typer()
+    cli_data.add_to(app)
+
+    def counted(where: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, ["count", str(work.dataset.root), "--where", where])
+        return done.exit_code, done.stdout.strip(), done.stderr
+
+    assert counted("left_out > 0") == counted("conflict > 0") == (0, "0", "")
+    assert counted("left_out is null")[:2] == (0, "3")
+    code, found, said = counted("quality.sharpness < 20")
+    assert (code, found) == (0, "0")
+    assert "no sample has 'quality.sharpness' yet" in said
+    with pytest.raises(InputError, match="cannot ask for 'leftout > 0'"):
+        CliRunner().invoke(app, ["count", str(work.dataset.root), "--where", "leftout > 0"], catch_exceptions=False)

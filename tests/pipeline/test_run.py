@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from places import POLICY
+from refusals import refusal
 
 from tilth.data.dataset import Dataset
 from tilth.events import Events
@@ -136,8 +137,8 @@ def test_a_broken_image_is_a_row_and_not_the_end(recipe: Path, tmp_path: Path) -
 def test_a_missing_folder_ends_in_a_line_each_and_exit_code_2(recipe: Path, tmp_path: Path) -> None:
     done = tilth("run", recipe, "--runs", tmp_path / "runs", "--set", "world=/nowhere")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
-        "tilth: import: /nowhere/labelled: no such file or folder; give another with --set world=…",
+    assert refusal(done).splitlines() == [
+        "import: /nowhere/labelled: no such file or folder; give another with --set world=…",
         "import.corpus: /nowhere/corpus: no such file or folder; give another with --set world=…",
         "leakage: /nowhere/test: no such file or folder; give another with --set world=…",
     ]

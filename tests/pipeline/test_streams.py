@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from noise import noise_image
-from places import POLICY
+from places import POLICY, RECIPE
+from refusals import refusal
 
 from tilth.events import Events
 from tilth.pipeline.cli.wrapping import Wrapper
@@ -131,19 +132,32 @@ def test_the_end_of_a_command_is_told_whatever_ends_it(
         assert "in run\n" in last["traceback"]
 
 
-def test_a_command_that_does_not_begin_says_why_in_words_alone(arguments: list[str]) -> None:
-    for words, says in (
-        (["run", "nowhere.yaml"], "tilth: nowhere.yaml: no such file\n"),
-        (["run", "--foo"], "tilth: No such option: --foo See: "),
-    ):
-        done = subprocess.run([*MAIN, *words], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr[: len(says)]) == (2, says)
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["run", "--foo"], "No such option: --foo; see: "),
+        (["nonsense"], "No such command 'nonsense'; see: "),
+        (["count"], "Missing argument 'dataset'; see: "),
+        (["gallery", "x", "--side", "wide"], "Invalid value for '--side': "),
+        (["run", str(RECIPE), "--review", "nobody"], "--review must be simulated or labelstudio, got 'nobody'"),
+        (["train"], "needs a command; see: "),
+    ],
+)
+def test_a_command_that_does_not_begin_says_why_in_one_event(words: list[str], says: str) -> None:
+    done = subprocess.run([*MAIN, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert refusal(done).startswith(says)
+
+
+def test_a_command_that_is_refused_late_says_so_in_its_last_event(arguments: list[str]) -> None:
     late = odd("from tilth.errors import InputError; raise InputError('too late for that')", arguments)
     assert told(late.stderr)[-1]["message"] == "too late for that"
     assert told(late.stderr)[-1]["exit_code"] == late.returncode == 2
 
 
-def test_a_terminal_shows_bars_and_messages_and_no_json(arguments: list[str]) -> None:
+def shown(arguments: list[str]) -> tuple[int, str]:
+    """Run a command as on a terminal; return its exit code and what is seen of standard error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*MAIN, *arguments], stderr=theirs, stdout=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"}
@@ -155,11 +169,16 @@ def test_a_terminal_shows_bars_and_messages_and_no_json(arguments: list[str]) ->
             seen += os.read(ours, 65536)
         except OSError:  # the other end is closed
             break
-    assert process.wait(60) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    return process.wait(60), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+
+
+def test_a_terminal_shows_bars_and_messages_and_no_json(arguments: list[str]) -> None:
+    code, text = shown(arguments)
+    assert code == 0
     assert "[2/2] hash" in text
     assert "1/1 images" in text
     assert '"event"' not in text
+    assert shown(["run", "nowhere.yaml"]) == (2, "tilth: nowhere.yaml: no such file\r\n")
 
 
 def test_a_bar_that_was_overwritten_is_told_once_and_an_event_behind_it_is_found() -> None:

@@ -24,13 +24,15 @@ from runtime_graphs import GREEN, GREY, RED, shared_moderator
 from tilth.errors import InputError
 from tilth.images import encode_png
 from tilth.policy import Policy
-from tilth.runtime.serving.server import make_app, serve
+from tilth.runtime.serving.server import make_app, on_the_wire, serve
 from tilth.runtime.stages.cascade import Moderator
 
 
 @contextmanager
 def running(moderator: Moderator, **options: int) -> Iterator[httpx.Client]:
-    config = uvicorn.Config(make_app(moderator, **options), host="127.0.0.1", port=0, log_level="warning", ws="none")
+    config = uvicorn.Config(
+        make_app(moderator, **options), host="127.0.0.1", port=0, log_level="warning", **on_the_wire()
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -111,6 +113,8 @@ def one(url: object) -> dict[str, object]:
         (one("some words.png"), "input[0]: the data is not base64; expected data:image/png;base64,"),
         (one("data:image/png;base64"), "input[0]: the data: URL has no comma"),
         (one("data:text/html;base64,AAAA"), "input[0]: not an image of a known format"),
+        (json.dumps(one("data:image/png;base64,\ud800%41")).encode(), "input[0]: the data is not base64"),
+        (json.dumps(one("data:image/png,\ud800")).encode(), "input[0]: not an image of a known format"),
         (one(7), "input[0].image_url.url: expected the image's data: URL, got a number; send {"),
         ({"input": [{"type": "image_url"}]}, "input[0].image_url.url: expected the image's data: URL, got null"),
         ({"input": []}, "input: it is an empty list; send {"),
@@ -210,6 +214,7 @@ def test_a_bundle_that_judges_images_alone_says_so(lacks: str) -> None:
             "there is nothing at GET /v1/moderation; there are: POST /v1/moderations",
         ),
         ("POST", "/", 404, "unknown_url", "there is nothing at POST /"),
+        ("POST", "/v1/moderations/", 404, "unknown_url", "there is nothing at POST /v1/moderations/; there are: POST"),
         ("GET", "/v1/moderations", 405, "method_not_supported", "GET /v1/moderations is not answered; there are: POST"),
         ("DELETE", "/v1/models", 405, "method_not_supported", "DELETE /v1/models is not answered"),
     ],
@@ -223,6 +228,37 @@ def test_wrong_addresses_and_methods_are_answered_in_the_same_shape(
     assert error["message"].startswith(says)
     assert answer.headers["x-request-id"] == "lost"
     assert client.head("/health").status_code == 200
+
+
+HEAD = b"POST /v1/moderations HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + b"a" * 99],
+        [b"what\r\n\r\n"],
+        [HEAD + b"content-length: many\r\n\r\n{}"],
+        [HEAD + b"transfer-encoding: chunked\r\n\r\n", b"zz\r\n{}\r\n0\r\n\r\n"],
+        [HEAD + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n", b"what\r\n"],
+        [HEAD + b"content-length: 0\r\n\r\n", b"what\r\n\r\n"],
+        [b"GET /v1/moderations HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n\r\n"],
+    ],
+    ids=["TLS", "no request", "no length", "a broken body", "a body that breaks off", "after an answer", "a websocket"],
+)
+def test_what_is_no_http_is_answered_in_the_same_shape_too(client: httpx.Client, parts: list[bytes]) -> None:
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as line:
+        for part in parts:
+            line.sendall(part)
+            time.sleep(0.05)
+        line.settimeout(20)
+        told = b"".join(iter(lambda: line.recv(65536), b""))
+    head, _, body = told[told.rindex(b"HTTP/1.1 4") :].partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head
+    assert f"content-length: {len(body)}".encode() in head
+    error = json.loads(body)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert "is no HTTP/1.1" in error["message"] or "is not answered" in error["message"]
 
 
 def test_a_packed_body_is_refused_in_words(client: httpx.Client) -> None:

@@ -65,7 +65,11 @@ def test_a_later_round_takes_the_place_of_an_earlier_one_even_to_agree_with_the_
     assert second.truth.categories == {"knife"}
     assert second.columns["later.turn"] == 2
     assert second.chances["knife"] > 0.5, "the last turn's word counts"
-    back = [*second.claims, Claim(says="withdraw", source="model:student@2"), Claim(says="withdraw", source="model:student@1")]
+    back = [
+        *second.claims,
+        Claim(says="withdraw", source="model:student@2"),
+        Claim(says="withdraw", source="model:student@1"),
+    ]
     assert resolve(back).state != "disputed"
 
 

@@ -165,13 +165,8 @@ class Dataset:
                 known.append(error)
                 continue
             known.append(id_)
-            rows[id_] = {
-                "id": id_,
-                "data": sample.data,
-                "width": width,
-                "height": height,
-                "origin": origin_text(sample.origin),
-            }
+            about = {"width": width, "height": height, "origin": origin_text(sample.origin)}
+            rows.setdefault(id_, {"id": id_, "data": sample.data, **about})  # the first of a picture, as of all batches
         present = self.pool.get(list(rows), [])
         self.pool.append([row for id_, row in rows.items() if id_ not in present])
         return known

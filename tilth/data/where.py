@@ -16,6 +16,11 @@ from tilth.errors import InputError
 _TOKEN = re.compile(r"'(?:[^']|'')*'|`[^`]*`|[A-Za-z_]\w*(?:\.\w+)*")
 _LITERAL = re.compile(r"'(?:[^']|'')*'|`[^`]*`")
 NULL = "CAST(NULL AS string)"  # what a name means that nothing was measured under
+LEFT_OUT = "left_out"  # column: the categories that labels may be of which were left out, an empty one for any
+CONFLICT = "conflict"  # column: what entries of one picture say of it that cannot all be so
+STYLE = "style"  # column: in which a picture was made
+SOMETIMES = (LEFT_OUT, CONFLICT, STYLE)  # measured names without a dot; absent while there is nothing to say
+MISSPELT = 0.9  # likeness to a name that there is, from which on another is a slip and not one of a step that never ran
 
 
 def quoted(text: str) -> str:
@@ -106,7 +111,7 @@ def translate(text: str, columns: Mapping[str, str]) -> str:
         name = token.strip("`")
         if name in columns:
             return f"`{columns[name]}`"
-        return NULL if "." in token or token[0] == "`" else token
+        return NULL if "." in token or token[0] == "`" or token in SOMETIMES else token
 
     return _TOKEN.sub(column, text)
 
@@ -123,7 +128,20 @@ def check_named(text: str, columns: Mapping[str, str], setting: str) -> None:
         InputError: One is unknown; the nearest known name is told.
     """
     for name in named(text):
-        if name not in columns:
+        if name not in columns and name not in SOMETIMES:
             near = difflib.get_close_matches(name, columns, n=1)
             there = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(columns))}"
             raise InputError(f"{setting} {text!r}: no sample has a column {name!r}; {there}")
+
+
+def unmeasured(text: str, columns: Mapping[str, str]) -> list[str]:
+    """Return the names in a condition that nothing was measured under; no sample can be found by them.
+
+    Raises:
+        InputError: One is nearly a name that there is, so probably a slip.
+    """
+    found = [name for name in named(text) if name not in columns and name not in SOMETIMES]
+    for name in found:
+        if near := difflib.get_close_matches(name, columns, n=1, cutoff=MISSPELT):
+            raise InputError(f"{text!r}: no sample has a column {name!r}; did you mean {near[0]!r}?")
+    return found

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 
 from tilth.claims import Json
 from tilth.data.table import Table, read_columns, write_columns
+from tilth.data.where import CONFLICT, LEFT_OUT
 
-LEFT_OUT = "left_out"  # column: the categories that labels may be of which were left out, an empty one for any
-CONFLICT = "conflict"  # column: what entries of one picture say of it that cannot all be so
 LOST = "lost"  # column of an image that could not be kept: the number of its labels
 EXAMPLES = 10
 SAME_PX = 0.5  # boxes of a category whose corners are as near as this were written twice
@@ -23,8 +22,8 @@ SAME_PX = 0.5  # boxes of a category whose corners are as near as this were writ
 Row = dict[str, Any]
 
 
-def merge(first: Row, other: Row) -> bool:
-    """Put the labels of a copy to those of the first; tell whether that changed it.
+def merge(first: Row, other: Row, name: str = "") -> bool:
+    """Put the labels of a copy, whose file is called `name`, to those of the first; tell whether that changed it.
 
     A label that both have is kept once. What contradicts, a label and the word that nothing is there or two categories of one box, is
     kept as labels and noted. What a copy left in doubt nobody has looked for, whatever the other says.
@@ -34,7 +33,7 @@ def merge(first: Row, other: Row) -> bool:
     mine, theirs = cast(list[Row], first["claims"]), cast(list[Row], other["claims"])
     found: dict[str, Json] = {**others, **columns}
     if all(claim["source"].startswith("import:") for claim in [*mine, *theirs]):
-        said = _said(mine, theirs, columns, others, found)
+        said = _said(mine, theirs, columns, others, found, name)
     else:  # people and models speak for themselves, each once
         had = [_told(claim) for claim in mine]
         said = [*mine, *(claim for claim in theirs if _told(claim) not in had)]
@@ -49,14 +48,20 @@ def _told(claim: Row) -> Row:
 
 
 def _said(
-    mine: list[Row], theirs: list[Row], columns: dict[str, Json], others: dict[str, Json], found: dict[str, Json]
+    mine: list[Row],
+    theirs: list[Row],
+    columns: dict[str, Json],
+    others: dict[str, Json],
+    found: dict[str, Json],
+    name: str,
 ) -> list[Row]:
     """Return the claims of both, and write what is in doubt and what is a conflict into the columns that were found."""
     doubts = sorted({*_texts(columns, LEFT_OUT), *_texts(others, LEFT_OUT)})
     labels, others_ = ([claim for claim in claims if claim["says"] == "label"] for claims in (mine, theirs))
     places = _Places(labels)
     new = [claim for claim in others_ if not any(old["category"] == claim["category"] for old in places.near(claim))]
-    conflicts = [*_texts(columns, CONFLICT), *_conflicts(mine, theirs, labels, new, places)]
+    told = (f"{name}: {why}" for why in _conflicts(mine, theirs, labels, new, places))
+    conflicts = [*_texts(columns, CONFLICT), *told]
     said = [*labels, *new] or ([] if doubts else [*mine, *theirs][:1])
     if said:
         asked = _asked(mine, theirs, said, doubts)
@@ -126,7 +131,7 @@ class Outcome:
         unsure: Images of which a label was left out.
         lost: Labels of images that could not be kept.
         conflicts: Images of which entries of one picture say different things.
-        conflict_examples: Some of them.
+        conflict_examples: Some of them: the id of the sample, and what is said of it.
     """
 
     states: Counter[str] = field(default_factory=Counter)
@@ -135,13 +140,13 @@ class Outcome:
     unsure: int = 0
     lost: int = 0
     conflicts: int = 0
-    conflict_examples: list[str] = field(default_factory=list)
+    conflict_examples: list[tuple[str, str]] = field(default_factory=list)
 
 
 def outcome(table: Table) -> Outcome:
     """Count what a source has added, whatever runs it took."""
     found = Outcome()
-    for batch in table.batches(["status", "claims", "columns", "nested"]):
+    for batch in table.batches(["id", "status", "claims", "columns", "nested"]):
         _count(batch.filter(pc.equal(batch["status"], "ok")), found)
         for row in batch.filter(pc.match_substring(batch["columns"], f'"{LOST}"')).to_pylist():
             found.lost += 0 if row["status"] == "ok" else int(str(read_columns(row).get(LOST, 0)))
@@ -165,4 +170,5 @@ def _count(rows: pa.RecordBatch, found: Outcome) -> None:
     found.unsure += pc.sum(pc.match_substring(nested, f'"{LEFT_OUT}"')).as_py() or 0
     for row in rows.filter(pc.match_substring(nested, f'"{CONFLICT}"')).to_pylist():
         found.conflicts += 1
-        found.conflict_examples += _texts(read_columns(row), CONFLICT)[: EXAMPLES - len(found.conflict_examples)]
+        told = _texts(read_columns(row), CONFLICT)[: EXAMPLES - len(found.conflict_examples)]
+        found.conflict_examples += [(row["id"], why) for why in told]

@@ -55,13 +55,13 @@ class _Copies:
         self._first = dict(self._earlier)
         self._changed: dict[str, dict[str, object]] = {}
 
-    def row(self, row: dict[str, object], place: int) -> dict[str, object]:
-        """Return the row of a new picture; for one that is there, a dropped row that names it."""
+    def row(self, row: dict[str, object], name: str, place: int) -> dict[str, object]:
+        """Return the row of a new picture, whose file is called `name`; for one that is there, a dropped row that names it."""
         id_ = str(row["id"])
         first = self._first.setdefault(id_, row)
         if first is row:
             return row
-        if merge(first, row) and id_ in self._earlier:
+        if merge(first, row, name) and id_ in self._earlier:
             self._changed[id_] = first
         return {
             **row,
@@ -144,7 +144,7 @@ class Intake:
             name = str(sample.origin.get("source", ""))
             if isinstance(id_, str):
                 row = result_row(id_, Result(claims=sample.claims, columns=sample.columns), self.now())
-                rows.append(copies.row(row, len(self.table) + len(rows)))
+                rows.append(copies.row(row, name, len(self.table) + len(rows)))
             elif isinstance(id_, Quarantined):
                 self.dataset.quarantine(str(id_), self.now(), step=self.step, source=name)
                 self.events.emit("quarantined", step=self.step, source=name)

@@ -14,14 +14,13 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
+from tilth.train.learn.enough import among, too_few
 from tilth.train.learn.examples import Example, Examples, gather
 from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
     import torch
 
-LEAST = 5  # images that show something, or do not, from which anything is learned about it
-LEAST_SHARE = 0.05
 MOST_VAL = 256  # held-back images that are looked at while training
 CHECK_EVERY = 50  # steps
 ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
@@ -149,7 +148,7 @@ class FineTune:
             raise InputError(
                 f"{work.name}: no image was looked at for all of {', '.join(labels)}, and {self.model} needs that"
             )
-        thin = too_few([data.rows[i] for i in train], labels, negatives=not self.boxes_only)
+        thin = too_few(among([data.rows[i] for i in train], labels), negatives=not self.boxes_only)
         for label, why in thin.items():
             work.events.emit("too_few", step=work.name, category=label, message=f"  {label}: {why}")
         chance = draw_weights(data.rows, train, len(labels))
@@ -217,28 +216,6 @@ class FineTune:
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
         return {"model": str(path), **about.trained}
-
-
-def too_few(rows: Sequence[Example], labels: Sequence[str], *, negatives: bool) -> dict[str, str]:
-    """Say of which labels a model will learn little, as hardly any image shows them, or hardly any does not.
-
-    Args:
-        rows: What is learned from.
-        labels: The categories.
-        negatives: Whether the model needs images that do not show a category.
-    """
-    told = {}
-    for i, label in enumerate(labels):
-        looked = [row for row in rows if row.looked[i]]
-        shown = sum(i in row.labels for row in looked)
-        if shown < LEAST:
-            told[label] = f"only {shown} of {len(looked)} images that were looked at show it; it will hardly be learned"
-        elif negatives and len(looked) - shown < max(LEAST, LEAST_SHARE * len(looked)):
-            told[label] = (
-                f"{shown} of {len(looked)} images show it, so that the model will find it in nearly any picture; "
-                "add images in which people looked for it in vain"
-            )
-    return told
 
 
 def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":

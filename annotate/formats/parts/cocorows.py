@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from tilth.annotate.formats.parts.records import MAX_LABELS, writable
 
 NAN = float("nan")
+NAMES = ("file_name", "coco_url", "flickr_url", "url")  # of what names an image, the first that is there
 # what a label is when it is no plain box
 CROWD = "crowd region, taken as one box around all of it"
 POLYGON = "polygon, taken as the box around it"
@@ -39,10 +41,12 @@ def plain(id_: object) -> str:
 def last(path: object) -> str:
     r"""Return a file's name without its folders, as a label may have it in place of an id.
 
-    >>> last("sets/One/a.png"), last("C:\\sets\\a.png")
-    ('a.png', 'a.png')
+    >>> last("sets/One/a.png"), last("C:\\sets\\a.png"), last("https://host/a%20b.png?size=9")
+    ('a.png', 'a.png', 'a b.png')
     """
-    return str(path).replace("\\", "/").rpartition("/")[2]
+    text = str(path)
+    text = unquote(text.partition("?")[0]) if "://" in text else text.replace("\\", "/")
+    return text.rpartition("/")[2]
 
 
 def labels_in(item: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -65,7 +69,7 @@ def read_image(image: object) -> tuple[object, str, int | None, int | None, str,
     id_ = None if image.get("id") is None else read_id(image["id"])
     return (
         id_,
-        writable(str(image.get("file_name") or "")),
+        writable(str(next((image[key] for key in NAMES if image.get(key)), ""))),
         width,
         height,
         writable(str(image.get("state", ""))),

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
 from tilth.annotate.formats.parts.records import Entry, Found, Oddities, inside, is_absolute, on_disk
 from tilth.errors import InputError
@@ -17,6 +18,7 @@ COLUMNS = (
     "path TEXT PRIMARY KEY, folder TEXT, name TEXT, low TEXT, low_name TEXT, stem TEXT, link INTEGER, seen INTEGER"
 )
 FETCH = 1000  # rows
+MOST_FOLDERS = 8  # of an address that are looked for
 
 
 class Seen:
@@ -181,11 +183,13 @@ class Files:
     def find(self, name: str, beside: tuple[str, ...], odd: Oddities) -> str:
         """Return the file that a label file calls `name`: in a folder of `beside`, else the only one of its name.
 
-        A path of the machine that the labels were made on says no more than the file's name.
+        A path of the machine that the labels were made on says no more than the file's name, and an address no more than its end.
 
         Raises:
             InputError: It leads out of the root, is absent, or is not the only one.
         """
+        if "://" in name:
+            return self._at_address(name, odd)
         clean = name.replace("\\", "/").removeprefix("./")
         path = self.at(*(f"{folder}/{clean}" if folder else clean for folder in beside))
         if not path and is_absolute(name) and (path := self.named(clean.rpartition("/")[2])):
@@ -198,6 +202,18 @@ class Files:
             raise InputError(f"missing image {name!r}{wrong}")
         self.checked(path)
         return path
+
+    def _at_address(self, address: str, odd: Oddities) -> str:
+        """Return the file that lies where the end of an address says, folders and all, else the only one of its name."""
+        asked = address.partition("://")[2].partition("#")[0].partition("?")[0]
+        for way in dict.fromkeys((asked, unquote(asked))):
+            *folders, name = way.split("/")[1:][-MOST_FOLDERS:] or [""]
+            tails = ("/".join([*folders[n:], name]) for n in range(len(folders)))
+            if path := self.at(*tails) or self.named(name):
+                odd.note("address in place of a path, image taken by the end of it", address)
+                self.checked(path)
+                return path
+        raise InputError(f"missing image {address!r}: no file here is called {unquote(name)!r}")
 
 
 def _rank(path: str) -> int:

@@ -13,7 +13,7 @@ READ = {
     "imagefolder": ("metadata.jsonl", "metadata.csv", "metadata.parquet"),
     "webdataset": (".tar",),
     "parquet": (".parquet",),
-    "csv": (".csv",),
+    "csv": (".csv", ".tsv"),
 }
 INSIDE = ("webdataset", "parquet")  # their images lie in the label files, so one that lies beside them is left alone
 

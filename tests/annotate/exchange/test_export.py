@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_sets import SCENES, SIDE, Labels, assert_same, fill, labels_of, opened, silent
 from noise import noise_image
+from refusals import refusal
 
 from tilth.annotate.exchange.export import Export
 from tilth.annotate.exchange.exporting import export
@@ -316,7 +317,7 @@ def test_the_command_line_names_every_format_and_writes_labels_alone(policy: Pol
     assert len((tmp_path / "out" / "labels.csv").read_text().splitlines()) == 1 + 4
     refused = run([*command[:-2], "--format", "webdataset", "--images", "none"])
     assert refused.returncode == 2
-    assert refused.stderr.startswith("tilth: webdataset carries the images")
+    assert refusal(refused).startswith("webdataset carries the images")
 
 
 def test_the_step_writes_what_the_command_writes_and_a_run_that_was_killed_writes_it_again(

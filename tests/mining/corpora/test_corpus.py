@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from noise import noise_image, tar
 from places import POLICY
+from refusals import refusal
 
 from tilth.errors import InputError
 from tilth.mining.corpora.corpus import Corpus, FolderCorpus
@@ -243,9 +244,8 @@ def test_a_store_that_does_not_answer_is_one_line_and_to_be_tried_again(tmp_path
         [*command, "--set", "corpus=hf://datasets/owner/name"], capture_output=True, text=True, env=dead, check=False
     )
     assert done.returncode == 75, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith("tilth: hf://datasets/owner/name: ")
-    assert line.endswith("check credentials and network, then run again")
+    assert refusal(done).startswith("hf://datasets/owner/name: ")
+    assert refusal(done).endswith("check credentials and network, then run again")
 
 
 def test_what_lies_at_a_place_decides_how_it_is_read(tmp_path: Path, folder: Path) -> None:

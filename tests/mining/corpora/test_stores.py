@@ -16,6 +16,7 @@ from mining_parts import new_store, random_retrieval_model
 from noise import noise_image, tar
 from object_store import CUT, DEATH, Bucket
 from places import POLICY
+from refusals import refusal
 
 from tilth.engine.work import Work
 from tilth.errors import InputError, Unavailable
@@ -297,8 +298,7 @@ def test_a_store_that_is_down_ends_the_command_with_75(tmp_path: Path, bucket: B
     place = bucket.url("set")
     done = subprocess.run([*command, "--set", f"corpus={place}"], capture_output=True, text=True, check=False)
     assert done.returncode == 75, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    assert line.startswith(f"tilth: {place}: 0.parquet: ")
+    assert refusal(done).startswith(f"{place}: 0.parquet: ")
 
 
 def test_a_table_in_a_store_cannot_lead_out_of_it(tmp_path: Path) -> None:
