@@ -23,6 +23,8 @@ class Asking:
         budget: Largest number of images; used when `share` is 0.
         share: Part of the candidates to review.
         audit_share: Part of the queue that is random.
+        good_enough: Share of right labels that ends the asking: nobody is asked any more when the audits of the run so far say, at the
+            lower ends of their 95 % intervals, that so many of the labels are right and so many of the things are labelled. 0 never ends.
         error_rate: How often the simulated reviewer errs.
         truth: What the simulated reviewer knows: `{"id", "labels"}` lines.
         made_truth: The same for generated images, `{"id", "category"}` lines; the artifact `made_truth` when empty.
@@ -39,6 +41,7 @@ class Asking:
     budget: int = 200
     share: float = 0.0
     audit_share: float = 0.1
+    good_enough: float = 0.0
     error_rate: float = 0.02
     truth: Path | None = None
     made_truth: Path | None = None
@@ -51,7 +54,7 @@ class Asking:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name in ("share", "audit_share", "error_rate", "done_share"):
+        for name in ("share", "audit_share", "good_enough", "error_rate", "done_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.budget < 0:

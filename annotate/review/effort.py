@@ -1,7 +1,7 @@
 """What a person's actions cost: the kinds that are counted, how long each takes as published, and what a review added up to."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 from tilth.claims import Json
@@ -80,7 +80,7 @@ def count_effort(work: Work, ids: set[str]) -> dict[str, Json]:
 
 
 def _quality(counts: Counter[str]) -> dict[str, Json]:
-    """Return precision and recall of the boxes that were shown."""
+    """Return precision and recall of the boxes that were shown, with 95 % intervals (Wilson's)."""
     right, shown, present = counts["right"], counts["shown"], counts["present"]
     return {
         "images": counts["images"],
@@ -88,5 +88,34 @@ def _quality(counts: Counter[str]) -> dict[str, Json]:
         "shown": shown,
         "present": present,
         "precision": round(right / shown, 4) if shown else None,
+        "precision_ci95": share_ci95(right, shown),
         "recall": round(right / present, 4) if present else None,
+        "recall_ci95": share_ci95(right, present),
     }
+
+
+def share_ci95(part: int, whole: int) -> list[Json]:
+    """Return between which shares the true one lies; from 0 to 1 when nothing was counted.
+
+    >>> share_ci95(9, 10)
+    [0.5958, 0.9821]
+    """
+    if not whole:
+        return [0.0, 1.0]
+    from scipy.stats import binomtest
+
+    ends = binomtest(min(part, whole), whole).proportion_ci(method="wilson")
+    return [round(float(ends.low), 4), round(float(ends.high), 4)]
+
+
+def audited(facts: Iterable[Mapping[str, Json]]) -> dict[str, Json]:
+    """Add up the audits of several reviews: how good labels were before people saw them.
+
+    Args:
+        facts: Of the reviews.
+    """
+    counts: Counter[str] = Counter()
+    for one in facts:
+        before = cast("Mapping[str, Mapping[str, int]]", one.get("labels_before_review") or {}).get("audit", {})
+        counts.update({name: int(before.get(name) or 0) for name in ("images", "right", "shown", "present")})
+    return _quality(counts)

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tilth.annotate.review.asking import Asking
-from tilth.annotate.review.effort import SECONDS_PER_ACTION, SECONDS_SOURCE, count_effort
+from tilth.annotate.review.effort import SECONDS_PER_ACTION, SECONDS_SOURCE, audited, count_effort
 from tilth.annotate.review.people import ask_people
 from tilth.annotate.review.reviewer import Reviewed, label_by_truth, label_made, read_made_truth, read_truth
 from tilth.claims import Json
@@ -98,6 +98,19 @@ class Review(Asking):
             Unavailable: People have not finished yet, or Label Studio is down; the same command goes on.
         """
         backend = work.options.get("review") or self.backend
+        audits = audited(facts for facts in work.facts.values() if "labels_before_review" in facts)
+        lower = min(cast("list[float]", audits[name])[0] for name in ("precision_ci95", "recall_ci95"))
+        if self.good_enough and lower >= self.good_enough:
+            work.events.emit(
+                "good_enough", step=work.name, message=f"  labels are good enough ({lower:.1%}); nobody is asked"
+            )
+            return {
+                "backend": backend,
+                "audits_before": audits,
+                "enough": True,
+                "human_actions": 0,
+                "images_reviewed": 0,
+            }
         if backend == "labelstudio":
             return ask_people(self, work)
         if backend != "simulated":

@@ -257,13 +257,25 @@ def test_a_review_counts_every_action_and_makes_claims_that_stand(work: Work, tm
         "shown": 20,
         "present": 10,
         "precision": 0.5,
+        "precision_ci95": [0.2993, 0.7007],
         "recall": 1.0,
+        "recall_ci95": [0.7225, 1.0],
     }
     for sample in work.dataset.samples(images=False):
         human = [c for c in sample.claims if c.source == "human:simulated"]
         assert sample.state in (State.REVIEWED, State.CONFIRMED_EMPTY)
         assert human[0].evidence["round"] == 1
         assert human[0].evidence["actions"] == sample.columns["test.actions"]
+
+
+def test_nobody_is_asked_once_the_audits_say_that_labels_are_good_enough(work: Work, tmp_path: Path) -> None:
+    truth = prepare(work, tmp_path)
+    audit = {"images": 90, "right": 98, "shown": 99, "present": 100}
+    work.facts["review.1"] = {"labels_before_review": {"audit": audit}}
+    enough = Review(truth=truth, budget=12, good_enough=0.94).run(work)
+    assert enough["enough"]
+    assert (enough["images_reviewed"], enough["human_actions"]) == (0, 0)
+    assert Review(truth=truth, budget=12, good_enough=0.96).run(work)["images_reviewed"] == 12
 
 
 def test_a_review_stays_within_its_budget_and_never_asks_twice(work: Work, tmp_path: Path) -> None:
