@@ -36,7 +36,7 @@ def after(one: Sample, judge: Decide) -> Sample:
 
 
 def test_what_teacher_and_student_doubt_goes_and_what_the_student_is_sure_of_comes() -> None:
-    gone = after(sample(knife(0.2), sees=[]), decide())
+    gone = after(sample(knife(0.05), sees=[]), decide())
     assert gone.truth.categories == frozenset()
     assert gone.truth.looked["knife"] == "model"
     come = after(sample(sees=[["pill", 0.97, *OTHER]]), decide())
@@ -58,7 +58,7 @@ def test_of_what_no_teacher_was_asked_it_speaks_only_when_it_is_sure() -> None:
 
 
 def test_a_later_round_takes_the_place_of_an_earlier_one_even_to_agree_with_the_teacher_again() -> None:
-    first = after(sample(knife(0.2), sees=[]), decide("1"))
+    first = after(sample(knife(0.05), sees=[]), decide("1"))
     assert not first.truth.labels
     again = replace(first, columns={**first.columns, "later.again": [["knife", 0.95, *BOX]]})
     second = after(again, decide("2", "later"))

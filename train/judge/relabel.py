@@ -170,15 +170,15 @@ class Decide:
         for category in self.categories:
             old = [(c, p) for c, p in zip(looked.kept, kept_chance, strict=True) if c.category == category]
             new = [(c, p) for c, p in zip(news, news_chance, strict=True) if c.category == category]
-            changes = any(p <= 1 - self.sure for _, p in old) or any(p >= self.sure for _, p in new)
+            changes = any(p <= self.absent for _, p in old) or any(p >= self.sure for _, p in new)
             known = category in looked.asked
             if not known and not looked.student:
                 continue
             if known and not changes and category not in looked.overruled:
                 right[category] = _product([p for _, p in old] + [1 - p for _, p in new])
                 continue
-            said = [(c, p) for c, p in old if p > 1 - self.sure] + [(c, p) for c, p in new if p >= self.sure]
-            doubts = [p for _, p in new if p < self.sure] + [p for _, p in old if p <= 1 - self.sure]
+            said = [(c, p) for c, p in old if p > self.absent] + [(c, p) for c, p in new if p >= self.sure]
+            doubts = [p for _, p in new if p < self.sure] + [p for _, p in old if p <= self.absent]
             chance = _product([p for _, p in said] + [1 - p for p in doubts])
             right[category] = chance
             if known or said or max(doubts, default=0.0) <= self.absent:  # of the rest nobody says anything
@@ -220,13 +220,13 @@ class Relabel:
     """Let a detector that was trained on automatic labels look at them again.
 
     Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and training weighs;
-    and `<step>.suspected`, boxes that may be missing. Where the chance of a label falls below 1 - `sure`, or that of a new one
+    and `<step>.suspected`, boxes that may be missing. Where the chance of a label falls to `absent`, or that of a new one
     reaches `sure`, the student's word takes the place of its teacher's, as claims of `model:student`.
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
-        sure: Chance from which on the student overrules.
-        absent: Chance up to which it calls a category absent that nobody has looked for.
+        sure: Chance from which on the student adds a label.
+        absent: Chance up to which it takes one away, or calls a category absent that nobody has looked for.
         batch_size: Images at a time.
     """
 
