@@ -114,7 +114,7 @@ def alone(steps: Steps) -> Steps:
 
 
 def perfect(steps: Steps) -> Steps:
-    """Somebody who never errs labels everything, and nobody counts."""
+    """Somebody who never errs looks at everything, and nobody counts; boxes that fit well stay as they are, as in every review."""
     review = next(one["review"] for one in flat(steps) if kind_of(one) == "review")
     every = {**review, "share": 1.0, "audit_share": 1.0, "error_rate": 0.0}
     part = by_people(steps)
@@ -251,6 +251,9 @@ def point(actions: int) -> str:
 
 def _shrink(steps: Steps) -> None:
     """Let every step do next to nothing."""
+    for entry in steps:
+        if kind_of(entry) == "rounds":
+            entry["rounds"] = min(entry["rounds"], 2)
     for one in flat(steps):
         kind, settings = kind_of(one), one[kind_of(one)] if isinstance(one, dict) else {}
         if kind.startswith("train."):
