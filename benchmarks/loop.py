@@ -54,6 +54,7 @@ class Bench:
         small: Next to no images and steps.
         keep: Keep the data of finished runs.
         commit: Of the code.
+        fresh: Make anew what another commit made or began.
     """
 
     runs: Path
@@ -61,6 +62,7 @@ class Bench:
     small: bool
     keep: bool
     commit: str
+    fresh: bool
 
     def world(self, name: str, seed: int) -> Path:
         """Return the folder of a world's files."""
@@ -71,7 +73,8 @@ class Bench:
         folder = self.runs / f"{world}-{variant}-{seed}"
         with contextlib.suppress(OSError, ValueError):
             told = json.loads((folder / "done.json").read_text())
-            if told["recipe"] == self.digest(world, variant, seed):
+            same = not self.fresh or told["commit"] == self.commit
+            if same and told["recipe"] == self.digest(world, variant, seed):
                 return {**told, "summary": json.loads((folder / told["summary"]).read_text())}
         return None
 
@@ -118,11 +121,22 @@ class Bench:
         path.write_text(yaml.safe_dump(self.document(world, variant, seed), sort_keys=False))
         return path
 
+    def begin(self, folder: Path) -> None:
+        """Make the folder of a run, or leave what was begun; clear what is of no use."""
+        mark = folder / "commit"
+        other = self.fresh and folder.exists() and not (mark.exists() and mark.read_text() == self.commit)
+        if other or (folder / "done.json").exists():  # done by another recipe, and its data are gone
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not mark.exists():
+            mark.write_text(self.commit)
+
     def base(self, world: str, seed: int, *, alone: bool) -> None:
         """Write a world and make the run up to where its variants part; `alone` the world."""
         self.write_world(world, seed)
         if not alone:
             path, name = self.recipe(world, "base", seed), f"{world}-base-{seed}"
+            self.begin(self.runs / name)
             self.call(name, *RUN, str(path), "--runs", str(self.runs), "--name", name, "--until", PARTING)
 
     def run(self, world: str, variant: str, seed: int, base: "Future[None] | None") -> float:
@@ -131,10 +145,8 @@ class Bench:
             base.result()
         name, began = f"{world}-{variant}-{seed}", time.monotonic()
         folder, digest = self.runs / name, self.digest(world, variant, seed)
-        if (folder / "done.json").exists():  # of another recipe, and its data are gone
-            shutil.rmtree(folder)
+        self.begin(folder)
         if variant == "find":
-            folder.mkdir(parents=True, exist_ok=True)
             settings = self.document(world, variant, seed)["find"]
             words = [
                 "--images",
@@ -146,10 +158,11 @@ class Bench:
             ]
             self.call(name, str(HERE / "find.py"), "--seed", str(seed), *words, "--results", str(folder))
         else:
-            if variant != "random" and not folder.exists():
+            if variant != "random" and not (folder / "recipe.yaml").exists():
                 partial = self.runs / f"{name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(self.runs / f"{world}-base-{seed}", partial)
+                shutil.rmtree(folder)
                 partial.rename(folder)
             path = self.recipe(world, variant, seed)
             self.call(name, *RUN, str(path), "--runs", str(self.runs), "--name", name)
@@ -242,11 +255,15 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores (default: 2)")
     parser.add_argument("--left", action="store_true", help="make nothing; say what is left, and the figures so far")
     parser.add_argument("--keep", action="store_true", help="keep dataset and models of finished runs")
+    parser.add_argument(
+        "--fresh", action="store_true", help="make anew, and leave out of the figures, what another commit made"
+    )
     parser.add_argument("--small", action="store_true", help="try everything with next to no images and steps")
     add_option(parser)
     asked = parser.parse_args()
     threads = max(1, (os.cpu_count() or 1) // asked.jobs)
-    bench = Bench(runs=asked.runs, threads=threads, small=asked.small, keep=asked.keep, commit=commit())
+    choices = {"small": asked.small, "keep": asked.keep, "fresh": asked.fresh}
+    bench = Bench(runs=asked.runs, threads=threads, commit=commit(), **choices)
     figures = Figures("loop", seeds=asked.seeds)
     asked.runs.mkdir(parents=True, exist_ok=True)
     wanted = [(w, v, s) for s in asked.seeds for w, v in needed(asked.worlds, asked.only)]
@@ -262,6 +279,10 @@ def main() -> int:
     if not whole:
         print(
             f"{len(found)} of {len(every)} runs are there, of {len(asked.seeds)} seeds: the figures stay beside the runs"
+        )
+    if len(commits := {told["commit"] for told in found.values()}) > 1:
+        print(
+            f"the runs were made by {len(commits)} commits: {', '.join(sorted(commits))}; --fresh makes all by this one"
         )
     path = figures.write(asked.results if whole else asked.runs)
     print(path.read_text(), end="")

@@ -88,6 +88,8 @@ def curve_of(summary: Summary, metric: str, what: str) -> dict[float, float]:
 def cost(curve: Mapping[float, float], wanted: float) -> tuple[float, bool]:
     """Return what it takes at random to reach a score, by a straight line over the logarithm, and whether even everything was too little.
 
+    What is less than the curve's first point costs as much as that.
+
     >>> cost({100: 0.2, 400: 0.4}, 0.3), cost({100: 0.2, 400: 0.4}, 0.5)
     ((200.0, False), (400, True))
     """
