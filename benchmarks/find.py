@@ -1,6 +1,7 @@
 """How many images must be looked at to find a category: Tilth's ranking, a single prompt against pooled vectors, and chance.
 
     python benchmarks/find.py --seeds 5
+    python benchmarks/find.py --seed 1 --images 100000 --prevalence 0.001     # rare positives, as `loop.py` asks for
 
 A seed is a corpus of 6,000 images of the starter world that no model was trained on; each category is in about 4 %. Six ways
 to put the corpus into an order, each way adding to the one before it:
@@ -20,6 +21,7 @@ minutes a seed on two cores.
 import argparse
 import functools
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,6 +46,7 @@ from tilth.mining.vectors.index import Index
 from tilth.mining.vectors.store import Store
 from tilth.policy import load_policy
 from tilth.starter.world.files import draw
+from tilth.starter.world.settings import World
 
 ROOT = Path(__file__).parents[1]
 POLICY = ROOT / "configs" / "policies" / "starter.yaml"
@@ -53,9 +56,9 @@ SHARES = (0.5, 0.8, 0.95)
 RECALL = "recall_at_positives"  # when as many images are looked at as there are positives
 
 
-def _write(job: tuple[Path, int]) -> list[str]:
-    folder, index = job
-    data, row = draw("corpus", index)
+def _write(job: tuple[Path, int, World]) -> list[str]:
+    folder, index, world = job
+    data, row = draw("corpus", index, world)
     (folder / f"{index}.png").write_bytes(data)
     return [label["category"] for label in row["labels"]]  # type: ignore[attr-defined]
 
@@ -133,14 +136,16 @@ def scores(hits: np.ndarray) -> dict[str, float]:
     return {**looks, RECALL: float(hits[:positives].sum() / positives), "positives": positives}
 
 
-def one(seed: int, workers: int) -> dict[str, dict[str, dict[str, float]]]:
+def one(seed: int, workers: int, count: int, world: World) -> dict[str, dict[str, dict[str, float]]]:
     with tempfile.TemporaryDirectory(prefix="find-") as name:
         folder = Path(name)
         (folder / "images").mkdir()
         first = 100_000 * (seed + 1)  # beyond the demo's corpus
-        jobs = [(folder / "images", first + i) for i in range(IMAGES)]
+        jobs = [(folder / "images", first + i, world) for i in range(count)]
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            truth = {f"{i}.png": set(c) for (_, i), c in zip(jobs, pool.map(_write, jobs, chunksize=100), strict=True)}
+            truth = {
+                f"{i}.png": set(c) for (_, i, _), c in zip(jobs, pool.map(_write, jobs, chunksize=100), strict=True)
+            }
         found = orders(folder, truth, seed)
     by_way: dict[str, dict[str, dict[str, float]]] = {}
     for way, categories in found.items():
@@ -148,8 +153,8 @@ def one(seed: int, workers: int) -> dict[str, dict[str, dict[str, float]]]:
     for category, row in by_way["random"].items():  # the expected rank of the k-th of p hits among n
         for share in SHARES:
             k, p = int(np.ceil(share * row["positives"])), row["positives"]
-            by_way["random"][category][f"looks_{share:g}"] = k * (IMAGES + 1) / (p + 1)
-        by_way["random"][category][RECALL] = row["positives"] / IMAGES
+            by_way["random"][category][f"looks_{share:g}"] = k * (count + 1) / (p + 1)
+        by_way["random"][category][RECALL] = row["positives"] / count
     return by_way
 
 
@@ -164,11 +169,16 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", type=int, help="this one only")
+    parser.add_argument("--images", type=int, default=IMAGES, help="size of the corpus (default: %(default)s)")
+    parser.add_argument("--prevalence", type=float, help="of each kind in it, as of `python -m tilth.starter world`")
     parser.add_argument("--workers", type=int, default=2)
     add_option(parser)
     args = parser.parse_args()
-    figures = Figures("find", seeds=range(args.seeds))
-    runs = [one(seed, args.workers) for seed in range(args.seeds)]
+    seeds: Sequence[int] = range(args.seeds) if args.seed is None else [args.seed]
+    world = World() if args.prevalence is None else World(prevalence=args.prevalence)
+    figures = Figures("find", seeds=seeds)
+    runs = [one(seed, args.workers, args.images, world) for seed in seeds]
     names = [*[f"looks_{share:g}" for share in SHARES], RECALL]
     table = {
         way: {n: interval([float(np.mean([row[n] for row in run[way].values()])) for run in runs]) for n in names}
@@ -191,7 +201,7 @@ def main() -> None:
         way: {c: float(np.mean([run[way][c][RECALL] for run in runs])) for c in runs[0][way]} for way in WAYS
     }
     print(
-        f"{args.seeds} seeds of {IMAGES:,} images, {len(runs[0]['verified'])} categories; mean (95 % t interval over seeds)"
+        f"{len(seeds)} seeds of {args.images:,} images, {len(runs[0]['verified'])} categories; mean (95 % t interval over seeds)"
     )
     for way, row in table.items():
         print(f"{way:8} " + "  ".join(f"{n} {m:.3g} ({a:.3g} to {b:.3g})" for n, (m, a, b) in row.items()))
@@ -210,11 +220,11 @@ def main() -> None:
         for name, (middle, *ends) in row.items():
             key = f"looks_{float(name.removeprefix('looks_')):.0%}".rstrip("%") if name != RECALL else RECALL
             unit = "share" if name == RECALL else "images"
-            figures.add(f"{way}.{key}", middle, unit, ci95=ends, n=args.seeds)
+            figures.add(f"{way}.{key}", middle, unit, ci95=ends, n=len(seeds))
         for category, value in by_category[way].items():
-            figures.add(f"{way}.{RECALL}.{category}", value, "share", n=args.seeds)
-    figures.add("fewer_looks_than_random", saved[0], "share", ci95=saved[1:], n=args.seeds)
-    figures.add("recall_above_pooled", over_pooled[0], "share", ci95=over_pooled[1:], n=args.seeds)
+            figures.add(f"{way}.{RECALL}.{category}", value, "share", n=len(seeds))
+    figures.add("fewer_looks_than_random", saved[0], "share", ci95=saved[1:], n=len(seeds))
+    figures.add("recall_above_pooled", over_pooled[0], "share", ci95=over_pooled[1:], n=len(seeds))
     figures.write(args.results)
 
 

@@ -1,202 +1,295 @@
-"""What the loop gains, what each step adds, and how much random labelling would cost for the same: several seeds, resumable.
+"""What the loop gains, what people and each step add, and how much random labelling would cost for the same: seeds of worlds and training.
 
-    python benchmarks/loop.py --seeds 3
+    python benchmarks/loop.py --left                                       # what there is to do, and how long it may take
+    python benchmarks/loop.py --seeds 1-5 --jobs 2
+    python benchmarks/loop.py --seeds 1,2 --worlds faithful --only loop random
+    python benchmarks/loop.py --small --seeds 1 --runs runs/loop-small      # everything once with next to nothing, in minutes
 
-Takes hours on two cores. Every variant is a run of `configs/recipes/starter.yaml` with some steps left out, in
-`runs/loop/<variant>-<seed>`; all variants of a seed start from copies of one run, made up to the step where they part.
-Finished steps are not repeated. Writes its figures beside the runs; when all variants of at least three seeds are done, to
-`benchmarks/results/loop.json`, which is a link to `starter.benchmark.json` beside the recipe: there the report of the demo finds it.
+Takes many hours on two cores. A world of `variants.py` is written once for each seed, a base run is made in it up to the step where its
+variants part, and each variant is a run of its own that goes on from a copy of it, `runs/loop/<world>-<variant>-<seed>`. Whatever stops
+this, the same command goes on: finished runs are not started again, finished steps are not repeated. Of a finished run stay its
+summary, report, recipe and events, unless `--keep`.
 
-All seeds share the files of the starter world; a seed decides what is mined, generated, reviewed and learned.
+Figures are of all finished runs of the seeds. They are written beside the runs; and to `benchmarks/results/loop.json`, a link to
+`starter.benchmark.json` beside the recipe, where the report of the demo finds it, once all variants of five seeds are there.
 """
 
 import argparse
-import copy
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from figures import Figures, add_option
+from figures import Figures, add_option, commit
+from loop_figures import note_all
+from variants import PARTING, SMALL, VARIANTS, WORLDS, needed, recipe_of
 
-RECIPE = Path(__file__).parents[1] / "configs" / "recipes" / "starter.yaml"
-METRICS = ("recall_at_fpr05", "f1", "map50")
-CURVE = (200, 400, 800, 1600)  # human actions of random labelling
-PARTING = "ground"  # the last step that all variants share
-
-# variant -> names of steps that it leaves out
-ABLATIONS = {
-    "whole": (),
-    "no-generate": ("generate", "ground.made", "adherence", "label_made"),
-    "no-review": ("label_made", "review"),
-    "no-clean": ("filter", "dedup"),
-}
-ALWAYS_OUT = ("gate", "package", "moderate", "random_effort", "evaluate.random_same_effort")
+ENOUGH = 5  # seeds from which on results are results
+HEAVY = ("dataset", "embeddings", "files", "downloads")  # of a run, not needed once it is done
+HERE = Path(__file__).parent
 
 
-def name_of(entry: Any) -> str:
-    """Return the name of a recipe's entry."""
-    if isinstance(entry, str):
-        return entry
-    return str(entry.get("as") or next(iter(entry)))
+class Failed(Exception):
+    """A run did not end well; the others go on."""
 
 
-def variant(document: dict[str, Any], seed: int, out: Sequence[str]) -> dict[str, Any]:
-    """Return the recipe with a seed and without some steps."""
-    made = copy.deepcopy(document)
-    made["seed"] = seed
-    made["policy"] = str((RECIPE.parent / made["policy"]).resolve())
-    missing = {*out} - {name_of(entry) for entry in made["steps"]}
-    if missing:
-        raise SystemExit(f"{RECIPE} has no step {', '.join(sorted(missing))}; adapt the variants of this benchmark")
-    made["steps"] = [entry for entry in made["steps"] if name_of(entry) not in out]
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where and how runs are made.
 
-
-def random_curve(document: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return a recipe that trains on random labels of growing number."""
-    made = variant(document, seed, ())
-    steps = {name_of(entry): entry for entry in made["steps"]}
-    effort, test = steps["random_effort"]["random_effort"], steps["evaluate.random_same_effort"]["evaluate"]
-    made["steps"] = []
-    for actions in CURVE:
-        made["steps"] += [
-            {"as": f"random.{actions}", "random_effort": {**effort, "actions": actions}},
-            {"as": f"evaluate.random_{actions}", "evaluate": test},
-        ]
-    return made
-
-
-def run(name: str, document: dict[str, Any], runs: Path, *, until: str = "", start: str = "") -> dict[str, Any]:
-    """Run a variant on one core in a process of its own, from a copy of another run if named, and return its summary."""
-    path, log = runs / f"{name}.yaml", runs / f"{name}.log"
-    path.write_text(yaml.safe_dump(document, sort_keys=False))
-    if start and not (runs / name).exists():
-        shutil.copytree(runs / start, runs / f"{name}.partial", dirs_exist_ok=True)
-        (runs / f"{name}.partial").rename(runs / name)
-    command = [sys.executable, "-m", "tilth.pipeline.cli.main", "run", str(path), "--runs", str(runs), "--name", name]
-    command += ["--until", until] if until else []
-    began = time.monotonic()
-    with log.open("a") as stream:
-        done = subprocess.run(command, stdout=stream, stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise SystemExit(f"{name} failed with exit code {done.returncode}; see {log}")
-    print(f"{name}: {(time.monotonic() - began) / 60:.1f} min", flush=True)
-    return dict(json.loads((runs / name / "summary.json").read_text()))
-
-
-def interval(values: Sequence[float]) -> tuple[float, list[float]]:
-    """Return mean and 95 % t interval over seeds."""
-    from scipy.stats import t
-
-    n, mean = len(values), float(np.mean(values))
-    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    return mean, [mean - half, mean + half]
-
-
-def actions_for(curve: dict[int, float], wanted: float) -> float | None:
-    """Interpolate how many random actions reach a score, on a logarithmic scale; None beyond the curve."""
-    points = sorted(curve.items())
-    best = np.maximum.accumulate([v for _, v in points])
-    if wanted > best[-1]:
-        return None
-    return float(np.exp(np.interp(wanted, best, np.log([a for a, _ in points]))))
-
-
-def note(figures: Figures, key: str, values: Sequence[float], unit: str = "share") -> None:
-    """Note the mean of the seeds and its interval."""
-    mean, ends = interval(values)
-    figures.add(key, mean, unit, ci95=ends, n=len(values))
-
-
-def of_variants(summaries: dict[str, list[dict[str, Any]]], figures: Figures) -> None:
-    """Tell each variant's scores and actions over the seeds, and what it lost against the whole loop, seed by seed."""
-    for name, of_seeds in summaries.items():
-        key = name.replace("-", "_")
-        for metric in METRICS:
-            note(figures, f"{key}.{metric}", [s["final"][metric]["mean"] for s in of_seeds])
-        note(figures, f"{key}.human_actions", [s["human_actions"] for s in of_seeds], "actions")
-        if name != "whole" and "whole" in summaries:
-            for metric in METRICS:
-                pairs = zip(summaries["whole"], of_seeds, strict=True)
-                lost = [whole["final"][metric]["mean"] - s["final"][metric]["mean"] for whole, s in pairs]
-                note(figures, f"lost.{key}.{metric}", lost)
-
-
-def of_random(summaries: list[dict[str, Any]], figures: Figures) -> None:
-    """Tell the learning curve of random labelling."""
-    for actions in CURVE:
-        for metric in METRICS:
-            scores = [s[f"random_{actions}"][metric]["mean"] for s in summaries]
-            note(figures, f"random.{actions}.{metric}", scores)
-
-
-def effort(whole: list[dict[str, Any]], random: list[dict[str, Any]], figures: Figures) -> None:
-    """Tell what each score of the loop would cost by random labelling, seed by seed.
-
-    Where not even the most actions that were tried reach a score, those count, and `seeds_beyond_the_curve` counts the seeds.
+    Args:
+        runs: Folder of all runs.
+        threads: Of each run.
+        small: Next to no images and steps.
+        keep: Keep the data of finished runs.
+        commit: Of the code.
+        fresh: Make anew what another commit made or began.
     """
-    for metric in METRICS:
-        needed, beyond = [], 0
-        for loop, other in zip(whole, random, strict=False):
-            scores = {actions: other[f"random_{actions}"][metric]["mean"] for actions in CURVE}
-            equal = actions_for(scores, loop["final"][metric]["mean"])
-            beyond += equal is None
-            needed.append((loop["human_actions"], equal or CURVE[-1]))
-        note(figures, f"equal.{metric}.random_actions", [equal for _, equal in needed], "actions")
-        note(figures, f"equal.{metric}.saved", [1 - own / equal for own, equal in needed])
-        figures.add(f"equal.{metric}.seeds_beyond_the_curve", beyond, "seeds", n=len(needed))
+
+    runs: Path
+    threads: int
+    small: bool
+    keep: bool
+    commit: str
+    fresh: bool
+
+    def world(self, name: str, seed: int) -> Path:
+        """Return the folder of a world's files."""
+        return self.runs / "worlds" / f"{name}-{seed}"
+
+    def done(self, world: str, variant: str, seed: int) -> dict[str, Any] | None:
+        """Return what a finished run left, with its `summary`; None when it is unfinished, or of another recipe."""
+        folder = self.runs / f"{world}-{variant}-{seed}"
+        with contextlib.suppress(OSError, ValueError):
+            told = json.loads((folder / "done.json").read_text())
+            same = not self.fresh or told["commit"] == self.commit
+            if same and told["recipe"] == self.digest(world, variant, seed):
+                return {**told, "summary": json.loads((folder / told["summary"]).read_text())}
+        return None
+
+    def document(self, world: str, variant: str, seed: int) -> dict[str, Any]:
+        """Return the recipe of a run; of `find`, its settings."""
+        if variant == "find":
+            settings = {**WORLDS[world].settings, **({"corpus": "400", "prevalence": "0.05"} if self.small else {})}
+            return {"find": settings, "seed": seed}
+        return recipe_of(variant, world, seed, self.world(world, seed), small=self.small)
+
+    def digest(self, world: str, variant: str, seed: int) -> str:
+        """Return what tells a recipe from another."""
+        about = [self.document(world, variant, seed), dict(WORLDS[world].settings), self.small]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+    def write_world(self, world: str, seed: int) -> None:
+        """Write a world's files, or leave them when they are there."""
+        settings = {**WORLDS[world].settings, **(SMALL if self.small else {}), "seed": str(seed)}
+        if self.small and "given" in settings:
+            settings["given"] = "4"
+        words = [word for name, value in settings.items() for word in (f"--{name}", value)]
+        self.call(
+            f"{world}-world-{seed}", "-m", "tilth.starter", "world", "--out", str(self.world(world, seed)), *words
+        )
+
+    def call(self, name: str, *words: str) -> None:
+        """Run a program of ours.
+
+        Raises:
+            Failed: It says why in its log.
+        """
+        log = self.runs / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as stream:
+            env = {"OMP_NUM_THREADS": str(self.threads), **os.environ}  # who says another number means it
+            code = subprocess.run([sys.executable, *words], stdout=stream, stderr=stream, env=env).returncode
+        if code:
+            raise Failed(f"{name}: exit code {code}; see {log}")
+
+    def recipe(self, world: str, variant: str, seed: int) -> Path:
+        """Write the recipe of a run and return its path."""
+        path = self.runs / "recipes" / f"{world}-{variant}-{seed}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(self.document(world, variant, seed), sort_keys=False))
+        return path
+
+    def begin(self, folder: Path) -> None:
+        """Make the folder of a run, or leave what was begun; clear what is of no use."""
+        mark = folder / "commit"
+        other = self.fresh and folder.exists() and not (mark.exists() and mark.read_text() == self.commit)
+        if other or (folder / "done.json").exists():  # done by another recipe, and its data are gone
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not mark.exists():
+            mark.write_text(self.commit)
+
+    def base(self, world: str, seed: int, *, alone: bool) -> None:
+        """Write a world and make the run up to where its variants part; `alone` the world."""
+        self.write_world(world, seed)
+        if not alone:
+            path, name = self.recipe(world, "base", seed), f"{world}-base-{seed}"
+            self.begin(self.runs / name)
+            self.call(name, *RUN, str(path), "--runs", str(self.runs), "--name", name, "--until", PARTING)
+
+    def run(self, world: str, variant: str, seed: int, base: "Future[None] | None") -> float:
+        """Make one run, from a copy of its base, and return how long that took, in seconds."""
+        if base:
+            base.result()
+        name, began = f"{world}-{variant}-{seed}", time.monotonic()
+        folder, digest = self.runs / name, self.digest(world, variant, seed)
+        self.begin(folder)
+        if variant == "find":
+            settings = self.document(world, variant, seed)["find"]
+            words = [
+                "--images",
+                settings["corpus"],
+                "--prevalence",
+                settings["prevalence"],
+                "--workers",
+                str(self.threads),
+            ]
+            self.call(name, str(HERE / "find.py"), "--seed", str(seed), *words, "--results", str(folder))
+        else:
+            if variant != "random" and not (folder / "recipe.yaml").exists():
+                partial = self.runs / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(self.runs / f"{world}-base-{seed}", partial)
+                shutil.rmtree(folder)
+                partial.rename(folder)
+            path = self.recipe(world, variant, seed)
+            self.call(name, *RUN, str(path), "--runs", str(self.runs), "--name", name)
+        took = time.monotonic() - began
+        told = {"recipe": digest, "commit": self.commit, "seconds": round(took, 1), "threads": self.threads}
+        told["summary"] = "find.json" if variant == "find" else "summary.json"
+        (folder / "done.json.partial").write_text(json.dumps(told))
+        (folder / "done.json.partial").rename(folder / "done.json")
+        for each in () if self.keep else HEAVY:
+            shutil.rmtree(folder / each, ignore_errors=True)
+        return took
 
 
-def main() -> None:
-    """Run all variants for all seeds."""
+RUN = ("-m", "tilth.pipeline.cli.main", "run")
+Job = tuple[str, str, int]  # world, variant, seed
+
+
+def left_of(jobs: Sequence[Job], bench: Bench) -> list[Job]:
+    """Return the runs that are not finished."""
+    return [job for job in jobs if bench.done(*job) is None]
+
+
+def estimate(left: Sequence[Job], bench: Bench, at_once: int) -> str:
+    """Say how long runs may take, by the finished ones of the same variant and world, or variant, or of all."""
+    seconds: dict[tuple[str, ...], list[float]] = {}
+    for path in bench.runs.glob("*-*-*/done.json"):
+        world, _, rest = path.parent.name.partition("-")
+        told = json.loads(path.read_text())["seconds"]
+        for key in ((world, rest.rpartition("-")[0]), (rest.rpartition("-")[0],), ()):
+            seconds.setdefault(key, []).append(told)
+    if () not in seconds:
+        return "nobody knows yet how long"
+    each = (next(float(np.mean(seconds[k])) for k in ((w, v), (v,), ()) if k in seconds) for w, v, _ in left)
+    return f"about {sum(each) / at_once / 3600:.1f} h"
+
+
+def seeds_of(text: str) -> list[int]:
+    """Read `1-5`, `1,3` or `7`.
+
+    >>> seeds_of("1-3,7")
+    [1, 2, 3, 7]
+    """
+    ends = [part.partition("-") for part in text.split(",")]
+    return [seed for first, _, last in ends for seed in range(int(first), int(last or first) + 1)]
+
+
+def make(left: Sequence[Job], bench: Bench, at_once: int) -> list[str]:
+    """Make runs, those of the first seeds first, and return what went wrong."""
+    wrong: list[str] = []
+    with ThreadPoolExecutor(at_once) as pool:
+        bases: dict[tuple[str, int], Future[None]] = {}
+        jobs: dict[Job, Future[float]] = {}
+        for seed in dict.fromkeys(seed for _, _, seed in left):
+            own = [job for job in left if job[2] == seed]
+            for world in dict.fromkeys(world for world, variant, _ in own if variant != "find"):
+                alone = all(variant in ("random", "find") for w, variant, _ in own if w == world)
+                bases[world, seed] = pool.submit(bench.base, world, seed, alone=alone)
+            for world, variant, _ in own:
+                jobs[world, variant, seed] = pool.submit(bench.run, world, variant, seed, bases.get((world, seed)))
+        names = {future: job for job, future in jobs.items()}
+        for result in as_completed(names):
+            try:
+                took, name = result.result(), "-".join(map(str, names[result]))
+                rest = [job for job, future in jobs.items() if not future.done()]
+                print(
+                    f"{name}: {took / 60:.1f} min; left: {len(rest)} runs, {estimate(rest, bench, at_once)}", flush=True
+                )
+            except Failed as error:
+                print(error, file=sys.stderr, flush=True)
+                wrong.append(str(error))
+    return list(dict.fromkeys(wrong))
+
+
+def finished(jobs: Sequence[Job], bench: Bench) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Yield what finished runs left; the events of each lie in its `folder`."""
+    for job in jobs:
+        if told := bench.done(*job):
+            yield job, {**told, "folder": bench.runs / "-".join(map(str, job))}
+
+
+def main() -> int:
+    """Make what is wanted, and tell what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--seeds", type=seeds_of, default="1-5", help="such as 1-5 or 1,3 (default: %(default)s)")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS), help="all when left out")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=[], metavar="VARIANT", help="all when left out")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/loop"), help="folder of the runs (default: %(default)s)"
     )
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, a core each (default: %(default)s)")
-    parser.add_argument("--only", nargs="*", choices=[*ABLATIONS, "random"], help="variants to run; all when left out")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, which share the cores (default: 2)")
+    parser.add_argument("--left", action="store_true", help="make nothing; say what is left, and the figures so far")
+    parser.add_argument("--keep", action="store_true", help="keep dataset and models of finished runs")
+    parser.add_argument(
+        "--fresh", action="store_true", help="make anew, and leave out of the figures, what another commit made"
+    )
+    parser.add_argument("--small", action="store_true", help="try everything with next to no images and steps")
     add_option(parser)
-    arguments = parser.parse_args()
-    document = yaml.safe_load(RECIPE.read_text())
-    wanted = arguments.only or ["whole", "random", *ABLATIONS]
-    figures = Figures("loop", seeds=range(arguments.seeds))
-    runs, seeds = arguments.runs, range(arguments.seeds)
-    runs.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        bases = [pool.submit(run, f"base-{s}", variant(document, s, ALWAYS_OUT), runs, until=PARTING) for s in seeds]
-        for base in bases:
-            base.result()
-        jobs = {}
-        for name in dict.fromkeys(wanted):
-            for s in seeds:
-                if name == "random":
-                    jobs[name, s] = pool.submit(run, f"random-{s}", random_curve(document, s), runs)
-                else:
-                    out = (*ABLATIONS[name], *ALWAYS_OUT)
-                    jobs[name, s] = pool.submit(run, f"{name}-{s}", variant(document, s, out), runs, start=f"base-{s}")
-        found = {name: [jobs[name, s].result() for s in seeds] for name in dict.fromkeys(wanted)}
-    random = found.pop("random", [])
-    whole = found.get("whole", [])
-    for metric in METRICS if whole else ():
-        note(figures, f"baseline.{metric}", [s["baseline"][metric]["mean"] for s in whole])
-    of_variants(found, figures)
-    if random:
-        of_random(random, figures)
-    if random and whole:
-        effort(whole, random, figures)
-    complete = arguments.seeds >= 3 and {*ABLATIONS, "random"} <= {*wanted}
-    print(figures.write(arguments.results if complete else runs).read_text())
+    asked = parser.parse_args()
+    threads = max(1, (os.cpu_count() or 1) // asked.jobs)
+    choices = {"small": asked.small, "keep": asked.keep, "fresh": asked.fresh}
+    bench = Bench(runs=asked.runs, threads=threads, commit=commit(), **choices)
+    figures = Figures("loop", seeds=asked.seeds)
+    asked.runs.mkdir(parents=True, exist_ok=True)
+    wanted = [(w, v, s) for s in asked.seeds for w, v in needed(asked.worlds, asked.only)]
+    left = left_of(wanted, bench)
+    print(f"{len(wanted)} runs, left: {len(left)}, {estimate(left, bench, asked.jobs) if left else 'nothing to do'}")
+    if asked.left:
+        print("\n".join("  " + "-".join(map(str, job)) for job in left))
+    wrong = [] if asked.left else make(left, bench, asked.jobs)
+    every = [(w, v, s) for s in asked.seeds for w, v in needed(list(WORLDS), [])]
+    found = dict(finished(every, bench))
+    note_all(found, figures)
+    whole = len(found) == len(every) and len(asked.seeds) >= ENOUGH and not asked.small
+    if not whole:
+        print(
+            f"{len(found)} of {len(every)} runs are there, of {len(asked.seeds)} seeds: the figures stay beside the runs"
+        )
+    if len(commits := {told["commit"] for told in found.values()}) > 1:
+        print(
+            f"the runs were made by {len(commits)} commits: {', '.join(sorted(commits))}; --fresh makes all by this one"
+        )
+    path = figures.write(asked.results if whole else asked.runs)
+    print(path.read_text(), end="")
+    for line in wrong:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,15 +15,18 @@ Found = Mapping[str, Mapping[str, Any]]
 
 
 def loop(figures: Found) -> "Figure":
-    """Plot the learning curve of random labelling beside the loop."""
+    """Plot the learning curve of random labelling, to the whole corpus, beside the loop."""
     from matplotlib import pyplot as plt
 
-    ticks = sorted({int(key.split(".")[1]) for key in figures if key.startswith("random.")})
+    curve = [
+        key.removesuffix(".human_actions") for key in figures if key.startswith("faithful.random.") and "human" in key
+    ]
+    ticks = [round(figures[f"{key}.human_actions"]["value"]) for key in curve]
     plot, axes = plt.subplots(1, len(METRICS), figsize=(11, 3.4), layout="constrained")
     for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
-        of_loop = [(figures["whole.human_actions"]["value"], figures[f"whole.{metric}"])]
+        of_loop = [(figures["faithful.loop.human_actions"]["value"], figures[f"faithful.loop.{metric}"])]
         for points, marker, label in (
-            ([(n, figures[f"random.{n}.{metric}"]) for n in ticks], "o", "random labelling"),
+            ([(n, figures[f"{key}.{metric}"]) for n, key in zip(ticks, curve, strict=True)], "o", "random labelling"),
             (of_loop, "s", "Tilth"),
         ):
             means = [row["value"] for _, row in points]
