@@ -34,6 +34,7 @@ def _polygon(*xy: float) -> Outline:
 
 
 def round_box(x0: float, y0: float, x1: float, y1: float, r: float) -> Outline:
+    """A box with rounded corners."""
     corners = ((x1 - r, y1 - r, 0.0), (x0 + r, y1 - r, 0.5), (x0 + r, y0 + r, 1.0), (x1 - r, y0 + r, 1.5))
     return np.vstack([ellipse(cx, cy, r, r, start=a, stop=a + 0.5, n=6) for cx, cy, a in corners])
 

@@ -6,6 +6,7 @@ import pytest
 
 from tilth.claims import Claim, Json, resolve
 from tilth.samples import Sample
+from tilth.train.judge.answers import Answers
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 from tilth.train.judge.relabel import Decide
 
@@ -80,3 +81,18 @@ def test_a_category_that_is_often_wrong_is_believed_less(category: str) -> None:
     chances = dict(zip(("bottle", "knife"), curve(said[:2]), strict=True))
     assert chances.pop(category) < 0.3
     assert min(chances.values()) > 0.7
+
+
+@pytest.mark.parametrize("errs", [0, 4])
+def test_people_who_take_away_what_is_nearly_surely_right_are_noticed(errs: int) -> None:
+    answers = Answers(ALL)
+    for number in range(20):
+        shown = replace(
+            sample(knife(0.97), sees=[["knife", 0.97, *BOX]]), columns={"again.turn": 1, "again.right": {"knife": 0.98}}
+        )
+        said = Claim(says="empty", source="human:a", asked=ALL)
+        if number >= errs:
+            said = replace(said, says="label", category="knife", box_xyxy=BOX)
+        answers.take(replace(shown, claims=(*shown.claims, said)), "again")
+    told = answers.contradicted()
+    assert (told["labels"], told["expected"], told["taken_away"], told["surprising"]) == (20, 0.4, errs, errs > 0)

@@ -61,7 +61,7 @@ class Curve:
         if not said:
             return []
         own = np.array([self.offsets.get(one.category, 0.0) for one in said])
-        return np.asarray(sigmoid(_features(said) @ np.array(self.weights) + own)).tolist()
+        return [float(chance) for chance in sigmoid(_features(said) @ np.array(self.weights) + own)]
 
 
 def _features(said: Sequence[Said]) -> Floats:

@@ -9,29 +9,26 @@ Papers: https://arxiv.org/abs/1804.06872 (what is learned first is mostly right)
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tilth import models
-from tilth.claims import PEOPLE, Claim, Json, standing
+from tilth.claims import PEOPLE, Claim, Json
 from tilth.data.where import both, one_of, open_to_models
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
-from tilth.geometry import iou
 from tilth.samples import Result, Sample
-from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
+from tilth.train.judge.answers import AGAIN, MINE, Answers, Looked
+from tilth.train.judge.chances import Curve
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.examples import held_back
 
 FLOOR = 0.05  # of a box that is kept in the column
 MOST = 20  # boxes of an image that are
-SAME_IOU = 0.5
-MINE = "model:student@"
-AGAIN, RIGHT = "again", "right"
+RIGHT = "right"
 
 
 @step
@@ -60,78 +57,6 @@ class Look:
             ]
 
         return look
-
-
-class Looked:
-    """What teacher and student say of one image.
-
-    Args:
-        sample: The image.
-        name: Of the column that the student left.
-        mine: Beginning of the student's own sources.
-        categories: All that can be pictured.
-    """
-
-    def __init__(self, sample: Sample, name: str, mine: str, categories: Sequence[str]) -> None:
-        self.student = sample.columns.get(f"{name}.{AGAIN}") is not None
-        rows = [row for row in _rows(sample.columns.get(f"{name}.{AGAIN}")) if row[0] in categories]
-        self.seen = [
-            Claim(category=str(r[0]), score=min(1.0, float(r[1])), box_xyxy=tuple(r[2:6]), source=mine + "?")
-            for r in rows
-        ]
-        said = standing(c for c in sample.claims if c.kind == "model" and not c.source.startswith(mine))
-        claims = [claim for round_ in said.values() for claim in round_]
-        self.asked = {name for claim in claims for name in claim.asked} | {
-            str(c.category) for c in claims if c.category
-        }
-        self.kept = [c for c in claims if c.says == "label" and c.category in categories and c.box_xyxy]
-        own = [claim for claim in sample.claims if claim.source.startswith(mine)]
-        self.overruled = {name for claim in own for name in claim.asked}  # by this student or one before it
-        self.sources = [*said, *sorted({claim.source for claim in own})]
-        self.top: dict[str, float] = {}
-        for column, value in sample.columns.items():
-            if column.endswith(".top") and isinstance(value, Mapping):
-                for category, score in value.items():
-                    self.top[category] = max(self.top.get(category, 0.0), float(str(score)))
-
-    def backing(self, claim: Claim) -> float:
-        """Return the student's best score for a box of the teacher's."""
-        if not self.student:
-            return float("nan")
-        return max((s.score for s in self.seen if s.category == claim.category and _overlap(s, claim)), default=0.0)
-
-    def news(self) -> list[Claim]:
-        """Return what the student sees where the teacher keeps nothing of that category, the best of each place."""
-        found: list[Claim] = []
-        for one in sorted(self.seen, key=lambda claim: -claim.score):
-            others = [
-                *(k for k in self.kept if k.category == one.category),
-                *(f for f in found if f.category == one.category),
-            ]
-            if not any(_overlap(one, other) for other in others):
-                found.append(one)
-        return found
-
-    def said(self, claims: Sequence[Claim], *, kept: bool) -> list[Said]:
-        """Return what both say of the teacher's boxes, or of the student's."""
-        if kept:
-            return [Said(category=str(c.category), first=c.score, second=self.backing(c)) for c in claims]
-        found = {c.category for c in self.kept}  # whose best score is that of what was kept
-        return [
-            Said(
-                category=str(c.category), first=0.0 if c.category in found else self.top.get(str(c.category), 0.0),
-                second=c.score, unasked=c.category not in self.asked,
-            )
-            for c in claims
-        ]  # fmt: skip
-
-
-def _rows(value: Json) -> list[Any]:
-    return [row for row in value if isinstance(row, list | tuple)] if isinstance(value, list | tuple) else []
-
-
-def _overlap(a: Claim, b: Claim) -> bool:
-    return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_IOU)
 
 
 @step
@@ -256,10 +181,18 @@ class Relabel:
             held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
             if held:
                 work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
-        answers = _Answers(categories)
+        answers = Answers(categories)
         for sample in work.dataset.samples(people, images=False):
             answers.take(sample, work.name)
         kept, seen = answers.curves()
+        contradicted = answers.contradicted()
+        if contradicted["surprising"]:
+            work.events.emit(
+                "people_doubted",
+                step=work.name,
+                message="  people took away {taken_away} of {labels} labels that are nearly surely right, where {expected} "
+                "were to be expected: is the policy clear to them? people: 2 asks two for each image".format(**contradicted),
+            )
         decide = Decide(
             name=work.name, mine=MINE, digest=digest, policy=work.policy.tag, categories=categories,
             kept=kept, seen=seen, sure=self.sure, absent=self.absent,
@@ -270,52 +203,23 @@ class Relabel:
             "failed": looked.get("failed", 0),
             "learned_from": {"kept": kept.learned_from, "suspected": seen.learned_from},
             "curves": {name: [*one.weights, dict(one.offsets)] for name, one in (("kept", kept), ("suspected", seen))},
+            "nearly_sure": contradicted,
             **_count(work, categories),
         }
 
 
-class _Answers:
-    """What people said of labels on which a student that had not learned them had a say."""
-
-    def __init__(self, categories: Sequence[str]) -> None:
-        self.mine, self.categories = MINE, categories
-        self.told: dict[bool, list[tuple[Said, bool]]] = {True: [], False: []}
-
-    def take(self, sample: Sample, name: str) -> None:
-        """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
-        turns = [n.removesuffix(".turn") for n in sample.columns if n.endswith(".turn")]
-        last = max(turns, key=lambda n: int(str(sample.columns[f"{n}.turn"])), default=name)
-        looked = Looked(sample, last, self.mine, self.categories)
-        truth = sample.truth
-        decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
-        for kept, claims in ((True, looked.kept), (False, looked.news())):
-            for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):
-                if claim.category in decided:
-                    own = [t for t in truth.labels if t.category == claim.category]
-                    there = any(t.box_xyxy is None or _overlap(t, claim) for t in own)
-                    self.told[kept].append((said, there))
-
-    def curves(self) -> tuple[Curve, Curve]:
-        """Return that of kept boxes and that of suspected ones."""
-        found = []
-        for kept, before in ((True, KEPT_BEFORE), (False, SEEN_BEFORE)):
-            rows = self.told[kept]
-            found.append(fit_curve([said for said, _ in rows], [there for _, there in rows], before))
-        return found[0], found[1]
-
-
 def _count(work: Work, categories: Sequence[str]) -> dict[str, Json]:
-    wrong: Counter[str] = Counter()
+    wrong = dict.fromkeys(categories, 0.0)
     added: Counter[str] = Counter()
     judged = 0
     for sample in work.dataset.samples(f"`{work.name}.turn` is not null", images=False):
         chances = sample.chances
         judged += 1
         for category in sample.truth.unasked(chances, PEOPLE):
-            wrong[category] += 1 - chances[category]
+            wrong[category] = wrong.get(category, 0.0) + 1 - chances[category]
         added.update(str(claim.category) for claim in sample.truth.labels if claim.source.startswith(MINE))
     return {
-        "expected_wrong": {name: round(wrong[name], 1) for name in categories},
+        "expected_wrong": {name: round(count, 1) for name, count in wrong.items()},
         "labels_of_the_student": dict(added),
         "judged": judged,
     }

@@ -1,0 +1,139 @@
+"""What a teacher and a student say of an image, and what people answered: from that the chance of a label is learned."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilth.claims import PEOPLE, Claim, Json, resolve, standing
+from tilth.geometry import iou
+from tilth.samples import Sample
+from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
+
+SAME_IOU = 0.5
+NEARLY_SURE = 0.9  # chance of a label from which on people who take it away are more likely to be wrong
+SURPRISE = 0.01  # a number of contradictions that chance alone makes less often is said
+MINE = "model:student@"
+AGAIN = "again"  # column of what a student saw
+
+
+class Looked:
+    """What teacher and student say of one image.
+
+    Args:
+        sample: The image.
+        name: Of the column that the student left.
+        mine: Beginning of the student's own sources.
+        categories: All that can be pictured.
+    """
+
+    def __init__(self, sample: Sample, name: str, mine: str, categories: Sequence[str]) -> None:
+        self.student = sample.columns.get(f"{name}.{AGAIN}") is not None
+        rows = [row for row in _rows(sample.columns.get(f"{name}.{AGAIN}")) if row[0] in categories]
+        self.seen = [
+            Claim(category=str(r[0]), score=min(1.0, float(r[1])), box_xyxy=tuple(r[2:6]), source=mine + "?")
+            for r in rows
+        ]
+        said = standing(c for c in sample.claims if c.kind == "model" and not c.source.startswith(mine))
+        claims = [claim for round_ in said.values() for claim in round_]
+        self.asked = {name for claim in claims for name in claim.asked} | {
+            str(c.category) for c in claims if c.category
+        }
+        self.kept = [c for c in claims if c.says == "label" and c.category in categories and c.box_xyxy]
+        own = [claim for claim in sample.claims if claim.source.startswith(mine)]
+        self.overruled = {name for claim in own for name in claim.asked}  # by this student or one before it
+        self.sources = [*said, *sorted({claim.source for claim in own})]
+        self.top: dict[str, float] = {}
+        for column, value in sample.columns.items():
+            if column.endswith(".top") and isinstance(value, Mapping):
+                for category, score in value.items():
+                    self.top[category] = max(self.top.get(category, 0.0), float(str(score)))
+
+    def backing(self, claim: Claim) -> float:
+        """Return the student's best score for a box of the teacher's."""
+        if not self.student:
+            return float("nan")
+        return max((s.score for s in self.seen if s.category == claim.category and _overlap(s, claim)), default=0.0)
+
+    def news(self) -> list[Claim]:
+        """Return what the student sees where the teacher keeps nothing of that category, the best of each place."""
+        found: list[Claim] = []
+        for one in sorted(self.seen, key=lambda claim: -claim.score):
+            others = [
+                *(k for k in self.kept if k.category == one.category),
+                *(f for f in found if f.category == one.category),
+            ]
+            if not any(_overlap(one, other) for other in others):
+                found.append(one)
+        return found
+
+    def said(self, claims: Sequence[Claim], *, kept: bool) -> list[Said]:
+        """Return what both say of the teacher's boxes, or of the student's."""
+        if kept:
+            return [Said(category=str(c.category), first=c.score, second=self.backing(c)) for c in claims]
+        found = {c.category for c in self.kept}  # whose best score is that of what was kept
+        return [
+            Said(
+                category=str(c.category), first=0.0 if c.category in found else self.top.get(str(c.category), 0.0),
+                second=c.score, unasked=c.category not in self.asked,
+            )
+            for c in claims
+        ]  # fmt: skip
+
+
+class Answers:
+    """What people said of labels on which a student that had not learned them had a say."""
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        self.mine, self.categories = MINE, categories
+        self.told: dict[bool, list[tuple[Said, bool]]] = {True: [], False: []}
+        self.nearly_sure: list[
+            tuple[float, bool]
+        ] = []  # chance of a shown label to be wrong, and whether people said so
+
+    def take(self, sample: Sample, name: str) -> None:
+        """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
+        turns = [n.removesuffix(".turn") for n in sample.columns if n.endswith(".turn")]
+        last = max(turns, key=lambda n: int(str(sample.columns[f"{n}.turn"])), default=name)
+        looked = Looked(sample, last, self.mine, self.categories)
+        truth = sample.truth
+        decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
+        before = resolve(c for c in sample.claims if c.kind == "model").categories
+        for category, chance in sample.chances.items():
+            if category in decided and category in before and chance >= NEARLY_SURE:
+                self.nearly_sure.append((1 - chance, category not in truth.categories))
+        for kept, claims in ((True, looked.kept), (False, looked.news())):
+            for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):
+                if claim.category in decided:
+                    own = [t for t in truth.labels if t.category == claim.category]
+                    there = any(t.box_xyxy is None or _overlap(t, claim) for t in own)
+                    self.told[kept].append((said, there))
+
+    def contradicted(self) -> dict[str, Json]:
+        """Count labels that were nearly surely right and that people took away; `surprising` when chance hardly ever makes so many."""
+        from scipy.stats import poisson
+
+        expected, found = sum(chance for chance, _ in self.nearly_sure), sum(gone for _, gone in self.nearly_sure)
+        rare = found > 2 and float(poisson.sf(found - 1, max(expected, 0.5))) < SURPRISE
+        return {
+            "labels": len(self.nearly_sure),
+            "expected": round(expected, 2),
+            "taken_away": found,
+            "surprising": rare,
+        }
+
+    def curves(self) -> tuple[Curve, Curve]:
+        """Return that of kept boxes and that of suspected ones."""
+        found = []
+        for kept, before in ((True, KEPT_BEFORE), (False, SEEN_BEFORE)):
+            rows = self.told[kept]
+            found.append(fit_curve([said for said, _ in rows], [there for _, there in rows], before))
+        return found[0], found[1]
+
+
+def _rows(value: Json) -> list[Any]:
+    return [row for row in value if isinstance(row, list | tuple)] if isinstance(value, list | tuple) else []
+
+
+def _overlap(a: Claim, b: Claim) -> bool:
+    return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_IOU)
