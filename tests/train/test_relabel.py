@@ -6,8 +6,8 @@ import pytest
 
 from tilth.claims import Claim, Json, resolve
 from tilth.samples import Sample
-from tilth.train.judge.answers import Answers
-from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
+from tilth.train.judge.answers import Answers, Usual
+from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, Scale, fit_curve
 from tilth.train.judge.relabel import Decide
 
 ALL = ("knife", "pill", "syringe")
@@ -18,7 +18,7 @@ def decide(digest: str = "1", name: str = "again") -> Decide:
     """One that believes scores as they are."""
     kept, seen = (fit_curve([], [], before) for before in (KEPT_BEFORE, SEEN_BEFORE))
     return Decide(
-        name=name, mine="model:student@", digest=digest, policy="p@1", categories=ALL, kept=kept, seen=seen, sure=0.8, absent=0.05
+        name=name, mine="model:student@", digest=digest, policy="p@1", categories=ALL, kept=kept, seen=seen, usual=Usual(), sure=0.8, absent=0.05
     )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_what_teacher_and_student_doubt_goes_and_what_the_student_is_sure_of_com
     assert gone.truth.looked["knife"] == "model"
     come = after(sample(sees=[["pill", 0.97, *OTHER]]), decide())
     assert come.truth.categories == {"pill"}
-    both = after(sample(knife(0.9), sees=[["knife", 0.9, *BOX], ["pill", 0.3, *OTHER]]), decide())
+    both = after(sample(knife(0.9), sees=[["knife", 0.9, *BOX], ["pill", 0.6, *OTHER]]), decide())
     assert both.truth.categories == {"knife"}
     assert 0.9 < both.chances["knife"] <= 1
     assert both.chances["pill"] < 0.95
@@ -77,15 +77,15 @@ def test_a_later_round_takes_the_place_of_an_earlier_one_even_to_agree_with_the_
 @pytest.mark.parametrize("category", ["bottle", "knife"])
 def test_a_category_that_is_often_wrong_is_believed_less(category: str) -> None:
     said = [Said(category=name, first=0.5, second=float("nan")) for name in ("bottle", "knife")] * 20
-    curve: Curve = fit_curve(said, [one.category != category for one in said], KEPT_BEFORE)
-    chances = dict(zip(("bottle", "knife"), curve(said[:2]), strict=True))
+    curve: Curve = fit_curve([(one, Scale()) for one in said], [one.category != category for one in said], KEPT_BEFORE)
+    chances = dict(zip(("bottle", "knife"), curve(said[:2], Scale()), strict=True))
     assert chances.pop(category) < 0.3
     assert min(chances.values()) > 0.7
 
 
 @pytest.mark.parametrize("errs", [0, 4])
 def test_people_who_take_away_what_is_nearly_surely_right_are_noticed(errs: int) -> None:
-    answers = Answers(ALL)
+    answers = Answers(ALL, {})
     for number in range(20):
         shown = replace(
             sample(knife(0.97), sees=[["knife", 0.97, *BOX]]), columns={"again.turn": 1, "again.right": {"knife": 0.98}}

@@ -16,12 +16,11 @@ from tilth.fusion import sigmoid
 Floats = npt.NDArray[np.float64]
 NOTHING = 0.01  # the score of what a model did not see
 
-# slope of the first model's logit, of the second's, whether the first was never asked, and the rest
-KEPT_BEFORE = np.array([0.7, 0.5, 0.0, 1.0])
-SEEN_BEFORE = np.array([0.3, 0.9, 0.5, -0.3])
-PULL = np.array([4.0, 4.0, 1.0, 1.0])  # in images: how hard the belief holds
-
-
+# Slope of the first model's score, of the second's, whether the first was never asked, and the rest; scores in deviations from what is
+# usual, as one training's 0.4 is another one's 0.7.
+KEPT_BEFORE = np.array([1.5, 1.5, 0.0, 1.5])
+SEEN_BEFORE = np.array([0.3, 1.5, 0.3, -2.0])
+PULL = np.array([0.5, 0.5, 1.0, 0.5])  # in images: how hard the belief holds
 PULL_CATEGORY = 2.0  # the same for what a category is more or less often right than others
 
 
@@ -43,6 +42,29 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Mean and deviation of the logits of the first model's scores and of the second's, among all boxes of one look."""
+
+    first: tuple[float, float] = (0.0, 1.0)
+    second: tuple[float, float] = (0.0, 1.0)
+
+
+def scale_of(said: Sequence[Said]) -> Scale:
+    """Return what is usual; a score that nobody gave says nothing about it."""
+    found = []
+    for scores in ([one.first for one in said if not one.unasked], [one.second for one in said]):
+        logits = _logit(np.array([score for score in scores if not np.isnan(score)]))
+        wide = len(logits) > 1 and logits.std() > 0.1
+        found.append((float(logits.mean()) if len(logits) else 0.0, float(logits.std()) if wide else 1.0))
+    return Scale(first=found[0], second=found[1])
+
+
+def _logit(scores: Floats) -> Floats:
+    scores = np.clip(scores, NOTHING, 1 - NOTHING)
+    return np.asarray(np.log(scores) - np.log1p(-scores))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """A logistic curve over two scores.
 
@@ -56,39 +78,46 @@ class Curve:
     offsets: Mapping[str, float]
     learned_from: int = 0
 
-    def __call__(self, said: Sequence[Said]) -> list[float]:
+    def __call__(self, said: Sequence[Said], scale: Scale) -> list[float]:
         """Return the chance of each to be right."""
         if not said:
             return []
         own = np.array([self.offsets.get(one.category, 0.0) for one in said])
-        return [float(chance) for chance in sigmoid(_features(said) @ np.array(self.weights) + own)]
+        features = np.array([features_of(one, scale) for one in said])
+        return [float(chance) for chance in sigmoid(features @ np.array(self.weights) + own)]
 
 
-def _features(said: Sequence[Said]) -> Floats:
-    scores = np.array([[one.first, one.second] for one in said], float)
-    missing = np.column_stack([[one.unasked for one in said], np.isnan(scores[:, 1])])
-    scores = np.clip(np.where(missing, 0.5, scores), NOTHING, 1 - NOTHING)  # who was not asked says nothing
-    return np.column_stack([np.log(scores) - np.log1p(-scores), missing[:, 0], np.ones(len(said))])
+def features_of(one: Said, scale: Scale) -> list[float]:
+    """Return both scores in deviations, 0 for one that nobody gave, whether the first was not asked, and 1."""
+    scores = []
+    for score, (mean, deviation) in (
+        (float("nan") if one.unasked else one.first, scale.first),
+        (one.second, scale.second),
+    ):
+        scores.append(0.0 if np.isnan(score) else (float(_logit(np.array(score))) - mean) / deviation)
+    return [*scores, float(one.unasked), 1.0]
 
 
-def fit_curve(said: Sequence[Said], right: Sequence[bool], before: Floats) -> Curve:
+def fit_curve(said: Sequence[tuple[Said, Scale]], right: Sequence[bool], before: Floats) -> Curve:
     """Fit a curve to answers of people by Newton's method, pulled towards a belief.
 
     Args:
-        said: What the models said.
+        said: What the models said, and what is usual in the look in which they did.
         right: What people said.
         before: Weights of the belief.
 
     >>> said = [Said(category="knife", first=0.5, second=score) for score in [0.9] * 20 + [0.1] * 20]
-    >>> told = fit_curve(said, [True] * 20 + [False] * 20, KEPT_BEFORE)
-    >>> [round(chance, 1) for chance in told([said[0], said[-1]])]
-    [1.0, 0.1]
+    >>> told = fit_curve([(one, Scale()) for one in said], [True] * 20 + [False] * 20, KEPT_BEFORE)
+    >>> [round(chance, 1) for chance in told([said[0], said[-1]], Scale())]
+    [1.0, 0.0]
     """
-    names = sorted({one.category for one in said})
+    names = sorted({one.category for one, _ in said})
     weights, pull = np.concatenate([before, np.zeros(len(names))]), np.append(PULL, [PULL_CATEGORY] * len(names))
     belief, y = weights.copy(), np.array(right, float)
     if len(y):
-        x = np.column_stack([_features(said), [[one.category == name for name in names] for one in said]])
+        x = np.array(
+            [[*features_of(one, scale), *(one.category == name for name in names)] for one, scale in said], float
+        )
         for _ in range(25):
             chance = sigmoid(x @ weights)
             slope = x.T @ (chance - y) + pull * (weights - belief)

@@ -9,8 +9,8 @@ Papers: https://arxiv.org/abs/1804.06872 (what is learned first is mostly right)
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from tilth.data.where import both, one_of, open_to_models
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.samples import Result, Sample
-from tilth.train.judge.answers import AGAIN, MINE, Answers, Looked
-from tilth.train.judge.chances import Curve
+from tilth.train.judge.answers import AGAIN, MINE, Answers, Looked, Usual, usual_of
+from tilth.train.judge.chances import Curve, Scale
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.examples import held_back
 
@@ -70,6 +70,7 @@ class Decide:
     categories: tuple[str, ...]
     kept: Curve
     seen: Curve
+    usual: Usual
     sure: float
     absent: float
     batch_size: int = 256
@@ -87,8 +88,8 @@ class Decide:
         """Weigh one image."""
         looked = Looked(sample, self.name, self.mine, self.categories)
         news = looked.news()
-        kept_chance = self.kept(looked.said(looked.kept, kept=True))
-        news_chance = self.seen(looked.said(news, kept=False))
+        kept_chance = self.kept(looked.said(looked.kept, kept=True), self.usual.kept)
+        news_chance = self.seen(looked.said(news, kept=False), self.usual.seen)
         right: dict[str, Json] = {}
         labels: list[Claim] = []
         asked: list[str] = []
@@ -181,7 +182,8 @@ class Relabel:
             held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
             if held:
                 work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
-        answers = Answers(categories)
+        usual = usual_of(work.dataset.samples(wanted, images=False), work.name, categories)
+        answers = Answers(categories, {**_earlier(work), work.name: usual})
         for sample in work.dataset.samples(people, images=False):
             answers.take(sample, work.name)
         kept, seen = answers.curves()
@@ -191,11 +193,13 @@ class Relabel:
                 "people_doubted",
                 step=work.name,
                 message="  people took away {taken_away} of {labels} labels that are nearly surely right, where {expected} "
-                "were to be expected: is the policy clear to them? people: 2 asks two for each image".format(**contradicted),
+                "were to be expected: is the policy clear to them? people: 2 asks two for each image".format(
+                    **contradicted
+                ),
             )
         decide = Decide(
             name=work.name, mine=MINE, digest=digest, policy=work.policy.tag, categories=categories,
-            kept=kept, seen=seen, sure=self.sure, absent=self.absent,
+            kept=kept, seen=seen, usual=usual, sure=self.sure, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
         return {
@@ -203,9 +207,20 @@ class Relabel:
             "failed": looked.get("failed", 0),
             "learned_from": {"kept": kept.learned_from, "suspected": seen.learned_from},
             "curves": {name: [*one.weights, dict(one.offsets)] for name, one in (("kept", kept), ("suspected", seen))},
+            "usual": asdict(usual),
             "nearly_sure": contradicted,
             **_count(work, categories),
         }
+
+
+def _earlier(work: Work) -> dict[str, Usual]:
+    """Return what was usual in the looks of earlier steps, which say it in their facts."""
+    found = {}
+    for name, facts in work.facts.items():
+        if isinstance(told := facts.get("usual"), Mapping):
+            scales = {part: Scale(**{k: (v[0], v[1]) for k, v in told[part].items()}) for part in ("kept", "seen")}  # type: ignore
+            found[name] = Usual(**scales)
+    return found
 
 
 def _count(work: Work, categories: Sequence[str]) -> dict[str, Json]:
