@@ -101,12 +101,11 @@ class Decide:
             if not known and not looked.student:
                 continue
             if known and not changes and category not in looked.overruled:
-                right[category] = _product([p for _, p in old] + [1 - p for _, p in new])
+                right[category] = _product([p for _, p in old]) * (1 - max((p for _, p in new), default=0.0))
                 continue
             said = [(c, p) for c, p in old if p > self.absent] + [(c, p) for c, p in new if p >= self.sure]
             doubts = [p for _, p in new if p < self.sure] + [p for _, p in old if p <= self.absent]
-            chance = _product([p for _, p in said] + [1 - p for p in doubts])
-            right[category] = chance
+            right[category] = _product([p for _, p in said]) * (1 - max(doubts, default=0.0))
             if known or said or max(doubts, default=0.0) <= self.absent:  # of the rest nobody says anything
                 asked.append(category)
                 labels += [replace(c, score=round(p, 5)) for c, p in said]
