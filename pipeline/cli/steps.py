@@ -54,6 +54,7 @@ COMMANDS = {
     "clean": OneStep("dedup", "Drop near-duplicates.", "max_distance=20"),
     "leakage": OneStep("leakage", "Drop copies of sealed test images.", "'sealed=[/data/test]'"),
     "split": OneStep("split", "Divide the samples into train and val.", "val_share=0.15"),
+    "relabel": OneStep("relabel", "Let a student look at its teacher's labels again.", "detector=train.detector"),
     "calibrate": OneStep("calibrate", "Calibrate models and choose thresholds.", BOTH),
     "eval": OneStep("evaluate", "Measure models on sealed images.", f"test=/data/test --set {BOTH}"),
     "gate": OneStep("gate", "Refuse a model that lost recall.", GATED),
