@@ -151,7 +151,7 @@ class Doubts:
             "doubt": round(sure, 6),
             "scores": {name: round(score, 6) for name, score in verdict.scores.items()},
         }
-        return self._shelf.put(image_id(image), suffix, data, sure, served)
+        return self._shelf.put(image_id(image), suffix, data, served)
 
     def _tell(self) -> None:
         with self._lock:

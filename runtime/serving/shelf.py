@@ -18,7 +18,6 @@ from tilth.errors import InputError
 from tilth.images import Image, decode
 
 LINES = "metadata.jsonl"  # what Hugging Face's imagefolder calls it, so that others read the folder, too
-GATE = ".hash_lists"  # digest of the lists that all images here were looked up on
 OURS = re.compile(r"[0-9a-f]{64}\.[a-z]{3,4}")
 
 
@@ -32,11 +31,16 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An image of the folder: its file, how doubtful it is, and its line."""
+    """An image of the folder: its file, how doubtful it is, and its line, which also says on which hash lists it was looked up."""
 
     file: str
     doubt: float
     line: str
+
+    @classmethod
+    def of(cls, file: str, served: dict[str, Any], lists: str | None) -> "Kept":
+        """Write the line."""
+        return cls(file, float(served["doubt"]), json.dumps({"file_name": file, "hash_lists": lists, "served": served}))
 
     @property
     def id(self) -> str:
@@ -63,6 +67,7 @@ class Shelf:
         if most < 1:
             raise InputError(f"at least 1 image must be kept, got {most}")
         self.folder, self.most, self._guard = folder, most, guard
+        self._lists = None if guard is None else guard.digest
         self._lines: TextIO = io.StringIO()
         self.kept: dict[str, Kept] = {}
         self.floor = -1.0  # only what is more doubtful comes in
@@ -73,21 +78,20 @@ class Shelf:
         """Count the images."""
         return len(self.kept)
 
-    def put(self, id_: str, suffix: str, data: bytes, doubt: float, served: dict[str, Any]) -> str:
-        """Keep an image unless it is there already or others are more doubtful; say which: `kept`, `copy` or `less_doubtful`."""
+    def put(self, id_: str, suffix: str, data: bytes, served: dict[str, Any]) -> str:
+        """Keep an image unless it is there already or others have more `doubt`; say which: `kept`, `copy` or `less_doubtful`."""
         if not self._still_there():
             self._begin()
         if id_ in self.kept:
             return "copy"
-        file = f"{id_}{suffix}"
-        new = Kept(file, doubt, json.dumps({"file_name": file, "served": served}))
-        if doubt <= self.floor or (len(self.kept) >= self.most and not self._make_room(new)):
+        new = Kept.of(f"{id_}{suffix}", served, self._lists)
+        if new.doubt <= self.floor or (len(self.kept) >= self.most and not self._make_room(new)):
             return "less_doubtful"
         try:
             self._write(new, data)
         except OSError:
             with contextlib.suppress(OSError):  # an image without a line would be one that nobody counts
-                (self.folder / file).unlink(missing_ok=True)
+                (self.folder / new.file).unlink(missing_ok=True)
             raise
         self.kept[id_] = new
         return "kept"
@@ -141,19 +145,13 @@ class Shelf:
         self._hold(lines)
         lines.seek(0)
         self._lines, self.floor = lines, -1.0
-        self.kept = {one.id: one for line in lines if (one := self._read(line)) and one.file in names}
+        found = [one for line in lines if (one := self._read(line)) and one.file in names]
+        kept = [one for each in found if (one := self._looked_up(each))]
+        self._rewrite(kept)
         # one that was killed can leave an image without its line; nobody would know what was thought of it
-        orphans = {name for name in names if OURS.fullmatch(name.lstrip("."))} - {
-            one.file for one in self.kept.values()
-        }
-        listed = [one for one in self.kept.values() if self._is_listed(one)] if self._lists_changed() else []
-        for one in listed:
-            del self.kept[one.id]
-        self._rewrite(self.kept.values())
-        for name in orphans | {one.file for one in listed}:
+        images = {name for name in names if OURS.fullmatch(name.lstrip("."))}
+        for name in images - {one.file for one in kept}:
             (self.folder / name).unlink(missing_ok=True)
-        if self._guard is not None:
-            (self.folder / GATE).write_text(self._guard.digest)
 
     def _hold(self, lines: TextIO) -> None:
         try:
@@ -182,15 +180,16 @@ class Shelf:
         self.close()
         raise InputError(f"{self.folder / LINES}: not the file of a server that keeps its doubts; name a new folder")
 
-    def _lists_changed(self) -> bool:
-        path = self.folder / GATE
-        return self._guard is not None and not (path.exists() and path.read_text() == self._guard.digest)
-
-    def _is_listed(self, one: Kept) -> bool:
+    def _looked_up(self, one: Kept) -> Kept | None:
+        """Return an image that is on none of the lists of today, None for another; each is looked up on each state of the lists once."""
+        row = json.loads(one.line)
+        if self._guard is None or row.get("hash_lists") == self._lists:
+            return one
         try:
-            return self._guard is not None and self._guard(decode((self.folder / one.file).read_bytes())) is not None
+            listed = self._guard(decode((self.folder / one.file).read_bytes())) is not None
         except InputError:
-            return True  # it was changed, and nobody knows what it is now
+            listed = True  # it was changed, and nobody knows what it is now
+        return None if listed else Kept.of(one.file, row["served"], self._lists)
 
     def _rewrite(self, kept: Iterable[Kept]) -> None:
         """Write the lines of these images alone, whole or not at all, and hold the new file as the old one was held."""

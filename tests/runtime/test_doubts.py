@@ -89,6 +89,7 @@ def test_a_server_keeps_what_it_doubts_as_it_came_and_nothing_else(
     id_ = image_id(BLUE)
     assert row == {
         "file_name": f"{id_}.png",
+        "hash_lists": None,
         "served": {
             "by": shared_moderator().name,
             "time": NOON,
