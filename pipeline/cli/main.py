@@ -230,6 +230,10 @@ def moderate(
     """Moderate images with a bundle; prints one JSON object a line."""
     from tilth.pipeline.steps.moderate import moderate_files
 
+    if keep_doubts is not None:
+        from tilth.runtime.serving.server import show_log
+
+        show_log()
     judged = failed = 0
     for row in moderate_files(bundle, images, keeping(keep_doubts, keep_most, policy)):
         judged, failed = judged + 1, failed + ("error" in row)

@@ -80,6 +80,8 @@ class Doubts:
         self._came: queue.SimpleQueue[tuple[bytes, Verdict, float] | None] = queue.SimpleQueue()
         self._lock, self._waiting_bytes = threading.Lock(), 0
         self._thread: threading.Thread | None = None
+        told = "no hash lists are given" if guard is None else "what is on a hash list is not"
+        log.info("at most %d images that are in doubt are kept; %s", most, told)
 
     def offer(self, data: bytes, verdict: Verdict) -> None:
         """Have an image kept if it is in doubt; returns at once, and never fails."""
@@ -138,6 +140,9 @@ class Doubts:
             self.counts["pushed_out"] = self._shelf.pushed_out
 
     def _put(self, data: bytes, verdict: Verdict, sure: float) -> str:
+        sure = round(sure, 6)
+        if not self._shelf.wants(sure):  # decoding and looking it up would be for nothing
+            return "less_doubtful"
         image = decode(data)
         if self._guard is not None and self._guard(image) is not None:
             return "listed"
@@ -148,7 +153,7 @@ class Doubts:
             "time": self._now(),
             "stage": verdict.stage,
             "action": verdict.action.value,
-            "doubt": round(sure, 6),
+            "doubt": sure,
             "scores": {name: round(score, 6) for name, score in verdict.scores.items()},
         }
         return self._shelf.put(image_id(image), suffix, data, served)

@@ -282,6 +282,13 @@ def on_the_wire() -> dict[str, Any]:
     return {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
 
 
+def show_log() -> None:
+    """Write the log to standard error: for a person on a terminal, as JSON lines elsewhere."""
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
+    logging.basicConfig(level=logging.INFO, handlers=[told])
+
+
 def serve(
     folder: Path,
     *,
@@ -306,9 +313,7 @@ def serve(
     with optional():
         import uvicorn
     _check_port(host, port)
-    told = logging.StreamHandler()
-    told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
-    logging.basicConfig(level=logging.INFO, handlers=[told])
+    show_log()
     moderator = load_bundle(folder, threads=threads)
     app = make_app(moderator, keeping(moderator) if keeping else None)
     uvicorn.run(app, host=host, port=port, **on_the_wire())

@@ -78,20 +78,29 @@ class Shelf:
         """Count the images."""
         return len(self.kept)
 
-    def put(self, id_: str, suffix: str, data: bytes, served: dict[str, Any]) -> str:
-        """Keep an image unless it is there already or others have more `doubt`; say which: `kept`, `copy` or `less_doubtful`."""
+    def wants(self, doubt: float) -> bool:
+        """Tell whether an image of so much doubt could come in."""
         if not self._still_there():
             self._begin()
+        return doubt > self.floor
+
+    def put(self, id_: str, suffix: str, data: bytes, served: dict[str, Any]) -> str:
+        """Keep an image unless it is there already or others have more `doubt`; say which: `kept`, `copy` or `less_doubtful`."""
+        wanted = self.wants(float(served["doubt"]))
         if id_ in self.kept:
             return "copy"
         new = Kept.of(f"{id_}{suffix}", served, self._lists)
-        if new.doubt <= self.floor or (len(self.kept) >= self.most and not self._make_room(new)):
+        if not wanted or (len(self.kept) >= self.most and not self._make_room(new)):
             return "less_doubtful"
         try:
             self._write(new, data)
         except OSError:
             with contextlib.suppress(OSError):  # an image without a line would be one that nobody counts
                 (self.folder / new.file).unlink(missing_ok=True)
+            with contextlib.suppress(
+                OSError
+            ):  # half of the line may be there, so the folder is read again before the next image
+                self.close()
             raise
         self.kept[id_] = new
         return "kept"
@@ -170,13 +179,14 @@ class Shelf:
         """
         try:
             row = json.loads(line)
+        except ValueError:
+            return None
+        try:
             one = Kept(row["file_name"], float(row["served"]["doubt"]), line.rstrip("\n"))
             if OURS.fullmatch(one.file):
                 return one
         except (ValueError, KeyError, TypeError):
             pass
-        if not line.endswith("\n"):
-            return None
         self.close()
         raise InputError(f"{self.folder / LINES}: not the file of a server that keeps its doubts; name a new folder")
 

@@ -17,7 +17,7 @@ from tilth.errors import InputError
 from tilth.images import Image, decode, encode_png, image_id
 from tilth.runtime.serving import doubts as module
 from tilth.runtime.serving.doubts import Doubts, doubt
-from tilth.runtime.serving.shelf import LINES, Shelf
+from tilth.runtime.serving.shelf import LINES, Kept, Shelf
 from tilth.runtime.stages.cascade import Action, Verdict
 
 NOON = "2026-11-29T12:00:00Z"
@@ -201,6 +201,22 @@ def test_a_disk_that_is_full_breaks_no_answer_and_is_said_once(
     assert [r.getMessage() for r in caplog.records if r.name == "tilth.doubts"] == [
         "a doubtful image could not be kept, and others may not be: No space left on device"
     ]
+
+
+def test_an_image_whose_line_could_not_be_written_leaves_nothing_and_the_next_one_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(self: Shelf, new: Kept, data: bytes) -> None:
+        write(self, replace(new, line=new.line[:50]), data)
+        raise OSError(28, "No space left on device")
+
+    write, doubts = Shelf._write, keeper(tmp_path)
+    for n, way in enumerate((write, cut_short, write)):
+        monkeypatch.setattr(Shelf, "_write", way)
+        doubts.keep(noise_image(n, 16), verdict(0.3 + n / 10))
+        assert len(files(tmp_path)) == (2, 2, 3)[n]
+    doubts.close()
+    assert (doubts_of(tmp_path), doubts.counts["failed"]) == ([0.6, 1.0], 1)
 
 
 def test_images_that_come_too_fast_are_counted_and_slow_nobody_down(
