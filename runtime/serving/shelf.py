@@ -4,7 +4,6 @@ It can be moved away at any time, to be taken in elsewhere; the next image then 
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -163,6 +162,8 @@ class Shelf:
             (self.folder / name).unlink(missing_ok=True)
 
     def _hold(self, lines: TextIO) -> None:
+        import fcntl  # not everywhere, and a server that keeps nothing needs none
+
         try:
             fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
