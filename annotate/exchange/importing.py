@@ -253,6 +253,7 @@ def _facts(taker: Taker, found: Outcome, policy: Policy) -> dict[str, Json]:
         },
         "left_out": {kind: {"labels": n, "examples": examples.get(kind, [])} for kind, n in left.most_common()},
         "unsure": found.unsure,
+        **({"served": taker.served} if taker.served else {}),
         "renamed": dict(taker.renamed),
         "unknown_categories": {
             name: {"boxes": count, "did_you_mean": "".join(near[name])}
@@ -294,6 +295,8 @@ def _plainly(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{labels['left_out']} of {_many(labels['read'], 'label')} left out{unsure}:"
         for kind, told in facts["left_out"].items():
             yield f"  {told['labels']} x {kind}" + (f", as in {told['examples'][0]}" if told["examples"] else "")
+    if served := facts.get("served"):
+        yield f"{_many(served, 'image')} that a served model was unsure about; its scores are kept, and review asks by them"
     for theirs, ours in facts["renamed"].items():
         yield f"labels called {theirs!r} are taken as {ours!r}"
     if unknown := list(facts["unknown_categories"].items())[:NAMED]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from tilth.annotate.exchange.made import origin_in
 from tilth.annotate.formats.parts.orientation import read_header, saw_stored, shown_size, turn
-from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Tally, writable
+from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Served, Tally, writable
+from tilth.annotate.review.queue import SERVED
 from tilth.claims import Claim, Json
 from tilth.data.files import write_beside
 from tilth.data.where import LEFT_OUT
@@ -92,11 +93,13 @@ class Taker:
     unknown: Counter[str] = field(default_factory=Counter)
     renamed: dict[str, str] = field(default_factory=dict)  # names of the set that the policy has in other letters
     labels: Labels = field(default_factory=Labels)
+    served: int = 0  # images that a served model was unsure about
     files: list[str] = field(default_factory=list)  # the first that labels were read from
 
     def __post_init__(self) -> None:
         """Look up once what is asked for with each label."""
         self._tag = self.policy.tag
+        self._drawn = {category.name for category in self.policy.pictured if not category.is_signpost}
         self.name = lru_cache(maxsize=4096)(self._name)
 
     def take(self, found: Found) -> NewSample | Failed:
@@ -134,8 +137,21 @@ class Taker:
         if not claims and found.label_file and self._is_empty(found, doubts, unasked):
             claims.append(say(says="empty"))
         columns: dict[str, Json] = {**self.columns, **({LEFT_OUT: sorted(doubts)} if doubts else {})}
+        if found.served is not None:
+            columns |= self._served(found.served, found.name)
         origin = {**origin_in(data, self.origin), "source": f"{self.root.name}/{found.name}"}
         return NewSample(data=data, origin=origin, claims=tuple(claims), columns=columns)
+
+    def _served(self, told: Served, where: str) -> dict[str, Json]:
+        """Return what a served model thought as columns; its scores of what people can be asked to draw."""
+        self.served += 1
+        scores: dict[str, Json] = {}
+        for name, score in told.scores.items():
+            if not (ours := self.name(name)):
+                self.odd.note("score of a category that the policy does not have, left out", f"{where}: {name}")
+            elif ours in self._drawn:
+                scores[ours] = score
+        return {"served.by": told.by, "served.time": told.time, "served.doubt": told.doubt, SERVED: scores}
 
     def _is_empty(self, found: Found, doubts: set[str], unasked: set[str]) -> bool:
         means = found.state if found.state in ("confirmed_empty", "unlabelled") else self.empty_means

@@ -47,7 +47,7 @@ class ImageFolder(Csv):
             labels, more = said_of(row, file, names)
         except InputError as error:
             return Found(name=f"{file}:{number}", label_file=file, error=str(error))
-        if not more["label_file"]:
+        if not (more["label_file"] or more["served"]):
             self.odd.note(SILENT, f"{file}: {', '.join(map(str, row))}")
         return self.found(str(row.get("file_name") or ""), file, labels=labels, **more)
 

@@ -97,7 +97,7 @@ class WebDataset:
             if ".cls" in group:
                 row["cls"] = group[".cls"].decode("utf-8-sig").strip()
             labels, more = said_of(row, file)
-            if row and not more["label_file"]:
+            if row and not (more["label_file"] or more["served"]):
                 self.odd.note(SILENT, f"{name}: {', '.join(map(str, row))}")
         except UnicodeDecodeError:
             return Found(name=name, label_file=file, error=f"{name}.cls is not UTF-8 text")

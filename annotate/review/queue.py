@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ UNKEPT = 0.2
 CONTRADICTION = 0.1
 QUOTAS = 0.5  # part of the budget in which all categories share alike; all of it found 162 of the 271, none of it 193, half 190
 HASH, QUALITY = "hash.pdq", "hash.pdq_quality"  # columns of the step `hash`
+SERVED = "served.scores"  # column: calibrated chances by category, of an image that a served model was unsure about
 LEAST_QUALITY = 50  # below, an image is too plain for its hash to tell it from others
 COPY_BITS = 31  # of 256; no further apart, two images count as one (the value that PDQ's makers recommend)
 STRANGER_BITS = 128  # unrelated images differ in half of the bits
@@ -73,6 +74,17 @@ def doubt(sample: Sample) -> float:
     return 1 - right * math.prod(1 - UNKEPT * min(1.0, score) for name, score in seen.items() if name not in settled)
 
 
+def missed(sample: Sample) -> tuple[float, str]:
+    """Return the chance that an image shows what nobody has labelled, by a served model that was unsure about it, and of what.
+
+    Its scores are calibrated, so they are chances as they stand, unlike those of a model that looks for boxes by words.
+    """
+    truth, scores = sample.truth, sample.columns.get(SERVED)
+    settled = truth.categories | {name for name, kind in truth.looked.items() if kind in PEOPLE}
+    found = scores.items() if isinstance(scores, Mapping) else ()
+    return max(((float(str(score)), name) for name, score in found if name not in settled), default=(0.0, ""))
+
+
 def disagreement(sample: Sample) -> float:
     """Return how far the sources contradict each other, in [0, 1].
 
@@ -107,10 +119,13 @@ def entry(sample: Sample, seed: int) -> Entry:
         reasons = {"student": 1 - math.prod(1 - chance for chance in wrong.values())}
         expected = max(wrong, key=lambda name: wrong[name], default="") or expected
     else:
+        chance, missing = missed(sample)
+        expected = expected or missing
         reasons = {
             "doubt": doubt(sample),
             "disagreement": disagreement(sample),
             "contradiction": CONTRADICTION if contradicts else 0.0,
+            "served": chance,
         }
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
@@ -147,7 +162,7 @@ def choose(samples: Iterable[Sample], budget: int, *, audit_share: float = 0.1, 
         seed: Of the audit, and of ties.
 
     Returns:
-        `audit`, `doubt`, `disagreement` or `contradiction` by sample id, most urgent first.
+        `audit`, `doubt`, `disagreement`, `contradiction` or `served` by sample id, most urgent first.
     """
     if budget <= 0:
         return {}

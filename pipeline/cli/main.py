@@ -11,6 +11,7 @@ import typer
 
 from tilth.errors import InputError, TilthError, TooManyFailures
 from tilth.pipeline.cli import streams
+from tilth.pipeline.cli.keeping import KeepDoubts, KeepMost, ListPolicy, keeping
 from tilth.pipeline.cli.settings import pairs
 
 app = typer.Typer(
@@ -208,23 +209,33 @@ def serve(
     bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    keep_doubts: KeepDoubts = None,
+    keep_most: KeepMost = 10_000,
+    policy: ListPolicy = None,
 ) -> None:
     """Serve a bundle: POST /v1/moderations."""
     from tilth.runtime.serving.server import serve as serve_bundle
 
-    serve_bundle(bundle, host=host, port=port)
+    serve_bundle(bundle, host=host, port=port, keeping=keeping(keep_doubts, keep_most, policy))
 
 
 @app.command(epilog="Example: tilth moderate runs/starter/bundle photo.jpg")
 def moderate(
     bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
     images: Annotated[list[Path], typer.Argument(help="Image files or folders.")],
+    keep_doubts: KeepDoubts = None,
+    keep_most: KeepMost = 10_000,
+    policy: ListPolicy = None,
 ) -> None:
     """Moderate images with a bundle; prints one JSON object a line."""
     from tilth.pipeline.steps.moderate import moderate_files
 
+    if keep_doubts is not None:
+        from tilth.runtime.serving.server import show_log
+
+        show_log()
     judged = failed = 0
-    for row in moderate_files(bundle, images):
+    for row in moderate_files(bundle, images, keeping(keep_doubts, keep_most, policy)):
         judged, failed = judged + 1, failed + ("error" in row)
         say(json.dumps(row))
     if not judged:

@@ -3,7 +3,8 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import decode
 from tilth.runtime.bundles.bundle import load_bundle
-from tilth.runtime.stages.cascade import Verdict
+from tilth.runtime.serving.doubts import Doubts
+from tilth.runtime.stages.cascade import Moderator, Verdict
 from tilth.runtime.stages.stage1 import TEXT_AREA
 from tilth.sources.walk import images_in
 
@@ -39,16 +41,29 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def moderate_files(bundle: Path, paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the verdict on each file; a damaged file is a row with its error."""
+def moderate_files(
+    bundle: Path, paths: Sequence[Path], keeping: Callable[[Moderator], Doubts] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the verdict on each file; a damaged file is a row with its error.
+
+    Args:
+        bundle: Folder that `package` made.
+        paths: Files and folders.
+        keeping: Makes what keeps the doubts; they are kept before a verdict is yielded.
+    """
+    files = image_files(paths)
     moderator = load_bundle(bundle)
-    for path in image_files(paths):
-        try:
-            [verdict] = moderator.moderate([decode(path.read_bytes())])
-        except InputError as error:
-            yield {"file": str(path), "error": str(error)}
-            continue
-        yield {"file": str(path), **verdict_row(verdict)}
+    with closing(keeping(moderator)) if keeping else nullcontext() as doubts:
+        for path in files:
+            try:
+                data = path.read_bytes()
+                [verdict] = moderator.moderate([decode(data)])
+            except InputError as error:
+                yield {"file": str(path), "error": str(error)}
+                continue
+            if doubts is not None:
+                doubts.keep(data, verdict)
+            yield {"file": str(path), **verdict_row(verdict)}
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:

@@ -158,8 +158,8 @@ def _whole(text: str) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def images_of(items: Sequence[Item], *, max_pixels: int = MAX_PIXELS) -> list[Image]:
-    """Decode the images of a request.
+def images_of(items: Sequence[Item], *, max_pixels: int = MAX_PIXELS) -> list[tuple[bytes, Image]]:
+    """Return the images of a request, each as it came and decoded.
 
     Raises:
         WrongRequest: One cannot be had; the line says which and why.
@@ -168,7 +168,8 @@ def images_of(items: Sequence[Item], *, max_pixels: int = MAX_PIXELS) -> list[Im
     for i, one in enumerate(items):
         if isinstance(one, Url):
             try:
-                images.append(decode(_bytes(one.url), max_pixels=max_pixels))
+                data = _bytes(one.url)
+                images.append((data, decode(data, max_pixels=max_pixels)))
             except InputError as error:
                 raise WrongRequest(str(error).splitlines()[0], f"input[{i}]") from error
     return images

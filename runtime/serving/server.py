@@ -17,7 +17,8 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from tilth.errors import InputError
 from tilth.events import LogLines
 from tilth.extras import optional
 from tilth.runtime.bundles.bundle import load_bundle
+from tilth.runtime.serving.doubts import Doubts
 from tilth.runtime.serving.payload import MAX_BODY_BYTES, SCHEMA, Item, Text, WrongRequest, images_of, parse
 from tilth.runtime.serving.refusals import protocol, refusal, refuse_elsewhere, request_id
 from tilth.runtime.stages.cascade import Action, Moderator, Verdict
@@ -85,12 +87,20 @@ class Desk:
 
     Args:
         moderator: Judges the images.
+        doubts: Are offered each image with its verdict.
         concurrency: Requests worked on at once.
         waiting: Requests that may wait.
     """
 
-    def __init__(self, moderator: Moderator, *, concurrency: int = CONCURRENCY, waiting: int = WAITING) -> None:
-        self.moderator = moderator
+    def __init__(
+        self,
+        moderator: Moderator,
+        doubts: Doubts | None = None,
+        *,
+        concurrency: int = CONCURRENCY,
+        waiting: int = WAITING,
+    ) -> None:
+        self.moderator, self.doubts = moderator, doubts
         self._turn = asyncio.Semaphore(concurrency)
         self._room = concurrency + waiting
         self._inside = 0
@@ -113,12 +123,18 @@ class Desk:
     def _decide(self, items: Sequence[Item]) -> list[Verdict]:
         texts = [one.text for one in items if isinstance(one, Text)]
         on_texts = iter(self.moderator.moderate_texts(texts) if texts else ())
-        on_images = iter(self.moderator.moderate(images_of(items)))
+        images = images_of(items)
+        verdicts = self.moderator.moderate([image for _, image in images])
+        if self.doubts is not None:
+            for (data, _), verdict in zip(images, verdicts, strict=True):
+                self.doubts.offer(data, verdict)
+        on_images = iter(verdicts)
         return [next(on_texts if isinstance(one, Text) else on_images) for one in items]
 
 
 def make_app(
     moderator: Moderator,
+    doubts: Doubts | None = None,
     *,
     concurrency: int = CONCURRENCY,
     waiting: int = WAITING,
@@ -128,6 +144,7 @@ def make_app(
 
     Args:
         moderator: Judges the images.
+        doubts: Keep what it is unsure about; closed when the application ends. None keeps nothing.
         concurrency: Requests worked on at once.
         waiting: Requests that may wait; further ones get 503.
         max_body_bytes: Longer bodies get 413, and are not kept.
@@ -136,9 +153,15 @@ def make_app(
         from fastapi import FastAPI, Request, Response
         from fastapi.responses import JSONResponse
 
+    @asynccontextmanager
+    async def whole_life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if doubts is not None:
+            await asyncio.to_thread(doubts.close)
+
     # an address with a slash too many is told so: a redirection has no words, and many clients do not send a body twice
-    app = FastAPI(title="Tilth moderation", version="1", redirect_slashes=False)
-    desk = Desk(moderator, concurrency=concurrency, waiting=waiting)
+    app = FastAPI(title="Tilth moderation", version="1", redirect_slashes=False, lifespan=whole_life)
+    desk = Desk(moderator, doubts, concurrency=concurrency, waiting=waiting)
     started = int(time.time())
 
     @app.post("/v1/moderations", openapi_extra=_body_schema())
@@ -259,7 +282,21 @@ def on_the_wire() -> dict[str, Any]:
     return {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
 
 
-def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) -> None:
+def show_log() -> None:
+    """Write the log to standard error: for a person on a terminal, as JSON lines elsewhere."""
+    told = logging.StreamHandler()
+    told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
+    logging.basicConfig(level=logging.INFO, handlers=[told])
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    threads: int = 0,
+    keeping: Callable[[Moderator], Doubts] | None = None,
+) -> None:
     """Verify a bundle and serve it until interrupted.
 
     Args:
@@ -267,6 +304,7 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: i
         host: Address to listen on.
         port: Port to listen on.
         threads: Of each model; 0 lets onnxruntime choose.
+        keeping: Makes what keeps the doubts of the bundle's moderator; None keeps none.
 
     Raises:
         InputError: The folder is no bundle, or somebody else listens there.
@@ -275,8 +313,7 @@ def serve(folder: Path, *, host: str = "127.0.0.1", port: int = 8080, threads: i
     with optional():
         import uvicorn
     _check_port(host, port)
-    told = logging.StreamHandler()
-    told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
-    logging.basicConfig(level=logging.INFO, handlers=[told])
-    app = make_app(load_bundle(folder, threads=threads))
+    show_log()
+    moderator = load_bundle(folder, threads=threads)
+    app = make_app(moderator, keeping(moderator) if keeping else None)
     uvicorn.run(app, host=host, port=port, **on_the_wire())

@@ -10,7 +10,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -18,44 +17,19 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from runtime_graphs import GREEN, GREY, RED, shared_moderator
+from served import asked, running
 
 from tilth.errors import InputError
 from tilth.images import encode_png
 from tilth.policy import Policy
-from tilth.runtime.serving.server import make_app, on_the_wire, serve
-from tilth.runtime.stages.cascade import Moderator
-
-
-@contextmanager
-def running(moderator: Moderator, **options: int) -> Iterator[httpx.Client]:
-    config = uvicorn.Config(
-        make_app(moderator, **options), host="127.0.0.1", port=0, log_level="warning", **on_the_wire()
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.02)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+from tilth.runtime.serving.server import serve
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     with running(shared_moderator(), max_body_bytes=2**20) as client:
         yield client
-
-
-def asked(image: np.ndarray | bytes) -> dict[str, object]:
-    data = image if isinstance(image, bytes) else encode_png(image)
-    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(data).decode()}}
 
 
 def test_the_answer_has_the_shape_of_openais(client: httpx.Client) -> None:

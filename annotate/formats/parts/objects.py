@@ -6,7 +6,7 @@ Boxes are `objects: {bbox, categories}` with `(left, top, width, height)`; label
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tilth.annotate.formats.parts.records import Entry, Labels, LeftOut, Named, limited
+from tilth.annotate.formats.parts.records import Entry, Labels, LeftOut, Named, Served, limited
 from tilth.annotate.formats.parts.texts import parse_json
 from tilth.errors import InputError
 from tilth.geometry import Box
@@ -91,7 +91,18 @@ def said_of(
         "unasked": tuple(map(str, unasked)) if isinstance(unasked, list) else (),
         # one word of an image that has no boxes was chosen among words
         "one_of": row.get("objects") is None and not several,
+        "served": _served(row.get("served")),
     }
+
+
+def _served(told: Any) -> Served | None:
+    """Read what a served model thought; None when nothing of that form is there."""
+    try:
+        scores = {str(name): float(score) for name, score in told["scores"].items()}
+        found = Served(str(told["by"]), str(told["time"]), float(told["doubt"]), scores)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+    return found if scores and all(0 <= score <= 1 for score in (found.doubt, *scores.values())) else None
 
 
 def _unflattened(

@@ -59,6 +59,7 @@ class Found:
         unasked: What the file says that nobody looked for in the image, by its own names.
         unsure: What the image may show besides its labels, by the file's own names; an empty name is anything.
         one_of: Whether the label is the one that was chosen of several, which says nothing of the others.
+        served: What a model that is served thought of the image, as `tilth serve --keep-doubts` wrote it.
         error: Why the image cannot be had.
     """
 
@@ -73,7 +74,17 @@ class Found:
     unasked: tuple[str, ...] = ()
     unsure: tuple[str, ...] = ()
     one_of: bool = False
+    served: "Served | None" = None
     error: str = ""
+
+
+class Served(NamedTuple):
+    """What a served model thought of an image: the score of each of its categories, and how unsure it was of the whole, in [0, 1]."""
+
+    by: str
+    time: str
+    doubt: float
+    scores: dict[str, float]
 
 
 class Reader(Protocol):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from noise import noise_image
 
 from tilth.annotate.review.effort import ACTIONS, SECONDS_PER_ACTION, seconds
-from tilth.annotate.review.queue import choose, disagreement, doubt
+from tilth.annotate.review.queue import choose, disagreement, doubt, entry
 from tilth.annotate.review.review import Review
 from tilth.annotate.review.reviewer import TruthBox, label_by_truth, label_made, read_truth
 from tilth.claims import PEOPLE, Claim, State
@@ -156,6 +156,18 @@ def test_what_was_kept_with_a_low_score_comes_before_what_was_rightly_left_out()
     settled = Claim(category="knife", score=1.0, source="human:ann", asked=("knife",))
     decided = replace(candidate(4, 0.3), claims=(*candidate(4, 0.3).claims, settled))
     assert doubt(decided) == 0, "people have decided the only category that there is a score of"
+
+
+def test_what_a_served_model_was_unsure_about_is_asked_about_until_people_have_said() -> None:
+    empty = Claim(says="empty", source=MODEL, asked=NAMES)
+    doubtful = Sample(id="d", size_wh=(99, 99), claims=(empty,), columns={"served.scores": {"knife": 0.4, "pill": 0.2}})
+    decided = Claim(category="knife", source="human:ann", asked=("knife",))
+    samples = [candidate(1, 0.95), candidate(2, 0.7), doubtful]
+    assert choose(samples, 1, audit_share=0) == {"d": "served"}
+    assert (entry(doubtful, 0).category, entry(doubtful, 0).priority) == ("knife", pytest.approx(0.4))
+    assert entry(replace(doubtful, claims=(empty, decided)), 0).priority == pytest.approx(0.2)
+    found = replace(doubtful, claims=(auto("knife", (1, 1, 9, 9), 1.0), auto("pill", (20, 20, 40, 40), 1.0)))
+    assert entry(found, 0).priority == 0, "what it was unsure about has been found"
 
 
 def test_the_queue_takes_all_categories_alike_and_one_of_a_group_of_copies() -> None:
