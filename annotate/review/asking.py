@@ -3,9 +3,9 @@
 import math
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from tilth.annotate.review.queue import choose
+from tilth.annotate.review.queue import choose, worth_of
 from tilth.data.where import both, to_ask
 from tilth.engine.steps import step
 from tilth.engine.work import Work
@@ -76,4 +76,10 @@ class Asking:
         samples = work.dataset.samples(where, ids=known, images=False, keep=lambda sample: sample.id not in beside)
         candidates = work.dataset.count(where, ids=known) - work.dataset.count(where, ids=beside) if self.share else 0
         budget = math.ceil(self.share * candidates) if self.share else self.budget
-        return choose(samples, max(0, budget - less), audit_share=self.audit_share, seed=work.seed)
+        shown = dict.fromkeys((category.name for category in work.policy.pictured), 0)
+        for (names,) in work.dataset.cells("categories", where="split != 'test'"):
+            for name in cast("list[str]", names or []):
+                if name in shown:
+                    shown[name] += 1
+        worth = worth_of(shown)
+        return choose(samples, max(0, budget - less), audit_share=self.audit_share, seed=work.seed, worth=worth)

@@ -14,6 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -108,14 +109,14 @@ def _tie(seed: int, id_: str) -> str:
     return hashlib.sha256(f"{seed}\n{id_}".encode()).hexdigest()[:16]
 
 
-def entry(sample: Sample, seed: int) -> Entry:
-    """Say how urgent an image is, and why."""
+def entry(sample: Sample, seed: int, worth: Mapping[str, float] = MappingProxyType({})) -> Entry:
+    """Say how urgent an image is, and why; `worth` says what a label of each category is worth, 1 where it does not."""
     truth = sample.truth
     expected, found = expected_category(sample), truth.categories
     contradicts = bool(expected) and expected not in found and bool(truth.unasked([expected], PEOPLE))
     settled = {name for name, kind in truth.looked.items() if kind in PEOPLE}
     if chances := sample.chances:  # somebody has weighed all of this already
-        wrong = {name: 1 - chance for name, chance in chances.items() if name not in settled}
+        wrong = {name: worth.get(name, 1.0) * (1 - chance) for name, chance in chances.items() if name not in settled}
         reasons = {"student": 1 - math.prod(1 - chance for chance in wrong.values())}
         expected = max(wrong, key=lambda name: wrong[name], default="") or expected
     else:
@@ -139,6 +140,18 @@ def entry(sample: Sample, seed: int) -> Entry:
     )
 
 
+def worth_of(shown: Mapping[str, int]) -> dict[str, float]:
+    """Return what one more label of each category is worth, in [0, 1], given how many images are known to show it.
+
+    What a model knows of a category grows about with the root of its examples.
+
+    >>> worth_of({"knife": 199, "syringe": 7})
+    {'knife': 0.2, 'syringe': 1.0}
+    """
+    fewest = min(shown.values(), default=0)
+    return {name: round(math.sqrt((1 + fewest) / (1 + count)), 4) for name, count in shown.items()}
+
+
 class _Best:
     """The `size` greatest entries of a stream."""
 
@@ -152,7 +165,14 @@ class _Best:
         return sorted(self.heap, reverse=True)
 
 
-def choose(samples: Iterable[Sample], budget: int, *, audit_share: float = 0.1, seed: int = 0) -> dict[str, str]:
+def choose(
+    samples: Iterable[Sample],
+    budget: int,
+    *,
+    audit_share: float = 0.1,
+    seed: int = 0,
+    worth: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, str]:
     """Choose images for review; memory grows with the budget, not with the samples.
 
     Args:
@@ -160,6 +180,7 @@ def choose(samples: Iterable[Sample], budget: int, *, audit_share: float = 0.1, 
         budget: Largest number of images.
         audit_share: Part of the budget that is drawn at random from all candidates.
         seed: Of the audit, and of ties.
+        worth: Of a label of each category, in [0, 1]; see `worth_of`.
 
     Returns:
         `audit`, `doubt`, `disagreement`, `contradiction` or `served` by sample id, most urgent first.
@@ -170,7 +191,7 @@ def choose(samples: Iterable[Sample], budget: int, *, audit_share: float = 0.1, 
     by_category: dict[str, _Best] = defaultdict(lambda: _Best(size))
     random = _Best(size)
     for sample in samples:
-        one = entry(sample, seed)
+        one = entry(sample, seed, worth)
         by_category[one.category].add(one)
         drawn = _tie(seed + 1, sample.id)
         random.add(replace(one, priority=0, tie=drawn, why="audit"))

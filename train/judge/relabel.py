@@ -29,6 +29,7 @@ from tilth.train.learn.examples import held_back
 FLOOR = 0.05  # of a box that is kept in the column
 MOST = 20  # boxes of an image that are
 RIGHT = "right"
+LIKELY = 0.5
 
 
 @step
@@ -71,7 +72,6 @@ class Decide:
     kept: Curve
     seen: Curve
     usual: Usual
-    sure: float
     absent: float
     batch_size: int = 256
 
@@ -96,17 +96,18 @@ class Decide:
         for category in self.categories:
             old = [(c, p) for c, p in zip(looked.kept, kept_chance, strict=True) if c.category == category]
             new = [(c, p) for c, p in zip(news, news_chance, strict=True) if c.category == category]
-            changes = any(p <= self.absent for _, p in old) or any(p >= self.sure for _, p in new)
             known = category in looked.asked
             if not known and not looked.student:
                 continue
-            if known and not changes and category not in looked.overruled:
-                right[category] = _product([p for _, p in old]) * (1 - max((p for _, p in new), default=0.0))
-                continue
-            said = [(c, p) for c, p in old if p > self.absent] + [(c, p) for c, p in new if p >= self.sure]
-            doubts = [p for _, p in new if p < self.sure] + [p for _, p in old if p <= self.absent]
+            said = [(c, p) for c, p in (*old, *new) if p >= LIKELY]
+            doubts = [p for _, p in (*old, *new) if p < LIKELY]
             right[category] = _product([p for _, p in said]) * (1 - max(doubts, default=0.0))
-            if known or said or max(doubts, default=0.0) <= self.absent:  # of the rest nobody says anything
+            changes = (
+                any(p < LIKELY for _, p in old) or any(p >= LIKELY for _, p in new) or category in looked.overruled
+            )
+            if (
+                changes if known else said or max(doubts, default=0.0) <= self.absent
+            ):  # of the rest nobody says anything
                 asked.append(category)
                 labels += [replace(c, score=round(p, 5)) for c, p in said]
         evidence: dict[str, Json] = {"round": round_, "instead_of": looked.sources}
@@ -126,7 +127,7 @@ class Decide:
         turn = 1 + max(earlier, default=0)
         proposed: list[Json] = [
             [c.category, round(p, 4), *(round(v, 2) for v in c.box_xyxy or ())]
-            for c, p in zip(news, news_chance, strict=True) if self.absent < p < self.sure
+            for c, p in zip(news, news_chance, strict=True) if self.absent < p < LIKELY
         ]  # fmt: skip
         columns: dict[str, Json] = {
             f"{self.name}.{RIGHT}": rounded,
@@ -145,25 +146,24 @@ class Relabel:
     """Let a detector that was trained on automatic labels look at them again.
 
     Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and training weighs;
-    and `<step>.suspected`, boxes that may be missing. Where the chance of a label falls to `absent`, or that of a new one
-    reaches `sure`, the student's word takes the place of its teacher's, as claims of `model:student`.
+    and `<step>.suspected`, boxes that may be missing. What is likelier is said: a label of the teacher's that is probably wrong goes, a new
+    one that is probably right comes, as claims of `model:student`; how likely, training and `review` read from the column.
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
-        sure: Chance from which on the student adds a label.
-        absent: Chance up to which it takes one away, or calls a category absent that nobody has looked for.
+        absent: Chance up to which a category counts as absent that no model was asked for. In between nobody has looked: where a category is
+            rare, what is probably absent hides most of what there is.
         batch_size: Images at a time.
     """
 
     detector: str = ""
-    sure: float = 0.8
     absent: float = 0.05
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not 0.5 <= self.sure <= 1 or not 0 <= self.absent <= 0.5:
-            raise ValueError(f"sure must lie in [0.5, 1] and absent in [0, 0.5], got {self.sure} and {self.absent}")
+        if not 0 <= self.absent <= LIKELY:
+            raise ValueError(f"absent must lie in [0, {LIKELY}], got {self.absent}")
 
     def run(self, work: Work) -> Facts:
         """Look, learn from people how far to believe it, decide."""
@@ -198,7 +198,7 @@ class Relabel:
             )
         decide = Decide(
             name=work.name, mine=MINE, digest=digest, policy=work.policy.tag, categories=categories,
-            kept=kept, seen=seen, usual=usual, sure=self.sure, absent=self.absent,
+            kept=kept, seen=seen, usual=usual, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
         return {
