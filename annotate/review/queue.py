@@ -3,7 +3,8 @@
 Urgency is the chance that something is wrong, by the scores and by the sources; it counts the less, the more an image looks like one
 that is chosen already. The random ones are an audit: only they tell without bias how good the automatic labels are.
 
-A score is taken for the chance that its label is right. So what was kept with a low score comes first, and of what was not kept only
+Where `relabel` has weighed all labels, that chance is its own, and counts the more, the fewer images show the category. Else a score is
+taken for the chance that its label is right. So what was kept with a low score comes first, and of what was not kept only
 much at once is a reason: nearly all of it is rightly gone.
 """
 

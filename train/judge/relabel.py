@@ -62,7 +62,7 @@ class Look:
 
 @step
 class Decide:
-    """Say for each label how likely it is right; overrule what is nearly sure to be wrong."""
+    """Say what is likelier, label by label, and how likely it is."""
 
     name: str
     mine: str
@@ -151,8 +151,8 @@ class Relabel:
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
-        absent: Chance up to which a category counts as absent that no model was asked for. In between nobody has looked: where a category is
-            rare, what is probably absent hides most of what there is.
+        absent: Chance up to which a category counts as absent that no model was asked for. In between nobody has looked: where a category
+            is rare, what is probably absent hides most of what there is.
         batch_size: Images at a time.
     """
 
