@@ -30,8 +30,13 @@ def tell(summary: Mapping[str, Any]) -> Figures:
                 figures.add(f"{system}.{key}", found["mean"], "share", ci95=found["ci95"], n=judged.get("n_images"))
     for system, name in (("loop", "review"), ("random", "random_effort")):
         for key, unit in (("human_actions", "actions"), ("hours", "hours")):
-            if name in facts:
-                figures.add(f"{system}.{key}", facts[name][key], unit)
+            found = [
+                told[key]
+                for step, told in facts.items()
+                if step == name or (step.startswith(f"{name}.") and key in told)
+            ]
+            if found:
+                figures.add(f"{system}.{key}", sum(found), unit)
     figures.add("seconds", sum(summary["seconds"].values()), "s")
     figures.add("peak_mb", summary["peak_rss_mb"]["run"], "MB")
     if both := facts.get("moderate"):
