@@ -15,6 +15,7 @@ from typing import Any
 from figures import Figures, add_option
 
 SYSTEMS = {"baseline": "baseline", "random": "random_same_effort", "loop": "final"}
+NEW = ("syringe", "lighter")  # the kinds that no model has seen; told apart, too, as means over the two
 METRICS = {"recall": "recall_at_fpr05", "f1": "f1", "map50": "map50"}
 
 
@@ -28,6 +29,9 @@ def tell(summary: Mapping[str, Any]) -> Figures:
             for key, metric in METRICS.items():
                 found = judged[metric]
                 figures.add(f"{system}.{key}", found["mean"], "share", ci95=found["ci95"], n=judged.get("n_images"))
+                apart = [one[metric]["mean"] for name, one in judged["per_category"].items() if name in NEW and metric in one]
+                if apart:
+                    figures.add(f"{system}.new.{key}", sum(apart) / len(apart), "share", n=len(apart))
     for system, name in (("loop", "review"), ("random", "random_effort")):
         for key, unit in (("human_actions", "actions"), ("hours", "hours")):
             found = [

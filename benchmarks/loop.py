@@ -10,7 +10,7 @@ variants part, and each variant is a run of its own that goes on from a copy of 
 this, the same command goes on: finished runs are not started again, finished steps are not repeated. Of a finished run stay its
 summary, report, recipe and events, unless `--keep`.
 
-Figures are of all finished runs of the seeds. They are written beside the runs; and to `benchmarks/results/loop.json`, a link to
+Figures are of all finished runs of the seeds. They are written beside the runs; and to `benchmarks/results/loop.json`, and to
 `starter.benchmark.json` beside the recipe, where the report of the demo finds it, once all variants of five seeds are there.
 """
 
@@ -33,7 +33,7 @@ import numpy as np
 import yaml
 from figures import Figures, add_option, commit
 from loop_figures import note_all
-from variants import PARTING, SMALL, VARIANTS, WORLDS, needed, recipe_of
+from variants import PARTING, RECIPE, SMALL, VARIANTS, WORLDS, needed, recipe_of
 
 ENOUGH = 5  # seeds from which on results are results
 HEAVY = ("dataset", "embeddings", "files", "downloads")  # of a run, not needed once it is done
@@ -285,6 +285,8 @@ def main() -> int:
             f"the runs were made by {len(commits)} commits: {', '.join(sorted(commits))}; --fresh makes all by this one"
         )
     path = figures.write(asked.results if whole else asked.runs)
+    if whole:
+        shutil.copy(path, RECIPE.with_suffix(".benchmark.json"))
     print(path.read_text(), end="")
     for line in wrong:
         print(f"failed: {line}", file=sys.stderr)

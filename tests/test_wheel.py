@@ -17,7 +17,6 @@ HELD = (
     "tilth/configs/models/starter-grounding.card.yaml",
     "tilth/configs/policies/starter.yaml",
     "tilth/configs/recipes/starter.yaml",
-    "tilth/configs/recipes/starter.benchmark.json",
     "tilth/mining/copies/dedup.py",
     "tilth/pipeline/gallery/templates/",
     "tilth/pipeline/report/templates/",
