@@ -29,7 +29,11 @@ def tell(summary: Mapping[str, Any]) -> Figures:
             for key, metric in METRICS.items():
                 found = judged[metric]
                 figures.add(f"{system}.{key}", found["mean"], "share", ci95=found["ci95"], n=judged.get("n_images"))
-                apart = [one[metric]["mean"] for name, one in judged["per_category"].items() if name in NEW and metric in one]
+                apart = [
+                    one[metric]["mean"]
+                    for name, one in (judged.get("per_category") or {}).items()
+                    if name in NEW and metric in one
+                ]
                 if apart:
                     figures.add(f"{system}.new.{key}", sum(apart) / len(apart), "share", n=len(apart))
     for system, name in (("loop", "review"), ("random", "random_effort")):

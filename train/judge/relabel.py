@@ -72,6 +72,7 @@ class Decide:
     kept: Curve
     seen: Curve
     usual: Usual
+    sure: float
     absent: float
     batch_size: int = 256
 
@@ -99,11 +100,11 @@ class Decide:
             known = category in looked.asked
             if not known and not looked.student:
                 continue
-            said = [(c, p) for c, p in (*old, *new) if p >= LIKELY]
-            doubts = [p for _, p in (*old, *new) if p < LIKELY]
+            said = [(c, p) for c, p in old if p >= LIKELY] + [(c, p) for c, p in new if p >= self.sure]
+            doubts = [p for _, p in old if p < LIKELY] + [p for _, p in new if p < self.sure]
             right[category] = _product([p for _, p in said]) * (1 - max(doubts, default=0.0))
             changes = (
-                any(p < LIKELY for _, p in old) or any(p >= LIKELY for _, p in new) or category in looked.overruled
+                any(p < LIKELY for _, p in old) or any(p >= self.sure for _, p in new) or category in looked.overruled
             )
             if (
                 changes if known else said or max(doubts, default=0.0) <= self.absent
@@ -127,7 +128,7 @@ class Decide:
         turn = 1 + max(earlier, default=0)
         proposed: list[Json] = [
             [c.category, round(p, 4), *(round(v, 2) for v in c.box_xyxy or ())]
-            for c, p in zip(news, news_chance, strict=True) if self.absent < p < LIKELY
+            for c, p in zip(news, news_chance, strict=True) if self.absent < p < self.sure
         ]  # fmt: skip
         columns: dict[str, Json] = {
             f"{self.name}.{RIGHT}": rounded,
@@ -146,24 +147,26 @@ class Relabel:
     """Let a detector that was trained on automatic labels look at them again.
 
     Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and training weighs;
-    and `<step>.suspected`, boxes that may be missing. What is likelier is said: a label of the teacher's that is probably wrong goes, a new
-    one that is probably right comes, as claims of `model:student`; how likely, training and `review` read from the column.
+    and `<step>.suspected`, boxes that may be missing. A label of the teacher's that is probably wrong goes, a new one that is surely right
+    comes, as claims of `model:student`; how likely, training and `review` read from the column.
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
+        sure: Chance from which on a label is added.
         absent: Chance up to which a category counts as absent that no model was asked for. In between nobody has looked: where a category
             is rare, what is probably absent hides most of what there is.
         batch_size: Images at a time.
     """
 
     detector: str = ""
+    sure: float = 0.8
     absent: float = 0.05
     batch_size: int = 64
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not 0 <= self.absent <= LIKELY:
-            raise ValueError(f"absent must lie in [0, {LIKELY}], got {self.absent}")
+        if not 0 <= self.absent <= LIKELY <= self.sure <= 1:
+            raise ValueError(f"absent must lie in [0, 0.5] and sure in [0.5, 1], got {self.absent} and {self.sure}")
 
     def run(self, work: Work) -> Facts:
         """Look, learn from people how far to believe it, decide."""
@@ -198,7 +201,7 @@ class Relabel:
             )
         decide = Decide(
             name=work.name, mine=MINE, digest=digest, policy=work.policy.tag, categories=categories,
-            kept=kept, seen=seen, usual=usual, absent=self.absent,
+            kept=kept, seen=seen, usual=usual, sure=self.sure, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
         return {

@@ -20,7 +20,7 @@ from tilth.train.measure.prediction import Prediction
 if TYPE_CHECKING:
     import torch
 
-DOUBTFUL = 0.2  # below, a label is worth so little that its boxes are not learned
+DOUBTFUL = 0.6  # below, which is a chance of 0.8 to be right, a box is not learned: this loss cannot weigh boxes
 MIN_SCORE = 0.02  # of a box that is looked at on held-back images
 
 
