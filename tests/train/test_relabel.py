@@ -18,7 +18,8 @@ def decide(digest: str = "1", name: str = "again") -> Decide:
     """One that believes scores as they are."""
     kept, seen = (fit_curve([], [], before) for before in (KEPT_BEFORE, SEEN_BEFORE))
     return Decide(
-        name=name, mine="model:student@", digest=digest, policy="p@1", categories=ALL, kept=kept, seen=seen, usual=Usual(), sure=0.8, absent=0.05
+        name=name, mine="model:student@", digest=digest, policy="p@1", categories=ALL, kept=kept, seen=seen, usual=Usual(), sure=0.8,
+        absent=0.05,
     )  # fmt: skip
 
 
