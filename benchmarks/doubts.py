@@ -92,6 +92,15 @@ class Round:
     def by_lowest_score(self) -> Floats:
         return np.array([min((c.score for c in self.kept(s)), default=1.0) for s in self.samples])
 
+    def by_category(self) -> Floats:
+        """Return the chance of each category to be there which gives each label the chance that `relabel` leaves."""
+        right = np.ones((len(self.samples), len(self.categories)))
+        for row, sample in enumerate(self.samples):
+            for place, name in enumerate(self.categories):
+                right[row, place] = sample.chances.get(name, 1.0) if name in sample.truth.looked else 1.0
+        there = np.array([[place in row for place in range(len(self.categories))] for row in self.labels()], bool)
+        return np.where(there, right, 1 - right)
+
     def labels(self) -> list[list[int]]:
         return [sorted({self.categories.index(str(c.category)) for c in self.kept(s)}) for s in self.samples]
 
@@ -167,12 +176,15 @@ def rankings(round_: Round, pictures: Pictures) -> dict[str, tuple[Floats, Bools
     from cleanlab.object_detection import rank as box_rank
 
     found: dict[str, tuple[Floats, Bools | None]] = {"lowest_score": (round_.by_lowest_score(), None)}
+    labels, chances = round_.labels(), {"cleanlab_right": round_.by_category()}
     if any(f"{round_.name}.again" in s.columns for s in round_.samples):
-        labels, chances, (given, said) = round_.labels(), round_.chances(), round_.boxes()
-        mask = image_filter.find_label_issues(labels, chances, n_jobs=1)
-        found["cleanlab_images"] = (image_rank.get_label_quality_scores(labels, chances), mask)
+        chances["cleanlab_images"] = round_.chances()
+        given, said = round_.boxes()
         mask = box_filter.find_label_issues(given, said)
         found["cleanlab_boxes"] = (box_rank.get_label_quality_scores(given, said, verbose=False), mask)
+    for way, chance in chances.items():
+        mask = image_filter.find_label_issues(labels, chance, n_jobs=1)
+        found[way] = (image_rank.get_label_quality_scores(labels, chance), mask)
     found["confident_vectors"] = confident(round_, pictures)
     return {"right": (round_.by_right(), None), **found}
 

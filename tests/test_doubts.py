@@ -54,6 +54,7 @@ def test_an_image_is_wrong_by_what_was_looked_for(doubts: ModuleType) -> None:
     assert round_.by_lowest_score().tolist() == [0.7, 0.7, 1.0, 1.0]
     assert round_.labels() == [[0], [0], [], []]
     assert np.allclose(round_.chances(), [[0.6, 0.0]] * 4), "the best box of a category; none of what nobody looked for"
+    assert np.allclose(round_.by_category(), [[0.9, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     given, said = round_.boxes()
     assert [len(one["labels"]) for one in given] == [1, 1, 0, 0]
     assert [len(boxes) for boxes in said[0]] == [2, 0]
