@@ -12,6 +12,7 @@ EXTRAS = {
     "transformers": "train",
     "pycocotools": "train",
     "sklearn": "train",
+    "cleanlab": "clean",
     "onnx": "train",
     "onnxscript": "train",
     "diffusers": "synth",

@@ -88,6 +88,30 @@ def test_what_nobody_looked_for_is_neither_wrong_nor_missing(work: Work) -> None
         assert sample.columns.get("label_errors.category", day) == day
 
 
+def test_labels_of_models_are_judged_when_they_are_asked_for(work: Work) -> None:
+    empty = Claim(says="empty", source="model:teacher@1", score=0.9, asked=("bottle",))
+    there = {i: "bottle" in {thing.kind for thing in scene(i).things} for i in range(120)}
+    swapped = {i for i in there if i % 12 == 0}
+    new = []
+    for i, shown in there.items():
+        said = (
+            replace(empty, says="label", category="bottle", box_xyxy=(1, 1, 30, 30))
+            if shown ^ (i in swapped)
+            else empty
+        )
+        new.append(NewSample(data=encode_png(scene(i).image), origin={"source": str(i)}, claims=(said,)))
+    work.add("automatic", new)
+    assert LabelErrors().run(work)["judged"] == 0
+    assert LabelErrors(states=("auto",)).run(work)["judged"] == len(there)
+    found = {
+        int(str(s.origin["source"])) for s in work.dataset.samples(images=False) if s.columns.get("label_errors.says")
+    }
+    assert len(swapped & found) >= 0.5 * len(swapped)
+    assert len(swapped & found) / len(found) >= 2 * len(swapped) / len(there), "twice what a look at random pays"
+    with pytest.raises(ValueError, match="states must be some of reviewed, confirmed_empty, auto, got rejected"):
+        LabelErrors(states=("rejected",))
+
+
 def groups_of(work: Work, group: Callable[[int], str]) -> None:
     rows = {s.id: {"dedup.group": group(int(str(s.origin["source"])))} for s in work.dataset.samples(images=False)}
     Apply.to(work, {id_: Result(columns=dict(columns)) for id_, columns in rows.items()})
@@ -104,7 +128,8 @@ def test_copies_of_too_few_pictures_give_no_verdict_and_say_what_to_do(work: Wor
     )
     groups_of(work, lambda i: f"burst {i % 8}")
     with pytest.raises(
-        InputError, match=r"the 48 reviewed images are copies of too few pictures: bottle of 4, and fol"
+        InputError,
+        match=r"the 48 images that are reviewed or confirmed_empty are copies of too few pictures: bottle of 4, and fol",
     ):
         LabelErrors().run(work)
     assert LabelErrors(folds=4).run(work)["share_doubted"], "as many groups as folds are enough"
