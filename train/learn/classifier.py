@@ -36,7 +36,7 @@ class TrainClassifier(FineTune):
     weight_decay: ClassVar[float] = 0.05
 
     model: str = "starter:classifier"
-    steps: int = 300
+    steps: int = 2000
     batch_size: int = 32
     lr: float = 5e-4
     auto_weight: float = 0.5

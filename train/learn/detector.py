@@ -40,7 +40,7 @@ class TrainDetector(FineTune):
     boxes_only: ClassVar[bool] = True
 
     model: str = "starter:detector"
-    steps: int = 250
+    steps: int = 1500
     batch_size: int = 16
     lr: float = 6e-4
 
