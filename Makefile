@@ -21,7 +21,7 @@ $(STAMP):
 install: $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/python -m tilth.starter world --kinds all --given 8 --out runs/starter-world
+	$(BIN)/python -m tilth.starter world --kinds all --given 8 --out runs/faithful-world
 	HF_HUB_OFFLINE=1 $(BIN)/tilth run configs/recipes/starter.yaml
 	@echo "The report: runs/starter/report.html"
 	@if [ -t 1 ]; then $(MAKE) --no-print-directory serve; else echo "The moderator: make serve"; fi
