@@ -14,13 +14,25 @@ ALL = ("knife", "pill", "syringe")
 BOX, OTHER = (10.0, 10.0, 40.0, 40.0), (60.0, 60.0, 90.0, 90.0)
 
 
-def decide(digest: str = "1", name: str = "again") -> Decide:
-    """One that believes scores as they are."""
-    kept, seen = (fit_curve([], [], before) for before in (KEPT_BEFORE, SEEN_BEFORE))
-    return Decide(
-        name=name, mine="model:student@", digest=digest, policy="p@1", categories=ALL, kept=kept, seen=seen, usual=Usual(), sure=0.8,
-        absent=0.05,
-    )  # fmt: skip
+def decide(digest: str = "1", name: str = "again", answers: int = 40) -> Decide:
+    """One that believes scores as they are, and to which people have answered about half high and half low ones."""
+    kept = fit_curve([], [], KEPT_BEFORE)
+    told = [
+        (Said(category=c, first=0.0, second=s, unasked=c == "syringe"), s > 0.5)
+        for c in ("pill", "syringe")
+        for s in (0.95, 0.3)
+    ]
+    some = told * answers
+    seen = fit_curve([(said, Scale()) for said, _ in some], [there for _, there in some], SEEN_BEFORE)
+    settings = {
+        "mine": "model:student@",
+        "policy": "p@1",
+        "categories": ALL,
+        "usual": Usual(),
+        "sure": 0.8,
+        "absent": 0.05,
+    }
+    return Decide(name=name, digest=digest, kept=kept, seen=seen, **settings)  # type: ignore[arg-type]
 
 
 def sample(*teacher: Claim, sees: list[Json], name: str = "again") -> Sample:
@@ -55,6 +67,10 @@ def test_of_what_no_teacher_was_asked_it_speaks_only_when_it_is_sure() -> None:
         return after(sample(sees=[["syringe", score, *OTHER]] if score else []), decide()).truth.of("syringe")
 
     assert [str(looked(score)) for score in (0.0, 0.5, 0.97)] == ["absent", "nobody looked", "present"]
+    unanswered = decide(answers=0)
+    assert str(after(sample(sees=[["syringe", 0.97, *OTHER]]), unanswered).truth.of("syringe")) == "nobody looked", (
+        "nobody has answered"
+    )
     silent = Sample(id="a", size_wh=(100, 100), claims=sample(sees=[]).claims)
     assert str(after(silent, decide()).truth.of("syringe")) == "nobody looked", "who has not looked says nothing"
 
@@ -67,6 +83,10 @@ def test_a_later_round_takes_the_place_of_an_earlier_one_even_to_agree_with_the_
     assert second.truth.categories == {"knife"}
     assert second.columns["later.turn"] == 2
     assert second.chances["knife"] > 0.5, "the last turn's word counts"
+    unsure = replace(second, columns={**second.columns, "last.again": [["syringe", 0.6, *OTHER]]})
+    assert str(second.truth.of("syringe")) == "absent"
+    third = after(unsure, decide("3", "last"))
+    assert str(third.truth.of("syringe")) == "nobody looked", "what an earlier student was sure of does not outlive it"
     back = [
         *second.claims,
         Claim(says="withdraw", source="model:student@2"),

@@ -43,7 +43,8 @@ class Looked:
         self.kept = [c for c in claims if c.says == "label" and c.category in categories and c.box_xyxy]
         own = [claim for claim in sample.claims if claim.source.startswith(mine)]
         self.overruled = {name for claim in own for name in claim.asked}  # by this student or one before it
-        self.sources = [*said, *sorted({claim.source for claim in own})]
+        self.students = sorted({claim.source for claim in own})
+        self.sources = [*said, *self.students]
         self.top: dict[str, float] = {}
         for column, value in sample.columns.items():
             if column.endswith(".top") and isinstance(value, Mapping):

@@ -21,7 +21,8 @@ NOTHING = 0.01  # the score of what a model did not see
 KEPT_BEFORE = np.array([1.5, 1.5, 0.0, 1.5])
 SEEN_BEFORE = np.array([0.3, 1.5, 0.3, -2.0])
 PULL = np.array([0.5, 0.5, 1.0, 0.5])  # in images: how hard the belief holds
-PULL_CATEGORY = 2.0  # the same for what a category is more or less often right than others
+PULL_CATEGORY = 1.0  # the same for what a category is more or less often right than others
+SURE = 1.64  # deviations below a chance where it still lies nineteen times in twenty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +72,35 @@ class Curve:
     Args:
         weights: Of the first model's logit, of the second's, of the first not having been asked, and of everything.
         offsets: By category.
+        covariance: Of the weights and the offsets, in their order: how far the answers so far can tell.
         learned_from: Number of answers of people.
     """
 
     weights: tuple[float, ...]
     offsets: Mapping[str, float]
+    covariance: tuple[tuple[float, ...], ...]
     learned_from: int = 0
 
     def __call__(self, said: Sequence[Said], scale: Scale) -> list[float]:
         """Return the chance of each to be right."""
-        if not said:
-            return []
-        own = np.array([self.offsets.get(one.category, 0.0) for one in said])
-        features = np.array([features_of(one, scale) for one in said])
-        return [float(chance) for chance in sigmoid(features @ np.array(self.weights) + own)]
+        return [float(sigmoid(np.array(logit))) for logit, _ in self._logits(said, scale)]
+
+    def at_least(self, said: Sequence[Said], scale: Scale) -> list[float]:
+        """Return what the chance of each is at least, nineteen times in twenty.
+
+        Of a category that people have hardly answered about, that is far below the chance.
+        """
+        return [float(sigmoid(np.array(logit - SURE * unsure))) for logit, unsure in self._logits(said, scale)]
+
+    def _logits(self, said: Sequence[Said], scale: Scale) -> list[tuple[float, float]]:
+        weights = np.array([*self.weights, *self.offsets.values()])
+        covariance = np.array(self.covariance).reshape(len(weights), len(weights))
+        found = []
+        for one in said:
+            x = np.array([*features_of(one, scale), *(one.category == name for name in self.offsets)], float)
+            variance = float(x @ covariance @ x) + (0 if one.category in self.offsets else 1 / PULL_CATEGORY)
+            found.append((float(x @ weights), np.sqrt(variance)))
+        return found
 
 
 def features_of(one: Said, scale: Scale) -> list[float]:
@@ -99,7 +115,7 @@ def features_of(one: Said, scale: Scale) -> list[float]:
 
 
 def fit_curve(said: Sequence[tuple[Said, Scale]], right: Sequence[bool], before: Floats) -> Curve:
-    """Fit a curve to answers of people by Newton's method, pulled towards a belief.
+    """Fit a curve to answers of people, pulled towards a belief.
 
     Args:
         said: What the models said, and what is usual in the look in which they did.
@@ -111,21 +127,24 @@ def fit_curve(said: Sequence[tuple[Said, Scale]], right: Sequence[bool], before:
     >>> [round(chance, 1) for chance in told([said[0], said[-1]], Scale())]
     [1.0, 0.0]
     """
+    from scipy.optimize import minimize
+
     names = sorted({one.category for one, _ in said})
     weights, pull = np.concatenate([before, np.zeros(len(names))]), np.append(PULL, [PULL_CATEGORY] * len(names))
     belief, y = weights.copy(), np.array(right, float)
-    if len(y):
-        x = np.array(
-            [[*features_of(one, scale), *(one.category == name for name in names)] for one, scale in said], float
-        )
-        for _ in range(25):
-            chance = sigmoid(x @ weights)
-            slope = x.T @ (chance - y) + pull * (weights - belief)
-            bend = (x * (chance * (1 - chance))[:, None]).T @ x + np.diag(pull)
-            change = np.linalg.solve(bend, slope)
-            weights = weights - change
-            if np.abs(change).max() < 1e-6:
-                break
-    weights[:2] = np.maximum(weights[:2], 0.0)  # a surer model is never a reason against
+    features = [[*features_of(one, scale), *(one.category == name for name in names)] for one, scale in said]
+    x = np.array(features, float).reshape(len(y), len(weights))
+
+    def cost(now: Floats) -> tuple[float, Floats]:
+        logits = x @ now
+        slope = x.T @ (sigmoid(logits) - y) + pull * (now - belief)
+        return float((np.logaddexp(0, logits) - y * logits).sum() + (pull * (now - belief) ** 2).sum() / 2), slope
+
+    rising = [(0.0, None)] * 2 + [(None, None)] * (len(weights) - 2)  # a surer model is never a reason against
+    weights = minimize(cost, weights, jac=True, method="L-BFGS-B", bounds=rising).x
+    chance = sigmoid(x @ weights)
+    bend = (x * (chance * (1 - chance))[:, None]).T @ x + np.diag(pull)
+    covariance = tuple(tuple(np.round(row, 6).tolist()) for row in np.linalg.inv(bend))
     own = dict(zip(names, np.round(weights[len(before) :], 4).tolist(), strict=True))
-    return Curve(weights=tuple(np.round(weights[: len(before)], 4).tolist()), offsets=own, learned_from=len(y))
+    kept = tuple(np.round(weights[: len(before)], 4).tolist())
+    return Curve(weights=kept, offsets=own, covariance=covariance, learned_from=len(y))

@@ -90,7 +90,13 @@ class Decide:
         looked = Looked(sample, self.name, self.mine, self.categories)
         news = looked.news()
         kept_chance = self.kept(looked.said(looked.kept, kept=True), self.usual.kept)
-        news_chance = self.seen(looked.said(news, kept=False), self.usual.seen)
+        said_of_news = looked.said(news, kept=False)
+        news_chance = self.seen(said_of_news, self.usual.seen)
+        surely = {
+            id(c)
+            for c, p in zip(news, self.seen.at_least(said_of_news, self.usual.seen), strict=True)
+            if p >= self.sure
+        }
         right: dict[str, Json] = {}
         labels: list[Claim] = []
         asked: list[str] = []
@@ -100,11 +106,11 @@ class Decide:
             known = category in looked.asked
             if not known and not looked.student:
                 continue
-            said = [(c, p) for c, p in old if p >= LIKELY] + [(c, p) for c, p in new if p >= self.sure]
-            doubts = [p for _, p in old if p < LIKELY] + [p for _, p in new if p < self.sure]
+            said = [(c, p) for c, p in old if p >= LIKELY] + [(c, p) for c, p in new if id(c) in surely]
+            doubts = [p for _, p in old if p < LIKELY] + [p for c, p in new if id(c) not in surely]
             right[category] = _product([p for _, p in said]) * (1 - max(doubts, default=0.0))
             changes = (
-                any(p < LIKELY for _, p in old) or any(p >= self.sure for _, p in new) or category in looked.overruled
+                any(p < LIKELY for _, p in old) or any(id(c) in surely for c, _ in new) or category in looked.overruled
             )
             if (
                 changes if known else said or max(doubts, default=0.0) <= self.absent
@@ -119,6 +125,9 @@ class Decide:
         if asked and not claims:
             nothing = Claim(says="empty", source=f"{self.mine}{self.digest}", evidence=evidence, asked=tuple(asked))
             claims = [replace(nothing, policy=self.policy)]
+        # this student has seen what those before it saw, so nothing of theirs stands beside it
+        gone = [source for source in looked.students if source != f"{self.mine}{self.digest}"]
+        claims += [Claim(says="withdraw", source=source, evidence={"round": round_}) for source in gone]
         rounded: dict[str, Json] = {name: round(float(str(p)), 4) for name, p in right.items()}
         earlier = (
             v
@@ -128,7 +137,7 @@ class Decide:
         turn = 1 + max(earlier, default=0)
         proposed: list[Json] = [
             [c.category, round(p, 4), *(round(v, 2) for v in c.box_xyxy or ())]
-            for c, p in zip(news, news_chance, strict=True) if self.absent < p < self.sure
+            for c, p in zip(news, news_chance, strict=True) if self.absent < p and id(c) not in surely
         ]  # fmt: skip
         columns: dict[str, Json] = {
             f"{self.name}.{RIGHT}": rounded,
@@ -152,7 +161,8 @@ class Relabel:
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
-        sure: Chance from which on a label is added.
+        sure: Chance from which on a label is added, at the lower end of what people's answers can tell: nobody is sure of a category that
+            people have hardly answered about.
         absent: Chance up to which a category counts as absent that no model was asked for. In between nobody has looked: where a category
             is rare, what is probably absent hides most of what there is.
         batch_size: Images at a time.
@@ -160,7 +170,7 @@ class Relabel:
 
     detector: str = ""
     sure: float = 0.8
-    absent: float = 0.05
+    absent: float = 0.01
     batch_size: int = 64
 
     def __post_init__(self) -> None:
