@@ -17,14 +17,13 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tilth.data.files import folder_beside
 from tilth.engine.fit import fit
-from tilth.starter.world.pixels import roughen
 from tilth.starter.world.scene import BASE_KINDS, COLORS, STYLES
 from tilth.starter.world.sets import PATCH_NAMES, scene_set
 from tilth.starter.world.surfaces import SURFACES
 
 SIDE, PATCH = 96, 8
 SCENES = 12_000
-STEPS = 8000
+STEPS = 3000
 BATCH = 32
 
 
@@ -61,9 +60,6 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         x, dense = _pixels(data.images[chosen]).to(device), patches[chosen].to(device)
         if step % 2:
             x, dense = x.flip(3), dense.flip(3)
-        across, down = (int(cells) for cells in rng.integers(-2, 3, 2))
-        x, dense = x.roll((12 * down, 12 * across), (2, 3)), dense.roll((down, across), (2, 3))
-        x = roughen(x, rng)
         with torch.autocast(device.type, torch.bfloat16):
             tokens = parts["vit"].vit(x).last_hidden_state
             logits = parts["vit"].classifier(tokens[:, 0]).float()
