@@ -24,6 +24,8 @@ BEFORE = {
     ],
     "gate": [
         "tilth train classifier data/mine --policy configs/policies/starter.yaml --as old.classifier --set steps=4",
+        "tilth calibrate data/mine --policy configs/policies/starter.yaml --as old --set classifier=old.classifier "
+        "--set detector=train.detector",
         f"tilth eval data/mine --policy configs/policies/starter.yaml --as evaluate.old --set test=/data/test --set {cli_steps.BOTH}",
         f"tilth eval data/mine --policy configs/policies/starter.yaml --as evaluate.new --set test=/data/test --set {cli_steps.BOTH}",
     ],
@@ -83,7 +85,7 @@ def test_the_examples_run_one_after_the_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    world = tmp_path / "runs" / "starter-world"
+    world = tmp_path / "runs" / "faithful-world"
     write_world(world, labelled=40, corpus=24, test=24, workers=1)
     places = {"/photos": "labelled", "/corpus": "corpus", "/data/test": "test", "photo.jpg": "test/images"}
 
