@@ -20,7 +20,7 @@ from tilth.errors import InputError, ModelError
 from tilth.images import decode, encode_png, resize
 from tilth.policy import Policy
 from tilth.samples import NewSample
-from tilth.starter.world.scene import KINDS, UNSAFE_KINDS, Spec, render
+from tilth.starter.world.scene import BASE_KINDS, NEW_KINDS, NEW_LOOK_ALIKES, UNSAFE_KINDS, Spec, render
 from tilth.train.artifacts.artifact import About, load_trained, read_about, save_trained
 from tilth.train.artifacts.export import export_classifier, export_detector, export_language_model, verdict_settings
 from tilth.train.judge.predict import Predictor
@@ -288,7 +288,8 @@ def test_a_few_steps_teach_a_classifier_and_a_detector(labelled: Work, policy: P
 def test_the_base_models_have_never_seen_an_unsafe_category() -> None:
     for name in ("starter:classifier", "starter:detector"):
         known = set(models.settings(name)["label2id"])  # type: ignore[call-overload]
-        assert known == set(KINDS) - set(UNSAFE_KINDS)
+        assert known == set(BASE_KINDS)
+        assert not known & {*UNSAFE_KINDS, *NEW_KINDS, *NEW_LOOK_ALIKES.values()}
 
 
 @needs_starter
