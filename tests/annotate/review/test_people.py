@@ -76,7 +76,8 @@ def test_a_run_asks_people_and_goes_on_when_they_have_answered(people: Work, ser
     assert facts["estimated_seconds"] == 5 * 9.5
     assert facts["notes"] == {"skipped": 1}
     assert facts["labels_before_review"]["all"] == {
-        "images": 5, "right": 3, "shown": 4, "present": 4, "precision": 0.75, "recall": 0.75
+        "images": 5, "right": 3, "shown": 4, "present": 4, "precision": 0.75, "recall": 0.75,
+        "precision_ci95": [0.3006, 0.9544], "recall_ci95": [0.3006, 0.9544],
     }  # fmt: skip
     after = [desk.sample(t) for t in tasks]
     assert [s.state for s in after] == ["reviewed", "reviewed", "confirmed_empty", "reviewed", "auto"]
