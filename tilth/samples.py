@@ -77,17 +77,19 @@ class Sample:
         return truth.unasked(names, PEOPLE) if truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) else ()
 
     @property
+    def turns(self) -> dict[str, int]:
+        """Return the steps that looked at the labels again, each with its number: they leave `<step>.turn`, which counts from one."""
+        found = ((name, self.columns[name]) for name in self.columns if name.endswith(".turn"))
+        return {name.removesuffix(".turn"): number for name, number in found if isinstance(number, int)}
+
+    @property
     def chances(self) -> Mapping[str, float]:
         """How likely what is said about each category is to be right, as the last step that looked at labels again says; else empty.
 
-        Such a step leaves `<step>.right`, by category, and `<step>.turn`, which counts from one.
+        Such a step leaves `<step>.right`, by category.
         """
-        turns = (
-            (name, value)
-            for name in self.columns
-            if name.endswith(".turn") and isinstance(value := self.columns[name], int)
-        )
-        last = max(turns, key=lambda pair: pair[1], default=("", 0))[0].removesuffix(".turn")
+        turns = self.turns
+        last = max(turns, key=lambda step: turns[step], default="")
         found = self.columns.get(f"{last}.right") if last else None
         return {name: float(str(chance)) for name, chance in found.items()} if isinstance(found, Mapping) else {}
 

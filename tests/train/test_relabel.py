@@ -25,7 +25,6 @@ def decide(digest: str = "1", name: str = "again", answers: int = 40) -> Decide:
     some = told * answers
     seen = fit_curve([(said, Scale()) for said, _ in some], [there for _, there in some], SEEN_BEFORE)
     settings = {
-        "mine": "model:student@",
         "policy": "p@1",
         "categories": ALL,
         "usual": Usual(),

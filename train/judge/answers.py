@@ -4,14 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
-from tilth.claims import PEOPLE, Claim, Json, resolve, standing
-from tilth.geometry import iou
+from tilth.claims import PEOPLE, SAME_BOX_IOU, Claim, Json, resolve, standing
+from tilth.geometry import iou_of
 from tilth.samples import Sample
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, Scale, fit_curve, scale_of
 
-SAME_IOU = 0.5
 NEARLY_SURE = 0.9  # chance of a label from which on people who take it away are more likely to be wrong
 SURPRISE = 0.01  # a number of contradictions that chance alone makes less often is said
 MINE = "model:student@"
@@ -24,24 +21,23 @@ class Looked:
     Args:
         sample: The image.
         name: Of the column that the student left.
-        mine: Beginning of the student's own sources.
         categories: All that can be pictured.
     """
 
-    def __init__(self, sample: Sample, name: str, mine: str, categories: Sequence[str]) -> None:
+    def __init__(self, sample: Sample, name: str, categories: Sequence[str]) -> None:
         self.student = sample.columns.get(f"{name}.{AGAIN}") is not None
         rows = [row for row in _rows(sample.columns.get(f"{name}.{AGAIN}")) if row[0] in categories]
         self.seen = [
-            Claim(category=str(r[0]), score=min(1.0, float(r[1])), box_xyxy=tuple(r[2:6]), source=mine + "?")
+            Claim(category=str(r[0]), score=min(1.0, float(r[1])), box_xyxy=tuple(r[2:6]), source=MINE + "?")
             for r in rows
         ]
-        said = standing(c for c in sample.claims if c.kind == "model" and not c.source.startswith(mine))
+        said = standing(c for c in sample.claims if c.kind == "model" and not c.source.startswith(MINE))
         claims = [claim for round_ in said.values() for claim in round_]
         self.asked = {name for claim in claims for name in claim.asked} | {
             str(c.category) for c in claims if c.category
         }
         self.kept = [c for c in claims if c.says == "label" and c.category in categories and c.box_xyxy]
-        own = [claim for claim in sample.claims if claim.source.startswith(mine)]
+        own = [claim for claim in sample.claims if claim.source.startswith(MINE)]
         self.overruled = {name for claim in own for name in claim.asked}  # by this student or one before it
         self.students = sorted({claim.source for claim in own})
         self.sources = [*said, *self.students]
@@ -99,7 +95,7 @@ def usual_of(samples: Iterable[Sample], name: str, categories: Sequence[str]) ->
     """Return what is usual in a look."""
     said: dict[bool, list[Said]] = {True: [], False: []}
     for sample in samples:
-        looked = Looked(sample, name, MINE, categories)
+        looked = Looked(sample, name, categories)
         said[True] += looked.said(looked.kept, kept=True)
         said[False] += looked.said(looked.news(), kept=False)
     return Usual(kept=scale_of(said[True]), seen=scale_of(said[False]))
@@ -114,7 +110,7 @@ class Answers:
     """
 
     def __init__(self, categories: Sequence[str], usual: Mapping[str, "Usual"]) -> None:
-        self.mine, self.categories, self.usual = MINE, categories, usual
+        self.categories, self.usual = categories, usual
         self.told: dict[bool, list[tuple[Said, Scale, bool]]] = {True: [], False: []}
         self.nearly_sure: list[
             tuple[float, bool]
@@ -122,9 +118,9 @@ class Answers:
 
     def take(self, sample: Sample, name: str) -> None:
         """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
-        turns = [n.removesuffix(".turn") for n in sample.columns if n.endswith(".turn")]
-        last = max(turns, key=lambda n: int(str(sample.columns[f"{n}.turn"])), default=name)
-        looked = Looked(sample, last, self.mine, self.categories)
+        turns = sample.turns
+        last = max(turns, key=lambda step: turns[step], default=name)
+        looked = Looked(sample, last, self.categories)
         truth = sample.truth
         decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
         before = resolve(c for c in sample.claims if c.kind == "model").categories
@@ -166,4 +162,4 @@ def _rows(value: Json) -> list[Any]:
 
 
 def _overlap(a: Claim, b: Claim) -> bool:
-    return bool(iou(np.array([a.box_xyxy]), np.array([b.box_xyxy]))[0, 0] >= SAME_IOU)
+    return a.box_xyxy is not None and b.box_xyxy is not None and iou_of(a.box_xyxy, b.box_xyxy) >= SAME_BOX_IOU

@@ -65,7 +65,6 @@ class Decide:
     """Say what is likelier, label by label, and how likely it is."""
 
     name: str
-    mine: str
     digest: str
     policy: str
     categories: tuple[str, ...]
@@ -87,7 +86,7 @@ class Decide:
 
     def decide(self, sample: Sample, round_: str) -> Result:
         """Weigh one image."""
-        looked = Looked(sample, self.name, self.mine, self.categories)
+        looked = Looked(sample, self.name, self.categories)
         news = looked.news()
         kept_chance = self.kept(looked.said(looked.kept, kept=True), self.usual.kept)
         said_of_news = looked.said(news, kept=False)
@@ -117,24 +116,20 @@ class Decide:
             ):  # of the rest nobody says anything
                 asked.append(category)
                 labels += [replace(c, score=round(p, 5)) for c, p in said]
+        source = f"{MINE}{self.digest}"
         evidence: dict[str, Json] = {"round": round_, "instead_of": looked.sources}
         claims = [
-            replace(c, source=f"{self.mine}{self.digest}", evidence={**evidence, "was": c.source}, asked=tuple(asked), policy=self.policy)
+            replace(c, source=source, evidence={**evidence, "was": c.source}, asked=tuple(asked), policy=self.policy)
             for c in labels
         ]  # fmt: skip
         if asked and not claims:
-            nothing = Claim(says="empty", source=f"{self.mine}{self.digest}", evidence=evidence, asked=tuple(asked))
+            nothing = Claim(says="empty", source=source, evidence=evidence, asked=tuple(asked))
             claims = [replace(nothing, policy=self.policy)]
         # this student has seen what those before it saw, so nothing of theirs stands beside it
-        gone = [source for source in looked.students if source != f"{self.mine}{self.digest}"]
-        claims += [Claim(says="withdraw", source=source, evidence={"round": round_}) for source in gone]
+        gone = [other for other in looked.students if other != source]
+        claims += [Claim(says="withdraw", source=other, evidence={"round": round_}) for other in gone]
         rounded: dict[str, Json] = {name: round(float(str(p)), 4) for name, p in right.items()}
-        earlier = (
-            v
-            for n in sample.columns
-            if n.endswith(".turn") and n != f"{self.name}.turn" and isinstance(v := sample.columns[n], int)
-        )
-        turn = 1 + max(earlier, default=0)
+        turn = 1 + max((number for step_, number in sample.turns.items() if step_ != self.name), default=0)
         proposed: list[Json] = [
             [c.category, round(p, 4), *(round(v, 2) for v in c.box_xyxy or ())]
             for c, p in zip(news, news_chance, strict=True) if self.absent < p and id(c) not in surely
@@ -210,7 +205,7 @@ class Relabel:
                 ),
             )
         decide = Decide(
-            name=work.name, mine=MINE, digest=digest, policy=work.policy.tag, categories=categories,
+            name=work.name, digest=digest, policy=work.policy.tag, categories=categories,
             kept=kept, seen=seen, usual=usual, sure=self.sure, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
