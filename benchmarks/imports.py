@@ -7,28 +7,19 @@ files; `fuzz.py` says how they are damaged and what must hold. What a reader did
 are only damaged when asked for (`--kinds mine_lance`): of ten thousand some three make the library ask for the 16 GiB that a wrong
 length names, and nothing outside it can prevent that.
 
-Then sets of so many images of 8 x 8 pixels with a box each are taken into a dataset of their own, by the clock and by processor time:
-images this small show what the import itself costs.
+Then sets of so many images with a box each are taken into a dataset of their own (`import_rates.py`), by the clock and by processor
+time; with `--against ../before`, another checkout, by that one's code too, in turn.
 """
 
 import argparse
-import io
-import shutil
-import time
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
-from figures import Figures, add_option
+from figures import ROOT, Figures, add_option
 from fuzz import TARGETS, run_apart
-from fuzz_targets import POLICY
-
-from tilth.annotate.exchange.importing import Import
-from tilth.annotate.formats.parts.records import Boxed, Entry
-from tilth.annotate.formats.writing import open_writer
-from tilth.data.dataset import Dataset
-from tilth.engine.work import Work
-from tilth.events import Events
-from tilth.images import encode_png
 
 RATED = ("coco", "yolo", "voc")
 
@@ -51,37 +42,25 @@ def fuzz(count: int, names: list[str], out: Path, figures: Figures) -> int:
     return crashes
 
 
-def rates(count: int, out: Path, figures: Figures) -> None:
-    """Take in a set of each format, and note how many images a second that is."""
-    print(f"{'format':16} {'a second':>9} {'of processor time':>18}")
+def rates(count: int, against: Path | None, out: Path, figures: Figures) -> None:
+    """Take in a set of each format, by an older checkout too where one is given, and note how many images a second that is."""
+    print(f"{'format':8} {'code':8} {'a second':>9} {'of processor time':>18}")
     for format_ in RATED:
-        place = out / f"rates-{format_}"
-        shutil.rmtree(place, ignore_errors=True)
-        (place / "set").mkdir(parents=True)
-        writer = open_writer(format_, place / "set", ("knife",), ("",))
-        for number in range(count):
-            pixels = np.frombuffer(np.array([number, 7, 7], np.uint32).tobytes() * 16, np.uint8).reshape(8, 8, 3)
-            label = Boxed("knife", (1, 2, 5, 6), 1.0, "human:bench")
-            about = {
-                "id": f"{number:064d}",
-                "file": f"{number:07d}.png",
-                "split": "",
-                "state": "reviewed",
-                "size_wh": (8, 8),
-            }
-            writer.add(Entry(**about, data=encode_png(pixels), labels=(label,)))  # type: ignore[arg-type]
-        writer.close()
-        events = Events(None, io.StringIO())
-        work = Work(name="import", dataset=Dataset(place / "dataset"), policy=POLICY, folder=place, events=events)
-        began, worked = time.perf_counter(), time.process_time()
-        facts = Import(path=place / "set").run(work)
-        rate, alone = count / (time.perf_counter() - began), count / (time.process_time() - worked)
-        if (facts["images"], facts["boxes"]) != (count, count):
-            raise SystemExit(f"{format_}: {facts}")
-        print(f"{format_:16} {rate:9.0f} {alone:18.0f}", flush=True)
-        figures.add(f"{format_}_per_s", rate, "images/s")
-        figures.add(f"{format_}_per_cpu_s", alone, "images/s")
-        shutil.rmtree(place)
+        found = {}
+        for code, checkout in (("before", against), ("now", ROOT)):
+            if checkout is None:
+                continue
+            command = [sys.executable, str(ROOT / "benchmarks/import_rates.py"), "--format", format_]
+            command += ["--images", str(count), "--out", str((out / f"rates-{format_}").absolute())]
+            environment = {**os.environ, "PYTHONPATH": str(checkout.absolute())}
+            done = subprocess.run(command, env=environment, cwd=checkout, stdout=subprocess.PIPE, check=True, text=True)
+            found[code] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{format_:8} {code:8} {found[code]['per_s']:9.0f} {found[code]['per_cpu_s']:18.0f}", flush=True)
+        figures.add(f"{format_}_per_s", found["now"]["per_s"], "images/s")
+        figures.add(f"{format_}_per_cpu_s", found["now"]["per_cpu_s"], "images/s")
+        if "before" in found:
+            figures.add(f"{format_}_before_per_s", found["before"]["per_s"], "images/s")
+            figures.add(f"{format_}_before_per_cpu_s", found["before"]["per_cpu_s"], "images/s")
 
 
 def main() -> None:
@@ -97,6 +76,7 @@ def main() -> None:
         choices=list(TARGETS),
         metavar="KIND",
     )
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="measure the rates of this checkout too")
     parser.add_argument("--out", type=Path, default=Path("runs/imports"))
     add_option(parser)
     asked = parser.parse_args()
@@ -104,7 +84,7 @@ def main() -> None:
     crashes = fuzz(asked.fuzz, asked.kinds, asked.out, figures) if asked.fuzz else 0
     if asked.rates:
         figures.add("images", asked.rates, "images")
-        rates(asked.rates, asked.out, figures)
+        rates(asked.rates, asked.against, asked.out, figures)
     figures.write(asked.results)
     if crashes:
         raise SystemExit(f"{crashes} inputs did what they must not; they lie in {asked.out}")

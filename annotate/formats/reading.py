@@ -1,5 +1,6 @@
 """Which format a path has, and the reader for it."""
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from tilth.annotate.formats.webdataset import WebDataset
 from tilth.annotate.formats.yolo import Yolo, looks_like_yolo
 from tilth.errors import InputError
 from tilth.images import SUFFIXES
+from tilth.sources.walk import suffix_of
 
 Format = Literal[
     "auto",
@@ -92,8 +94,12 @@ def listed_names(reader: Reader) -> tuple[str, ...]:
 
 def _under(path: Path, *suffixes: str) -> Iterator[Path]:
     """Yield the files with one of these suffixes, in whatever case."""
-    found = [path] if path.is_file() else path.rglob("*")
-    return (p for p in found if p.suffix.lower() in suffixes and p.is_file())
+    if path.is_file():
+        yield from [path] if suffix_of(path.name) in suffixes else []
+        return
+    for folder, _, names in os.walk(path):  # a path of its own for each of a million files would take longer than reading them
+        found = (Path(folder, name) for name in names if suffix_of(name) in suffixes)
+        yield from (place for place in found if place.is_file())
 
 
 def _metadata(path: Path, knows: Callable[[str], bool]) -> Iterator[Path]:

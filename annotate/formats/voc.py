@@ -26,13 +26,6 @@ MAX_BYTES = 8 * 2**20
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    def start(self, tag: str, attrs: dict[str, str]) -> ElementTree.Element:
-        # a namespace says whose the names are, and nothing else
-        return super().start(tag.rpartition("}")[2], attrs)
-
-    def end(self, tag: str) -> ElementTree.Element:
-        return super().end(tag.rpartition("}")[2])
-
     def doctype(self, *_: object) -> None:
         raise InputError("refused: a label file needs no DOCTYPE, and entities can be bombs")
 
@@ -49,7 +42,11 @@ def parse(path: Path) -> ElementTree.Element:
         data = path.read_bytes()
         # of text, the parser does not heed what the file declares
         text = data.decode(xml_encoding(data), "replace")
-        return ElementTree.fromstring(text.lstrip(), parser=ElementTree.XMLParser(target=_NoDoctype()))
+        tree = ElementTree.fromstring(text.lstrip(), parser=ElementTree.XMLParser(target=_NoDoctype()))
+        if "xmlns" in text:  # a namespace says whose the names are, and nothing else
+            for element in tree.iter():
+                element.tag = element.tag.rpartition("}")[2]
+        return tree
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror or error}") from error
     except (ElementTree.ParseError, ValueError) as error:
