@@ -88,9 +88,20 @@ class Sample:
 
         Such a step leaves `<step>.right`, by category.
         """
+        return self._last_look("right")
+
+    @property
+    def presence(self) -> Mapping[str, float]:
+        """How likely the image is to show each category, as the last step that looked at labels again says; else empty.
+
+        Such a step leaves `<step>.present`, by category. What people said of the image it does not know.
+        """
+        return self._last_look("present")
+
+    def _last_look(self, column: str) -> Mapping[str, float]:
         turns = self.turns
         last = max(turns, key=lambda step: turns[step], default="")
-        found = self.columns.get(f"{last}.right") if last else None
+        found = self.columns.get(f"{last}.{column}") if last else None
         return {name: float(str(chance)) for name, chance in found.items()} if isinstance(found, Mapping) else {}
 
     @property

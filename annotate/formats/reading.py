@@ -97,7 +97,9 @@ def _under(path: Path, *suffixes: str) -> Iterator[Path]:
     if path.is_file():
         yield from [path] if suffix_of(path.name) in suffixes else []
         return
-    for folder, _, names in os.walk(path):  # a path of its own for each of a million files would take longer than reading them
+    for folder, _, names in os.walk(
+        path
+    ):  # a path of its own for each of a million files would take longer than reading them
         found = (Path(folder, name) for name in names if suffix_of(name) in suffixes)
         yield from (place for place in found if place.is_file())
 

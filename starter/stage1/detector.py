@@ -37,7 +37,7 @@ def new_detector(labels: tuple[str, ...]) -> DFineForObjectDetection:
         backbone_config=backbone, freeze_backbone_batch_norms=False, encoder_hidden_dim=96,
         encoder_in_channels=[64, 96, 128], encoder_ffn_dim=192, encoder_attention_heads=4, d_model=96,
         decoder_in_channels=[96, 96, 96], decoder_ffn_dim=192, decoder_attention_heads=4, decoder_layers=3,
-        num_queries=30, num_denoising=20, eval_size=None, hidden_expansion=0.5, depth_mult=0.34, max_num_bins=32,
+        num_queries=20, num_denoising=5, eval_size=None, hidden_expansion=0.5, depth_mult=0.34, max_num_bins=32,
         id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)},
     )  # fmt: skip
     return DFineForObjectDetection(config)

@@ -245,6 +245,33 @@ def test_two_models_together_are_better_than_either_and_a_misleading_one_is_left
     assert fit_fusion(logits[:3], boxes[:3], truth[:3]) is None
 
 
+def test_labels_that_are_in_doubt_count_for_as_much_as_they_are_likely() -> None:
+    rng = np.random.default_rng(8)
+    logits = rng.normal(0, 2, (6000, 1))
+    chances = 1 / (1 + np.exp(-(1.5 * logits - 1)))
+    truth = rng.random(chances.shape) < chances
+    told, sure = fit_fusion(logits, None, chances), fit_fusion(logits, None, truth)
+    assert told is not None
+    assert sure is not None
+    assert told[0].a == pytest.approx(1.5, abs=0.05)
+    assert (told[0].a, told[0].b) == pytest.approx((sure[0].a, sure[0].b), abs=0.2), "chances say what the truth says"
+    cut = fit_fusion(logits, None, chances > 0.5)
+    assert cut is not None
+    assert cut[0].a > 3, "and likelier answers taken for the truth do not"
+    rows = [
+        Prediction(
+            id=str(i), file="", part="", truth=(), truth_boxes=[], logits={"knife": float(logit)}, boxes=[], unasked=("knife",),
+            chances={"knife": float(chance)},
+        )
+        for i, (logit, chance) in enumerate(zip(logits[:, 0], chances[:, 0], strict=True))
+    ]  # fmt: skip
+    about = About(kind="classifier", base="", labels=["knife"], side=8, mean=[0.5] * 3, std=[0.5] * 3)
+    facts = calibrate(rows, about)["per_category"]["knife"]  # type: ignore[index, call-overload]
+    assert facts["positives"] == pytest.approx(chances.sum(), abs=0.1)  # type: ignore[index, call-overload]
+    assert facts["nobody_looked"] == 0  # type: ignore[index, call-overload]
+    assert about.calibration["knife"]["a"] == pytest.approx(1.5, abs=0.05)
+
+
 def test_the_threshold_of_boxes_keeps_the_right_ones() -> None:
     rows = []
     for i in range(20):

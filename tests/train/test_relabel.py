@@ -58,6 +58,8 @@ def test_what_teacher_and_student_doubt_goes_and_what_the_student_is_sure_of_com
     assert both.truth.categories == {"knife"}
     assert 0.9 < both.chances["knife"] <= 1
     assert both.chances["pill"] < 0.95
+    assert both.presence["knife"] > 0.9
+    assert 0 < both.presence["pill"] < 0.5, "a doubt is a chance, too"
     assert both.truth.labels[0].source == "model:t@1", "what stays is still the teacher's word"
 
 

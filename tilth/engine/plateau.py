@@ -21,7 +21,9 @@ class Plateau:
         cooling: Share of all steps in which the rate falls.
         scores: Of the checks so far, larger is better.
         falls_at: Step at which the rate began to fall.
-        best: Check with the best score since then; before, of all.
+        slack: How far below the best score a later model may lie and still be the one to keep: scores of a few hundred images are
+            noisy, and a later model has learned more, at a lower rate.
+        best: Check whose model is kept.
 
     >>> one = Plateau(most=1000, every=50, patience=2, warmup=1)
     >>> for score in (0.5, 0.7, 0.7, 0.7):
@@ -36,6 +38,7 @@ class Plateau:
     gain: float = 0.002
     warmup: int = 30
     cooling: float = 0.25
+    slack: float = 0.01
     scores: list[float] = field(default_factory=list)
     falls_at: int | None = None
     best: int = -1
@@ -65,7 +68,7 @@ class Plateau:
         """Take the score of a check; tell whether this model is the one to keep so far."""
         self.scores.append(score)
         last = len(self.scores) - 1
-        better = self.best < 0 or score > self.scores[self.best]
+        better = score >= max(self.scores) - self.slack
         if better:
             self.best = last
         if self.falls_at is None and self.patience and last >= self.patience:

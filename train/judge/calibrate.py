@@ -2,7 +2,8 @@
 
 Paper: Platt, 1999, "Probabilistic outputs for support vector machines"; https://arxiv.org/abs/1706.04599
 Differs: two scores go in, the classifier's logit and that of the detector's best box. Their slopes are shared by all
-    categories, each of which has an offset of its own: validation sets are small, and rare categories smaller.
+    categories, each of which has an offset of its own: validation sets are small, and rare categories smaller. Where only models
+    have looked, and `relabel` has said how likely an image is to show a category, it counts as shown for so much of it.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tilth.claims import Json
+from tilth.claims import PEOPLE, Json
 from tilth.data.where import both
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
@@ -21,11 +22,13 @@ from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.evaluate import TEXT_AREA, category_scores
 from tilth.train.judge.predict import Predictor, predict
 from tilth.train.learn.examples import held_back, usable
+from tilth.train.learn.fine_tune import DOUBT
 from tilth.train.measure.metrics import best_threshold, expected_calibration_error, match_boxes
 from tilth.train.measure.prediction import Prediction, Target, known
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
 MIN_UNSAFE = 20  # fewer cannot say below which score hardly any lies
+EVEN = 0.5
 MISSED = 0.02  # share of unsafe validation images that may lie wholly below `clear_below`
 
 Array = np.ndarray[Any, Any]
@@ -34,12 +37,13 @@ Array = np.ndarray[Any, Any]
 def fit_fusion(logits: Array, boxes: Array | None, positive: Array, sure: Array | None = None) -> list[Fusion] | None:
     """Fit the fusion of each label by regularised logistic regression.
 
-    A model whose slope would be negative, which would turn its ranking round, is left out.
+    A model whose slope would be negative, which would turn its ranking round, is left out. Where truth is a chance, both answers count,
+    each as far as it is likely.
 
     Args:
         logits: Of the classifier, `(n, k)`.
         boxes: Score of the detector's best box, `(n, k)`; None without a detector.
-        positive: Truth, `(n, k)`.
+        positive: Truth, or its chance, `(n, k)`.
         sure: Where it is known, `(n, k)`; everywhere when None. The rest is left out.
 
     Returns:
@@ -49,14 +53,15 @@ def fit_fusion(logits: Array, boxes: Array | None, positive: Array, sure: Array 
 
     n, k = positive.shape
     used = np.ones(n * k, bool) if sure is None else sure.ravel()
-    answers = positive.ravel()[used]
-    if min(answers.sum(), (~answers).sum()) < MIN_POSITIVES:
+    answers = positive.ravel()[used].astype(float)
+    if min(answers.sum(), (1 - answers).sum()) < MIN_POSITIVES:
         return None
     slopes = {"a": logits.ravel()} | ({} if boxes is None else {"d": box_logit(boxes).ravel()})
     offsets = np.tile(np.eye(k), (n, 1))
     while slopes:
         columns = np.column_stack([*slopes.values(), offsets])[used]
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(columns, answers)
+        both = np.repeat([1, 0], len(answers)), np.concatenate([answers, 1 - answers])
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(np.tile(columns, (2, 1)), *both)
         found = dict(zip(slopes, model.coef_[0], strict=False))
         if min(found.values()) > 0:
             shared = float(model.intercept_[0])
@@ -101,25 +106,39 @@ class Calibrate:
 
 
 def target(sample: Sample, labels: Sequence[str]) -> Target:
-    """Turn a sample into a target."""
+    """Turn a sample into a target; boxes count where it is hardly in doubt whether the image shows their category."""
     truth = sample.truth
+    chances = {
+        name: sample.presence[name]
+        for name in labels
+        if name in sample.presence and truth.looked.get(name) not in PEOPLE
+    }
+    doubtful = {name for name, chance in chances.items() if DOUBT < chance < 1 - DOUBT}
     shown = [c for c in truth.labels if c.category in labels]
     boxed = [c for c in shown if c.box_xyxy]
     return Target(
-        id=sample.id, file="", image=sample.pixels(), categories=tuple(sorted({str(c.category) for c in shown})),
+        id=sample.id,
+        file="",
+        image=sample.pixels(),
+        categories=tuple(sorted({str(c.category) for c in shown})),
         boxes_xyxy=np.array([c.box_xyxy for c in boxed], float).reshape(-1, 4),
-        box_categories=tuple(str(c.category) for c in boxed), unasked=truth.unasked(labels),
-    )  # fmt: skip
+        box_categories=tuple(str(c.category) for c in boxed),
+        unasked=tuple(name for name in labels if name in doubtful or not truth.looked.get(name)),
+        chances=chances,
+    )
 
 
 def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json]:
     """Fit calibration and thresholds into `about`, and report the error before and after."""
     per_category: dict[str, dict[str, Any]] = {}
     shape = (len(predictions), len(about.labels))
-    truth = np.array([[c in p.truth for c in about.labels] for p in predictions], bool).reshape(shape)
+    truth = np.array([[p.chances.get(c, c in p.truth) for c in about.labels] for p in predictions], float).reshape(
+        shape
+    )
     logits = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(shape)
     boxes = np.array([[p.box_score(c) for c in about.labels] for p in predictions], float).reshape(shape)
-    before, sure = sigmoid(logits), known(predictions, about.labels)
+    likely = np.array([[c in p.chances for c in about.labels] for p in predictions], bool).reshape(shape)
+    before, sure = sigmoid(logits), known(predictions, about.labels) | likely
     by = fit_fusion(logits, boxes if boxes.any() else None, truth, sure)
     if by is not None:
         about.calibration = {label: asdict(one) for label, one in zip(about.labels, by, strict=True)}
@@ -130,7 +149,7 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
         if chosen is not None:
             about.thresholds[label] = chosen
         per_category[label] = {
-            "positives": int(truth[:, i].sum()), "threshold": None if chosen is None else round(chosen, 4),
+            "positives": round(float(truth[told, i].sum()), 1), "threshold": None if chosen is None else round(chosen, 4),
             "nobody_looked": int((~told).sum()),
             "ece_before": round(expected_calibration_error(before[told, i], truth[told, i]), 4) if told.any() else None,
             "ece_after": round(expected_calibration_error(scores[told, i], truth[told, i]), 4) if told.any() else None,
@@ -140,7 +159,7 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
         for name in ("ece_before", "ece_after")
     } if sure.any() else {}  # fmt: skip
     unsafe = [i for i, label in enumerate(about.labels) if label != TEXT_AREA]
-    about.clear_below = lowest_of(scores.max(1, initial=0.0)[truth[:, unsafe].any(1)])
+    about.clear_below = lowest_of(scores.max(1, initial=0.0)[(truth[:, unsafe] > EVEN).any(1)])
     slopes = {"classifier_slope": round(by[0].a, 4), "detector_slope": round(by[0].d, 4)} if by else {}
     return {**means, **slopes, "clear_below": about.clear_below, "per_category": per_category}
 

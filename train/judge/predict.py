@@ -83,7 +83,7 @@ def predict(predictor: Predictor, targets: Iterable[Target], path: Path, advance
                 ]
                 row = Prediction(
                     id=target.id, file=target.file, part=target.part, truth=target.categories, truth_boxes=truth_boxes,
-                    logits=logits, boxes=boxes, unasked=target.unasked,
+                    logits=logits, boxes=boxes, unasked=target.unasked, chances=dict(target.chances),
                 )  # fmt: skip
                 stream.write(json.dumps(vars(row)) + "\n")
                 done[target.id] = row

@@ -97,6 +97,7 @@ class Decide:
             if p >= self.sure
         }
         right: dict[str, Json] = {}
+        present: dict[str, Json] = {}
         labels: list[Claim] = []
         asked: list[str] = []
         for category in self.categories:
@@ -107,7 +108,8 @@ class Decide:
                 continue
             said = [(c, p) for c, p in old if p >= LIKELY] + [(c, p) for c, p in new if id(c) in surely]
             doubts = [p for _, p in old if p < LIKELY] + [p for c, p in new if id(c) not in surely]
-            right[category] = _product([p for _, p in said]) * (1 - max(doubts, default=0.0))
+            right[category] = round(_product([p for _, p in said]) * (1 - max(doubts, default=0.0)), 4)
+            present[category] = round(max((p for _, p in old + new), default=0.0), 4)
             changes = (
                 any(p < LIKELY for _, p in old) or any(id(c) in surely for c, _ in new) or category in looked.overruled
             )
@@ -128,14 +130,14 @@ class Decide:
         # this student has seen what those before it saw, so nothing of theirs stands beside it
         gone = [other for other in looked.students if other != source]
         claims += [Claim(says="withdraw", source=other, evidence={"round": round_}) for other in gone]
-        rounded: dict[str, Json] = {name: round(float(str(p)), 4) for name, p in right.items()}
         turn = 1 + max((number for step_, number in sample.turns.items() if step_ != self.name), default=0)
         proposed: list[Json] = [
             [c.category, round(p, 4), *(round(v, 2) for v in c.box_xyxy or ())]
             for c, p in zip(news, news_chance, strict=True) if self.absent < p and id(c) not in surely
         ]  # fmt: skip
         columns: dict[str, Json] = {
-            f"{self.name}.{RIGHT}": rounded,
+            f"{self.name}.{RIGHT}": right,
+            f"{self.name}.present": present,
             f"{self.name}.turn": turn,
             f"{self.name}.suspected": proposed,
         }
@@ -151,7 +153,8 @@ class Relabel:
     """Let a detector that was trained on automatic labels look at them again.
 
     Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and training weighs;
-    and `<step>.suspected`, boxes that may be missing. A label of the teacher's that is probably wrong goes, a new one that is surely right
+    `<step>.present`, the chance that the image shows it, to which models are calibrated; and `<step>.suspected`, boxes that may be
+    missing. A label of the teacher's that is probably wrong goes, a new one that is surely right
     comes, as claims of `model:student`; how likely, training and `review` read from the column.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tilth.engine.steps import step
 from tilth.train.artifacts.artifact import any_size
-from tilth.train.learn.examples import Example, known, present
+from tilth.train.learn.examples import Example, known, likely
 from tilth.train.learn.fine_tune import Batch, FineTune, shown
 from tilth.train.measure.metrics import average_precision
 from tilth.train.measure.prediction import Prediction
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class TrainClassifier(FineTune):
     """Fine-tune a classifier; one sigmoid output for each picture category of the policy.
 
-    An image teaches nothing about a category that nobody looked for in it.
+    An image teaches nothing about a category that nobody looked for in it, and of what only models said, as much as is likely.
 
     Args:
         auto_weight: Weight of an example that no person looked at.
@@ -74,14 +74,17 @@ class TrainClassifier(FineTune):
         from torch.nn import functional as F  # noqa: N812
 
         logits = said.logits.float()
-        truth, weights = present(batch.rows, logits.shape[1]), np.array([self.trust(r) for r in batch.rows], np.float32)
+        truth, told = likely(batch.rows, self.auto_weight)
+        weights = np.array([self.trust(r) for r in batch.rows], np.float32)
         each = F.binary_cross_entropy_with_logits(logits, torch.from_numpy(truth).to(logits.device), reduction="none")
-        sure = torch.from_numpy(known(batch.rows, self.auto_weight)).to(logits.device)
         counts = torch.from_numpy(weights).to(logits.device)
-        loss = ((each * sure).mean(1) * counts).mean()  # times 1 is exact
+        loss: torch.Tensor = (
+            (each * torch.from_numpy(told).to(logits.device)).mean(1) * counts
+        ).mean()  # times 1 is exact
         if (head := getattr(model, "spots", None)) is not None:
             from tilth.train.learn.spots import spots_loss
 
+            sure = torch.from_numpy(known(batch.rows, self.auto_weight)).to(logits.device)
             places = head(said.hidden_states[-1])
             loss = loss + self.spots * spots_loss(places, batch.rows, batch.boxes, batch.seen, sure * counts[:, None])
         return loss

@@ -31,6 +31,7 @@ class Example:
         made: Whether the image was generated.
         val: Whether it is held back for choosing and calibrating.
         sure: Chance of what is said about each of the labels to be right, where a model was asked; empty where nobody can tell.
+        likely: Chance that the image shows each of the labels, by what models say; nan where they do not. Empty where no model was asked.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Example:
     made: bool
     val: bool
     sure: tuple[float, ...] = ()
+    likely: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +79,22 @@ def known(rows: Sequence[Example], auto_weight: float = 1.0) -> npt.NDArray[np.f
             if row.sure and kind and kind not in PEOPLE:
                 table[i, k] = max(0.0, 2 * row.sure[k] - 1)
     return table
+
+
+def likely(
+    rows: Sequence[Example], auto_weight: float = 1.0
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return the chance that each image shows each label, and how much that counts, both `(n, n_labels)`.
+
+    What people say is sure. Where only models looked, the chance is what `relabel` made of it, also where it dares say nothing; without it,
+    what they say counts as `known` has it.
+    """
+    truth, counts = present(rows, len(rows[0].looked) if rows else 0), known(rows, auto_weight)
+    for i, row in enumerate(rows):
+        for k, chance in enumerate(row.likely):
+            if row.looked[k] not in PEOPLE and not np.isnan(chance):
+                truth[i, k], counts[i, k] = chance, 1
+    return truth, counts
 
 
 def held_back(sample: Sample) -> bool:
@@ -141,5 +159,6 @@ def _example(sample: Sample, labels: Sequence[str], boxes_only: bool) -> Example
         reviewed=truth.state is not State.AUTO,
         made=sample.made,
         val=held_back(sample) and not sample.made,
-        sure=tuple(round(chances.get(name, 1.0), 4) for name in labels) if chances else (),
+        sure=tuple(chances.get(name, 1.0) for name in labels) if chances else (),
+        likely=tuple(sample.presence.get(name, float("nan")) for name in labels) if sample.presence else (),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tilth import models
-from tilth.claims import State
+from tilth.claims import PEOPLE, State
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -25,6 +25,7 @@ MOST_VAL = 256  # held-back images that are looked at while training
 CHECK_EVERY = 50  # steps
 ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
 PEOPLE_DRAWN = 4.0  # times as often as others are images drawn that people looked at
+DOUBT = 0.1  # a chance farther than this from 0 and 1 is no truth to judge a model by
 LAST = 20  # steps whose mean loss is told at the end
 STATES = {"reviewed": State.REVIEWED, "confirmed_empty": State.CONFIRMED_EMPTY, "auto": State.AUTO}
 
@@ -250,9 +251,13 @@ def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
 
 
 def shown(row: Example, labels: Sequence[str], **said: Any) -> Prediction:
-    """Return what a model says of a view of an example, beside what is known of it."""
+    """Return what a model says of a view of an example, beside what is known of it; what is in doubt judges no model."""
+    doubtful = [
+        DOUBT < chance < 1 - DOUBT and by not in PEOPLE for chance, by in zip(row.likely, row.looked, strict=False)
+    ]
+    unasked = [not by or bool(doubtful and doubtful[k]) for k, by in enumerate(row.looked)]
     return Prediction(
         id=row.id, file="", part="", truth=tuple(labels[label] for label in row.labels),
         truth_boxes=said.get("true_boxes", []), logits=said.get("logits", {}), boxes=said.get("boxes", []),
-        unasked=tuple(label for label, looked in zip(labels, row.looked, strict=True) if not looked),
+        unasked=tuple(label for label, unknown in zip(labels, unasked, strict=True) if unknown),
     )  # fmt: skip

@@ -39,7 +39,12 @@ def f1(said: Array, positive: Array) -> float:
 
 
 def best_threshold(scores: Array, positive: Array) -> float | None:
-    """Return the score threshold with the best F1, or None when fewer than 5 positives could tell."""
+    """Return the score threshold with the best F1, or None when fewer than 5 positives could tell.
+
+    Args:
+        scores: Of the images.
+        positive: Truth, or its chance; the F1 is then that of expected counts.
+    """
     if positive.sum() < 5:
         return None
     order = np.argsort(-scores, kind="stable")

@@ -1,7 +1,7 @@
 """What models say of an image, beside what is known of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from tilth.images import Image
 class Target:
     """An image with its truth: categories, boxes `(k, 4)` xyxy pixels with their category, and a slice such as a style.
 
-    Whether it shows a category in `unasked` is not known, as nobody looked.
+    Whether it shows a category in `unasked` is not known, as nobody looked; of a category in `chances` models say how likely it is.
     """
 
     id: str
@@ -25,6 +25,7 @@ class Target:
     box_categories: tuple[str, ...]
     part: str = ""
     unasked: tuple[str, ...] = ()
+    chances: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Prediction:
     """What both models say of one image, beside its truth.
 
     `logits` and `scores` are by category; `boxes` are `[x0, y0, x1, y1, score, category]` in pixels. `unasked` are the categories
-    that nobody looked for in it.
+    that nobody looked for in it, `chances` those of categories that only models looked for.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Prediction:
     logits: dict[str, float]
     boxes: list[list[Any]]
     unasked: tuple[str, ...] = ()
+    chances: Mapping[str, float] = field(default_factory=dict)
 
     def box_score(self, category: str) -> float:
         """Return the score of the best box of a category; 0 when there is none."""
