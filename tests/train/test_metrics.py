@@ -266,9 +266,9 @@ def test_labels_that_are_in_doubt_count_for_as_much_as_they_are_likely() -> None
         for i, (logit, chance) in enumerate(zip(logits[:, 0], chances[:, 0], strict=True))
     ]  # fmt: skip
     about = About(kind="classifier", base="", labels=["knife"], side=8, mean=[0.5] * 3, std=[0.5] * 3)
-    facts = calibrate(rows, about)["per_category"]["knife"]  # type: ignore[index, call-overload]
-    assert facts["positives"] == pytest.approx(chances.sum(), abs=0.1)  # type: ignore[index, call-overload]
-    assert facts["nobody_looked"] == 0  # type: ignore[index, call-overload]
+    told_of: Any = calibrate(rows, about)["per_category"]
+    assert told_of["knife"]["positives"] == pytest.approx(chances.sum(), abs=0.1)
+    assert told_of["knife"]["nobody_looked"] == 0
     assert about.calibration["knife"]["a"] == pytest.approx(1.5, abs=0.05)
 
 

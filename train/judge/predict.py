@@ -21,10 +21,18 @@ MIN_SCORE = 0.02  # boxes below are not kept: they change no average precision t
 
 
 class Predictor:
-    """A classifier and a detector, either of which may be missing."""
+    """A classifier and a detector, either of which may be missing.
 
-    def __init__(self, classifier: Path | None, detector: Path | None, device: str) -> None:
+    Args:
+        classifier: Its folder.
+        detector: Its folder.
+        device: To run on.
+        quick: Multiply in bfloat16 where the hardware does; scores move by hundredths then, so models are measured and served without.
+    """
+
+    def __init__(self, classifier: Path | None, detector: Path | None, device: str, *, quick: bool = False) -> None:
         self.device = models.device(device)
+        self.bf16 = quick and models.precision(self.device) == "bfloat16"
         self.classifier = load_trained(classifier, self.device) if classifier else None
         self.detector = load_trained(detector, self.device) if detector else None
 
@@ -37,13 +45,13 @@ class Predictor:
         logits: list[dict[str, float]] = [{} for _ in images]
         boxes: list[list[list[Any]]] = [[] for _ in images]
         if self.classifier:
-            said = finite(self._forward(self.classifier, images).logits.cpu().numpy(), "the classifier")
+            said = finite(self._forward(self.classifier, images).logits.float().cpu().numpy(), "the classifier")
             labels = self.classifier[1].labels
             logits = [dict(zip(labels, map(float, row), strict=True)) for row in said]
         if self.detector:
             out = self._forward(self.detector, images)
-            scores = sigmoid(finite(out.logits.cpu().numpy(), "the detector"))
-            places = finite(out.pred_boxes.cpu().numpy(), "the detector")
+            scores = sigmoid(finite(out.logits.float().cpu().numpy(), "the detector"))
+            places = finite(out.pred_boxes.float().cpu().numpy(), "the detector")
             for i, image in enumerate(images):
                 boxes[i] = self._boxes(scores[i], places[i], image)
         return list(zip(logits, boxes, strict=True))
@@ -55,7 +63,8 @@ class Predictor:
 
         model, about = pair
         square = np.stack([resize(image, (about.side, about.side)) for image in images])
-        with torch.inference_mode():
+        kind = torch.device(self.device).type
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
             return model(pixel_values=normalise(to_unit(square, self.device), about), **any_size(model, about.side))
 
     def _boxes(self, scores: npt.NDArray[Any], boxes_cxcywh: npt.NDArray[Any], image: Image) -> list[list[Any]]:

@@ -48,7 +48,7 @@ class Look:
 
     def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
         """Load it."""
-        predictor = Predictor(None, Path(self.detector), self.device)
+        predictor = Predictor(None, Path(self.detector), self.device, quick=True)
 
         def look(samples: Sequence[Sample]) -> list[Result]:
             said = predictor([sample.pixels() for sample in samples])

@@ -143,7 +143,7 @@ class FineTune:
             raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
         model = load_for_training(self.kind, base, labels)
         fits = np.array(self.choose(model, data.rows, side), bool)
-        model.to(device)
+        model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
         train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
         val = val[:MOST_VAL]
         if not len(train):
@@ -215,6 +215,7 @@ class FineTune:
             **({"too_few": thin} if thin else {}),
         }
         self.finish(model)
+        model.to(memory_format=torch.contiguous_format)  # as files have it
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
         return {"model": str(path), **about.trained}
