@@ -1,13 +1,12 @@
 """What a teacher and a student say of an image, and what people answered: from that the chance of a label is learned."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tilth.claims import PEOPLE, SAME_BOX_IOU, Claim, Json, resolve, standing
 from tilth.geometry import iou_of
 from tilth.samples import Sample
-from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, Scale, fit_curve, scale_of
+from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 
 NEARLY_SURE = 0.9  # chance of a label from which on people who take it away are more likely to be wrong
 SURPRISE = 0.01  # a number of contradictions that chance alone makes less often is said
@@ -79,39 +78,16 @@ class Looked:
         ]  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Usual:
-    """What scores are usual in one look, of boxes that the teacher keeps and of others that the student sees."""
-
-    kept: Scale = field(default_factory=Scale)
-    seen: Scale = field(default_factory=Scale)
-
-    def of(self, kept: bool) -> Scale:
-        """Return one of them."""
-        return self.kept if kept else self.seen
-
-
-def usual_of(samples: Iterable[Sample], name: str, categories: Sequence[str]) -> Usual:
-    """Return what is usual in a look."""
-    said: dict[bool, list[Said]] = {True: [], False: []}
-    for sample in samples:
-        looked = Looked(sample, name, categories)
-        said[True] += looked.said(looked.kept, kept=True)
-        said[False] += looked.said(looked.news(), kept=False)
-    return Usual(kept=scale_of(said[True]), seen=scale_of(said[False]))
-
-
 class Answers:
     """What people said of labels on which a student that had not learned them had a say.
 
     Args:
         categories: All that can be pictured.
-        usual: Scores of each look, by the name of the step.
     """
 
-    def __init__(self, categories: Sequence[str], usual: Mapping[str, "Usual"]) -> None:
-        self.categories, self.usual = categories, usual
-        self.told: dict[bool, list[tuple[Said, Scale, bool]]] = {True: [], False: []}
+    def __init__(self, categories: Sequence[str]) -> None:
+        self.categories = categories
+        self.told: dict[bool, list[tuple[Said, bool]]] = {True: [], False: []}
         self.nearly_sure: list[
             tuple[float, bool]
         ] = []  # chance of a shown label to be wrong, and whether people said so
@@ -127,13 +103,12 @@ class Answers:
         for category, chance in sample.chances.items():
             if category in decided and category in before and chance >= NEARLY_SURE:
                 self.nearly_sure.append((1 - chance, category not in truth.categories))
-        usual = self.usual.get(last, Usual())
         for kept, claims in ((True, looked.kept), (False, looked.news())):
             for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):
                 if claim.category in decided:
                     own = [t for t in truth.labels if t.category == claim.category]
                     there = any(t.box_xyxy is None or _overlap(t, claim) for t in own)
-                    self.told[kept].append((said, usual.of(kept), there))
+                    self.told[kept].append((said, there))
 
     def contradicted(self) -> dict[str, Json]:
         """Count labels that were nearly surely right and that people took away; `surprising` when chance hardly ever makes so many."""
@@ -153,7 +128,7 @@ class Answers:
         found = []
         for kept, before in ((True, KEPT_BEFORE), (False, SEEN_BEFORE)):
             rows = self.told[kept]
-            found.append(fit_curve([row[:2] for row in rows], [there for *_, there in rows], before))
+            found.append(fit_curve([said for said, _ in rows], [there for _, there in rows], before))
         return found[0], found[1]
 
 

@@ -9,8 +9,8 @@ Papers: https://arxiv.org/abs/1804.06872 (what is learned first is mostly right)
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from tilth.data.where import both, one_of, open_to_models
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.samples import Result, Sample
-from tilth.train.judge.answers import AGAIN, MINE, Answers, Looked, Usual, usual_of
-from tilth.train.judge.chances import Curve, Scale
+from tilth.train.judge.answers import AGAIN, MINE, Answers, Looked
+from tilth.train.judge.chances import Curve
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.examples import held_back
 
@@ -70,7 +70,6 @@ class Decide:
     categories: tuple[str, ...]
     kept: Curve
     seen: Curve
-    usual: Usual
     sure: float
     absent: float
     batch_size: int = 256
@@ -88,14 +87,10 @@ class Decide:
         """Weigh one image."""
         looked = Looked(sample, self.name, self.categories)
         news = looked.news()
-        kept_chance = self.kept(looked.said(looked.kept, kept=True), self.usual.kept)
+        kept_chance = self.kept(looked.said(looked.kept, kept=True))
         said_of_news = looked.said(news, kept=False)
-        news_chance = self.seen(said_of_news, self.usual.seen)
-        surely = {
-            id(c)
-            for c, p in zip(news, self.seen.at_least(said_of_news, self.usual.seen), strict=True)
-            if p >= self.sure
-        }
+        news_chance = self.seen(said_of_news)
+        surely = {id(c) for c, p in zip(news, self.seen.at_least(said_of_news), strict=True) if p >= self.sure}
         right: dict[str, Json] = {}
         present: dict[str, Json] = {}
         labels: list[Claim] = []
@@ -192,8 +187,7 @@ class Relabel:
             held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
             if held:
                 work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
-        usual = usual_of(work.dataset.samples(wanted, images=False), work.name, categories)
-        answers = Answers(categories, {**_earlier(work), work.name: usual})
+        answers = Answers(categories)
         for sample in work.dataset.samples(people, images=False):
             answers.take(sample, work.name)
         kept, seen = answers.curves()
@@ -209,7 +203,7 @@ class Relabel:
             )
         decide = Decide(
             name=work.name, digest=digest, policy=work.policy.tag, categories=categories,
-            kept=kept, seen=seen, usual=usual, sure=self.sure, absent=self.absent,
+            kept=kept, seen=seen, sure=self.sure, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
         return {
@@ -217,20 +211,9 @@ class Relabel:
             "failed": looked.get("failed", 0),
             "learned_from": {"kept": kept.learned_from, "suspected": seen.learned_from},
             "curves": {name: [*one.weights, dict(one.offsets)] for name, one in (("kept", kept), ("suspected", seen))},
-            "usual": asdict(usual),
             "nearly_sure": contradicted,
             **_count(work, categories),
         }
-
-
-def _earlier(work: Work) -> dict[str, Usual]:
-    """Return what was usual in the looks of earlier steps, which say it in their facts."""
-    found = {}
-    for name, facts in work.facts.items():
-        if isinstance(told := facts.get("usual"), Mapping):
-            scales = {part: Scale(**{k: (v[0], v[1]) for k, v in told[part].items()}) for part in ("kept", "seen")}  # type: ignore
-            found[name] = Usual(**scales)
-    return found
 
 
 def _count(work: Work, categories: Sequence[str]) -> dict[str, Json]:

@@ -143,7 +143,7 @@ class FineTune:
             raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
         model = load_for_training(self.kind, base, labels)
         fits = np.array(self.choose(model, data.rows, side), bool)
-        model.to(device, memory_format=torch.channels_last)  # convolutions are faster so
+        model.to(device).to(memory_format=torch.channels_last)  # convolutions are faster so
         train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
         val = val[:MOST_VAL]
         if not len(train):
