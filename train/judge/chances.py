@@ -23,7 +23,7 @@ KEPT_BEFORE = np.array([1.5, 1.0, 0.0, 0.5])
 SEEN_BEFORE = np.array([0.3, 1.5, -1.0, -1.0])
 PULL = np.array([0.5, 0.5, 1.0, 0.5])  # in images: how hard the belief holds
 PULL_CATEGORY = 1.0  # the same for what a category is more or less often right than others
-SURE = 1.64  # deviations below a chance where it still lies nineteen times in twenty
+SURE = 1.0  # deviations below a chance where it still lies five times in six
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Curve:
         return [float(sigmoid(np.array(logit))) for logit, _ in self._logits(said)]
 
     def at_least(self, said: Sequence[Said]) -> list[float]:
-        """Return what the chance of each is at least, nineteen times in twenty.
+        """Return what the chance of each is at least, five times in six.
 
         Of a category that people have hardly answered about, that is far below the chance.
         """

@@ -162,7 +162,7 @@ class Relabel:
     """
 
     detector: str = ""
-    sure: float = 0.8
+    sure: float = 0.7
     absent: float = 0.01
     batch_size: int = 64
 
