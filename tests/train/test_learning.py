@@ -27,8 +27,8 @@ from tilth.train.judge.predict import Predictor
 from tilth.train.learn.augment import views
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
-from tilth.train.learn.examples import gather, held_back, known
-from tilth.train.learn.fine_tune import counts
+from tilth.train.learn.examples import Example, gather, held_back, known, likely
+from tilth.train.learn.fine_tune import counts, shown
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -94,6 +94,27 @@ def test_an_example_says_what_nobody_looked_for(work: Work) -> None:
     told = counts(data, ["knife", "dice"], 1)
     assert told["train_images"] + told["val_images"] == 30
     assert told["nobody_looked"]["dice"] <= 10 <= told["nobody_looked"]["knife"] <= 20
+
+
+def test_what_only_models_say_is_learned_as_a_chance_and_what_is_in_doubt_judges_nobody() -> None:
+    def row(looked: tuple[str, ...], chances: tuple[float, ...] = ()) -> Example:
+        said = {"labels": (0,), "boxes": (None,), "reviewed": False, "made": False, "val": True}
+        return Example(id="a", looked=looked, sure=tuple(1.0 for _ in chances), likely=chances, **said)  # type: ignore[arg-type]
+
+    nothing = float("nan")
+    rows = [
+        row(("human", "model", ""), (0.5, 0.2, 0.03)),
+        row(("model", "model", ""), (0.95, nothing, nothing)),
+        row(("model", "human", "")),
+    ]
+    truth, counts = likely(rows, auto_weight=0.5)
+    assert np.allclose(truth, [[1, 0.2, 0.03], [0.95, 0, 0], [1, 0, 0]])
+    assert np.allclose(counts, [[1, 1, 1], [1, 1, 0], [1, 1, 0]]), (
+        "what people say is sure, and of the rest nothing is known"
+    )
+    told = [shown(one, ["knife", "pill", "syringe"]) for one in rows]
+    assert [one.unasked for one in told] == [("pill", "syringe"), ("syringe",), ("syringe",)]
+    assert all(one.truth == ("knife",) for one in told)
 
 
 def test_a_mask_of_ones_changes_no_digit() -> None:
