@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +12,7 @@ from tilth.claims import PEOPLE, State
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.events import Advance
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.enough import among, too_few
 from tilth.train.learn.examples import Example, Examples, gather
@@ -127,7 +127,6 @@ class FineTune:
 
         from tilth.engine.fit import fit
         from tilth.engine.plateau import Plateau
-        from tilth.train.learn.augment import to_unit, views
 
         labels = [c.name for c in work.policy.pictured]
         side, mean, std = preprocessing(self.model)
@@ -135,55 +134,12 @@ class FineTune:
         states = [STATES[name] for name in self.states]
         data = gather(work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only)
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
-        squares = np.array(data.places)
-        device = models.device(work.device)
         torch.manual_seed(work.seed)
-        base = str(work.artifact(self.start)) if self.start else self.model
-        if self.start and read_about(Path(base)).labels != labels:
-            raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
-        model = load_for_training(self.kind, base, labels)
-        fits = np.array(self.choose(model, data.rows, side), bool)
-        model.to(device).to(memory_format=torch.channels_last)  # convolutions are faster so
-        train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
-        val = val[:MOST_VAL]
-        if not len(train):
-            raise InputError(
-                f"{work.name}: no image was looked at for all of {', '.join(labels)}, and {self.model} needs that"
-            )
-        thin = too_few(among([data.rows[i] for i in train], labels), negatives=not self.boxes_only)
+        model = load_for_training(self.kind, self._base(work, labels), labels)
+        lesson = Lesson(self, work, model, data, about)
+        thin = too_few(among([data.rows[i] for i in lesson.train], labels), negatives=not self.boxes_only)
         for label, why in thin.items():
             work.events.emit("too_few", step=work.name, category=label, message=f"  {label}: {why}")
-        chance = draw_weights(data.rows, train, len(labels))
-        bf16 = models.precision(device) == "bfloat16"
-
-        def answer(net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "tuple[Any, Batch]":
-            rows = [data.rows[i] for i in chosen]
-            x, boxes, seen = views(to_unit(data.images[squares[chosen]], device), [boxes_of(row) for row in rows], rng)
-            batch = Batch(pixels=normalise(x, about), rows=rows, boxes=boxes, seen=seen)
-            beside = self.beside(net, batch)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-                return net(pixel_values=batch.pixels, **beside), batch
-
-        def loss_at(step_: int) -> "torch.Tensor":
-            rng = np.random.default_rng((work.seed, self.stream, step_))
-            return self.loss(model, *answer(model, train[rng.choice(len(train), self.batch_size, p=chance)], rng))
-
-        told: dict[str, float] = {}
-        shown = sum(len(data.rows[i].labels) for i in val)
-
-        def judge(averaged: "torch.nn.Module") -> float:
-            rng = np.random.default_rng(self.stream)  # the same views of the held-back images each time
-            loss, found = 0.0, list[Prediction]()
-            for start in range(0, len(val), self.batch_size):
-                said, batch = answer(averaged, val[start : start + self.batch_size], rng)
-                loss += float(self.loss(averaged, said, batch)) * len(batch.rows) / len(val)
-                found += self.found(said, batch, labels)
-            told["val_loss"] = loss
-            if shown >= ENOUGH:
-                told["val_quality"] = self.quality(found, labels)
-            advance(0, **told)
-            return told.get("val_quality", -loss)
-
         plateau = Plateau(
             most=self.steps,
             every=min(CHECK_EVERY, max(1, self.steps // 4)),
@@ -194,7 +150,7 @@ class FineTune:
             losses = fit(
                 self.kind,
                 model,
-                loss_at,
+                lesson.loss_at,
                 steps=self.steps,
                 lr=self.lr,
                 work=work.folder / "checkpoint",
@@ -204,14 +160,15 @@ class FineTune:
                 seed=work.seed,
                 save_every=100,
                 plateau=plateau,
-                judge=judge if len(val) else None,
+                judge=(lambda averaged: lesson.judge(averaged, advance)) if len(lesson.val) else None,
                 advance=advance,
             )
-        told = {"loss": float(np.mean(losses[-LAST:])), **told} if losses else told
+        told = {"loss": float(np.mean(losses[-LAST:])), **lesson.told} if losses else lesson.told
+        ends = plateau.ends_at
         about.trained = {
             **{name: round(value, 4) for name, value in told.items()},
-            **counts(data, labels, plateau.ends_at),
-            "best_step": min(plateau.ends_at, (plateau.best + 1) * plateau.every) if len(val) else plateau.ends_at,
+            **counts(data, labels, ends),
+            "best_step": min(ends, (plateau.best + 1) * plateau.every) if len(lesson.val) else ends,
             **({"too_few": thin} if thin else {}),
         }
         self.finish(model)
@@ -219,6 +176,86 @@ class FineTune:
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
         return {"model": str(path), **about.trained}
+
+    def _base(self, work: Work, labels: Sequence[str]) -> str:
+        """Return where training starts: the base model, or a trained one of an earlier step.
+
+        Raises:
+            InputError: That one knows other categories.
+        """
+        if not self.start:
+            return self.model
+        folder = work.artifact(self.start)
+        if read_about(folder).labels != labels:
+            raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
+        return str(folder)
+
+
+class Lesson:
+    """What one training learns from, batch by batch, and what it is judged by meanwhile.
+
+    Args:
+        step: What is trained, and how.
+        work: Of the step.
+        model: Is moved to the device.
+        data: All examples.
+        about: Of the model that will be.
+
+    Raises:
+        InputError: The model can learn from none of them.
+    """
+
+    def __init__(self, step: FineTune, work: Work, model: Any, data: Examples, about: About) -> None:
+        import torch
+
+        self.step, self.model, self.data, self.about, self.seed = step, model, data, about, work.seed
+        self.device = models.device(work.device)
+        fits = np.array(step.choose(model, data.rows, about.side), bool)
+        model.to(self.device).to(memory_format=torch.channels_last)  # convolutions are faster so
+        self.train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
+        self.val = val[:MOST_VAL]
+        if not len(self.train):
+            missing = f"no image was looked at for all of {', '.join(about.labels)}, and {step.model} needs that"
+            raise InputError(f"{work.name}: {missing}")
+        self._squares = np.array(data.places)
+        self._chance = draw_weights(data.rows, self.train, len(about.labels))
+        self._shown = sum(len(data.rows[i].labels) for i in self.val)
+        self._bf16 = models.precision(self.device) == "bfloat16"
+        self.told: dict[str, float] = {}
+
+    def answer(self, net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "tuple[Any, Batch]":
+        """Show a model a random view of each of some examples; return what it says, and the views."""
+        import torch
+
+        from tilth.train.learn.augment import to_unit, views
+
+        rows = [self.data.rows[i] for i in chosen]
+        images = to_unit(self.data.images[self._squares[chosen]], self.device)
+        x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng)
+        batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
+        beside = self.step.beside(net, batch)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
+            return net(pixel_values=batch.pixels, **beside), batch
+
+    def loss_at(self, step: int) -> "torch.Tensor":
+        """Return the loss of the batch of a step."""
+        rng = np.random.default_rng((self.seed, self.step.stream, step))
+        chosen = self.train[rng.choice(len(self.train), self.step.batch_size, p=self._chance)]
+        return self.step.loss(self.model, *self.answer(self.model, chosen, rng))
+
+    def judge(self, averaged: "torch.nn.Module", advance: Advance) -> float:
+        """Score a model on held-back images, the same views of them each time; larger is better."""
+        rng = np.random.default_rng(self.step.stream)
+        loss, found = 0.0, list[Prediction]()
+        for start in range(0, len(self.val), self.step.batch_size):
+            said, batch = self.answer(averaged, self.val[start : start + self.step.batch_size], rng)
+            loss += float(self.step.loss(averaged, said, batch)) * len(batch.rows) / len(self.val)
+            found += self.step.found(said, batch, self.about.labels)
+        self.told["val_loss"] = loss
+        if self._shown >= ENOUGH:
+            self.told["val_quality"] = self.step.quality(found, self.about.labels)
+        advance(0, **self.told)
+        return self.told.get("val_quality", -loss)
 
 
 def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":
