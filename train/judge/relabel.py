@@ -8,12 +8,12 @@ for as much as it is likely to be right.
 Papers: https://arxiv.org/abs/1804.06872 (what is learned first is mostly right), https://arxiv.org/abs/1911.00068 (confident learning)
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from tilth import models
 from tilth.claims import PEOPLE, Claim, Json
@@ -60,6 +60,23 @@ class Look:
         return look
 
 
+@dataclass(frozen=True, kw_only=True)
+class Weighed:
+    """A box of the teacher's, or a new one of the student's.
+
+    Args:
+        claim: What its maker says.
+        chance: How likely it is to be right.
+        new: Whether it is the student's.
+        stands: Whether it is to count.
+    """
+
+    claim: Claim
+    chance: float
+    new: bool
+    stands: bool
+
+
 @step
 class Decide:
     """Say what is likelier, label by label, and how likely it is."""
@@ -86,61 +103,62 @@ class Decide:
     def decide(self, sample: Sample, round_: str) -> Result:
         """Weigh one image."""
         looked = Looked(sample, self.name, self.categories)
-        news = looked.news()
-        kept_chance = self.kept(looked.said(looked.kept, kept=True))
-        said_of_news = looked.said(news, kept=False)
-        news_chance = self.seen(said_of_news)
-        surely = {id(c) for c, p in zip(news, self.seen.at_least(said_of_news), strict=True) if p >= self.sure}
+        boxes = self._weigh(looked)
         right: dict[str, Json] = {}
         present: dict[str, Json] = {}
-        labels: list[Claim] = []
         asked: list[str] = []
         for category in self.categories:
-            old = [(c, p) for c, p in zip(looked.kept, kept_chance, strict=True) if c.category == category]
-            new = [(c, p) for c, p in zip(news, news_chance, strict=True) if c.category == category]
             known = category in looked.asked
             if not known and not looked.student:
                 continue
-            said = [(c, p) for c, p in old if p >= LIKELY] + [(c, p) for c, p in new if id(c) in surely]
-            doubts = [p for _, p in old if p < LIKELY] + [p for c, p in new if id(c) not in surely]
-            right[category] = round(_product([p for _, p in said]) * (1 - max(doubts, default=0.0)), 4)
-            present[category] = round(max((p for _, p in old + new), default=0.0), 4)
-            changes = (
-                any(p < LIKELY for _, p in old) or any(id(c) in surely for c, _ in new) or category in looked.overruled
-            )
-            if (
-                changes if known else said or max(doubts, default=0.0) <= self.absent
-            ):  # of the rest nobody says anything
+            own = [box for box in boxes if box.claim.category == category]
+            said = [box.chance for box in own if box.stands]
+            doubt = max((box.chance for box in own if not box.stands), default=0.0)
+            right[category] = round(math.prod(said) * (1 - doubt), 4)
+            present[category] = round(max((box.chance for box in own), default=0.0), 4)
+            changed = category in looked.overruled or any(box.new == box.stands for box in own)
+            if changed if known else said or doubt <= self.absent:  # of the rest nobody says anything
                 asked.append(category)
-                labels += [replace(c, score=round(p, 5)) for c, p in said]
-        source = f"{MINE}{self.digest}"
-        evidence: dict[str, Json] = {"round": round_, "instead_of": looked.sources}
-        claims = [
-            replace(c, source=source, evidence={**evidence, "was": c.source}, asked=tuple(asked), policy=self.policy)
-            for c in labels
-        ]  # fmt: skip
-        if asked and not claims:
-            nothing = Claim(says="empty", source=source, evidence=evidence, asked=tuple(asked))
-            claims = [replace(nothing, policy=self.policy)]
-        # this student has seen what those before it saw, so nothing of theirs stands beside it
-        gone = [other for other in looked.students if other != source]
-        claims += [Claim(says="withdraw", source=other, evidence={"round": round_}) for other in gone]
         turn = 1 + max((number for step_, number in sample.turns.items() if step_ != self.name), default=0)
-        proposed: list[Json] = [
-            [c.category, round(p, 4), *(round(v, 2) for v in c.box_xyxy or ())]
-            for c, p in zip(news, news_chance, strict=True) if self.absent < p and id(c) not in surely
+        suspected: list[Json] = [
+            [box.claim.category, round(box.chance, 4), *(round(v, 2) for v in box.claim.box_xyxy or ())]
+            for box in boxes if box.new and not box.stands and box.chance > self.absent
         ]  # fmt: skip
         columns: dict[str, Json] = {
             f"{self.name}.{RIGHT}": right,
             f"{self.name}.present": present,
             f"{self.name}.turn": turn,
-            f"{self.name}.suspected": proposed,
+            f"{self.name}.suspected": suspected,
         }
-        return Result(claims=tuple(claims), columns=columns)
+        labels = [box for box in boxes if box.stands and box.claim.category in asked]
+        return Result(claims=self._claims(labels, asked, looked, round_), columns=columns)
 
+    def _weigh(self, looked: Looked) -> list[Weighed]:
+        """Say of each box how likely it is to be right; a new one counts only where that is sure enough."""
+        news = looked.news()
+        said = looked.said(news, kept=False)
+        kept = zip(looked.kept, self.kept(looked.said(looked.kept, kept=True)), strict=True)
+        seen = zip(news, self.seen(said), self.seen.at_least(said), strict=True)
+        return [
+            *(Weighed(claim=claim, chance=p, new=False, stands=p >= LIKELY) for claim, p in kept),
+            *(Weighed(claim=claim, chance=p, new=True, stands=least >= self.sure) for claim, p, least in seen),
+        ]
 
-def _product(chances: Sequence[float]) -> float:
-    return float(np.prod(chances)) if chances else 1.0
+    def _claims(
+        self, labels: Sequence[Weighed], asked: Sequence[str], looked: Looked, round_: str
+    ) -> tuple[Claim, ...]:
+        """Return what is said now, and take back what earlier students said: this one has seen what they saw."""
+        source = f"{MINE}{self.digest}"
+        evidence: dict[str, Json] = {"round": round_, "instead_of": looked.sources}
+        mine: dict[str, Any] = {"source": source, "asked": tuple(asked), "policy": self.policy}
+        claims = [
+            replace(box.claim, score=round(box.chance, 5), evidence={**evidence, "was": box.claim.source}, **mine)
+            for box in labels
+        ]  # fmt: skip
+        if asked and not claims:
+            claims = [Claim(says="empty", evidence=evidence, **mine)]
+        gone = [other for other in looked.students if other != source]
+        return (*claims, *(Claim(says="withdraw", source=other, evidence={"round": round_}) for other in gone))
 
 
 @step
