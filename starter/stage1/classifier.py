@@ -17,13 +17,14 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tilth.data.files import folder_beside
 from tilth.engine.fit import fit
+from tilth.engine.views import draw_moves, recolor, to_unit
 from tilth.starter.world.scene import BASE_KINDS, COLORS, STYLES
 from tilth.starter.world.sets import PATCH_NAMES, scene_set
 from tilth.starter.world.surfaces import SURFACES
 
 SIDE, PATCH = 96, 8
 SCENES = 12_000
-STEPS = 3000
+STEPS = 6000
 BATCH = 32
 
 
@@ -44,8 +45,8 @@ def _pixels(images: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
     """Train on harmless things, save as `out/classifier`, score which kinds held-out scenes show."""
     data = scene_set(work / "sets", "train", SCENES, side=SIDE, kinds=BASE_KINDS)
+    boxes = [np.array([t.box_xyxy for t in s.things], np.float32).reshape(-1, 4) / SIDE for s in data.scenes]
     patches = torch.from_numpy(data.patches).long()
-    present = torch.tensor([[kind in {t.kind for t in s.things} for kind in BASE_KINDS] for s in data.scenes]).float()
     grounds = torch.tensor([[tuple(SURFACES).index(s.surface), STYLES.index(s.style)] for s in data.scenes])
     torch.manual_seed(3)
     model = new_classifier(BASE_KINDS)
@@ -57,9 +58,10 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((50, step))
         chosen = np.sort(rng.integers(0, len(data.images), BATCH))
-        x, dense = _pixels(data.images[chosen]).to(device), patches[chosen].to(device)
-        if step % 2:
-            x, dense = x.flip(3), dense.flip(3)
+        moves = draw_moves(BATCH, rng)
+        x = 2 * recolor(moves.image(to_unit(data.images[chosen], str(device))), rng) - 1
+        none_is_0 = patches[chosen].to(device).float() + 1  # as what lies beyond an image is
+        dense = moves.image(none_is_0, mode="nearest", padding="zeros").long() - 1
         with torch.autocast(device.type, torch.bfloat16):
             tokens = parts["vit"].vit(x).last_hidden_state
             logits = parts["vit"].classifier(tokens[:, 0]).float()
@@ -77,7 +79,11 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         truth = grounds[chosen].to(device)
         loss = loss + 0.3 * F.cross_entropy(whole[:, : len(SURFACES)], truth[:, 0])
         loss = loss + 0.3 * F.cross_entropy(whole[:, len(SURFACES) :], truth[:, 1])
-        return loss + 3 * F.binary_cross_entropy_with_logits(logits, present[chosen].to(device))
+        present = torch.zeros_like(logits)
+        for i, (index, seen) in enumerate(zip(chosen, moves.boxes([boxes[index] for index in chosen])[1], strict=True)):
+            things = data.scenes[index].things
+            present[i, [BASE_KINDS.index(thing.kind) for thing, there in zip(things, seen, strict=True) if there]] = 1
+        return loss + 3 * F.binary_cross_entropy_with_logits(logits, present)
 
     fit(
         "classifier",

@@ -15,12 +15,14 @@ from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RT
 
 from tilth.data.files import folder_beside
 from tilth.engine.fit import fit
-from tilth.starter.world.scene import BASE_KINDS
-from tilth.starter.world.sets import SceneSet, scene_set
+from tilth.engine.views import to_unit, views
+from tilth.geometry import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
+from tilth.starter.world.scene import BASE_KINDS, Scene
+from tilth.starter.world.sets import scene_set
 
 SIDE = 96
 SCENES = 12_000
-STEPS = 3000
+STEPS = 9000
 BATCH = 16
 
 
@@ -43,22 +45,11 @@ def new_detector(labels: tuple[str, ...]) -> DFineForObjectDetection:
     return DFineForObjectDetection(config)
 
 
-def _labels(data: SceneSet, chosen: np.ndarray[Any, Any], flip: bool) -> list[dict[str, torch.Tensor]]:
-    """Return class and `(cx, cy, w, h)` in parts of the image, of each chosen scene."""
-    told = []
-    for index in chosen:
-        things = [t for t in data.scenes[index].things if t.visible > 0.2]
-        boxes = np.array([t.box_xyxy for t in things], np.float32).reshape(-1, 4) / SIDE
-        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        if flip:
-            centres[:, 0] = 1 - centres[:, 0]
-        told.append(
-            {
-                "class_labels": torch.tensor([BASE_KINDS.index(t.kind) for t in things], dtype=torch.long),
-                "boxes": torch.from_numpy(np.concatenate([centres, sizes], axis=1)),
-            }
-        )
-    return told
+def _things(scene: Scene) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the class of each thing that can be seen, and its box, `(k, 4)` xyxy in parts of the image."""
+    things = [t for t in scene.things if t.visible > 0.2]
+    boxes = np.array([t.box_xyxy for t in things], np.float32).reshape(-1, 4) / SIDE
+    return np.array([BASE_KINDS.index(t.kind) for t in things], np.int64), boxes
 
 
 def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dict[str, float]:
@@ -69,12 +60,18 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
 
     def loss_at(step: int) -> torch.Tensor:
         rng = np.random.default_rng((40, step))
-        chosen = rng.integers(0, len(data.images), BATCH)
-        x = torch.from_numpy(data.images[np.sort(chosen)]).permute(0, 3, 1, 2).float().to(device) / 255
-        flip = bool(step % 2)
-        labels = [{k: v.to(device) for k, v in row.items()} for row in _labels(data, np.sort(chosen), flip)]
+        chosen = np.sort(rng.integers(0, len(data.images), BATCH))
+        shown = [_things(data.scenes[index]) for index in chosen]
+        x, boxes, seen = views(to_unit(data.images[chosen], str(device)), [own for _, own in shown], rng)
+        labels = [
+            {
+                "class_labels": torch.from_numpy(kinds[there]).to(device),
+                "boxes": torch.from_numpy(xyxy_to_cxcywh(own[there]).astype(np.float32)).to(device),
+            }
+            for (kinds, _), own, there in zip(shown, boxes, seen, strict=True)
+        ]
         with torch.autocast(device.type, torch.bfloat16):
-            loss: torch.Tensor = model(pixel_values=x.flip(3) if flip else x, labels=labels).loss
+            loss: torch.Tensor = model(pixel_values=x, labels=labels).loss
         return loss
 
     fit("detector", model, loss_at, steps=steps or STEPS, lr=6e-4, work=work, weight_decay=1e-4, clip=0.5, ema=0.998)
@@ -87,8 +84,6 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
 @torch.no_grad()
 def score(model: nn.Module, work: Path) -> dict[str, float]:
     """Return how often the best box of a held-out scene of one thing is right in class, and its mean overlap."""
-    from tilth.geometry import cxcywh_to_xyxy, iou
-
     data = scene_set(work / "sets", "held_out", 300, side=SIDE, kinds=BASE_KINDS, single=True)
     right, overlaps = [], []
     for start in range(0, len(data.images), 50):

@@ -15,6 +15,7 @@ from tilth.claims import Claim
 from tilth.data.dataset import Dataset
 from tilth.engine.fit import fit
 from tilth.engine.plateau import Plateau
+from tilth.engine.views import views
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.images import decode, encode_png, resize
@@ -24,7 +25,6 @@ from tilth.starter.world.scene import BASE_KINDS, NEW_KINDS, NEW_LOOK_ALIKES, UN
 from tilth.train.artifacts.artifact import About, load_trained, read_about, save_trained
 from tilth.train.artifacts.export import export_classifier, export_detector, export_language_model, verdict_settings
 from tilth.train.judge.predict import Predictor
-from tilth.train.learn.augment import views
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
 from tilth.train.learn.examples import Example, gather, held_back, known, likely
@@ -272,7 +272,7 @@ def test_views_move_boxes_with_their_things() -> None:
     x = torch.zeros(12, 3, 64, 64)
     box = np.array([[0.375, 0.25, 0.625, 0.5]], np.float32)
     x[:, :, 16:32, 24:40] = 1
-    for moved, boxes, seen in zip(*views(x, [box] * 12, rng, zoom=(0.8, 1.2)), strict=True):
+    for moved, boxes, seen in zip(*views(x, [box] * 12, rng), strict=True):
         assert seen.all()
         bright = moved.mean(0) > moved.mean(0).max() * 0.5
         rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))

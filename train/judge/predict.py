@@ -59,7 +59,7 @@ class Predictor:
     def _forward(self, pair: Any, images: Sequence[Image]) -> Any:
         import torch
 
-        from tilth.train.learn.augment import to_unit
+        from tilth.engine.views import to_unit
 
         model, about = pair
         square = np.stack([resize(image, (about.side, about.side)) for image in images])

@@ -227,7 +227,7 @@ class Lesson:
         """Show a model a random view of each of some examples; return what it says, and the views."""
         import torch
 
-        from tilth.train.learn.augment import to_unit, views
+        from tilth.engine.views import to_unit, views
 
         rows = [self.data.rows[i] for i in chosen]
         images = to_unit(self.data.images[self._squares[chosen]], self.device)
