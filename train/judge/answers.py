@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tilth.claims import PEOPLE, SAME_BOX_IOU, Claim, Json, resolve, standing
+from tilth.claims import PEOPLE, SAME_BOX_IOU, Claim, Json, standing
 from tilth.geometry import iou_of
 from tilth.samples import Sample
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 
-NEARLY_SURE = 0.9  # chance of a label from which on people who take it away are more likely to be wrong
-SURPRISE = 0.01  # a number of contradictions that chance alone makes less often is said
+NEARLY_PRESENT, NEARLY_ABSENT = (
+    0.8,
+    0.05,
+)  # chances of a category from which on people who say the opposite are likelier to be wrong
+SURPRISE = 0.001  # a number of contradictions that chance alone makes less often is said
 MINE = "model:student@"
 AGAIN = "again"  # column of what a student saw
 
@@ -88,9 +91,8 @@ class Answers:
     def __init__(self, categories: Sequence[str]) -> None:
         self.categories = categories
         self.told: dict[bool, list[tuple[Said, bool]]] = {True: [], False: []}
-        self.nearly_sure: list[
-            tuple[float, bool]
-        ] = []  # chance of a shown label to be wrong, and whether people said so
+        # chance that what is nearly sure is wrong, and whether people said so
+        self.nearly_sure: list[tuple[float, bool]] = []
 
     def take(self, sample: Sample, name: str) -> None:
         """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
@@ -99,10 +101,14 @@ class Answers:
         looked = Looked(sample, last, self.categories)
         truth = sample.truth
         decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
-        before = resolve(c for c in sample.claims if c.kind == "model").categories
-        for category, chance in sample.chances.items():
-            if category in decided and category in before and chance >= NEARLY_SURE:
-                self.nearly_sure.append((1 - chance, category not in truth.categories))
+        for category in (
+            decided & set(sample.presence) if looked.student else ()
+        ):  # the teacher's scores alone are no such evidence
+            chance, there = sample.presence[category], category in truth.categories
+            if chance >= NEARLY_PRESENT:
+                self.nearly_sure.append((1 - chance, not there))
+            elif chance <= NEARLY_ABSENT:
+                self.nearly_sure.append((chance, there))
         for kept, claims in ((True, looked.kept), (False, looked.news())):
             for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):
                 if claim.category in decided:
@@ -111,15 +117,15 @@ class Answers:
                     self.told[kept].append((said, there))
 
     def contradicted(self) -> dict[str, Json]:
-        """Count labels that were nearly surely right and that people took away; `surprising` when chance hardly ever makes so many."""
+        """Count what was nearly sure and people said the opposite of; `surprising` when chance hardly ever makes so many."""
         from scipy.stats import poisson
 
         expected, found = sum(chance for chance, _ in self.nearly_sure), sum(gone for _, gone in self.nearly_sure)
         rare = found > 2 and float(poisson.sf(found - 1, max(expected, 0.5))) < SURPRISE
         return {
-            "labels": len(self.nearly_sure),
+            "answers": len(self.nearly_sure),
             "expected": round(expected, 2),
-            "taken_away": found,
+            "contradicted": found,
             "surprising": rare,
         }
 

@@ -214,7 +214,7 @@ class Relabel:
             work.events.emit(
                 "people_doubted",
                 step=work.name,
-                message="  people took away {taken_away} of {labels} labels that are nearly surely right, where {expected} "
+                message="  people contradicted {contradicted} of {answers} things that are nearly sure, where {expected} "
                 "were to be expected: is the policy clear to them? people: 2 asks two for each image".format(
                     **contradicted
                 ),
