@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tilth.data.files import folder_beside
-from tilth.engine.fit import fit
+from tilth.engine.fit import fit, restarts
 from tilth.engine.views import draw_moves, recolor, to_unit
 from tilth.starter.world.scene import BASE_KINDS, COLORS, STYLES
 from tilth.starter.world.sets import PATCH_NAMES, scene_set
@@ -24,7 +24,7 @@ from tilth.starter.world.surfaces import SURFACES
 
 SIDE, PATCH = 96, 8
 SCENES = 12_000
-STEPS = 6000
+STEPS, GO = 6000, 3000  # the rate rises and falls in each go
 BATCH = 32
 
 
@@ -91,6 +91,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         loss_at,
         steps=steps or STEPS,
         lr=1e-3,
+        rate=lambda step: restarts(step, GO, 1e-3),
         work=work,
         weight_decay=0.03,
         betas=(0.9, 0.98),

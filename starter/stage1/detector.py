@@ -14,7 +14,7 @@ from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
 
 from tilth.data.files import folder_beside
-from tilth.engine.fit import fit
+from tilth.engine.fit import fit, restarts
 from tilth.engine.views import to_unit, views
 from tilth.geometry import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from tilth.starter.world.scene import BASE_KINDS, Scene
@@ -22,7 +22,7 @@ from tilth.starter.world.sets import scene_set
 
 SIDE = 96
 SCENES = 12_000
-STEPS = 9000
+STEPS, GO = 9000, 3000  # the rate rises and falls in each go
 BATCH = 16
 
 
@@ -74,7 +74,18 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
             loss: torch.Tensor = model(pixel_values=x, labels=labels).loss
         return loss
 
-    fit("detector", model, loss_at, steps=steps or STEPS, lr=6e-4, work=work, weight_decay=1e-4, clip=0.5, ema=0.998)
+    fit(
+        "detector",
+        model,
+        loss_at,
+        steps=steps or STEPS,
+        lr=6e-4,
+        rate=lambda step: restarts(step, GO, 6e-4),
+        work=work,
+        weight_decay=1e-4,
+        clip=0.5,
+        ema=0.998,
+    )
     with folder_beside(out / "detector") as partial:
         model.cpu().half().save_pretrained(partial)
         RTDetrImageProcessor(size={"height": SIDE, "width": SIDE}, do_normalize=False).save_pretrained(partial)

@@ -28,6 +28,17 @@ def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: floa
     return peak * min(1.0, (step + 1) / warmup) * (1.0 if done <= flat else max(0.03, (1 - done) / (1 - flat)))
 
 
+def restarts(step: int, every: int, peak: float, *, warmup: int = 100, flat: float = 0.5) -> float:
+    """Rise, stay and fall as `learning_rate` does, again every so many steps.
+
+    Paper: https://arxiv.org/abs/1608.03983 (warm restarts)
+
+    >>> [round(restarts(s, 100, 1.0, warmup=10), 2) for s in (0, 50, 99, 100, 150, 199)]
+    [0.1, 1.0, 0.03, 0.1, 1.0, 0.03]
+    """
+    return learning_rate(step % every, every, peak, warmup=warmup, flat=flat)
+
+
 def cosine(step: int, steps: int, peak: float) -> float:
     """Fall from the peak to zero by half a cosine.
 
