@@ -91,7 +91,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         loss_at,
         steps=steps or STEPS,
         lr=1e-3,
-        rate=lambda step: restarts(step, GO, 1e-3),
+        rate=lambda step: restarts(step, min(GO, steps or STEPS), 1e-3),
         work=work,
         weight_decay=0.03,
         betas=(0.9, 0.98),

@@ -80,7 +80,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         loss_at,
         steps=steps or STEPS,
         lr=6e-4,
-        rate=lambda step: restarts(step, GO, 6e-4),
+        rate=lambda step: restarts(step, min(GO, steps or STEPS), 6e-4),
         work=work,
         weight_decay=1e-4,
         clip=0.5,

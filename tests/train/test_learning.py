@@ -29,6 +29,7 @@ from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
 from tilth.train.learn.examples import Example, gather, held_back, known, likely
 from tilth.train.learn.fine_tune import counts, shown
+from tilth.train.measure.metrics import match_boxes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -106,15 +107,16 @@ def test_what_only_models_say_is_learned_as_a_chance_and_what_is_in_doubt_judges
         row(("human", "model", ""), (0.5, 0.2, 0.03)),
         row(("model", "model", ""), (0.95, nothing, nothing)),
         row(("model", "human", "")),
+        row(("model", "model", "model"), (0.5, 0.97, 0.02)),
     ]
-    truth, counts = likely(rows, auto_weight=0.5)
-    assert np.allclose(truth, [[1, 0.2, 0.03], [0.95, 0, 0], [1, 0, 0]])
-    assert np.allclose(counts, [[1, 1, 1], [1, 1, 0], [1, 1, 0]]), (
-        "what people say is sure, and of the rest nothing is known"
-    )
+    truth, counted = likely(rows, auto_weight=0.5)
+    assert np.allclose(truth, [[1, 0.2, 0.03], [0.95, 0, 0], [1, 0, 0], [0.5, 0.97, 0.02]])
+    assert np.allclose(counted, [[1, 1, 1], [1, 1, 0], [1, 1, 0], [1, 1, 1]]), "of the rest nothing is known"
     told = [shown(one, ["knife", "pill", "syringe"]) for one in rows]
-    assert [one.unasked for one in told] == [("pill", "syringe"), ("syringe",), ("syringe",)]
-    assert all(one.truth == ("knife",) for one in told)
+    assert [one.unasked for one in told] == [("pill", "syringe"), ("syringe",), ("syringe",), ("knife", "pill")]
+    place = [1.0, 1.0, 9.0, 9.0]
+    boxed = [replace(one, truth_boxes=[[*place, "knife"]], boxes=[[*place, 0.9, "knife"]]) for one in told]
+    assert match_boxes(boxed, "knife")[3].tolist() == [1, 1, 1, 0], "what is in doubt is neither there nor missed"
 
 
 def test_a_mask_of_ones_changes_no_digit() -> None:

@@ -93,7 +93,7 @@ def fit(
         seed: Of the batches.
         save_every: Steps between checkpoints.
         watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
-        plateau: Decides rates and end instead of `steps`, by what `judge` says; the model with the best score is kept.
+        plateau: Decides rates and end instead of `steps`, by what `judge` says; the model that it picks is kept.
         judge: Called with the (averaged) model at every check of the plateau; scores it, larger is better.
         advance: Called with the number of steps just done and the loss of late, instead of log lines.
 

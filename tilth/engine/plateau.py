@@ -1,4 +1,4 @@
-"""When to stop learning: stay at the peak rate while held-back examples gain, then let the rate fall to nothing and keep the best.
+"""When to stop learning: stay at the peak rate while held-back examples gain, then let the rate fall to nothing.
 
 Nobody can say beforehand how many steps a set of examples is worth. So the rate waits at its peak; once a few checks in a row bring no
 gain, or when the most steps that are allowed are nearly done, it falls in a line, and training ends with it.
@@ -38,7 +38,7 @@ class Plateau:
     gain: float = 0.002
     warmup: int = 30
     cooling: float = 0.25
-    slack: float = 0.01
+    slack: float = 0.0
     scores: list[float] = field(default_factory=list)
     falls_at: int | None = None
     best: int = -1

@@ -12,6 +12,7 @@ NEARLY_PRESENT, NEARLY_ABSENT = (
     0.8,
     0.05,
 )  # chances of a category from which on people who say the opposite are likelier to be wrong
+LEAST_CHANCE = 0.002  # that a category is there which nobody saw
 SURPRISE = 0.001  # a number of contradictions that chance alone makes less often is said
 MINE = "model:student@"
 AGAIN = "again"  # column of what a student saw
@@ -38,6 +39,7 @@ class Looked:
         self.asked = {name for claim in claims for name in claim.asked} | {
             str(c.category) for c in claims if c.category
         }
+        self.unplaced = {c.category for c in claims if c.says == "label" and not c.box_xyxy}
         self.kept = [c for c in claims if c.says == "label" and c.category in categories and c.box_xyxy]
         own = [claim for claim in sample.claims if claim.source.startswith(MINE)]
         self.overruled = {name for claim in own for name in claim.asked}  # by this student or one before it
@@ -107,8 +109,10 @@ class Answers:
             chance, there = sample.presence[category], category in truth.categories
             if chance >= NEARLY_PRESENT:
                 self.nearly_sure.append((1 - chance, not there))
-            elif chance <= NEARLY_ABSENT:
-                self.nearly_sure.append((chance, there))
+            elif (
+                chance <= NEARLY_ABSENT and category in looked.asked
+            ):  # nobody can be sure of what no teacher was asked for
+                self.nearly_sure.append((max(chance, LEAST_CHANCE), there))
         for kept, claims in ((True, looked.kept), (False, looked.news())):
             for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):
                 if claim.category in decided:

@@ -2,8 +2,9 @@
 
 Paper: Platt, 1999, "Probabilistic outputs for support vector machines"; https://arxiv.org/abs/1706.04599
 Differs: two scores go in, the classifier's logit and that of the detector's best box. Their slopes are shared by all
-    categories, each of which has an offset of its own: validation sets are small, and rare categories smaller. Where only models
-    have looked, and `relabel` has said how likely an image is to show a category, it counts as shown for so much of it.
+    categories, each of which has an offset of its own: validation sets are small, and rare categories smaller. Where no person
+    decided, and `relabel` has said how likely an image is to show a category, it counts as shown for so much of it: label first, then
+    look again, then calibrate.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,7 @@ from tilth.samples import Sample
 from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.evaluate import TEXT_AREA, category_scores
 from tilth.train.judge.predict import Predictor, predict
-from tilth.train.learn.examples import held_back, usable
-from tilth.train.learn.fine_tune import DOUBT
+from tilth.train.learn.examples import doubtful, held_back, usable
 from tilth.train.measure.metrics import best_threshold, expected_calibration_error, match_boxes
 from tilth.train.measure.prediction import Prediction, Target, known
 
@@ -60,8 +60,8 @@ def fit_fusion(logits: Array, boxes: Array | None, positive: Array, sure: Array 
     offsets = np.tile(np.eye(k), (n, 1))
     while slopes:
         columns = np.column_stack([*slopes.values(), offsets])[used]
-        both = np.repeat([1, 0], len(answers)), np.concatenate([answers, 1 - answers])
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(np.tile(columns, (2, 1)), *both)
+        yes_and_no, likely = np.repeat([1, 0], len(answers)), np.concatenate([answers, 1 - answers])
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(np.tile(columns, (2, 1)), yes_and_no, likely)
         found = dict(zip(slopes, model.coef_[0], strict=False))
         if min(found.values()) > 0:
             shared = float(model.intercept_[0])
@@ -107,13 +107,9 @@ class Calibrate:
 
 def target(sample: Sample, labels: Sequence[str]) -> Target:
     """Turn a sample into a target; boxes count where it is hardly in doubt whether the image shows their category."""
-    truth = sample.truth
-    chances = {
-        name: sample.presence[name]
-        for name in labels
-        if name in sample.presence and truth.looked.get(name) not in PEOPLE
-    }
-    doubtful = {name for name, chance in chances.items() if DOUBT < chance < 1 - DOUBT}
+    truth, presence = sample.truth, sample.presence
+    chances = {name: presence[name] for name in labels if name in presence and truth.looked.get(name) not in PEOPLE}
+    unsure = {name for name, chance in chances.items() if doubtful(chance, name in truth.categories)}
     shown = [c for c in truth.labels if c.category in labels]
     boxed = [c for c in shown if c.box_xyxy]
     return Target(
@@ -123,7 +119,7 @@ def target(sample: Sample, labels: Sequence[str]) -> Target:
         categories=tuple(sorted({str(c.category) for c in shown})),
         boxes_xyxy=np.array([c.box_xyxy for c in boxed], float).reshape(-1, 4),
         box_categories=tuple(str(c.category) for c in boxed),
-        unasked=tuple(name for name in labels if name in doubtful or not truth.looked.get(name)),
+        unasked=tuple(name for name in labels if name in unsure or not truth.looked.get(name)),
         chances=chances,
     )
 

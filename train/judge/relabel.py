@@ -3,7 +3,7 @@
 Few labels are wrong, and a model that has seen thousands of others, for a few passes only, learns the rule before the exceptions. So
 where it disagrees with the label that it was given, the label is suspect; how much, people's answers tell. Where the evidence is strong
 it speaks for itself, as a source of its own that can be taken back; where it is not, people are asked, and training counts the label
-for as much as it is likely to be right.
+for as much as it is likely.
 
 Papers: https://arxiv.org/abs/1804.06872 (what is learned first is mostly right), https://arxiv.org/abs/1911.00068 (confident learning)
 """
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tilth import models
 from tilth.claims import PEOPLE, Claim, Json
@@ -35,6 +35,8 @@ LIKELY = 0.5
 @step
 class Look:
     """Look at images with a trained detector."""
+
+    revision: ClassVar[int] = 1  # scores of before bfloat16 are hundredths away
 
     name: str
     detector: str
@@ -115,7 +117,8 @@ class Decide:
             said = [box.chance for box in own if box.stands]
             doubt = max((box.chance for box in own if not box.stands), default=0.0)
             right[category] = round(math.prod(said) * (1 - doubt), 4)
-            present[category] = round(max((box.chance for box in own), default=0.0), 4)
+            if category not in looked.unplaced:  # a label without a box is nobody's to weigh
+                present[category] = round(max((box.chance for box in own), default=0.0), 4)
             changed = category in looked.overruled or any(box.new == box.stands for box in own)
             if changed if known else said or doubt <= self.absent:  # of the rest nobody says anything
                 asked.append(category)
@@ -165,10 +168,10 @@ class Decide:
 class Relabel:
     """Let a detector that was trained on automatic labels look at them again.
 
-    Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and training weighs;
-    `<step>.present`, the chance that the image shows it, to which models are calibrated; and `<step>.suspected`, boxes that may be
-    missing. A label of the teacher's that is probably wrong goes, a new one that is surely right
-    comes, as claims of `model:student`; how likely, training and `review` read from the column.
+    Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and a detector learns or
+    does not; `<step>.present`, the chance that the image shows it, which a classifier learns and calibration fits; and
+    `<step>.suspected`, boxes that may be missing. A label of the teacher's that is probably wrong goes, a new one that is surely right
+    comes, as claims of `model:student`.
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.

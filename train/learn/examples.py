@@ -15,6 +15,7 @@ from tilth.samples import Sample
 from tilth.train.learn.squares import Squares
 
 VAL_SHARE = 0.15
+DOUBT = 0.1  # a chance farther than this from what is said leaves it in doubt
 KNOWN = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 
 
@@ -97,6 +98,15 @@ def likely(
     return truth, counts
 
 
+def doubtful(chance: float, said: bool) -> bool:
+    """Tell whether what is said of a category, present or not, is too far from its chance to be present to judge a model by.
+
+    >>> doubtful(0.95, True), doubtful(0.95, False), doubtful(0.5, True), doubtful(0.02, False)
+    (False, True, True, False)
+    """
+    return abs(chance - said) > DOUBT
+
+
 def held_back(sample: Sample) -> bool:
     """Tell whether a sample is for validation; relatives share the answer, and an explicit split decides first."""
     if sample.split:
@@ -150,7 +160,7 @@ def _example(sample: Sample, labels: Sequence[str], boxes_only: bool) -> Example
     width, height = sample.size_wh
     scale = np.array([width, height, width, height])
     boxes = [np.clip(np.array(c.box_xyxy) / scale, 0, 1).tolist() if c.box_xyxy else None for c in kept]
-    chances = sample.chances
+    chances, presence = sample.chances, sample.presence
     return Example(
         id=sample.id,
         labels=tuple(labels.index(str(c.category)) for c in kept),
@@ -160,5 +170,5 @@ def _example(sample: Sample, labels: Sequence[str], boxes_only: bool) -> Example
         made=sample.made,
         val=held_back(sample) and not sample.made,
         sure=tuple(chances.get(name, 1.0) for name in labels) if chances else (),
-        likely=tuple(sample.presence.get(name, float("nan")) for name in labels) if sample.presence else (),
+        likely=tuple(presence.get(name, float("nan")) for name in labels) if presence else (),
     )

@@ -15,7 +15,7 @@ from tilth.errors import InputError
 from tilth.events import Advance
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.enough import among, too_few
-from tilth.train.learn.examples import Example, Examples, gather
+from tilth.train.learn.examples import Example, Examples, doubtful, gather
 from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ MOST_VAL = 256  # held-back images that are looked at while training
 CHECK_EVERY = 50  # steps
 ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
 PEOPLE_DRAWN = 4.0  # times as often as others are images drawn that people looked at
-DOUBT = 0.1  # a chance farther than this from 0 and 1 is no truth to judge a model by
+SLACK = 0.01  # how far below the best quality a later model may lie and still be the one that is kept
 LAST = 20  # steps whose mean loss is told at the end
 STATES = {"reviewed": State.REVIEWED, "confirmed_empty": State.CONFIRMED_EMPTY, "auto": State.AUTO}
 
@@ -53,7 +53,8 @@ class FineTune:
 
     Args:
         model: Base model: a starter model, a folder or a hub id at a commit.
-        steps: Optimiser steps at most. Training ends by itself when held-back images gain nothing any more, and keeps the best model.
+        steps: Optimiser steps at most. Training ends by itself when held-back images gain nothing any more, and keeps the last model that
+            was not clearly worse than the best.
         start: Name of a trained model of an earlier step to go on from, which knows the same categories; `model` when empty.
         patience: Checks without a gain, one every 50 steps, before the learning rate falls to its end; 0 takes all steps.
         batch_size: Images a step.
@@ -144,6 +145,7 @@ class FineTune:
             most=self.steps,
             every=min(CHECK_EVERY, max(1, self.steps // 4)),
             patience=self.patience,
+            slack=SLACK if lesson.measures else 0.0,  # a loss has no scale of its own
             warmup=min(30, max(1, self.steps // 10)),
         )
         with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
@@ -219,7 +221,8 @@ class Lesson:
             raise InputError(f"{work.name}: {missing}")
         self._squares = np.array(data.places)
         self._chance = draw_weights(data.rows, self.train, len(about.labels))
-        self._shown = sum(len(data.rows[i].labels) for i in self.val)
+        told = [shown(data.rows[i], about.labels) for i in self.val]
+        self.measures = sum(label not in one.unasked for one in told for label in one.truth) >= ENOUGH
         self._bf16 = models.precision(self.device) == "bfloat16"
         self.told: dict[str, float] = {}
 
@@ -252,7 +255,7 @@ class Lesson:
             loss += float(self.step.loss(averaged, said, batch)) * len(batch.rows) / len(self.val)
             found += self.step.found(said, batch, self.about.labels)
         self.told["val_loss"] = loss
-        if self._shown >= ENOUGH:
+        if self.measures:
             self.told["val_quality"] = self.step.quality(found, self.about.labels)
         advance(0, **self.told)
         return self.told.get("val_quality", -loss)
@@ -290,10 +293,11 @@ def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
 
 def shown(row: Example, labels: Sequence[str], **said: Any) -> Prediction:
     """Return what a model says of a view of an example, beside what is known of it; what is in doubt judges no model."""
-    doubtful = [
-        DOUBT < chance < 1 - DOUBT and by not in PEOPLE for chance, by in zip(row.likely, row.looked, strict=False)
+    chances = row.likely or [float("nan")] * len(labels)
+    unasked = [
+        not by or (by not in PEOPLE and doubtful(chance, k in row.labels))
+        for k, (by, chance) in enumerate(zip(row.looked, chances, strict=True))
     ]
-    unasked = [not by or bool(doubtful and doubtful[k]) for k, by in enumerate(row.looked)]
     return Prediction(
         id=row.id, file="", part="", truth=tuple(labels[label] for label in row.labels),
         truth_boxes=said.get("true_boxes", []), logits=said.get("logits", {}), boxes=said.get("boxes", []),

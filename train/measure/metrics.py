@@ -60,7 +60,7 @@ def match_boxes(
 ) -> tuple[Array, Array, Array, Array]:
     """Match boxes of a category to the truth, image by image, best score first, as COCO does.
 
-    Boxes in images where nobody looked for it are left out.
+    Boxes in images of which nobody knows whether they show it are left out, and so are true ones.
 
     Returns:
         For every predicted box its score, whether it is right, and the place of its image; and the number of true boxes of
@@ -68,10 +68,11 @@ def match_boxes(
     """
     scores, right, owner, truths = [], [], [], np.zeros(len(predictions), int)
     for place, prediction in enumerate(predictions):
+        if category in prediction.unasked:
+            continue
         true = np.array([b[:4] for b in prediction.truth_boxes if b[4] == category], float).reshape(-1, 4)
         truths[place] = len(true)
-        found = () if category in prediction.unasked else prediction.boxes
-        said = sorted((b for b in found if b[5] == category), key=lambda b: -b[4])[:100]
+        said = sorted((b for b in prediction.boxes if b[5] == category), key=lambda b: -b[4])[:100]
         overlaps = iou(np.array([b[:4] for b in said], float).reshape(-1, 4), true)
         free = np.ones(len(true), bool)
         for box, row in zip(said, overlaps, strict=True):

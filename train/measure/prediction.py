@@ -14,7 +14,8 @@ from tilth.images import Image
 class Target:
     """An image with its truth: categories, boxes `(k, 4)` xyxy pixels with their category, and a slice such as a style.
 
-    Whether it shows a category in `unasked` is not known, as nobody looked; of a category in `chances` models say how likely it is.
+    Whether it shows a category in `unasked` is not known, as nobody looked or it is in doubt; of a category in `chances`, which no
+    person decided, models say how likely it is.
     """
 
     id: str
@@ -33,7 +34,8 @@ class Prediction:
     """What both models say of one image, beside its truth.
 
     `logits` and `scores` are by category; `boxes` are `[x0, y0, x1, y1, score, category]` in pixels. `unasked` are the categories
-    that nobody looked for in it, `chances` those of categories that only models looked for.
+    of which nobody knows whether it shows them, as nobody looked or it is in doubt; `chances`, of categories that no person decided, how
+    likely models take it to show them.
     """
 
     id: str
