@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from tilth.annotate.labelstudio.regions import in_pixels, read_result
-from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, UNUSABLE, Row
+from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, SUSPECT, UNUSABLE, Row
 from tilth.claims import SAME_BOX_IOU, Claim, Json
 from tilth.geometry import Box, iou
 
@@ -94,6 +94,9 @@ def _answer(
     reading = _read(annotation.get("result") or [], size, categories, shows)
     shown = _shown(annotation, task, size, categories)
     did, removed = _compare(reading.boxes, shown)
+    labels = [
+        one for one in shown if not one[2].startswith(SUSPECT)
+    ]  # what is suspected is nobody's label, right or wrong
     actions = [*(each for one in did for each in one.split("+")), *["reject"] * len(removed)]
     note = _note(reading)
     if not note:
@@ -120,7 +123,7 @@ def _answer(
         odd=tuple(reading.odd),
         digest=name,
         removed=tuple(removed),
-        before=(_right(reading.boxes, shown), len(shown), len(reading.boxes)),
+        before=(_right(reading.boxes, labels), len(labels), len(reading.boxes)),
     )
 
 

@@ -14,10 +14,11 @@ from tilth.annotate.boxes.draw import colour_of
 from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.policy import Policy
-from tilth.samples import Sample
+from tilth.samples import SUSPECTED, Sample
 
 BOXES, SHOWS, WHOLE, IMAGE = "boxes", "shows", "whole", "image"  # names of the tags in the labelling interface
 EMPTY, UNUSABLE, ESCALATE = "confirmed empty", "unusable", "escalate"
+SUSPECT = "s"  # begins the id of a region that is no label, but probably missing; the others are hexadecimal
 EPSILON = 1e-6  # percent
 
 Row = dict[str, Any]
@@ -88,14 +89,22 @@ def make_task(sample: Sample, image_url: str, why: str = "") -> Row:
 
 
 def make_prediction(sample: Sample) -> Row:
-    """Write the labels of a sample as a prediction; empty when there are none."""
-    labels = sample.truth.labels
+    """Write the labels of a sample, and boxes that are probably missing, as a prediction; empty when there are none of both."""
+    labels = (*sample.truth.labels, *sample.suspected)
     boxes = [label for label in labels if label.box_xyxy is not None]
     shown = sorted({str(label.category) for label in labels} - {str(label.category) for label in boxes})
     if not labels:
         return {}
     regions = [
-        make_region(sample.id, n, sample.size_wh, str(label.category), label.box_xyxy or (0, 0, 0, 0), label.score)
+        make_region(
+            sample.id,
+            n,
+            sample.size_wh,
+            str(label.category),
+            label.box_xyxy or (0, 0, 0, 0),
+            label.score,
+            mark=SUSPECT if label.source == SUSPECTED else "",
+        )
         for n, label in enumerate(boxes)
     ]
     return {
@@ -117,12 +126,14 @@ def _shows(sample: Sample, categories: Sequence[str]) -> Row:
     return {"id": name, "type": "choices", "from_name": SHOWS, "to_name": IMAGE, "value": value}
 
 
-def make_region(id_: str, number: int, size_wh: tuple[int, int], category: str, box_xyxy: Box, score: float) -> Row:
-    """Write a box, the one of this number of the sample, as a region."""
+def make_region(
+    id_: str, number: int, size_wh: tuple[int, int], category: str, box_xyxy: Box, score: float, *, mark: str = ""
+) -> Row:
+    """Write a box, the one of this number of the sample, as a region whose id begins with a mark."""
     width, height = size_wh
     x0, y0, x1, y1 = box_xyxy
     return {
-        "id": hashlib.sha256(f"{id_} {number}".encode()).hexdigest()[:10],
+        "id": mark + hashlib.sha256(f"{id_} {number}".encode()).hexdigest()[: 10 - len(mark)],
         "type": "rectanglelabels",
         "from_name": BOXES,
         "to_name": IMAGE,

@@ -49,7 +49,8 @@ class Simulate:
     def _review(self, sample: Sample, truth: Mapping[str, Any], made: Mapping[str, str]) -> Reviewed:
         # what people have said of other categories is settled
         asked = sample.to_ask(self.categories) or self.categories
-        shown = [label for label in sample.truth.labels if label.category in asked or asked == self.categories]
+        said = (*sample.truth.labels, *sample.suspected)
+        shown = [label for label in said if label.category in asked or asked == self.categories]
         if sample.id in truth:
             boxes = [(category, box) for category, box in truth[sample.id] if category in asked]
             say = partial(label_by_truth, sample.id, boxes)

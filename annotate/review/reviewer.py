@@ -17,6 +17,7 @@ from tilth.annotate.review.effort import seconds
 from tilth.claims import Claim, Json
 from tilth.errors import InputError
 from tilth.geometry import Box, iou
+from tilth.samples import SUSPECTED
 
 SOURCE = "human:simulated"
 ACCEPT_IOU = 0.8  # a box that fits less well is moved
@@ -113,8 +114,11 @@ def label_by_truth(
     claims = [say(category=c, box_xyxy=b, evidence={**whole, "action": did}) for (c, b), did in labels] or [
         say(says="empty", evidence={**whole, "action": "confirm_empty"})
     ]
+    said = [
+        claim for claim in boxes if claim.source != SUSPECTED
+    ]  # what is suspected is nobody's label, right or wrong
     return Reviewed(
-        claims=tuple(claims), actions=tuple(actions), right=_right(truth, boxes), shown=len(boxes), present=len(truth)
+        claims=tuple(claims), actions=tuple(actions), right=_right(truth, said), shown=len(said), present=len(truth)
     )
 
 

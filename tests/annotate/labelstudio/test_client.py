@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.annotate.labelstudio.answers import read_answers
-from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, UNUSABLE, check_task, make_config, make_task
+from tilth.annotate.labelstudio.tasks import EMPTY, ESCALATE, SUSPECT, UNUSABLE, check_task, make_config, make_task
 from tilth.claims import Claim
 from tilth.policy import Category, Policy
 from tilth.samples import Sample
@@ -183,6 +184,28 @@ def test_what_no_browser_sends_is_no_label_and_stops_nothing(fields: Row) -> Non
     whole["annotations"].append({"id": 2, "completed_by": 4, **fields})
     good, bad = read_answers(whole, NAMES, 1)
     assert (good.actions, bad.note, bad.claims) == (("accept", "accept"), "cannot be read", ())
+
+
+def test_what_is_probably_missing_is_drawn_already_and_is_nobodys_label() -> None:
+    rows = [["knife", 0.8, 20, 10, 60, 50], ["knife", 0.4, 1, 1, 9, 9], ["pill", 0.9, 100, 50, 200, 100]]
+    columns = {"student.turn": 1, "student.suspected": rows}
+    seen = replace(sample(auto("pill", (100, 50, 180, 100))), columns=columns)
+    made = make_task(seen, "a")
+    assert check_task(made, NAMES) == []
+    (prediction,) = made["predictions"]
+    label, knife, pill = prediction["result"]
+    assert [region["id"].startswith(SUSPECT) for region in (label, knife, pill)] == [False, True, True]
+    annotation = {"id": 1, "completed_by": 3, "parent_prediction": 7, "result": [label, knife]}
+    prediction["id"] = 7
+    (said,) = read_answers({**made, "annotations": [annotation]}, NAMES, 1)
+    assert said.actions == ("accept", "accept", "reject")
+    assert {(claim.category, claim.source) for claim in said.claims} == {
+        ("pill", "human:labelstudio-3"),
+        ("knife", "human:labelstudio-3"),
+    }
+    assert said.before == (1, 1, 2), "the audit judges labels, and not what was only suspected"
+    decided = replace(seen, claims=(*seen.claims, *said.claims))
+    assert not decided.suspected, "what people have decided is suspected no more"
 
 
 def test_a_category_that_is_shown_without_a_box_is_a_label_without_one() -> None:

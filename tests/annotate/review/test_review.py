@@ -20,7 +20,7 @@ from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.geometry import Box, iou
 from tilth.policy import Policy
-from tilth.samples import NewSample, Sample
+from tilth.samples import SUSPECTED, NewSample, Sample
 
 NAMES = ("knife", "pill", "dice")
 MODEL = "model:starter:grounding@abc"
@@ -70,6 +70,13 @@ def test_an_empty_image_costs_a_look_and_a_reject_for_each_wrong_box() -> None:
     assert done.actions == ("reject", "confirm_empty")
     assert [c.says for c in done.claims] == ["empty"]
     assert done.claims[0].evidence["seconds"] == seconds(done.actions) == pytest.approx(1.6 + 7.8)
+
+
+def test_a_box_that_was_suspected_is_accepted_instead_of_drawn_and_no_label_that_was_right() -> None:
+    suspected = Claim(category="knife", box_xyxy=KNIFE[1], source=SUSPECTED)
+    done = label_by_truth("a", [KNIFE], [suspected], categories=NAMES, error_rate=0)
+    assert (labels(done.claims), done.actions) == ([KNIFE], ("accept",))
+    assert (done.right, done.shown, done.present) == (0, 0, 1)
 
 
 BOX = st.tuples(st.integers(0, 50), st.integers(0, 50), st.integers(5, 40), st.integers(5, 40)).map(
