@@ -96,7 +96,15 @@ def test_pages_and_plots_agree_with_the_files_of_figures() -> None:
 def test_every_benchmark_writes_its_figures() -> None:
     for path in {*(ROOT / "benchmarks").glob("*.py")} - {
         ROOT / "benchmarks" / name
-        for name in ("figures.py", "plots.py", "fuzz.py", "fuzz_targets.py", "variants.py", "loop_figures.py")
+        for name in (
+            "figures.py",
+            "plots.py",
+            "fuzz.py",
+            "fuzz_targets.py",
+            "import_rates.py",
+            "variants.py",
+            "loop_figures.py",
+        )
     }:
         assert re.search(r"figures\.write\(|\.write\(asked\.results\)", path.read_text()), path.name
 
