@@ -167,3 +167,11 @@ def test_wrong_rounds_are_named_with_their_line(tmp_path: Path) -> None:
     path.write_text(f"policy: {POLICY}\nsteps:\n- rounds: 0\n  steps: [hash]\n- rounds: 1\n  steps:\n  - hsah\n")
     with pytest.raises(RecipeError, match=r"(?s)r\.yaml:3: .*rounds are a number.*r\.yaml:7: .*did you mean 'hash'"):
         load_recipe(path, step_table())
+
+
+def test_a_mistake_in_rounds_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(f"policy: {POLICY}\nsteps:\n- rounds: 3\n  steps:\n  - hsah\n")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path, step_table())
+    assert str(error.value).count("did you mean 'hash'") == 1

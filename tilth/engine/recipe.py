@@ -222,7 +222,7 @@ def load_recipe(
         except (TypeError, ValueError):
             reader.wrong((key,), f"must be a number, got {document[key]!r}")
     if reader.mistakes or policy is None:
-        raise RecipeError("\n".join(reader.mistakes))
+        raise RecipeError("\n".join(dict.fromkeys(reader.mistakes)))  # one in rounds is met in each of them
     return Recipe(
         name=str(document.get("recipe", path.stem)),
         path=path,
