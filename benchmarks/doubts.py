@@ -1,9 +1,9 @@
 """Which labels are wrong: what our own rankings find, and what cleanlab finds from the same scores, where truth is known.
 
     pip install 'tilth[clean]'
-    python -m tilth.starter world --kinds all --given 8 --out runs/starter-world
+    python -m tilth.starter world --kinds all --given 8 --out runs/faithful-world
     tilth run configs/recipes/starter.yaml
-    python benchmarks/doubts.py --run runs/starter --world runs/starter-world
+    python benchmarks/doubts.py --run runs/starter --world runs/faithful-world
 
 Automatic labels: after each `relabel` of the run, all images that no person has seen. An image is wrong when a box has no true one
 of its category at IoU 0.5, or a true one of a category that was looked for has no box. All rankings are given the same: the labels that
@@ -295,7 +295,7 @@ def shown(key: str, rows: Floats, figures: Figures) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/starter"), help="a run with `relabel` in its recipe")
-    parser.add_argument("--world", type=Path, default=Path("runs/starter-world"), help="the world that it mined")
+    parser.add_argument("--world", type=Path, default=Path("runs/faithful-world"), help="the world that it mined")
     parser.add_argument("--policy", type=Path, default=Path("configs/policies/faithful.yaml"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="of the sets with swapped labels")
     add_option(parser)
