@@ -10,7 +10,7 @@ from tilth.images import Image, Luma, decode, decode_luma, image_id
 
 SPLITS = ("train", "val", "test")
 SUSPECTED = "model:suspected"  # source of a box that nobody claims
-EVEN = 0.5
+EVEN = 0.5  # a chance above says yes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +107,25 @@ class Sample:
         Nobody claims them; a person who is asked about the image finds them drawn. Such a step leaves `<step>.suspected`: rows of
         category, chance and box.
         """
-        rows = self.columns.get(f"{self._last_turn}.suspected")
-        found = []
+        rows = self.columns.get(f"{self.last_turn}.suspected")
+        looked, found = self.truth.looked, list[Claim]()
         for row in rows if isinstance(rows, list | tuple) else ():
             if isinstance(row, list | tuple) and float(str(row[1])) >= EVEN:
                 x0, y0, x1, y1 = (float(str(value)) for value in row[2:6])
                 claim = Claim(
                     category=str(row[0]), score=float(str(row[1])), box_xyxy=(x0, y0, x1, y1), source=SUSPECTED
                 )
-                found += [claim] if self.truth.looked.get(str(row[0])) not in PEOPLE else []
+                found += [claim] if looked.get(str(row[0])) not in PEOPLE else []
         return tuple(found)
 
     @property
-    def _last_turn(self) -> str:
+    def last_turn(self) -> str:
+        """Name of the last step that looked at the labels again; empty when none did."""
         turns = self.turns
         return max(turns, key=lambda step: turns[step], default="")
 
     def _last_look(self, column: str) -> Mapping[str, float]:
-        found = self.columns.get(f"{self._last_turn}.{column}")
+        found = self.columns.get(f"{self.last_turn}.{column}")
         return {name: float(str(chance)) for name, chance in found.items()} if isinstance(found, Mapping) else {}
 
     @property

@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from tilth.data.files import folder_beside
-from tilth.engine.fit import fit, restarts
+from tilth.engine.fit import fit
 from tilth.engine.views import draw_moves, recolor, to_unit
 from tilth.starter.world.scene import BASE_KINDS, COLORS, STYLES
 from tilth.starter.world.sets import PATCH_NAMES, scene_set
@@ -91,7 +91,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         loss_at,
         steps=steps or STEPS,
         lr=1e-3,
-        rate=lambda step: restarts(step, min(GO, steps or STEPS), 1e-3),
+        every=min(GO, steps or STEPS),
         work=work,
         weight_decay=0.03,
         betas=(0.9, 0.98),

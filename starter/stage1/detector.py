@@ -14,7 +14,7 @@ from torch import nn
 from transformers import DFineConfig, DFineForObjectDetection, HGNetV2Config, RTDetrImageProcessor
 
 from tilth.data.files import folder_beside
-from tilth.engine.fit import fit, restarts
+from tilth.engine.fit import fit
 from tilth.engine.views import to_unit, views
 from tilth.geometry import cxcywh_to_xyxy, iou, xyxy_to_cxcywh
 from tilth.starter.world.scene import BASE_KINDS, Scene
@@ -80,7 +80,7 @@ def train(out: Path, work: Path, device: torch.device, steps: int | None) -> dic
         loss_at,
         steps=steps or STEPS,
         lr=6e-4,
-        rate=lambda step: restarts(step, min(GO, steps or STEPS), 6e-4),
+        every=min(GO, steps or STEPS),
         work=work,
         weight_decay=1e-4,
         clip=0.5,

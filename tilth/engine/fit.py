@@ -28,17 +28,6 @@ def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: floa
     return peak * min(1.0, (step + 1) / warmup) * (1.0 if done <= flat else max(0.03, (1 - done) / (1 - flat)))
 
 
-def restarts(step: int, every: int, peak: float, *, warmup: int = 100, flat: float = 0.5) -> float:
-    """Rise, stay and fall as `learning_rate` does, again every so many steps.
-
-    Paper: https://arxiv.org/abs/1608.03983 (warm restarts)
-
-    >>> [round(restarts(s, 100, 1.0, warmup=10), 2) for s in (0, 50, 99, 100, 150, 199)]
-    [0.1, 1.0, 0.03, 0.1, 1.0, 0.03]
-    """
-    return learning_rate(step % every, every, peak, warmup=warmup, flat=flat)
-
-
 def cosine(step: int, steps: int, peak: float) -> float:
     """Fall from the peak to zero by half a cosine.
 
@@ -59,6 +48,7 @@ def fit(
     groups: Sequence[dict[str, object]] | None = None,
     warmup: int = 100,
     flat: float = 0.5,
+    every: int = 0,
     rate: Callable[[int], float] | None = None,
     weight_decay: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.99),
@@ -85,6 +75,7 @@ def fit(
         groups: Parameter groups with a factor `scale` on the learning rate each; all parameters when None.
         warmup: Steps of rising rate.
         flat: Share of steps before the rate falls.
+        every: Steps after which the rate rises and falls again (https://arxiv.org/abs/1608.03983); 0 for once.
         rate: Learning rate of a step, instead of what `lr`, `warmup` and `flat` make of it.
         weight_decay: Of AdamW.
         betas: Of AdamW.
@@ -133,7 +124,8 @@ def fit(
     def rate_of(step: int) -> float:
         if plateau is not None:
             return lr * plateau.factor(step)
-        return rate(step) if rate is not None else learning_rate(step, steps, lr, warmup=warmup, flat=flat)
+        go = every or steps
+        return rate(step) if rate is not None else learning_rate(step % go, go, lr, warmup=warmup, flat=flat)
 
     first, began, smooth = step, time.monotonic(), None
     losses: list[float] = []

@@ -59,9 +59,9 @@ class Moves:
         return out, seen
 
 
-def draw_moves(n: int, rng: np.random.Generator, *, zoom: tuple[float, float] = (0.8, 1.2)) -> Moves:
-    """Draw moves of n images; `zoom` is the range of the scale."""
-    return Moves(flips=rng.random(n) < 0.5, scales=rng.uniform(*zoom, n), shifts=rng.uniform(-0.12, 0.12, (n, 2)))
+def draw_moves(n: int, rng: np.random.Generator) -> Moves:
+    """Draw moves of n images."""
+    return Moves(flips=rng.random(n) < 0.5, scales=rng.uniform(0.8, 1.2, n), shifts=rng.uniform(-0.12, 0.12, (n, 2)))
 
 
 def views(

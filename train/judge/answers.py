@@ -8,10 +8,8 @@ from tilth.geometry import iou_of
 from tilth.samples import Sample
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 
-NEARLY_PRESENT, NEARLY_ABSENT = (
-    0.8,
-    0.05,
-)  # chances of a category from which on people who say the opposite are likelier to be wrong
+# chances of a category from which on people who say the opposite are likelier to be wrong
+NEARLY_PRESENT, NEARLY_ABSENT = 0.8, 0.05
 LEAST_CHANCE = 0.002  # that a category is there which nobody saw
 SURPRISE = 0.001  # a number of contradictions that chance alone makes less often is said
 MINE = "model:student@"
@@ -98,20 +96,15 @@ class Answers:
 
     def take(self, sample: Sample, name: str) -> None:
         """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
-        turns = sample.turns
-        last = max(turns, key=lambda step: turns[step], default=name)
-        looked = Looked(sample, last, self.categories)
+        looked = Looked(sample, sample.last_turn or name, self.categories)
         truth = sample.truth
         decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
-        for category in (
-            decided & set(sample.presence) if looked.student else ()
-        ):  # the teacher's scores alone are no such evidence
-            chance, there = sample.presence[category], category in truth.categories
-            if chance >= NEARLY_PRESENT:
+        # the teacher's scores alone are no such evidence, and nobody can be sure that something is absent that no teacher was asked for
+        for category, chance in sample.presence.items() if looked.student else ():
+            there = category in truth.categories
+            if category in decided and chance >= NEARLY_PRESENT:
                 self.nearly_sure.append((1 - chance, not there))
-            elif (
-                chance <= NEARLY_ABSENT and category in looked.asked
-            ):  # nobody can be sure of what no teacher was asked for
+            elif category in decided and chance <= NEARLY_ABSENT and category in looked.asked:
                 self.nearly_sure.append((max(chance, LEAST_CHANCE), there))
         for kept, claims in ((True, looked.kept), (False, looked.news())):
             for claim, said in zip(claims, looked.said(claims, kept=kept), strict=True):

@@ -18,7 +18,7 @@ from tilth.data.where import both
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.fusion import Fusion, box_logit, sigmoid
-from tilth.samples import Sample
+from tilth.samples import EVEN, Sample
 from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.evaluate import TEXT_AREA, category_scores
 from tilth.train.judge.predict import Predictor, predict
@@ -28,7 +28,6 @@ from tilth.train.measure.prediction import Prediction, Target, known
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
 MIN_UNSAFE = 20  # fewer cannot say below which score hardly any lies
-EVEN = 0.5
 MISSED = 0.02  # share of unsafe validation images that may lie wholly below `clear_below`
 
 Array = np.ndarray[Any, Any]

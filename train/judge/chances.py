@@ -17,8 +17,7 @@ Floats = npt.NDArray[np.float64]
 NOTHING = 0.01  # the score of what a model did not see
 
 # Slope of the logit of the first model's score, of the second's, what it adds that the first was never asked, and the rest. Logits as
-# they stand: in deviations from what is usual in the same look, which differ from look to look, chances were worse (log loss .170 instead
-# of .159 on what a teacher kept, .032 instead of .030 on what only a student saw; one drawn world).
+# they stand: deviations from what is usual in the same look differ from look to look, and made chances worse.
 KEPT_BEFORE = np.array([1.5, 1.0, 0.0, 0.5])
 SEEN_BEFORE = np.array([0.3, 1.5, -1.0, -1.0])
 PULL = np.array([0.5, 0.5, 1.0, 0.5])  # in images: how hard the belief holds
@@ -66,24 +65,25 @@ class Curve:
 
     def __call__(self, said: Sequence[Said]) -> list[float]:
         """Return the chance of each to be right."""
-        return [float(sigmoid(np.array(logit))) for logit, _ in self._logits(said)]
+        return [float(chance) for chance in sigmoid(self._features(said) @ self._all)]
 
     def at_least(self, said: Sequence[Said]) -> list[float]:
         """Return what the chance of each is at least, five times in six.
 
         Of a category that people have hardly answered about, that is far below the chance.
         """
-        return [float(sigmoid(np.array(logit - SURE * unsure))) for logit, unsure in self._logits(said)]
+        x, covariance = self._features(said), np.array(self.covariance).reshape(len(self._all), -1)
+        new = np.array([one.category not in self.offsets for one in said], float)
+        unsure = np.sqrt(np.einsum("ij,jk,ik->i", x, covariance, x) + new / PULL_CATEGORY)
+        return [float(chance) for chance in sigmoid(x @ self._all - SURE * unsure)]
 
-    def _logits(self, said: Sequence[Said]) -> list[tuple[float, float]]:
-        weights = np.array([*self.weights, *self.offsets.values()])
-        covariance = np.array(self.covariance).reshape(len(weights), len(weights))
-        found = []
-        for one in said:
-            x = np.array([*features_of(one), *(one.category == name for name in self.offsets)], float)
-            variance = float(x @ covariance @ x) + (0 if one.category in self.offsets else 1 / PULL_CATEGORY)
-            found.append((float(x @ weights), np.sqrt(variance)))
-        return found
+    @property
+    def _all(self) -> Floats:
+        return np.array([*self.weights, *self.offsets.values()])
+
+    def _features(self, said: Sequence[Said]) -> Floats:
+        rows = [[*features_of(one), *(one.category == name for name in self.offsets)] for one in said]
+        return np.array(rows, float).reshape(len(said), len(self._all))
 
 
 def features_of(one: Said) -> list[float]:

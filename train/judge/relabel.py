@@ -20,7 +20,7 @@ from tilth.claims import PEOPLE, Claim, Json
 from tilth.data.where import both, one_of, open_to_models
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
-from tilth.samples import Result, Sample
+from tilth.samples import EVEN, Result, Sample
 from tilth.train.judge.answers import AGAIN, MINE, Answers, Looked
 from tilth.train.judge.chances import Curve
 from tilth.train.judge.predict import Predictor
@@ -29,7 +29,6 @@ from tilth.train.learn.examples import held_back
 FLOOR = 0.05  # of a box that is kept in the column
 MOST = 20  # boxes of an image that are
 RIGHT = "right"
-LIKELY = 0.5
 
 
 @step
@@ -143,7 +142,7 @@ class Decide:
         kept = zip(looked.kept, self.kept(looked.said(looked.kept, kept=True)), strict=True)
         seen = zip(news, self.seen(said), self.seen.at_least(said), strict=True)
         return [
-            *(Weighed(claim=claim, chance=p, new=False, stands=p >= LIKELY) for claim, p in kept),
+            *(Weighed(claim=claim, chance=p, new=False, stands=p >= EVEN) for claim, p in kept),
             *(Weighed(claim=claim, chance=p, new=True, stands=least >= self.sure) for claim, p, least in seen),
         ]
 
@@ -189,7 +188,7 @@ class Relabel:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not 0 <= self.absent <= LIKELY <= self.sure <= 1:
+        if not 0 <= self.absent <= EVEN <= self.sure <= 1:
             raise ValueError(f"absent must lie in [0, 0.5] and sure in [0.5, 1], got {self.absent} and {self.sure}")
 
     def run(self, work: Work) -> Facts:
