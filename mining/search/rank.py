@@ -268,14 +268,16 @@ class Searcher:
         items = self.store.lookup(rows)
         for some in batched(rows, self._batch_size):
             seen = list(self._open(some, items))
-            owned = self._dataset.contains(list({id_ for _, _, id_, _ in seen}))
-            for row, key, id_, image in seen:
+            self._check([(key, image) for _, key, image in seen if key not in self._ids])
+            owned = self._dataset.contains(list({self._ids[key] for _, key, _ in seen if key in self._ids}))
+            for row, key, image in seen:
+                id_ = self._ids.get(key)
                 if id_ in owned:
                     self.refused[key] = "in the dataset"
-                else:
+                elif id_:
                     yield row, key, id_, image
 
-    def _open(self, rows: Sequence[int], items: Mapping[int, tuple[str, str]]) -> Iterator[Look]:
+    def _open(self, rows: Sequence[int], items: Mapping[int, tuple[str, str]]) -> Iterator[tuple[int, str, Image]]:
         for row in rows:
             key, stamp = items[row]
             if key in self.refused:
@@ -284,15 +286,17 @@ class Searcher:
                 self.refused[key] = "changed since it was indexed"
                 continue
             try:
-                image = decode(self.corpus.read(key))
+                yield row, key, decode(self.corpus.read(key))
             except InputError as error:
                 self.refused[key] = str(error)
-                continue
-            if key not in self._ids and self._sealed.holds(image):
+
+    def _check(self, seen: Sequence[tuple[str, Image]]) -> None:
+        """Name what may be taken, and refuse what is sealed."""
+        for (key, image), sealed in zip(seen, self._sealed.hold([image for _, image in seen]), strict=True):
+            if sealed:
                 self.refused[key] = "sealed"
-                continue
-            self._ids[key] = self._ids.get(key) or image_id(image)
-            yield row, key, self._ids[key], image
+            else:
+                self._ids[key] = image_id(image)
 
 
 def _parts(rows: Rows) -> list[Rows]:
