@@ -1,11 +1,12 @@
 """What a teacher and a student say of an image, and what people answered: from that the chance of a label is learned."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tilth.claims import PEOPLE, SAME_BOX_IOU, Claim, Json, standing
 from tilth.geometry import iou_of
-from tilth.samples import Sample
+from tilth.samples import EVEN, Sample
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 
 # chances of a category from which on people who say the opposite are likelier to be wrong
@@ -95,14 +96,15 @@ class Answers:
         self.nearly_sure: list[tuple[float, bool]] = []
 
     def take(self, sample: Sample, name: str) -> None:
-        """Take the answer about one image, by the last look that was before it, or by this one when it was held back."""
-        looked = Looked(sample, sample.last_turn or name, self.categories)
+        """Take the answer about one image, by the last look that was before it, or by this one when it came with its labels."""
+        looked, given = Looked(sample, sample.last_turn or name, self.categories), not sample.last_turn
         truth = sample.truth
         decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
-        # the teacher's scores alone are no such evidence, and nobody can be sure that something is absent that no teacher was asked for
+        # the teacher's scores alone are no such evidence, nor is a suspicion that nobody dared to make a label, and nobody can be sure
+        # that something is absent that no teacher was asked for
         for category, chance in sample.presence.items() if looked.student else ():
             there = category in truth.categories
-            if category in decided and chance >= NEARLY_PRESENT:
+            if category in decided and chance >= NEARLY_PRESENT and sample.chances.get(category, 0.0) >= EVEN:
                 self.nearly_sure.append((1 - chance, not there))
             elif category in decided and chance <= NEARLY_ABSENT and category in looked.asked:
                 self.nearly_sure.append((max(chance, LEAST_CHANCE), there))
@@ -111,7 +113,7 @@ class Answers:
                 if claim.category in decided:
                     own = [t for t in truth.labels if t.category == claim.category]
                     there = any(t.box_xyxy is None or _overlap(t, claim) for t in own)
-                    self.told[kept].append((said, there))
+                    self.told[kept].append((replace(said, given=given), there))
 
     def contradicted(self) -> dict[str, Json]:
         """Count what was nearly sure and people said the opposite of; `surprising` when chance hardly ever makes so many."""

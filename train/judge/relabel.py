@@ -28,6 +28,7 @@ from tilth.train.learn.examples import held_back
 
 FLOOR = 0.05  # of a box that is kept in the column
 MOST = 20  # boxes of an image that are
+CONFIRMED = 3  # boxes that people have confirmed, before a student is sure of a category that no model was asked for
 RIGHT = "right"
 
 
@@ -140,10 +141,14 @@ class Decide:
         news = looked.news()
         said = looked.said(news, kept=False)
         kept = zip(looked.kept, self.kept(looked.said(looked.kept, kept=True)), strict=True)
-        seen = zip(news, self.seen(said), self.seen.at_least(said), strict=True)
+        met = [not s.unasked or self.seen.confirmed.get(s.category, 0) >= CONFIRMED for s in said]
+        seen = zip(news, self.seen(said), self.seen.at_least(said), met, strict=True)
         return [
             *(Weighed(claim=claim, chance=p, new=False, stands=p >= EVEN) for claim, p in kept),
-            *(Weighed(claim=claim, chance=p, new=True, stands=least >= self.sure) for claim, p, least in seen),
+            *(
+                Weighed(claim=claim, chance=p, new=True, stands=some and least >= self.sure)
+                for claim, p, least, some in seen
+            ),
         ]
 
     def _claims(
@@ -175,7 +180,7 @@ class Relabel:
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
         sure: Chance from which on a label is added, at the lower end of what people's answers can tell: nobody is sure of a category that
-            people have hardly answered about.
+            people have hardly answered about, and of one that no model was asked for not before they confirmed three boxes.
         absent: Chance up to which a category counts as absent that no model was asked for. In between nobody has looked: where a category
             is rare, what is probably absent hides most of what there is.
         batch_size: Images at a time.
