@@ -101,22 +101,25 @@ class Sample:
         return self._last_look("present")
 
     @property
-    def suspected(self) -> tuple[Claim, ...]:
-        """Boxes that are likelier than not to be missing, as the last step that looked at labels again says, of what no person decided.
+    def doubts(self) -> tuple[Claim, ...]:
+        """Boxes that may be missing, each with its chance as its score, as the last step that looked at labels again says.
 
-        Nobody claims them; a person who is asked about the image finds them drawn. Such a step leaves `<step>.suspected`: rows of
-        category, chance and box.
+        Nobody claims them. Such a step leaves `<step>.suspected`: rows of category, chance and box. What people decided is in doubt no
+        more.
         """
         rows = self.columns.get(f"{self.last_turn}.suspected")
         looked, found = self.truth.looked, list[Claim]()
         for row in rows if isinstance(rows, list | tuple) else ():
-            if isinstance(row, list | tuple) and float(str(row[1])) >= EVEN:
+            if isinstance(row, list | tuple) and looked.get(str(row[0])) not in PEOPLE:
                 x0, y0, x1, y1 = (float(str(value)) for value in row[2:6])
-                claim = Claim(
-                    category=str(row[0]), score=float(str(row[1])), box_xyxy=(x0, y0, x1, y1), source=SUSPECTED
-                )
-                found += [claim] if looked.get(str(row[0])) not in PEOPLE else []
+                chance = float(str(row[1]))
+                found.append(Claim(category=str(row[0]), score=chance, box_xyxy=(x0, y0, x1, y1), source=SUSPECTED))
         return tuple(found)
+
+    @property
+    def suspected(self) -> tuple[Claim, ...]:
+        """Boxes that are likelier than not to be missing; a person who is asked about the image finds them drawn."""
+        return tuple(claim for claim in self.doubts if claim.score >= EVEN)
 
     @property
     def last_turn(self) -> str:

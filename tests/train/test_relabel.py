@@ -1,14 +1,21 @@
 """A student overrules its teacher where the evidence is strong, says how likely each label is to be right, and can be taken back."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from tilth.claims import Claim, Json, resolve
-from tilth.samples import Sample
+from tilth.engine.steps import step
+from tilth.engine.work import Work
+from tilth.images import encode_png
+from tilth.samples import NewSample, Result, Sample
+from tilth.train.artifacts.artifact import About, load_for_training, save_trained
 from tilth.train.judge.answers import Answers
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
-from tilth.train.judge.relabel import Decide
+from tilth.train.judge.relabel import Decide, Relabel
+from tilth.train.learn.examples import drawn, example
 
 ALL = ("knife", "pill", "syringe")
 BOX, OTHER = (10.0, 10.0, 40.0, 40.0), (60.0, 60.0, 90.0, 90.0)
@@ -30,7 +37,18 @@ def decide(digest: str = "1", name: str = "again", answers: int = 40) -> Decide:
         "sure": 0.8,
         "absent": 0.05,
     }
-    return Decide(name=name, digest=digest, kept=kept, seen=seen, **settings)  # type: ignore[arg-type]
+    return Decide(name=name, look=name, digest=digest, kept=kept, seen=seen, **settings)  # type: ignore[arg-type]
+
+
+@step
+class Say:
+    """Somebody says the same of every image."""
+
+    claim: Claim
+    batch_size: int = 8
+
+    def load(self) -> Callable[[Sequence[Sample]], list[Result]]:
+        return lambda samples: [Result(claims=(self.claim,)) for _ in samples]
 
 
 def sample(*teacher: Claim, sees: list[Json], name: str = "again") -> Sample:
@@ -98,6 +116,22 @@ def test_a_later_round_takes_the_place_of_an_earlier_one_even_to_agree_with_the_
     assert resolve(back).state != "disputed"
 
 
+def test_what_is_in_doubt_is_there_in_as_many_views_as_it_is_likely() -> None:
+    said = ["knife", 0.45, *BOX], ["syringe", 0.8, *OTHER]
+    taken = after(sample(knife(0.4), sees=list(said)), decide())
+    assert not taken.truth.labels
+    assert {c.category: round(c.score, 1) for c in taken.doubts} == {"knife": 0.2, "syringe": 0.7}
+    row = example(taken, ALL)
+    rng = np.random.default_rng(0)
+    views = [drawn(row, rng) for _ in range(500)]
+    share = np.mean([ALL.index("syringe") in view.labels for view in views])
+    assert abs(share - taken.presence["syringe"]) < 0.1
+    assert {view.looked for view in views} == {("model", "model", "model")}, "nothing is hidden from the loss"
+    decided = replace(taken, claims=(*taken.claims, Claim(says="empty", source="human:a", asked=ALL)))
+    assert not drawn(example(decided, ALL), rng).labels
+    assert drawn(example(decided, ALL), rng).looked == ("human", "human", "human")
+
+
 @pytest.mark.parametrize("category", ["bottle", "knife"])
 def test_a_category_that_is_often_wrong_is_believed_less(category: str) -> None:
     said = [Said(category=name, first=0.5, second=float("nan")) for name in ("bottle", "knife")] * 20
@@ -145,3 +179,25 @@ def test_people_who_contradict_what_is_nearly_sure_are_noticed(errs: int, label:
     told = answers.contradicted()
     expected = (40, 0.6, errs, errs > 0) if label else (20, 0.2, 0, False)
     assert (told["answers"], told["expected"], told["contradicted"], told["surprising"]) == expected
+
+
+def test_what_a_student_saw_is_weighed_anew_without_a_look_once_people_have_said_more(work: Work) -> None:
+    rng = np.random.default_rng(0)
+    seen = Claim(category="knife", score=0.6, box_xyxy=BOX, source="model:t@1", asked=tuple(work.policy.names))
+    pixels = [encode_png(rng.integers(0, 255, (96, 96, 3), np.uint8)) for _ in range(6)]
+    work.add("a", [NewSample(data=data, origin={"source": "x"}, claims=(seen,)) for data in pixels])
+    labels = [category.name for category in work.policy.pictured]
+    about = About(kind="detector", base="x", labels=labels, side=96, mean=[0.0] * 3, std=[1.0] * 3)
+    model = load_for_training("detector", "starter:detector", labels)
+    work.publish("student", save_trained(model, about, work.folder / "model"))
+    facts = Relabel(detector="student").run(replace(work, name="relabel"))
+    assert facts["images"] == 6
+    [first, *_] = ids = [sample.id for sample in work.dataset.samples(images=False)]
+    empty = Claim(says="empty", source="human:a", asked=tuple(labels))
+    replace(work, name="people").map(Say(claim=empty), ids={first})
+    again = Relabel(detector="student").run(replace(work, name="weigh", facts={"relabel": facts}))
+    assert (again["images"], again["judged"]) == (0, len(ids) - 1)
+    assert again["learned_from"]["kept"] == 1 > facts["learned_from"]["kept"]  # type: ignore[index,call-overload,operator]
+    for one in work.dataset.samples(images=False):
+        assert one.last_turn == ("relabel" if one.id == first else "weigh")
+        assert one.columns.get("weigh.again") == (None if one.id == first else one.columns["relabel.again"])

@@ -84,6 +84,7 @@ class Decide:
     """Say what is likelier, label by label, and how likely it is."""
 
     name: str
+    look: str
     digest: str
     policy: str
     categories: tuple[str, ...]
@@ -104,7 +105,7 @@ class Decide:
 
     def decide(self, sample: Sample, round_: str) -> Result:
         """Weigh one image."""
-        looked = Looked(sample, self.name, self.categories)
+        looked = Looked(sample, self.look, self.categories)
         boxes = self._weigh(looked)
         right: dict[str, Json] = {}
         present: dict[str, Json] = {}
@@ -125,7 +126,7 @@ class Decide:
         turn = 1 + max((number for step_, number in sample.turns.items() if step_ != self.name), default=0)
         suspected: list[Json] = [
             [box.claim.category, round(box.chance, 4), *(round(v, 2) for v in box.claim.box_xyxy or ())]
-            for box in boxes if box.new and not box.stands and box.chance > self.absent
+            for box in boxes if not box.stands and box.chance > self.absent
         ]  # fmt: skip
         columns: dict[str, Json] = {
             f"{self.name}.{RIGHT}": right,
@@ -133,6 +134,8 @@ class Decide:
             f"{self.name}.turn": turn,
             f"{self.name}.suspected": suspected,
         }
+        if self.look != self.name:
+            columns[f"{self.name}.{AGAIN}"] = sample.columns.get(f"{self.look}.{AGAIN}")
         labels = [box for box in boxes if box.stands and box.claim.category in asked]
         return Result(claims=self._claims(labels, asked, looked, round_), columns=columns)
 
@@ -172,10 +175,11 @@ class Decide:
 class Relabel:
     """Let a detector that was trained on automatic labels look at them again.
 
-    Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks and a detector learns or
-    does not; `<step>.present`, the chance that the image shows it, which a classifier learns and calibration fits; and
-    `<step>.suspected`, boxes that may be missing. A label of the teacher's that is probably wrong goes, a new one that is surely right
-    comes, as claims of `model:student`.
+    Leaves `<step>.right`, the chance of what is now said about each category to be right, by which `review` asks; `<step>.present`, the
+    chance that the image shows it, which models learn and calibration fits; and `<step>.suspected`, boxes that may be missing, which a
+    detector is shown as often as they are likely. A label of the teacher's that is probably wrong goes, a new one that is surely right
+    comes, as claims of `model:student`. What the same detector saw in an earlier step of the run is weighed anew, by what people have said
+    since, without a look.
 
     Args:
         detector: Name of the detector artifact; empty to weigh the teacher's scores alone, by what people said so far.
@@ -204,17 +208,15 @@ class Relabel:
         wanted = both("split != 'test'", open_to_models(categories))
         people = both("split != 'test'", one_of("state", ("reviewed", "confirmed_empty")))
         looked = dict[str, int]()
-        if folder:
-            look = Look(
+        before = [name for name, facts in work.facts.items() if folder and facts.get("looked_with") == digest]
+        look = before[-1] if before else work.name
+        if folder and not before:
+            looked = self._look(work, Look(
                 name=work.name, detector=str(folder), digest=digest, batch_size=self.batch_size, device=work.device
-            )
-            looked = work.map(look, wanted, label=f"{work.name}: look")
-            held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
-            if held:
-                work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
+            ), wanted, people)  # fmt: skip
         answers = Answers(categories)
         for sample in work.dataset.samples(people, images=False):
-            answers.take(sample, work.name)
+            answers.take(sample, look)
         kept, seen = answers.curves()
         contradicted = answers.contradicted()
         if contradicted["surprising"]:
@@ -227,11 +229,12 @@ class Relabel:
                 ),
             )
         decide = Decide(
-            name=work.name, digest=digest, policy=work.policy.tag, categories=categories,
+            name=work.name, look=look, digest=digest, policy=work.policy.tag, categories=categories,
             kept=kept, seen=seen, sure=self.sure, absent=self.absent,
         )  # fmt: skip
         work.map(decide, wanted, on="claims", label=f"{work.name}: decide")
         return {
+            **({"looked_with": digest} if folder else {}),
             "images": looked.get("ok", 0),
             "failed": looked.get("failed", 0),
             "learned_from": {"kept": kept.learned_from, "suspected": seen.learned_from},
@@ -239,6 +242,15 @@ class Relabel:
             "nearly_sure": contradicted,
             **_count(work, categories),
         }
+
+    @staticmethod
+    def _look(work: Work, look: Look, wanted: str, people: str) -> dict[str, int]:
+        """Look at what is open to models, and at what the detector was not shown of what people labelled."""
+        counts = work.map(look, wanted, label=f"{work.name}: look")
+        held = {s.id for s in work.dataset.samples(people, images=False, keep=held_back) if not s.made}
+        if held:
+            work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
+        return dict(counts)
 
 
 def _count(work: Work, categories: Sequence[str]) -> dict[str, Json]:

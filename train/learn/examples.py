@@ -1,13 +1,13 @@
 """Training examples: small squares on disk, with what the truth says of each. No image is held in memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 
-from tilth.claims import PEOPLE, State
+from tilth.claims import PEOPLE, Claim, State
 from tilth.data.where import both, one_of
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -16,6 +16,7 @@ from tilth.train.learn.squares import Squares
 
 VAL_SHARE = 0.15
 DOUBT = 0.1  # a chance farther than this from what is said leaves it in doubt
+Box = tuple[float, float, float, float]
 KNOWN = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 
 
@@ -33,17 +34,19 @@ class Example:
         val: Whether it is held back for choosing and calibrating.
         sure: Chance of what is said about each of the labels to be right, where a model was asked; empty where nobody can tell.
         likely: Chance that the image shows each of the labels, by what models say; nan where they do not. Empty where no model was asked.
+        maybe: What nobody claims and may be there all the same: label, box and chance.
     """
 
     id: str
     labels: tuple[int, ...]
-    boxes: tuple[tuple[float, float, float, float] | None, ...]
+    boxes: tuple[Box | None, ...]
     looked: tuple[str, ...]
     reviewed: bool
     made: bool
     val: bool
     sure: tuple[float, ...] = ()
     likely: tuple[float, ...] = ()
+    maybe: tuple[tuple[int, Box, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,27 @@ def likely(
     return truth, counts
 
 
+def drawn(row: Example, rng: np.random.Generator) -> Example:
+    """Return what an image shows this time: what is in doubt is there as often as it is likely.
+
+    So a loss that knows only yes and no, such as that of boxes, learns a chance. What people decided stays, and what nobody weighed.
+    """
+    weighed = {k for k, chance in enumerate(row.likely) if not np.isnan(chance) and row.looked[k] not in PEOPLE}
+    shown = [
+        (label, box)
+        for label, box in zip(row.labels, row.boxes, strict=True)
+        if label not in weighed or rng.random() < row.likely[label]
+    ]
+    shown += [(label, box) for label, box, chance in row.maybe if label in weighed and rng.random() < chance]
+    return replace(
+        row,
+        labels=tuple(label for label, _ in shown),
+        boxes=tuple(box for _, box in shown),
+        looked=tuple("model" if k in weighed else by for k, by in enumerate(row.looked)),
+        sure=tuple(1.0 if k in weighed else sure for k, sure in enumerate(row.sure)),
+    )
+
+
 def doubtful(chance: float, said: bool) -> bool:
     """Tell whether what is said of a category, present or not, is too far from its chance to be present to judge a model by.
 
@@ -139,7 +163,7 @@ def gather(
     made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
     chosen = set(sorted(sample.id for sample in made)[: int(real * max_made_ratio)])
     wanted = work.dataset.samples(usable(states), images=False, keep=lambda s: not s.made or s.id in chosen)
-    rows = [row for sample in wanted if (row := _example(sample, labels, boxes_only)) is not None]
+    rows = [row for sample in wanted if (row := example(sample, labels, boxes_only=boxes_only)) is not None]
     if not rows:
         raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
     if not any(row.labels for row in rows if not row.val):
@@ -151,7 +175,7 @@ def gather(
     return Examples(images=squares.images(), places=[squares.places[row.id] for row in rows], rows=rows)
 
 
-def _example(sample: Sample, labels: Sequence[str], boxes_only: bool) -> Example | None:
+def example(sample: Sample, labels: Sequence[str], *, boxes_only: bool = False) -> Example | None:
     """Return what is known of a sample; None when it shows something and a box is needed that nobody has drawn."""
     truth = sample.truth
     kept = [c for c in truth.labels if c.category in labels]
@@ -159,16 +183,22 @@ def _example(sample: Sample, labels: Sequence[str], boxes_only: bool) -> Example
         return None  # nobody knows where: neither an example nor a counter-example
     width, height = sample.size_wh
     scale = np.array([width, height, width, height])
-    boxes = [np.clip(np.array(c.box_xyxy) / scale, 0, 1).tolist() if c.box_xyxy else None for c in kept]
+
+    def part(claim: Claim) -> Box | None:
+        return tuple(np.clip(np.array(claim.box_xyxy) / scale, 0, 1).tolist()) if claim.box_xyxy else None
+
     chances, presence = sample.chances, sample.presence
     return Example(
         id=sample.id,
         labels=tuple(labels.index(str(c.category)) for c in kept),
-        boxes=tuple(tuple(box) if box else None for box in boxes),
+        boxes=tuple(map(part, kept)),
         looked=tuple(truth.looked.get(name, "") for name in labels),
         reviewed=truth.state is not State.AUTO,
         made=sample.made,
         val=held_back(sample) and not sample.made,
         sure=tuple(chances.get(name, 1.0) for name in labels) if chances else (),
         likely=tuple(presence.get(name, float("nan")) for name in labels) if presence else (),
+        maybe=tuple(
+            (labels.index(c.category), box, c.score) for c in sample.doubts if c.category in labels and (box := part(c))
+        ),
     )

@@ -15,7 +15,7 @@ from tilth.errors import InputError
 from tilth.events import Advance
 from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.enough import among, too_few
-from tilth.train.learn.examples import Example, Examples, doubtful, gather
+from tilth.train.learn.examples import Example, Examples, doubtful, drawn, gather
 from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -228,13 +228,22 @@ class Lesson:
             model.set_attn_implementation("eager")  # torch's own attention learns a third slower there
         self.told: dict[str, float] = {}
 
-    def answer(self, net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator) -> "tuple[Any, Batch]":
-        """Show a model a random view of each of some examples; return what it says, and the views."""
+    def answer(
+        self, net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator, *, draw: bool = False
+    ) -> "tuple[Any, Batch]":
+        """Show a model a random view of each of some examples; return what it says, and the views.
+
+        Args:
+            net: The model.
+            chosen: Places of the examples.
+            rng: Of the views.
+            draw: Whether what is in doubt is there in as many views as it is likely.
+        """
         import torch
 
         from tilth.engine.views import to_unit, views
 
-        rows = [self.data.rows[i] for i in chosen]
+        rows = [drawn(self.data.rows[i], rng) if draw else self.data.rows[i] for i in chosen]
         images = to_unit(self.data.images[self._squares[chosen]], self.device)
         x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng)
         batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
@@ -246,7 +255,7 @@ class Lesson:
         """Return the loss of the batch of a step."""
         rng = np.random.default_rng((self.seed, self.step.stream, step))
         chosen = self.train[rng.choice(len(self.train), self.step.batch_size, p=self._chance)]
-        return self.step.loss(self.model, *self.answer(self.model, chosen, rng))
+        return self.step.loss(self.model, *self.answer(self.model, chosen, rng, draw=True))
 
     def judge(self, averaged: "torch.nn.Module", advance: Advance) -> float:
         """Score a model on held-back images, the same views of them each time; larger is better."""
