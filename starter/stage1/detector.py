@@ -21,8 +21,8 @@ from tilth.starter.world.scene import BASE_KINDS, Scene
 from tilth.starter.world.sets import scene_set
 
 SIDE = 96
-SCENES = 12_000
-STEPS, GO = 9000, 3000  # the rate rises and falls in each go
+SCENES = 36_000
+STEPS, GO = 12_000, 6000  # the rate rises and falls in each go
 BATCH = 16
 
 
