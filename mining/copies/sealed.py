@@ -57,6 +57,6 @@ class Sealed:
         return found
 
     def hold(self, images: Sequence[Image]) -> list[bool]:
-        """Tell of each image whether it is sealed, or a copy of a sealed one; asking the index for each alone takes ten times as long."""
+        """Tell of each image whether it is sealed, or a copy of a sealed one; the index is slow when it is asked for each alone."""
         near = self.near([pdq(image)[0] for image in images])
         return [image_id(image) in self.ids or far is not None for image, far in zip(images, near, strict=True)]

@@ -201,3 +201,7 @@ def test_what_a_student_saw_is_weighed_anew_without_a_look_once_people_have_said
     for one in work.dataset.samples(images=False):
         assert one.last_turn == ("relabel" if one.id == first else "weigh")
         assert one.columns.get("weigh.again") == (None if one.id == first else one.columns["relabel.again"])
+    more = encode_png(rng.integers(0, 255, (96, 96, 3), np.uint8))
+    work.add("b", [NewSample(data=more, origin={"source": "y"}, claims=(seen,))])
+    late = Relabel(detector="student").run(replace(work, name="late", facts={"relabel": facts}))
+    assert late["images"] == len(ids), "images have come since, and all are looked at"

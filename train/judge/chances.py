@@ -22,9 +22,8 @@ NOTHING = 0.01  # the score of what a model did not see
 # chances worse. Who gives labelled images gives such as show something: there a box is right far more often than where nobody chose.
 KEPT_BEFORE = np.array([3.0, 1.5, 0.0, 1.5, 0.0])
 SEEN_BEFORE = np.array([0.3, 1.5, -1.0, 1.5, -1.0])
-PULL = np.array(
-    [5.0, 5.0, 1.0, 2.0, 0.5]
-)  # in images: how hard the belief holds; steep curves of few answers are sure too soon
+# How hard the belief holds, in images; curves of few answers would be steep, and sure too soon.
+PULL = np.array([5.0, 5.0, 1.0, 2.0, 0.5])
 PULL_CATEGORY = 1.0  # the same for what a category is more or less often right than others
 SURE = 1.0  # deviations below a chance where it still lies five times in six
 

@@ -209,6 +209,8 @@ class Relabel:
         people = both("split != 'test'", one_of("state", ("reviewed", "confirmed_empty")))
         looked = dict[str, int]()
         before = [name for name, facts in work.facts.items() if folder and facts.get("looked_with") == digest]
+        if before and work.dataset.count(both(wanted, f"`{before[-1]}.{AGAIN}` is null")):
+            before = []  # images have come since
         look = before[-1] if before else work.name
         if folder and not before:
             looked = self._look(work, Look(
