@@ -10,8 +10,8 @@ from tilth.samples import EVEN, Sample
 from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit_curve
 
 # chances of a category from which on people who say the opposite are likelier to be wrong
-NEARLY_PRESENT, NEARLY_ABSENT = 0.8, 0.05
-LEAST_CHANCE = 0.002  # that a category is there which nobody saw
+NEARLY_PRESENT, NEARLY_ABSENT = 0.9, 0.01
+LEAST_CHANCE = 0.001  # that a category is there which nobody saw
 SURPRISE = 0.001  # a number of contradictions that chance alone makes less often is said
 MINE = "model:student@"
 AGAIN = "again"  # column of what a student saw
