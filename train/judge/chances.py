@@ -72,14 +72,14 @@ class Curve:
 
     def __call__(self, said: Sequence[Said]) -> list[float]:
         """Return the chance of each to be right."""
-        return [float(chance) for chance in sigmoid(self._features(said) @ self._all)]
+        return [float(chance) for chance in sigmoid(_features(said, list(self.offsets)) @ self._all)]
 
     def at_least(self, said: Sequence[Said]) -> list[float]:
         """Return what the chance of each is at least, five times in six.
 
         Of a category that people have hardly answered about, that is far below the chance.
         """
-        x, covariance = self._features(said), np.array(self.covariance).reshape(len(self._all), -1)
+        x, covariance = _features(said, list(self.offsets)), np.array(self.covariance).reshape(len(self._all), -1)
         new = np.array([one.category not in self.offsets for one in said], float)
         unsure = np.sqrt(np.einsum("ij,jk,ik->i", x, covariance, x) + new / PULL_CATEGORY)
         return [float(chance) for chance in sigmoid(x @ self._all - SURE * unsure)]
@@ -87,10 +87,6 @@ class Curve:
     @property
     def _all(self) -> Floats:
         return np.array([*self.weights, *self.offsets.values()])
-
-    def _features(self, said: Sequence[Said]) -> Floats:
-        rows = [[*features_of(one), *(one.category == name for name in self.offsets)] for one in said]
-        return np.array(rows, float).reshape(len(said), len(self._all))
 
 
 def features_of(one: Said) -> list[float]:
@@ -102,6 +98,12 @@ def features_of(one: Said) -> list[float]:
         float(one.given),
         1.0,
     ]
+
+
+def _features(said: Sequence[Said], names: Sequence[str]) -> Floats:
+    """Return a row for each, `(n, weights + names)`: its own features, and which of the categories it is."""
+    rows = [[*features_of(one), *(one.category == name for name in names)] for one in said]
+    return np.array(rows, float).reshape(len(said), len(PULL) + len(names))
 
 
 def fit_curve(said: Sequence[Said], right: Sequence[bool], before: Floats) -> Curve:
@@ -122,8 +124,7 @@ def fit_curve(said: Sequence[Said], right: Sequence[bool], before: Floats) -> Cu
     names = sorted({one.category for one in said})
     weights, pull = np.concatenate([before, np.zeros(len(names))]), np.append(PULL, [PULL_CATEGORY] * len(names))
     belief, y = weights.copy(), np.array(right, float)
-    features = [[*features_of(one), *(one.category == name for name in names)] for one in said]
-    x = np.array(features, float).reshape(len(y), len(weights))
+    x = _features(said, names)
 
     def cost(now: Floats) -> tuple[float, Floats]:
         logits = x @ now
