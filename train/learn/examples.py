@@ -51,11 +51,15 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What is known of images, and where each lies among the squares `(m, side, side, 3)` of the dataset."""
+    """What is known of images, and where each lies among the squares of the dataset."""
 
-    images: npt.NDArray[np.uint8]
-    places: list[int]
+    squares: Squares
+    places: npt.NDArray[np.int64]
     rows: list[Example]
+
+    def images(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Read some images, `(n, side, side, 3)`."""
+        return self.squares.read(self.places[chosen])
 
     def indices(self, *, val: bool) -> npt.NDArray[np.int64]:
         """Return the places of the validation or the training images; of those of which nothing is known, none."""
@@ -172,7 +176,7 @@ def gather(
     missing = squares.missing([row.id for row in rows])
     with work.events.progress(f"{work.name}: read", len(missing)) as advance:
         squares.add(work.dataset.samples(ids=missing), advance)
-    return Examples(images=squares.images(), places=[squares.places[row.id] for row in rows], rows=rows)
+    return Examples(squares=squares, places=np.array([squares.places[row.id] for row in rows], np.int64), rows=rows)
 
 
 def example(sample: Sample, labels: Sequence[str], *, boxes_only: bool = False) -> Example | None:

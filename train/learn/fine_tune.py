@@ -219,7 +219,6 @@ class Lesson:
         if not len(self.train):
             missing = f"no image was looked at for all of {', '.join(about.labels)}, and {step.model} needs that"
             raise InputError(f"{work.name}: {missing}")
-        self._squares = np.array(data.places)
         self._chance = draw_weights(data.rows, self.train, len(about.labels))
         told = [shown(data.rows[i], about.labels) for i in self.val]
         self.measures = sum(label not in one.unasked for one in told for label in one.truth) >= ENOUGH
@@ -244,7 +243,7 @@ class Lesson:
         from tilth.engine.views import to_unit, views
 
         rows = [drawn(self.data.rows[i], rng) if draw else self.data.rows[i] for i in chosen]
-        images = to_unit(self.data.images[self._squares[chosen]], self.device)
+        images = to_unit(self.data.images(chosen), self.device)
         x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng)
         batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
         beside = self.step.beside(net, batch)

@@ -51,7 +51,10 @@ class Squares:
         """Return those of the ids that are not there."""
         return [id_ for id_ in ids if id_ not in self.places]
 
-    def images(self) -> npt.NDArray[np.uint8]:
-        """Open all squares, `(n, side, side, 3)`, as a memory map."""
+    def read(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the squares at some places, `(n, side, side, 3)`.
+
+        The file is mapped only meanwhile: its pages would count as memory of ours.
+        """
         shape = (len(self.places), self.side, self.side, 3)
-        return np.memmap(self._squares, np.uint8, "r", shape=shape) if len(self.places) else np.zeros(shape, np.uint8)
+        return np.asarray(np.memmap(self._squares, np.uint8, "r", shape=shape)[places])
