@@ -158,6 +158,22 @@ def test_given_images_tell_less_of_mined_ones_until_people_answer_about_these() 
     assert chance(10) > 0.9
 
 
+def test_answers_about_an_earlier_student_count_less_of_what_the_next_one_suspects() -> None:
+    """The same score of another student means something else; what people said of the teacher's boxes stays true."""
+
+    def chances(turn: int) -> list[float]:
+        answers = Answers(ALL, turn)
+        no = Claim(says="empty", source="human:a", asked=("knife",))
+        for one in (sample(knife(0.7), no, sees=[]), sample(no, sees=[["knife", 0.7, *BOX]])) * 5:
+            answers.take(replace(one, columns={**one.columns, "again.turn": 2}), "again")
+        said = Said(category="knife", first=0.7, second=0.7)
+        return [curve([said])[0] for curve in answers.curves()]
+
+    now, later = chances(3), chances(9)
+    assert now[0] == later[0]
+    assert now[1] < later[1] - 0.1, "its suspicions were wrong; of another's nobody has said so"
+
+
 @pytest.mark.parametrize(("errs", "label"), [(0, True), (6, True), (6, False)])
 def test_people_who_contradict_what_is_nearly_sure_are_noticed(errs: int, label: bool) -> None:
     """A suspicion that nobody dared to make a label is nothing to be contradicted."""

@@ -13,6 +13,7 @@ from tilth.train.judge.chances import KEPT_BEFORE, SEEN_BEFORE, Curve, Said, fit
 NEARLY_PRESENT, NEARLY_ABSENT = 0.9, 0.01
 LEAST_CHANCE = 0.001  # that a category is there which nobody saw
 SURPRISE = 0.001  # a number of contradictions that chance alone makes less often is said
+FADES = 0.7  # what is left, with each look since, of an answer about what a student suspected: the next one's scores mean something else
 MINE = "model:student@"
 AGAIN = "again"  # column of what a student saw
 
@@ -87,18 +88,20 @@ class Answers:
 
     Args:
         categories: All that can be pictured.
+        turn: Number of the look that is weighed by them.
     """
 
-    def __init__(self, categories: Sequence[str]) -> None:
-        self.categories = categories
-        self.told: dict[bool, list[tuple[Said, bool]]] = {True: [], False: []}
+    def __init__(self, categories: Sequence[str], turn: int = 1) -> None:
+        self.categories, self.turn = categories, turn
+        # of kept boxes and of suspected ones: what was said, whether it is right, how much that counts
+        self.told: dict[bool, list[tuple[Said, bool, float]]] = {True: [], False: []}
         # chance that what is nearly sure is wrong, and whether people said so
         self.nearly_sure: list[tuple[float, bool]] = []
 
     def take(self, sample: Sample, name: str) -> None:
         """Take the answer about one image, by the last look that was before it, or by this one when it came with its labels."""
         looked, given = Looked(sample, sample.last_turn or name, self.categories), not sample.last_turn
-        truth = sample.truth
+        truth, since = sample.truth, max(0, self.turn - 1 - sample.turns.get(sample.last_turn, self.turn))
         decided = {category for category, kind in truth.looked.items() if kind in PEOPLE}
         # the teacher's scores alone are no such evidence, nor is a suspicion that nobody dared to make a label, and nobody can be sure
         # that something is absent that no teacher was asked for
@@ -113,7 +116,7 @@ class Answers:
                 if claim.category in decided:
                     own = [t for t in truth.labels if t.category == claim.category]
                     there = any(t.box_xyxy is None or _overlap(t, claim) for t in own)
-                    self.told[kept].append((replace(said, given=given), there))
+                    self.told[kept].append((replace(said, given=given), there, 1.0 if kept else FADES**since))
 
     def contradicted(self) -> dict[str, Json]:
         """Count what was nearly sure and people said the opposite of; `surprising` when chance hardly ever makes so many."""
@@ -132,8 +135,8 @@ class Answers:
         """Return that of kept boxes and that of suspected ones."""
         found = []
         for kept, before in ((True, KEPT_BEFORE), (False, SEEN_BEFORE)):
-            rows = self.told[kept]
-            found.append(fit_curve([said for said, _ in rows], [there for _, there in rows], before))
+            said, there, counts = zip(*self.told[kept], strict=True) if self.told[kept] else ((), (), ())
+            found.append(fit_curve(said, there, before, counts))
         return found[0], found[1]
 
 

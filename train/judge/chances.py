@@ -106,13 +106,16 @@ def _features(said: Sequence[Said], names: Sequence[str]) -> Floats:
     return np.array(rows, float).reshape(len(said), len(PULL) + len(names))
 
 
-def fit_curve(said: Sequence[Said], right: Sequence[bool], before: Floats) -> Curve:
+def fit_curve(
+    said: Sequence[Said], right: Sequence[bool], before: Floats, counts: Sequence[float] | None = None
+) -> Curve:
     """Fit a curve to answers of people, pulled towards a belief.
 
     Args:
         said: What the models said.
         right: What people said.
         before: Weights of the belief.
+        counts: How much each answer counts, in (0, 1]; all of them whole when None.
 
     >>> said = [Said(category="knife", first=0.5, second=score) for score in [0.9] * 20 + [0.1] * 20]
     >>> told = fit_curve(said, [True] * 20 + [False] * 20, KEPT_BEFORE)
@@ -124,17 +127,18 @@ def fit_curve(said: Sequence[Said], right: Sequence[bool], before: Floats) -> Cu
     names = sorted({one.category for one in said})
     weights, pull = np.concatenate([before, np.zeros(len(names))]), np.append(PULL, [PULL_CATEGORY] * len(names))
     belief, y = weights.copy(), np.array(right, float)
+    each = np.ones(len(y)) if counts is None else np.array(counts, float)
     x = _features(said, names)
 
     def cost(now: Floats) -> tuple[float, Floats]:
         logits = x @ now
-        slope = x.T @ (sigmoid(logits) - y) + pull * (now - belief)
-        return float((np.logaddexp(0, logits) - y * logits).sum() + (pull * (now - belief) ** 2).sum() / 2), slope
+        slope = x.T @ (each * (sigmoid(logits) - y)) + pull * (now - belief)
+        return float(each @ (np.logaddexp(0, logits) - y * logits) + (pull * (now - belief) ** 2).sum() / 2), slope
 
     rising = [(0.0, None)] * 2 + [(None, None)] * (len(weights) - 2)  # a surer model is never a reason against
     weights = minimize(cost, weights, jac=True, method="L-BFGS-B", bounds=rising).x
     chance = sigmoid(x @ weights)
-    bend = (x * (chance * (1 - chance))[:, None]).T @ x + np.diag(pull)
+    bend = (x * (each * chance * (1 - chance))[:, None]).T @ x + np.diag(pull)
     covariance = tuple(tuple(np.round(row, 6).tolist()) for row in np.linalg.inv(bend))
     own = dict(zip(names, np.round(weights[len(before) :], 4).tolist(), strict=True))
     kept = tuple(np.round(weights[: len(before)], 4).tolist())

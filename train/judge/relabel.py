@@ -123,7 +123,6 @@ class Decide:
             changed = category in looked.overruled or any(box.new == box.stands for box in own)
             if changed if known else said or doubt <= self.absent:  # of the rest nobody says anything
                 asked.append(category)
-        turn = 1 + max((number for step_, number in sample.turns.items() if step_ != self.name), default=0)
         suspected: list[Json] = [
             [box.claim.category, round(box.chance, 4), *(round(v, 2) for v in box.claim.box_xyxy or ())]
             for box in boxes if not box.stands and box.chance > self.absent
@@ -131,7 +130,7 @@ class Decide:
         columns: dict[str, Json] = {
             f"{self.name}.{RIGHT}": right,
             f"{self.name}.present": present,
-            f"{self.name}.turn": turn,
+            f"{self.name}.turn": _turn(sample, self.name),
             f"{self.name}.suspected": suspected,
         }
         if self.look != self.name:
@@ -216,7 +215,8 @@ class Relabel:
             looked = self._look(work, Look(
                 name=work.name, detector=str(folder), digest=digest, batch_size=self.batch_size, device=work.device
             ), wanted, people)  # fmt: skip
-        answers = Answers(categories)
+        first = next(iter(work.dataset.samples(wanted, images=False)), None)
+        answers = Answers(categories, _turn(first, work.name) if first else 1)
         for sample in work.dataset.samples(people, images=False):
             answers.take(sample, look)
         kept, seen = answers.curves()
@@ -253,6 +253,11 @@ class Relabel:
         if held:
             work.map(look, people, ids=held, label=f"{work.name}: look at held-back images")
         return dict(counts)
+
+
+def _turn(sample: Sample, name: str) -> int:
+    """Return the number of a look at an image: one more than those of other steps before."""
+    return 1 + max((number for step_, number in sample.turns.items() if step_ != name), default=0)
 
 
 def _count(work: Work, categories: Sequence[str]) -> dict[str, Json]:
