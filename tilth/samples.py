@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.errors import InputError
@@ -78,7 +79,7 @@ class Sample:
         truth = self.truth
         return truth.unasked(names, PEOPLE) if truth.state in (State.REVIEWED, State.CONFIRMED_EMPTY) else ()
 
-    @property
+    @cached_property
     def turns(self) -> dict[str, int]:
         """Return the steps that looked at the labels again, each with its number: they leave `<step>.turn`, which counts from one."""
         found = ((name, self.columns[name]) for name in self.columns if name.endswith(".turn"))

@@ -18,7 +18,8 @@ from tilth.samples import Sample
 
 TOLD = ("id", "width", "height", "origin", "drops", "state", "truth", "looked", "looked_by", "silent")  # of each sample
 
-Load = Callable[[list[str]], Mapping[str, Mapping[str, Json]]]
+Rows = Mapping[str, Mapping[str, Json]]  # what was measured, by id and name
+Load = Callable[[list[str], str, dict[str, Rows]], Rows]
 
 
 class Part(Protocol):
@@ -41,14 +42,15 @@ class Batch:
         start: Place of the first row in it.
         rows: How many.
         columns: The view's measured names.
-        load: Reads all measured columns of samples from the results tables, by id.
+        load: Reads what was measured of samples under a name from the results tables; keeps what it read of each in a mapping.
     """
 
     def __init__(self, part: Part, start: int, rows: int, columns: Columns, load: Load) -> None:
         self.kinds, self._part, self._columns, self._load = columns.kinds, part, columns, load
         self._start, self._rows = start, rows
         self._cells: dict[str, list[Json]] = {}
-        self._whole: list[Mapping[str, Json]] | None = None
+        self._items: dict[str, list[Json]] = {}
+        self._read: dict[str, Rows] = {}
         self._claims: list[tuple[Claim, ...]] | None = None
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -61,13 +63,13 @@ class Batch:
             self._cells[name] = self.column(self._columns.column(name)).to_pylist()
         return self._cells[name]
 
-    def whole(self, place: int) -> Mapping[str, Json]:
-        """Return everything measured of a sample, lists and mappings too."""
-        if self._whole is None:
+    def items(self, name: str) -> list[Json]:
+        """Return the lists and mappings that were measured under a name; other tables than those that hold some are not read."""
+        if name not in self._items:
             ids = self.column("id").to_pylist()
-            found = self._load(ids)
-            self._whole = [found[id_] for id_ in ids]
-        return self._whole[place]
+            found = self._load(ids, name, self._read)
+            self._items[name] = [found[id_][name] if id_ in found else None for id_ in ids]
+        return self._items[name]
 
     def claims(self, place: int) -> tuple[Claim, ...]:
         """Return all claims about a sample."""
@@ -130,7 +132,7 @@ class Measured(Mapping[str, Json]):
         if name not in self:
             raise KeyError(name)
         if self._batch.kinds[name] == "items":
-            return self._batch.whole(self._place)[name]
+            return self._batch.items(name)[self._place]
         return self._batch.cells(name)[self._place]
 
     def __contains__(self, name: object) -> bool:
@@ -158,7 +160,7 @@ def samples_of(part: Part, start: int, rows: int, columns: Columns, load: Load) 
         start: Place of the first row in it.
         rows: How many; fewer when it ends before.
         columns: The view's measured names.
-        load: Reads all measured columns of samples from the results tables, by id.
+        load: Reads what was measured of samples under a name from the results tables; keeps what it read of each in a mapping.
     """
     batch = Batch(part, start, rows, columns, load)
     return [

@@ -8,13 +8,13 @@ It may be deleted and is made again (`making.py`); `where.py` says how to ask.
 """
 
 import fcntl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tilth.claims import Json
 from tilth.data.making import Entry, Making, entry_at, path_of
-from tilth.data.reading import TOLD, samples_of
+from tilth.data.reading import TOLD, Rows, samples_of
 from tilth.data.rows import Find
 from tilth.data.stored import CHUNK_ROWS, Stored
 from tilth.data.table import Table, TableRef, read_columns
@@ -150,13 +150,15 @@ class View:
             )
         return [known[i] for i in ids]
 
-    def _load(self, ids: list[str]) -> dict[str, dict[str, Json]]:
-        """Read all measured columns of samples from the tables that hold lists and mappings."""
-        found: dict[str, dict[str, Json]] = {i: {} for i in ids}
+    def _load(self, ids: list[str], name: str, read: dict[str, Rows]) -> Rows:
+        """Read what was measured under a name from the tables that hold lists and mappings under it, or take it from what was `read`."""
+        found: dict[str, Mapping[str, Json]] = {}
         for ref in self._refs:
-            if self.columns.nested.get(ref.name):
-                for id_, row in self._find(ref).get(ids, ["columns", "nested"]).items():
-                    found[id_] |= read_columns(row)
+            if name in self.columns.nested.get(ref.name, ()):
+                if ref.name not in read:
+                    rows = self._find(ref).get(ids, ["columns", "nested"])
+                    read[ref.name] = {id_: read_columns(row) for id_, row in rows.items()}
+                found |= {id_: row for id_, row in read[ref.name].items() if name in row}
         return found
 
 

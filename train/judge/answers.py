@@ -46,8 +46,8 @@ class Looked:
         self.students = sorted({claim.source for claim in own})
         self.sources = [*said, *self.students]
         self.top: dict[str, float] = {}
-        for column, value in sample.columns.items():
-            if column.endswith(".top") and isinstance(value, Mapping):
+        for column in (name for name in sample.columns if name.endswith(".top")):
+            if isinstance(value := sample.columns[column], Mapping):
                 for category, score in value.items():
                     self.top[category] = max(self.top.get(category, 0.0), float(str(score)))
 
