@@ -15,7 +15,13 @@ from variants import CURVE, NEW, WORLDS, point
 
 METRICS = ("recall_at_fpr05", "f1", "map50")
 SHORT = {"recall_at_fpr05": "recall", "f1": "f1", "map50": "map50"}
-SAVED_IN = {"faithful": "saved", "known": "known_saved", "weak": "weak_saved"}
+SAVED_IN = {  # world and variant
+    "saved": ("faithful", "loop"),
+    "known_saved": ("known", "loop"),
+    "weak_saved": ("weak", "loop"),
+    "few_saved": ("faithful", "few"),
+    "known_few_saved": ("known", "few"),
+}
 STEPS = {  # world, with it, without it
     "clean": ("copies", "loop", "no-clean"),
     "generate": ("styles", "generate", "loop"),
@@ -106,8 +112,8 @@ def note_all(found: Found, figures: Figures) -> None:
     """Note everything that is known."""
     runs = Runs(found)
     headline(runs, figures)
-    for world, prefix in SAVED_IN.items():
-        saved(runs, world, prefix, figures)
+    for prefix in SAVED_IN:
+        saved(runs, prefix, figures)
     added(runs, figures)
     rare(runs, figures)
     learning(found, figures)
@@ -128,9 +134,13 @@ def headline(runs: Runs, figures: Figures) -> None:
         note(figures, f"new_kinds_{short}_gap", gap)
 
 
-def saved(runs: Runs, world: str, prefix: str, figures: Figures) -> None:
+def saved(runs: Runs, prefix: str, figures: Figures) -> None:
     """Tell which share of random labelling the loop saves at equal score; where not even all of the corpus reaches it, all counts."""
-    pair = ((world, "loop"), (WORLDS[world].curve, "random"))
+    world, variant = SAVED_IN[prefix]
+    pair, name = (
+        ((world, variant), (WORLDS[world].curve, "random")),
+        world if variant == "loop" else f"{world}.{variant}",
+    )
     for what, middle in (("human_actions", ""), ("hours", "hours_")):
         for metric in METRICS:
 
@@ -142,12 +152,12 @@ def saved(runs: Runs, world: str, prefix: str, figures: Figures) -> None:
         needs = runs.over(
             lambda own, other, m=metric: cost(curve_of(other, m, "human_actions"), score(own, m))[0], *pair
         )
-        note(figures, f"{world}.equal.{metric}", needs, "actions")
+        note(figures, f"{name}.equal.{metric}", needs, "actions")
         beyond = runs.over(
             lambda own, other, m=metric: cost(curve_of(other, m, "human_actions"), score(own, m))[1], *pair
         )
         if beyond:
-            figures.add(f"{world}.beyond.{metric}", sum(map(bool, beyond)), "seeds", n=len(beyond))
+            figures.add(f"{name}.beyond.{metric}", sum(map(bool, beyond)), "seeds", n=len(beyond))
 
 
 def added(runs: Runs, figures: Figures) -> None:

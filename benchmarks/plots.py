@@ -24,7 +24,11 @@ def loop(figures: Found) -> "Figure":
     ticks = [round(figures[f"{key}.human_actions"]["value"]) for key in curve]
     plot, axes = plt.subplots(1, len(METRICS), figsize=(11, 3.4), layout="constrained")
     for axis, (metric, title) in zip(axes, METRICS.items(), strict=True):
-        of_loop = [(figures["faithful.loop.human_actions"]["value"], figures[f"faithful.loop.{metric}"])]
+        of_loop = [
+            (figures[f"{key}.human_actions"]["value"], figures[f"{key}.{metric}"])
+            for key in ("faithful.few", "faithful.loop")
+            if f"{key}.{metric}" in figures
+        ]
         for points, marker, label in (
             ([(n, figures[f"{key}.{metric}"]) for n, key in zip(ticks, curve, strict=True)], "o", "random labelling"),
             (of_loop, "s", "Tilth"),
@@ -32,7 +36,7 @@ def loop(figures: Found) -> "Figure":
             means = [row["value"] for _, row in points]
             halves = [row["value"] - row.get("ci95", [row["value"]])[0] for _, row in points]
             axis.errorbar([at for at, _ in points], means, halves, marker=marker, capsize=3, label=label)
-        axis.set(xscale="log", xlabel="human actions", title=title, ylim=(0, 1))
+        axis.set(xscale="log", xlabel="human actions", title=title, ylim=(None, 1))
         axis.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.3)

@@ -4,6 +4,7 @@ A variant is told by what it does to the recipe's steps, so that a recipe with o
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,15 @@ def perfect(steps: Steps) -> Steps:
     return [*steps[: part.start], {"as": "perfect", "review": every}, *steps[part.stop :]]
 
 
+def few(steps: Steps) -> Steps:
+    """People look at a fifth as many images in each round."""
+    made = copy.deepcopy(steps)
+    for one in flat(made):
+        if kind_of(one) == "review":
+            one["review"]["budget"] = math.ceil(one["review"]["budget"] / 5)
+    return made
+
+
 def one_round(steps: Steps) -> Steps:
     """People look at as many images, all at once."""
     total, made = 0, list[Entry]()
@@ -173,6 +183,7 @@ def generate(steps: Steps) -> Steps:
 
 VARIANTS: dict[str, tuple[Callable[[Steps], Steps], tuple[str, ...]]] = {
     "loop": (loop, ("known", "faithful", "weak", "copies", "styles")),
+    "few": (few, ("known", "faithful")),
     "alone": (alone, ("faithful",)),
     "perfect": (perfect, ("known", "faithful")),
     "one-round": (one_round, ("faithful",)),

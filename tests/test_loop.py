@@ -59,6 +59,8 @@ def test_a_variant_differs_from_the_loop_in_what_it_is_called_for(parts: dict[st
     assert (once.share, once.audit_share, once.error_rate) == (1, 1, 0)
     asked = [s for s in recipe(parts, "faithful", "one-round", tmp_path).steps.values() if type(s).__name__ == "Review"]
     assert [step.budget for step in asked] == [budget]  # type: ignore[attr-defined]
+    some = [s for s in recipe(parts, "faithful", "few", tmp_path).steps.values() if type(s).__name__ == "Review"]
+    assert sum(step.budget for step in some) * 5 == budget  # type: ignore[attr-defined]
     weak = recipe(parts, "weak", "no-verify", tmp_path)
     assert kinds(weak).count("Import") == 2
     assert not {"Ground", "Relabel"} & {*kinds(weak)}
@@ -89,6 +91,7 @@ def test_figures_are_of_the_seeds_that_have_what_they_need(parts: dict[str, Modu
     }
     found = {("faithful", "random", seed): {"summary": random, "folder": tmp_path, "commit": "0"} for seed in (1, 2, 3)}
     found |= {("faithful", "loop", seed): run(0.5, 200) for seed in (1, 2)} | {("faithful", "loop", 3): run(0.9, 200)}
+    found |= {("faithful", "few", 3): run(0.2, 50)}
     found |= {("faithful", "perfect", 1): run(0.6, 9000), ("faithful", "alone", 1): run(0.4, 0)}
     figures = importlib.import_module("figures").Figures("loop", seeds=[1, 2, 3])
     parts["loop_figures"].note_all(found, figures)
@@ -97,6 +100,8 @@ def test_figures_are_of_the_seeds_that_have_what_they_need(parts: dict[str, Modu
     assert told["saved_f1"]["value"] == pytest.approx((0.75 + 0.75 + 1 - 200 / 6400) / 3, abs=1e-5)
     assert told["saved_hours_f1"]["value"] == told["saved_f1"]["value"]
     assert told["faithful.beyond.f1"] == {"value": 1, "unit": "seeds", "n": 3}
+    assert told["few_saved_map50"] == {"value": 0.5, "unit": "share", "n": 1}
+    assert told["faithful.few.equal.map50"]["value"] == 100
     assert told["faithful_recall_gap"] == {"value": 0.1, "unit": "share", "n": 1}
     assert told["new_kinds_recall_gap"]["value"] == told["people_add_recall"]["value"] == 0.1
     assert told["faithful.random.whole.human_actions"]["value"] == 6400
