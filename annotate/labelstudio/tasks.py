@@ -89,7 +89,7 @@ def make_task(sample: Sample, image_url: str, why: str = "") -> Row:
 
 
 def make_prediction(sample: Sample) -> Row:
-    """Write the labels of a sample, and boxes that are probably missing, as a prediction; empty when there are none of both."""
+    """Write the labels of a sample, and boxes that may well be missing, as a prediction; empty when there are none of both."""
     labels = (*sample.truth.labels, *sample.suspected)
     boxes = [label for label in labels if label.box_xyxy is not None]
     shown = sorted({str(label.category) for label in labels} - {str(label.category) for label in boxes})

@@ -186,8 +186,8 @@ def test_what_no_browser_sends_is_no_label_and_stops_nothing(fields: Row) -> Non
     assert (good.actions, bad.note, bad.claims) == (("accept", "accept"), "cannot be read", ())
 
 
-def test_what_is_probably_missing_is_drawn_already_and_is_nobodys_label() -> None:
-    rows = [["knife", 0.8, 20, 10, 60, 50], ["knife", 0.4, 1, 1, 9, 9], ["pill", 0.9, 100, 50, 200, 100]]
+def test_what_may_well_be_missing_is_drawn_already_and_is_nobodys_label() -> None:
+    rows = [["knife", 0.3, 20, 10, 60, 50], ["knife", 0.1, 1, 1, 9, 9], ["pill", 0.9, 100, 50, 200, 100]]
     columns = {"student.turn": 1, "student.suspected": rows}
     seen = replace(sample(auto("pill", (100, 50, 180, 100))), columns=columns)
     made = make_task(seen, "a")
