@@ -1,6 +1,6 @@
 """Make scores mean chances: Platt scaling of both models together on validation images, and thresholds that follow from it.
 
-Paper: Platt, 1999, "Probabilistic outputs for support vector machines"; https://arxiv.org/abs/1706.04599
+Papers: Platt, 1999, "Probabilistic outputs for support vector machines"; https://arxiv.org/abs/1706.04599; https://arxiv.org/abs/1402.1892
 Differs: two scores go in, the classifier's logit and that of the detector's best box. Their slopes are shared by all
     categories, each of which has an offset of its own: validation sets are small, and rare categories smaller. Where no person
     decided, and `relabel` has said how likely an image is to show a category, it counts as shown for so much of it: label first, then
@@ -28,6 +28,8 @@ from tilth.train.measure.prediction import Prediction, Target, known
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
 MIN_UNSAFE = 20  # fewer cannot say below which score hardly any lies
+BELIEVED = 30.0  # positives that what theory says of a threshold counts as much as
+LEAST = 1e-6  # of a threshold
 MISSED = 0.02  # share of unsafe validation images that may lie wholly below `clear_below`
 
 Array = np.ndarray[Any, Any]
@@ -142,6 +144,7 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
         told = sure[:, i]
         chosen = best_threshold(scores[told, i], truth[told, i])
         if chosen is not None:
+            chosen = steadied(chosen, scores[told, i], truth[told, i]) if by else chosen
             about.thresholds[label] = chosen
         per_category[label] = {
             "positives": round(float(truth[told, i].sum()), 1), "threshold": None if chosen is None else round(chosen, 4),
@@ -157,6 +160,26 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
     about.clear_below = lowest_of(scores.max(1, initial=0.0)[(truth[:, unsafe] > EVEN).any(1)])
     slopes = {"classifier_slope": round(by[0].a, 4), "detector_slope": round(by[0].d, 4)} if by else {}
     return {**means, **slopes, "clear_below": about.clear_below, "per_category": per_category}
+
+
+def steadied(threshold: float, scores: Array, positive: Array) -> float:
+    """Pull a threshold, which a few positives place by chance, towards half of the F1 that it reaches, which is best of true chances.
+
+    Args:
+        threshold: With the best F1 on these images.
+        scores: Calibrated.
+        positive: Truth, or its chance.
+
+    >>> scores, positive = np.array([0.9] * 10 + [0.1] * 90), np.array([1.0] * 10 + [0.0] * 90)
+    >>> round(steadied(0.2, scores, positive), 2), round(steadied(0.2, np.tile(scores, 60), np.tile(positive, 60)), 2)
+    (0.41, 0.21)
+    """
+    from scipy.special import expit, logit
+
+    over, n = scores >= threshold, positive.sum()
+    half = positive[over].sum() / (over.sum() + n)
+    placed, best = logit(np.clip([threshold, half], LEAST, 1 - LEAST))
+    return float(expit((n * placed + BELIEVED * best) / (n + BELIEVED)))
 
 
 def lowest_of(scores: Array) -> float | None:
