@@ -12,7 +12,7 @@ from tilth.images import Image, Luma, decode, decode_luma, image_id
 SPLITS = ("train", "val", "test")
 SUSPECTED = "model:suspected"  # source of a box that nobody claims
 EVEN = 0.5  # a chance above says yes
-SHOWN = 0.2  # a chance from which on a suspected box is drawn for people: to draw one takes them twenty times as long as to reject one
+SHOWN = 0.3  # a chance from which on a suspected box is drawn for people: to draw one takes them twenty times as long as to reject one
 
 
 @dataclass(frozen=True, kw_only=True)

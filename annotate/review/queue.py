@@ -117,12 +117,7 @@ def entry(sample: Sample, seed: int, worth: Mapping[str, float] = MappingProxyTy
     contradicts = bool(expected) and expected not in found and bool(truth.unasked([expected], PEOPLE))
     settled = {name for name, kind in truth.looked.items() if kind in PEOPLE}
     if chances := sample.chances:  # somebody has weighed all of this already
-        # of what is likely, and nobody dares to make it a label, models learn already how likely it is: in doubt is whether it is there
-        right = {
-            name: max(chance, 0.0 if name in found else sample.presence.get(name, 0.0))
-            for name, chance in chances.items()
-        }
-        wrong = {name: worth.get(name, 1.0) * (1 - chance) for name, chance in right.items() if name not in settled}
+        wrong = {name: worth.get(name, 1.0) * (1 - chance) for name, chance in chances.items() if name not in settled}
         reasons = {"student": 1 - math.prod(1 - chance for chance in wrong.values())}
         expected = max(wrong, key=lambda name: wrong[name], default="") or expected
     else:

@@ -177,18 +177,6 @@ def test_what_a_served_model_was_unsure_about_is_asked_about_until_people_have_s
     assert entry(found, 0).priority == 0, "what it was unsure about has been found"
 
 
-def test_of_what_a_student_suspects_the_even_chances_come_before_what_is_nearly_sure() -> None:
-    def suspected(chance: float) -> Sample:
-        weighed = {"weigh.turn": 1, "weigh.right": {"knife": 1 - chance}, "weigh.present": {"knife": chance}}
-        return Sample(id=str(chance), size_wh=(99, 99), columns=weighed)
-
-    assert list(choose(map(suspected, (0.05, 0.9, 0.4, 0.02)), 4, audit_share=0)) == ["0.4", "0.9", "0.05", "0.02"]
-    labelled = replace(suspected(0.9), claims=(auto("knife", (1, 1, 9, 9), 0.5),))
-    assert entry(labelled, 0).priority == pytest.approx(0.9), (
-        "here a second knife may be missing, and that is no label yet"
-    )
-
-
 def test_the_queue_takes_all_categories_alike_and_one_of_a_group_of_copies() -> None:
     many = [candidate(n, 0.3) for n in range(50)] + [candidate(100 + n, 0.8, "pill") for n in range(50)]
     chosen = choose(many, 20, audit_share=0)
