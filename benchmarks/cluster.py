@@ -30,7 +30,7 @@ from tilth.data.dataset import Dataset
 from tilth.events import Events
 from tilth.mining.corpora.opening import open_corpus
 from tilth.mining.vectors.embed import embed
-from tilth.mining.encoders.families import open_encoder
+from tilth.encoders.families import open_encoder
 from tilth.mining.copies.hash import Hash
 from tilth.mining.vectors.store import Store
 from tilth.policy import load_policy

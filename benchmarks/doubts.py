@@ -29,12 +29,12 @@ from figures import Figures, add_option
 from tilth.annotate.review.reviewer import TruthBox, read_truth
 from tilth.claims import Claim, shared
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import open_encoder
 from tilth.engine.work import Work
 from tilth.events import Events
 from tilth.extras import optional
 from tilth.images import encode_png
 from tilth.mining.cleaning.label_errors import doubtful, features, predict_unseen
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.rank import phrase
 from tilth.mining.vectors.alike import sample_vectors
 from tilth.mining.vectors.store import Vectors

@@ -31,7 +31,7 @@ from tilth.events import Events
 from tilth.images import decode
 from tilth.mining.corpora.opening import open_corpus
 from tilth.mining.vectors.embed import embed
-from tilth.mining.encoders.families import open_encoder
+from tilth.encoders.families import open_encoder
 from tilth.mining.vectors.store import Store
 job, model, folder, out = sys.argv[1:5]
 if job.endswith("float32"):

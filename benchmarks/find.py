@@ -32,11 +32,11 @@ from figures import Figures, add_option
 from tilth.annotate.grounding import phrases
 from tilth.annotate.grounding.model import Finder
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import open_encoder
 from tilth.events import Events
 from tilth.images import decode
 from tilth.mining.copies.sealed import Sealed
 from tilth.mining.corpora.corpus import FolderCorpus
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.examples import Examples
 from tilth.mining.search.feedback import Feedback
 from tilth.mining.search.rank import Question, Searcher, questions

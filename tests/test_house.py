@@ -32,9 +32,9 @@ ALLOWED = {
 }
 # folder -> its rooms, in levels: a room imports rooms of earlier levels only, so never a sibling; "" is the folder itself
 ROOMS = {
-    "tilth": [[""], ["data", "sources"], ["engine"]],
+    "tilth": [[""], ["data", "sources", "encoders"], ["engine"]],
     "synth": [["safety", "plan", "check"], ["draw"], ["adapters"]],
-    "mining": [["corpora", "encoders"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
+    "mining": [["corpora"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["bundles"], ["serving"]],

@@ -2,6 +2,7 @@
 
 STEPS = {
     "train.classifier": "tilth.train.learn.classifier:TrainClassifier",
+    "train.few_shot": "tilth.train.learn.few_shot:FewShot",
     "train.detector": "tilth.train.learn.detector:TrainDetector",
     "relabel": "tilth.train.judge.relabel:Relabel",
     "calibrate": "tilth.train.judge.calibrate:Calibrate",

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from tilth.claims import Json
 from tilth.data.where import both, one_of
+from tilth.encoders.families import Encoder, Texts, max_similarity, open_encoder
 from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.extras import optional
-from tilth.mining.encoders.families import Encoder, Texts, max_similarity, open_encoder
 from tilth.mining.search.rank import phrase
 from tilth.mining.vectors.alike import sample_vectors
 from tilth.mining.vectors.store import Vectors

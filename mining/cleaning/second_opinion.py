@@ -16,11 +16,11 @@ import numpy as np
 from tilth import models
 from tilth.claims import Claim, Json, asked_in, standing
 from tilth.data.where import both, open_to_models
+from tilth.encoders.families import open_encoder
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.geometry import Box
 from tilth.images import Image
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.rank import Question, questions
 from tilth.samples import Result, Sample
 

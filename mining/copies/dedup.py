@@ -8,6 +8,7 @@ overwritten ones (`edits.py`); query vectors find what merely looks alike.
 from collections.abc import Iterator, Mapping, Sequence
 
 from tilth.claims import State
+from tilth.encoders.families import open_encoder
 from tilth.engine.apply import Apply
 from tilth.engine.job import batched
 from tilth.engine.steps import Facts, step
@@ -16,7 +17,6 @@ from tilth.mining.copies.edits import Edits
 from tilth.mining.copies.hash import COLUMN, QUALITY, ensure_hashes, to_bytes
 from tilth.mining.copies.leakage import check_distance
 from tilth.mining.copies.near import Groups, close_pairs
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.vectors.alike import alike_pairs, sample_vectors
 from tilth.samples import Result, Sample
 

@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import Encoder
+from tilth.encoders.inputs import Inputs
 from tilth.engine.job import batched
 from tilth.errors import InputError
 from tilth.images import Image
-from tilth.mining.encoders.families import Encoder
-from tilth.mining.encoders.inputs import Inputs
 from tilth.mining.vectors.store import Store, Vectors
 from tilth.policy import Category, Policy
 from tilth.sources.walk import images_in

@@ -12,6 +12,7 @@ import numpy as np
 
 from tilth.claims import Json
 from tilth.data.files import write_beside
+from tilth.encoders.families import Backend, Encoder, open_encoder
 from tilth.engine.cluster import Cluster
 from tilth.engine.intake import Failed
 from tilth.engine.steps import Facts, step
@@ -21,7 +22,6 @@ from tilth.mining.copies.leakage import check_distance
 from tilth.mining.copies.sealed import Sealed
 from tilth.mining.corpora.corpus import Corpus
 from tilth.mining.corpora.opening import open_corpus
-from tilth.mining.encoders.families import Backend, Encoder, open_encoder
 from tilth.mining.search.examples import Examples
 from tilth.mining.search.feedback import Feedback
 from tilth.mining.search.rank import Candidate, Question, Searcher, questions, share_out

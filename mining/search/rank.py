@@ -24,12 +24,12 @@ import numpy.typing as npt
 
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import Encoder, Texts
 from tilth.engine.job import batched
 from tilth.errors import InputError
 from tilth.images import Image, decode, image_id
 from tilth.mining.copies.sealed import Sealed
 from tilth.mining.corpora.corpus import Corpus
-from tilth.mining.encoders.families import Encoder, Texts
 from tilth.mining.search.examples import Examples
 from tilth.mining.search.feedback import Feedback
 from tilth.mining.vectors.index import Index

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tilth.encoders.families import Encoder
 from tilth.engine.job import batched
 from tilth.engine.work import Work
-from tilth.mining.encoders.families import Encoder
 from tilth.mining.vectors.index import Index
 from tilth.mining.vectors.store import Store
 

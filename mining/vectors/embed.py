@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from tilth.claims import Json
+from tilth.encoders.families import Encoder, Vectors
+from tilth.encoders.inputs import Inputs
 from tilth.engine.job import FEW, batched
 from tilth.errors import InputError, TooManyFailures
 from tilth.events import Events
 from tilth.images import Image
 from tilth.mining.corpora.corpus import Corpus, Item
-from tilth.mining.encoders.families import Encoder, Vectors
-from tilth.mining.encoders.inputs import Inputs
 from tilth.mining.vectors.store import Store
 
 READERS = 4  # threads that read and decode; Pillow lets go of the interpreter meanwhile

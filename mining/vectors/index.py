@@ -21,10 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.data.files import write_beside
+from tilth.encoders.families import max_similarity
 from tilth.engine.job import batched
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional
-from tilth.mining.encoders.families import max_similarity
 from tilth.mining.vectors.store import Rows, Store
 
 EXACT_UP_TO = 1_000_000  # query vectors; beyond, comparing all takes longer than it is worth

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tilth.encoders.families import Backend, Encoder, open_encoder
 from tilth.engine.cluster import connect, run_actors, write_todo
 from tilth.engine.job import batched
 from tilth.mining.corpora.corpus import Item
 from tilth.mining.corpora.opening import open_corpus
-from tilth.mining.encoders.families import Backend, Encoder, open_encoder
 from tilth.mining.vectors.embed import READERS, Part, Spread, encode, load
 
 TODO = pa.schema([("key", pa.string()), ("stamp", pa.string())])

@@ -63,6 +63,7 @@ COMMANDS = {
 TRAINED = {
     "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
     "detector": OneStep("train.detector", "Fine-tune a detector on a dataset.", "steps=600"),
+    "few-shot": OneStep("train.few_shot", "Fit a classifier to a few examples, in seconds.", "shots=16"),
 }
 
 
@@ -281,7 +282,7 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command, one in COMMANDS.items():
         _add(app, command, one, command)
-    train = typer.Typer(no_args_is_help=True, help="Fine-tune a classifier or a detector on a dataset.")
+    train = typer.Typer(no_args_is_help=True, help="Train a classifier or a detector on a dataset.")
     app.add_typer(train, name="train")
     for command, one in TRAINED.items():
         _add(train, command, one, f"train {command}")

@@ -18,13 +18,13 @@ from places import POLICY
 
 from tilth.annotate.grounding.ground import Ground
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import open_encoder
 from tilth.engine.work import Work
 from tilth.events import Events
 from tilth.images import encode_png
 from tilth.mining.cleaning.quality import Quality
 from tilth.mining.copies.hash import Hash
 from tilth.mining.corpora.opening import open_corpus
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.vectors.embed import embed
 from tilth.mining.vectors.store import Store
 from tilth.policy import load_policy
@@ -49,7 +49,7 @@ from tilth.data.dataset import Dataset
 from tilth.events import Events
 from tilth.mining.corpora.opening import open_corpus
 from tilth.mining.vectors.embed import embed
-from tilth.mining.encoders.families import open_encoder
+from tilth.encoders.families import open_encoder
 from tilth.mining.copies.hash import Hash
 from tilth.mining.cleaning.quality import Quality
 from tilth.mining.vectors.spread import on_cluster

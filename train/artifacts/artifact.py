@@ -1,5 +1,6 @@
 """A trained model on disk: weights in the layout of `save_pretrained`, and `tilth.json` with what the weights do not say."""
 
+import importlib
 import inspect
 import json
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from tilth.errors import ModelError
 
 if TYPE_CHECKING:
     import torch
+
+
+FEW_SHOT = "tilth-few-shot"  # the model type of few-shot classifiers
 
 
 @dataclass(kw_only=True)
@@ -68,21 +72,31 @@ def write_about(folder: Path, about: About) -> None:
 def preprocessing(base: str) -> tuple[int, list[float], list[float]]:
     """Return side, mean and std that a base model was trained with; ImageNet's where it does not say.
 
-    Only `preprocessor_config.json` and `config.json` are read.
+    Only `preprocessor_config.json`, `processor_config.json` and `config.json` are read. A side may be a number or named by its ends, of
+    what is cut out of an image or of the whole; where no processor says it, the vision model does.
     """
     folder = models.locate(base)
-    path = folder / "preprocessor_config.json"
-    told: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    size = told.get("size", {})
-    config = json.loads((folder / "config.json").read_text())
-    side = size.get("height") or size.get("shortest_edge") or config.get("image_size") or 224
-    if told.get("do_normalize") is False:
-        return int(side), [0.0] * 3, [1.0] * 3
-    return (
-        int(side),
-        list(told.get("image_mean", [0.485, 0.456, 0.406])),
-        list(told.get("image_std", [0.229, 0.224, 0.225])),
+    told = _read_json(folder / "preprocessor_config.json") or _read_json(folder / "processor_config.json").get(
+        "image_processor", {}
     )
+    config = _read_json(folder / "config.json")
+    sizes = [told.get("crop_size") if told.get("do_center_crop") else None, told.get("size")]
+    sizes += [config.get("image_size"), config.get("vision_config", {}).get("image_size")]
+    side = next((found for size in sizes if (found := _side_of(size))), 224)
+    if told.get("do_normalize") is False:
+        return side, [0.0] * 3, [1.0] * 3
+    return side, list(told.get("image_mean", [0.485, 0.456, 0.406])), list(told.get("image_std", [0.229, 0.224, 0.225]))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def _side_of(size: Any) -> int:
+    """Read the side of a square as processors and configurations write it; 0 when nothing is said."""
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    return int(max(size) if isinstance(size, list | tuple) else size or 0)
 
 
 def load_for_training(kind: str, base: str, labels: Sequence[str]) -> "torch.nn.Module":
@@ -112,6 +126,8 @@ def load_trained(folder: Path, device: str) -> "tuple[torch.nn.Module, About]":
     from transformers import AutoModelForImageClassification, AutoModelForObjectDetection
 
     about = read_about(folder)
+    if _read_json(folder / "config.json").get("model_type") == FEW_SHOT:
+        importlib.import_module("tilth.train.artifacts.few_shot")  # which tells transformers of it
     auto = AutoModelForImageClassification if about.kind == "classifier" else AutoModelForObjectDetection
     model = auto.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return model.to(device).eval(), about

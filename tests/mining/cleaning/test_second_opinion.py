@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilth.claims import Claim, State
+from tilth.encoders.blip2 import Blip2
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import encode_png
 from tilth.mining.cleaning.second_opinion import Judge, Match, SecondOpinion, crop_of
-from tilth.mining.encoders.blip2 import Blip2
 from tilth.samples import NewSample, Sample
 from tilth.starter.world.scene import Spec, render
 

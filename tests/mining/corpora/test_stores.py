@@ -18,13 +18,13 @@ from object_store import CUT, DEATH, Bucket
 from places import POLICY
 from refusals import refusal
 
+from tilth.encoders.families import Encoder, open_encoder
 from tilth.engine.work import Work
 from tilth.errors import InputError, Unavailable
 from tilth.events import Events
 from tilth.mining.corpora.corpus import Corpus
 from tilth.mining.corpora.opening import open_corpus
 from tilth.mining.corpora.places import PART_BYTES
-from tilth.mining.encoders.families import Encoder, open_encoder
 from tilth.mining.search.mine import Mine
 from tilth.mining.vectors.embed import embed
 

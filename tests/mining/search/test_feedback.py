@@ -9,11 +9,11 @@ import pytest
 
 from tilth.claims import Claim
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import open_encoder
 from tilth.engine.work import Work
 from tilth.events import Events
 from tilth.images import encode_png
 from tilth.mining.corpora.corpus import FolderCorpus
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.feedback import Feedback, likeness
 from tilth.mining.search.mine import Mine
 from tilth.mining.vectors.embed import embed

@@ -17,12 +17,12 @@ from PIL import Image as PilImage
 
 from tilth.claims import State
 from tilth.data.dataset import Dataset
+from tilth.encoders.families import open_encoder
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.events import Events
 from tilth.images import encode_png, image_id
 from tilth.mining.copies.dedup import Dedup
-from tilth.mining.encoders.families import open_encoder
 from tilth.mining.search.mine import Mine
 from tilth.mining.search.rank import Candidate, share_out
 from tilth.mining.search.truth import precision_report

@@ -12,10 +12,10 @@ import pytest
 from mining_parts import filled_store, new_store, random_retrieval_model, scenes
 from noise import noise_image
 
+from tilth.encoders.families import Encoder, max_similarity, open_encoder
 from tilth.errors import ModelError, TooManyFailures
 from tilth.events import Events
 from tilth.mining.corpora.corpus import FolderCorpus
-from tilth.mining.encoders.families import Encoder, max_similarity, open_encoder
 from tilth.mining.vectors.embed import embed
 from tilth.mining.vectors.store import Store
 
@@ -112,7 +112,7 @@ from pathlib import Path
 from tilth.events import Events
 from tilth.mining.corpora.corpus import FolderCorpus
 from tilth.mining.vectors.embed import embed
-from tilth.mining.encoders.families import open_encoder
+from tilth.encoders.families import open_encoder
 from tilth.mining.vectors.store import Store
 encoder = open_encoder(sys.argv[1], "cpu")
 about = {"model": "m", "digest": encoder.digest, "queries": encoder.queries, "width": encoder.width}

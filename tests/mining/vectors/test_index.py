@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mining_parts import filled_store, new_store, unit
 
+from tilth.encoders.families import max_similarity
 from tilth.errors import InputError, ModelError
-from tilth.mining.encoders.families import max_similarity
 from tilth.mining.vectors.index import Index, plan_index
 from tilth.mining.vectors.store import Store
 

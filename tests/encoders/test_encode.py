@@ -11,13 +11,13 @@ from mining_parts import random_retrieval_model, saved, scene, scenes
 from PIL import Image as PilImage
 
 from tilth import models
+from tilth.encoders.blip2 import Blip2
+from tilth.encoders.families import open_encoder
+from tilth.encoders.inputs import Inputs
+from tilth.encoders.lavis import LavisHeads, pack, unpack
 from tilth.environments import python_of
 from tilth.errors import InputError, ModelError
 from tilth.images import decode
-from tilth.mining.encoders.blip2 import Blip2
-from tilth.mining.encoders.families import open_encoder
-from tilth.mining.encoders.inputs import Inputs
-from tilth.mining.encoders.lavis import LavisHeads, pack, unpack
 
 TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
+from tilth.encoders.families import Backend, Texts, Vectors
+from tilth.encoders.inputs import Inputs
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.images import Image
-from tilth.mining.encoders.families import Backend, Texts, Vectors
-from tilth.mining.encoders.inputs import Inputs
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ class Blip2:
         self.inputs = Inputs(self._images)
         self._heads: Heads
         if backend == "lavis":
-            from tilth.mining.encoders.lavis import LavisHeads
+            from tilth.encoders.lavis import LavisHeads
 
             self._heads = LavisHeads(folder, models.device(device))
         else:

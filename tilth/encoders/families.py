@@ -15,20 +15,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
+from tilth.encoders.inputs import Inputs
 from tilth.errors import InputError, ModelError
 from tilth.images import Image
-from tilth.mining.encoders.inputs import Inputs
 
 # model_type of a config -> the class that runs it
 FAMILIES = {
-    "blip-2": "tilth.mining.encoders.blip2:Blip2",
-    "clip": "tilth.mining.encoders.contrastive:Contrastive",
-    "metaclip_2": "tilth.mining.encoders.contrastive:Contrastive",
-    "siglip": "tilth.mining.encoders.contrastive:Contrastive",
-    "siglip2": "tilth.mining.encoders.contrastive:Contrastive",
-    "dinov2": "tilth.mining.encoders.contrastive:Contrastive",
-    "dinov2_with_registers": "tilth.mining.encoders.contrastive:Contrastive",
-    "dinov3_vit": "tilth.mining.encoders.contrastive:Contrastive",
+    "blip-2": "tilth.encoders.blip2:Blip2",
+    "clip": "tilth.encoders.contrastive:Contrastive",
+    "metaclip_2": "tilth.encoders.contrastive:Contrastive",
+    "siglip": "tilth.encoders.contrastive:Contrastive",
+    "siglip2": "tilth.encoders.contrastive:Contrastive",
+    "dinov2": "tilth.encoders.contrastive:Contrastive",
+    "dinov2_with_registers": "tilth.encoders.contrastive:Contrastive",
+    "dinov3_vit": "tilth.encoders.contrastive:Contrastive",
 }
 
 Backend = Literal["transformers", "lavis"]

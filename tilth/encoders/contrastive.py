@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilth import models
+from tilth.encoders.families import Texts, Vectors
+from tilth.encoders.inputs import Inputs
 from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.images import Image
-from tilth.mining.encoders.families import Texts, Vectors
-from tilth.mining.encoders.inputs import Inputs
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ class Inputs:
     """What a model of transformers takes in.
 
     The processor's resize becomes a step of nothing, so that what is costly happens in the threads that read. The vectors
-    are nearly those of the whole image: `tests/mining/encoders/test_encode.py` holds their cosine above .999 in the mean, .99 for each.
+    are nearly those of the whole image: `tests/encoders/test_encode.py` holds their cosine above .999 in the mean, .99 for each.
 
     Args:
         processor: The image processor of the model.
