@@ -265,10 +265,12 @@ class Run:
             executor=self.choices.executor,
             options=dict(self.choices.options),
         )
-        started, began = utc_now(), time.monotonic()
+        started, began, refused = utc_now(), time.monotonic(), None
         with PeakMemory() as memory:
             try:
                 facts = step.run(work)
+            except GateRefused as error:
+                facts, refused = error.facts, error
             except OSError as error:
                 if isinstance(error, TilthError) or not _disk_full(error):
                     raise
@@ -276,7 +278,7 @@ class Run:
                     f"{name}: the disk is full; free some space and run the same command again"
                 ) from error
         new = {k: str(p.relative_to(self.folder)) for k, p in work.artifacts.items() if self._artifacts.get(k) != p}
-        return Record(
+        record = Record(
             key=key,
             kind=type(step).__name__,
             version=work.dataset.at.number,
@@ -288,6 +290,11 @@ class Run:
             started=started,
             finished=utc_now(),
         )
+        if refused is not None:
+            self.records[name] = record  # for summary and report; it is not done, and the same command asks it again
+            self.events.emit("refused", step=name, facts=brief_facts(facts), message=f"  refused: {refused}")
+            raise refused
+        return record
 
     def _conclude(self, started: str) -> None:
         write_beside(self.folder / "summary.json", json.dumps(self._summary(started), indent=1))

@@ -12,6 +12,9 @@ TilthError
 └── Unavailable        75   a service is down or a disk is full; the same command works later
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class TilthError(Exception):
     """Base class, so that callers can catch this package and nothing else."""
@@ -48,9 +51,18 @@ class DatasetError(TilthError):
 
 
 class GateRefused(TilthError):
-    """The new model is not good enough to replace the old one."""
+    """The new model is not good enough to replace the old one.
+
+    Args:
+        message: Why.
+        facts: What was compared, and how it came out.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.facts = dict(facts or {})
 
 
 class TooManyFailures(TilthError):

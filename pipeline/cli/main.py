@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilth.errors import InputError, TilthError, TooManyFailures
+from tilth.errors import GateRefused, InputError, TilthError, TooManyFailures
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.keeping import KeepDoubts, KeepMost, ListPolicy, keeping
 from tilth.pipeline.cli.settings import pairs
@@ -151,7 +151,12 @@ def run(
         executor=Cluster(ray_address, folder / "files") if executor == "ray" else Local(),
         options={"review": review} if review else {},
     )
-    Run(loaded, folder, choices).execute()
+    try:
+        Run(loaded, folder, choices).execute()
+    except GateRefused:  # a result, too
+        if as_json:
+            say((folder / "summary.json").read_text())
+        raise
     if as_json:
         say((folder / "summary.json").read_text())
 

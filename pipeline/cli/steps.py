@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from tilth.errors import InputError
+from tilth.errors import GateRefused, InputError
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import DatasetPath, emptied, make_step, read_settings
 
@@ -192,7 +192,11 @@ def run_one(
 
     facts: dict[str, Any] = {}
     with opened(dataset, policy, name, folder, device, fingerprint(step, digest), lambda: tell(facts)) as work:
-        facts |= step.run(work)
+        try:
+            facts |= step.run(work)
+        except GateRefused as refused:
+            tell(refused.facts)
+            raise
         if facts.get("looked_at_now") == 0:
             again = f"{name}: nothing was looked at now: all images have their answer from before, with these settings"
             work.events.emit("again", step=name, message=again)

@@ -191,8 +191,22 @@ def gate(numbers: Numbers) -> Section:
                 numbers.show(f"{base}.images", "count"),
             ]
             head = ["measure", "old model", "new model", "difference, paired", "images"]
+            blocks.append(Note(text=str(numbers.get(f"{base}.reason")), tone="good" if good else "bad"))
             blocks.append(Table(caption="The same images, judged by both", head=head, rows=[row]))
-    lead = "A new model replaces the old one only if it did not lose recall on the same images."
+        groups = numbers.get(f"{base}.groups")
+        if isinstance(groups, dict) and groups:
+            rows: list[list[str | Markup]] = [
+                [
+                    capital(group),
+                    numbers.show(f"{base}.groups.{group}.old", "percent"),
+                    numbers.show(f"{base}.groups.{group}.new", "percent"),
+                    numbers.show(f"{base}.groups.{group}.positives", "count"),
+                ]
+                for group in groups
+            ]
+            head = ["part of the test set", "old model", "new model", "images that show it"]
+            blocks.append(Table(caption="Recall at 5\u202f% false positives, part by part", head=head, rows=rows))
+    lead = "A new model replaces the old one only if it did not lose recall on the same images, nor surely on any part of them."
     return Section(id="gate", title="The gate", short="Gate", lead=lead, blocks=blocks)
 
 

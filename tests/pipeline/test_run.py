@@ -206,6 +206,38 @@ def test_status_and_history_say_how_far_a_run_is(recipe: Path, tmp_path: Path) -
     assert tilth("diff", folder / "dataset", "nope").returncode == 2
 
 
+def test_a_refusal_of_the_gate_is_a_result_that_is_told_and_asked_again(world: Path, tmp_path: Path) -> None:
+    judge = {"test": str(world / "test"), "classifier": "few"}
+    steps = [
+        {"import": {"path": str(world / "labelled"), "format": "coco", "empty_means": "confirmed_empty"}},
+        {"as": "few", "train.few_shot": {}},
+        {"as": "evaluate.old", "evaluate": judge},
+        {"as": "evaluate.new", "evaluate": judge},
+        {
+            "gate": {
+                "old": "evaluate.old",
+                "new": "evaluate.new",
+                "old_classifier": "few",
+                "new_classifier": "few",
+                "max_ece": 0.0,
+            }
+        },
+        {"tag": {"name": "never"}},
+    ]
+    path, folder = tmp_path / "gated.yaml", tmp_path / "runs" / "gated"
+    path.write_text(json.dumps({"recipe": "gated", "policy": str(POLICY), "steps": steps}))
+    for _ in range(2):
+        done = tilth("run", path, "--runs", tmp_path / "runs", "--json")
+        assert done.returncode == 3, done.stderr
+        told = json.loads(done.stdout)["steps"]["gate"]["facts"]
+        assert told["passed"] is False
+        assert "its chances are off by" in told["reason"]
+        assert told["reason"] in done.stderr.splitlines()[-1]
+        assert "kept the old model" in (folder / "report.html").read_text()
+        assert "05-gate" not in json.loads(tilth("status", folder, "--json").stdout), "a refused step is not done"
+        assert "refused" in tilth("status", folder).stdout
+
+
 def test_single_commands_hand_what_they_made_to_the_next(world: Path, tmp_path: Path) -> None:
     data, policy = tmp_path / "data", POLICY
 

@@ -16,7 +16,7 @@ from tilth.engine.work import Work
 from tilth.errors import GateRefused
 from tilth.fusion import fuse
 from tilth.policy import Policy
-from tilth.train.artifacts.artifact import About
+from tilth.train.artifacts.artifact import About, write_about
 from tilth.train.judge.calibrate import best_box_threshold, calibrate, fit_fusion
 from tilth.train.judge.evaluate import category_scores, coco_targets, measure, whole
 from tilth.train.judge.gate import Gate, decide
@@ -300,6 +300,51 @@ def test_the_gate_lets_a_better_model_through_and_stops_a_worse_one() -> None:
     worse = decide(good, bad, truth, 0.02, 0)
     assert worse["passed"] is False
     assert "fell" in str(worse["reason"])
+
+
+@pytest.mark.parametrize("case", ["as good", "one category lost", "one style lost", "few lost", "badly calibrated"])
+def test_the_gate_refuses_what_is_worse_on_a_part_and_no_chance_loss(work: Work, tmp_path: Path, case: str) -> None:
+    """A model that gains as much on the rest as it loses on a part is as good on the whole."""
+    rng = np.random.default_rng(0)
+    names = [c.name for c in work.policy.pictured if c.name != "text_area"]
+    for side in ("old", "new"):
+        rows = []
+        for n in range(1200):
+            shown = names[n % 10] if n % 10 < len(names) else ""
+            style = ("photo", "neon")[n % 3 == 0]
+            logits = {name: float(rng.normal(4.0 if name == shown else -4.0, 1)) for name in names}
+            lost = {"one category lost": shown == "knife", "one style lost": style == "neon", "few lost": n in (0, 10)}
+            if side == "new" and lost.get(case):
+                logits[shown] = -9.0
+            if side == "new" and case == "badly calibrated":
+                logits = {name: value + 3 for name, value in logits.items()}
+            truth = (shown,) if shown else ()
+            rows.append(
+                Prediction(id=str(n), file="", part=style, truth=truth, truth_boxes=[], logits=logits, boxes=[])
+            )
+        path = tmp_path / f"{side}.jsonl"
+        path.write_text("".join(json.dumps(vars(p)) + "\n" for p in rows))
+        work.publish(f"{side}.predictions", path)
+        about = About(kind="classifier", base="x", labels=names, side=8, mean=[0.0], std=[1.0])
+        about.calibration = {name: {"a": 1.0, "d": 0.0, "b": 0.0} for name in names}
+        (tmp_path / side).mkdir()
+        write_about(tmp_path / side, about)
+        work.publish(f"{side}.classifier", tmp_path / side)
+    sides = {"old_classifier": "old.classifier", "new_classifier": "new.classifier"}
+    gate = Gate(old="old", new="new", max_drop=1.0, max_ece=0.05, **sides)
+    told = {"one category lost": ["category knife"], "one style lost": ["slice neon"]}.get(case, [])
+    facts = gate._compare(work)
+    assert {"category knife", "slice photo"} <= {*facts["groups"]}
+    named = [worse.partition(" (")[0] for worse in facts["worse"]]
+    assert {*told} <= {*named}
+    assert told or not named
+    assert facts["passed"] is (case in ("as good", "few lost"))
+    if not facts["passed"]:
+        with pytest.raises(
+            GateRefused, match="chances are off" if case == "badly calibrated" else "worse on"
+        ) as caught:
+            gate.run(work)
+        assert caught.value.facts == facts
 
 
 @pytest.mark.parametrize(
