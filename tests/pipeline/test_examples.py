@@ -32,8 +32,8 @@ BEFORE = {
 }
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
-    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "train classifier", "train detector",
-    "calibrate", "eval", "gate", "relabel", "package", "moderate",
+    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth",
+    "train classifier", "train detector", "train few-shot", "calibrate", "eval", "gate", "relabel", "package", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",
 )  # fmt: skip
 ELSEWHERE = {
