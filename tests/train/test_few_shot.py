@@ -87,6 +87,14 @@ def test_a_word_that_the_encoder_does_not_know_counts_less_and_examples_more_the
     assert told[64] > told[16] > alone
 
 
+@pytest.mark.parametrize("n", [4, 64])
+def test_an_encoder_that_reads_nothing_has_the_examples_alone(n: int) -> None:
+    silent, test = np.zeros((K, D), np.float32), drawn(400, 1)
+    logits = fit_best("auto", drawn(n, 0), silent, 0)[0](test, silent)
+    assert quality(logits, test) > 0.9
+    assert 0.1 < logits.std() < 100, "calibration and thresholds need logits that are neither nothing nor everything"
+
+
 def test_the_logit_of_what_may_as_well_be_there_is_about_nought() -> None:
     shots, test = drawn(64, 0), drawn(400, 1)
     logits = fit_best("auto", shots, texts(), 0)[0](test, texts())

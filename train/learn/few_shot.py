@@ -193,9 +193,8 @@ def weigh(said: Floats, words: Floats, shots: Shots) -> tuple[Floats, Floats, Fl
     n = yes.sum(0)[:, None]
     high, low = (np.einsum("nk,nki->ki", some, both) / np.maximum(1, some.sum(0))[:, None] for some in (yes, no))
     rest = both - np.where(yes[..., None], high, low)
-    each = yes / np.maximum(1, yes.sum(0)) + no / np.maximum(
-        1, no.sum(0)
-    )  # what shows a label counts as much as what does not
+    # what shows a label counts as much as what does not
+    each = yes / np.maximum(1, yes.sum(0)) + no / np.maximum(1, no.sum(0))
     shape = np.einsum("nk,nki,nkj->ij", each, rest, rest) / max(1.0, float(each.sum()))
     gaps = np.where(n > 0, high - low, 0.0)
     believed = np.array([0.0, gaps[n[:, 0] > 0, 1].mean() if (n > 0).any() else 0.0])
@@ -227,7 +226,7 @@ def fit_best(method: str, shots: Shots, texts: Floats, seed: int) -> tuple[Fitte
     words = likeness(shots.vectors, texts)
     alone = shots.shown.sum(0).max() < 2
     found: list[tuple[float, Fit, tuple[Floats, Floats, Floats]]] = []
-    for fit in ways[-1:] if alone else ways:
+    for fit in [gaussian if method == "auto" else ways[len(ways) // 2]] if alone else ways:
         said = np.zeros_like(words) if alone else judged(fit, shots, texts, seed)
         slopes, heard, offsets = weigh(said, words, shots)
         found.append((quality(said * slopes + words * heard + offsets, shots), fit, (slopes, heard, offsets)))
@@ -235,7 +234,10 @@ def fit_best(method: str, shots: Shots, texts: Floats, seed: int) -> tuple[Fitte
     fitted = fit(shots)
     if alone:
         own = fitted(shots, texts)
-        slopes = np.full_like(slopes, max(float((words * heard).std()), LEAST) / max(float(own.std()), LEAST) / 10)
+        spread = (
+            float((words * heard).std()) / 10 or 1.0
+        )  # of an encoder that reads nothing, the examples are all there is
+        slopes = np.full_like(slopes, spread / max(float(own.std()), LEAST))
         offsets, best = offsets - slopes * own.mean(0), float("nan")
     return fitted.scaled(slopes, offsets, heard), best
 
