@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from mining_parts import saved
 
 from tilth.claims import Claim
@@ -145,10 +146,14 @@ def test_every_family_is_saved_and_loaded_without_the_half_that_reads(family: st
     side, mean, std = preprocessing(base)
     assert side == 32
     model = around(base, K).eval()
-    shots = replace(
-        drawn(12, 0), vectors=np.random.default_rng(0).normal(size=(12, 1, model.config.width)).astype(np.float32)
-    )
-    fill(model, gaussian(shots), np.zeros((K, model.config.width), np.float32))
+    values = np.random.default_rng(0).normal(size=(12, 1, model.config.width))
+    unit = values / np.linalg.norm(values, axis=2, keepdims=True)
+    shots = replace(drawn(12, 0), vectors=unit.astype(np.float32))
+    named = np.random.default_rng(1).normal(size=(K, model.config.width)).astype(np.float32)
+    for fitted in (gaussian(shots), fit_best("tip", shots, named, 0)[0]):
+        fill(model, fitted, named)
+        said = model.say(torch.from_numpy(shots.vectors)).detach().numpy()
+        assert said == pytest.approx(fitted(shots, named), abs=1e-3, rel=1e-3), "the model says what was fitted"
     about = About(kind="classifier", base=base, labels=["a", "b", "c"], side=side, mean=mean, std=std)
     folder = save_trained(model, about, tmp_path / "few")
     assert not any("text" in name and name != "texts" for name, _ in load_trained(folder, "cpu")[0].named_parameters())

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch.nn import functional as F  # noqa: N812
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    Blip2ForImageTextRetrieval,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from tilth import models
@@ -18,6 +25,7 @@ from tilth.train.artifacts.artifact import FEW_SHOT, preprocessing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+BLIP2 = "blip-2"  # the one family whose retrieval model is not found by itself
 READS = ("text_model", "text_projection")  # parts that no image goes through
 BLIP2_READS = ("text_projection", "embeddings", "itm_head", "language_model", "language_projection")
 
@@ -60,8 +68,7 @@ class FewShotClassifier(PreTrainedModel):  # type: ignore[misc]  # nor for this
 
     def __init__(self, config: FewShotConfig) -> None:
         super().__init__(config)
-        told = dict(config.encoder)
-        self.encoder = seeing(told)
+        self.encoder = seeing(config.encoder)
         flat, k = config.vectors * config.width, config.num_labels
         self.linear = torch.nn.Linear(flat, k)
         self.examples = torch.nn.Parameter(torch.zeros(config.examples, flat))
@@ -111,15 +118,11 @@ def around(name: str, n_labels: int) -> FewShotClassifier:
         name: Of the encoder, as a recipe writes it.
         n_labels: Of the classifier, k.
     """
-    from transformers import Blip2ForImageTextRetrieval
-
-    folder, told = models.locate(name), models.settings(name)
-    blip2 = told.get("model_type") == "blip-2"
-    loaded = (Blip2ForImageTextRetrieval if blip2 else AutoModel).from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    folder = models.locate(name)
+    kind = Blip2ForImageTextRetrieval if models.settings(name).get("model_type") == BLIP2 else AutoModel
+    loaded = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
     config = FewShotConfig(loaded.config.to_dict(), num_labels=n_labels)
-    config.vectors = int(str(told["num_query_tokens"])) if blip2 else 1
+    config.vectors = getattr(loaded.config, "num_query_tokens", 1)
     model = FewShotClassifier(config)
     model.encoder = without_text(loaded)
     side, *_ = preprocessing(name)
@@ -133,13 +136,9 @@ def around(name: str, n_labels: int) -> FewShotClassifier:
 def seeing(told: "dict[str, Any]") -> torch.nn.Module:
     """Build the half of an encoder that sees, by its settings."""
     config = AutoConfig.for_model(**told)
-    if told["model_type"] == "blip-2":
-        from transformers import Blip2ForImageTextRetrieval
-
-        model: torch.nn.Module = Blip2ForImageTextRetrieval(config)
-    else:
-        model = AutoModel.from_config(config)
-    return without_text(model)
+    return without_text(
+        Blip2ForImageTextRetrieval(config) if config.model_type == BLIP2 else AutoModel.from_config(config)
+    )
 
 
 def without_text(model: torch.nn.Module) -> torch.nn.Module:

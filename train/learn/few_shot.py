@@ -21,7 +21,7 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.train.artifacts.artifact import About, normalise, preprocessing, read_about, save_trained
 from tilth.train.learn.examples import Example, Examples, gather, known, present
-from tilth.train.learn.fine_tune import STATES
+from tilth.train.learn.fine_tune import STATES, check_states
 from tilth.train.measure.metrics import average_precision
 
 if TYPE_CHECKING:
@@ -273,8 +273,7 @@ class FewShot:
             raise ValueError(f"tune and shots must not be negative, got {self.tune} and {self.shots}")
         if self.tune and self.method == "gaussian":
             raise ValueError("tune moves the examples of tip; a Gaussian has none")
-        if unknown := set(self.states) - set(STATES):
-            raise ValueError(f"states must be among {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
+        check_states(self.states)
 
     def models(self) -> tuple[str, ...]:
         """Name the encoder."""

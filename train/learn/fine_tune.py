@@ -30,6 +30,16 @@ LAST = 20  # steps whose mean loss is told at the end
 STATES = {"reviewed": State.REVIEWED, "confirmed_empty": State.CONFIRMED_EMPTY, "auto": State.AUTO}
 
 
+def check_states(names: Sequence[str]) -> None:
+    """Refuse states of samples that nobody can learn from.
+
+    Raises:
+        ValueError: One is not among them.
+    """
+    if unknown := set(names) - set(STATES):
+        raise ValueError(f"states must be among {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """What one step learns from: a random view of each of n images.
@@ -88,8 +98,7 @@ class FineTune:
             raise ValueError(f"patience must not be negative, got {self.patience}")
         if not 0 < self.lr < 1:
             raise ValueError(f"lr must lie in (0, 1), got {self.lr}")
-        if unknown := set(self.states) - set(STATES):
-            raise ValueError(f"states must be among {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
+        check_states(self.states)
 
     def models(self) -> tuple[str, ...]:
         """Name the base model."""
