@@ -150,7 +150,7 @@ def test_every_family_is_saved_and_loaded_without_the_half_that_reads(family: st
     unit = values / np.linalg.norm(values, axis=2, keepdims=True)
     shots = replace(drawn(12, 0), vectors=unit.astype(np.float32))
     named = np.random.default_rng(1).normal(size=(K, model.config.width)).astype(np.float32)
-    for fitted in (gaussian(shots), fit_best("tip", shots, named, 0)[0]):
+    for fitted in (tip(shots, 5.5), fit_best("tip", shots, named, 0)[0], gaussian(shots)):
         fill(model, fitted, named)
         said = model.say(torch.from_numpy(shots.vectors)).detach().numpy()
         assert said == pytest.approx(fitted(shots, named), abs=1e-3, rel=1e-3), "the model says what was fitted"
