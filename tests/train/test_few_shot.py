@@ -11,7 +11,7 @@ from mining_parts import saved
 
 from tilth.claims import Claim
 from tilth.engine.work import Work
-from tilth.errors import InputError
+from tilth.errors import InputError, ModelError
 from tilth.images import decode, encode_png
 from tilth.samples import NewSample
 from tilth.starter.world.scene import Spec, render
@@ -172,3 +172,5 @@ def test_bad_settings_and_a_set_without_examples_are_said(work: Work) -> None:
     work.add("a", [scene(i, "book") for i in range(3)])
     with pytest.raises(InputError, match="no training image shows any of"):
         FewShot().run(work)
+    with pytest.raises(ModelError, match="an encoder is of one of the families"):
+        FewShot(model="starter:detector").run(work)

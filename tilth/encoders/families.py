@@ -72,6 +72,18 @@ class Encoder(Protocol):
         ...
 
 
+def family_of(name: str) -> str:
+    """Return which family an encoder is of.
+
+    Raises:
+        ModelError: It is absent, or no encoder.
+    """
+    family = str(models.settings(name).get("model_type"))
+    if family not in FAMILIES:
+        raise ModelError(f"{name}: an encoder is of one of the families {', '.join(FAMILIES)}; this one is {family!r}")
+    return family
+
+
 def open_encoder(name: str, device: str = "auto", backend: Backend = "transformers") -> Encoder:
     """Load an encoder by the family that its config names.
 
@@ -85,11 +97,7 @@ def open_encoder(name: str, device: str = "auto", backend: Backend = "transforme
         InputError: The backend does not run this family, or its environment is missing.
         MissingExtra: transformers is not installed.
     """
-    family = str(models.settings(name).get("model_type"))
-    if family not in FAMILIES:
-        raise ModelError(
-            f"{name}: mining needs a model of one of the families {', '.join(FAMILIES)}; this one is {family!r}"
-        )
+    family = family_of(name)
     if backend == "lavis" and family != "blip-2":
         raise InputError(f"{name}: the backend lavis runs BLIP-2, this is {family}; leave `backend` out")
     module, _, cls = FAMILIES[family].partition(":")

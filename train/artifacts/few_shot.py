@@ -20,6 +20,7 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from tilth import models
+from tilth.encoders.families import family_of
 from tilth.train.artifacts.artifact import FEW_SHOT, preprocessing
 
 if TYPE_CHECKING:
@@ -117,9 +118,12 @@ def around(name: str, n_labels: int) -> FewShotClassifier:
     Args:
         name: Of the encoder, as a recipe writes it.
         n_labels: Of the classifier, k.
+
+    Raises:
+        ModelError: It is absent, or no encoder.
     """
     folder = models.locate(name)
-    kind = Blip2ForImageTextRetrieval if models.settings(name).get("model_type") == BLIP2 else AutoModel
+    kind = Blip2ForImageTextRetrieval if family_of(name) == BLIP2 else AutoModel
     loaded = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
     config = FewShotConfig(loaded.config.to_dict(), num_labels=n_labels)
     config.vectors = getattr(loaded.config, "num_query_tokens", 1)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
-from tilth.encoders.families import open_encoder
+from tilth.encoders.families import family_of, open_encoder
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.train.artifacts.artifact import About, normalise, preprocessing, read_about, save_trained
@@ -289,6 +289,7 @@ class FewShot:
         if done.is_dir():
             work.publish(work.name, done)
             return {"model": str(done), **read_about(done).trained}
+        family_of(self.model)  # before images are read
         labels = [c.name for c in work.policy.pictured]
         side, mean, std = preprocessing(self.model)
         about = About(
@@ -363,7 +364,7 @@ def taken(rows: Sequence[Example], n_labels: int, shots: int) -> npt.NDArray[np.
 
 def words_of(name: str, policy: "Policy", device: str) -> Floats | None:
     """Return a unit vector of the prompts of each picture category, `(k, d)`; None when the encoder reads no words."""
-    if "text_config" not in models.settings(name) and models.settings(name).get("model_type") != "blip-2":
+    if family_of(name) != "blip-2" and "text_config" not in models.settings(name):
         return None
     encoder = open_encoder(name, device)
     found = np.stack([encoder.texts(category.prompts).mean(0) for category in policy.pictured])
