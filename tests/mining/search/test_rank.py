@@ -80,7 +80,7 @@ def test_a_batch_gives_the_same_as_its_images_and_texts_one_by_one(encoder: Enco
 def test_a_model_of_another_family_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"needs a model of one of the families blip-2, clip.*; this one is 'bert'"):
+    with pytest.raises(ModelError, match=r"is of one of the families blip-2, clip.*; this one is 'bert'"):
         open_encoder(str(tmp_path), "cpu")
 
 
