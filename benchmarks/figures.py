@@ -85,6 +85,10 @@ class Figures:
             raise ValueError("; ".join(wrong))
         self._figures[key] = told
 
+    def made_by(self, commit: str) -> None:
+        """Note the commit of the code that was measured, where that was another process than this one."""
+        self._told["commit"] = commit
+
     def value(self, key: str) -> float:
         """Return a figure that was noted."""
         return float(self._figures[key]["value"])

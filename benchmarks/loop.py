@@ -10,8 +10,9 @@ variants part, and each variant is a run of its own that goes on from a copy of 
 this, the same command goes on: finished runs are not started again, finished steps are not repeated. Of a finished run stay its
 summary, report, recipe and events, unless `--keep`.
 
-Figures are of all finished runs of the seeds. They are written beside the runs; and to `benchmarks/results/loop.json`, and to
-`starter.benchmark.json` beside the recipe, where the report of the demo finds it, once all variants of five seeds are there.
+Figures are of all finished runs of the seeds, and are written beside the runs. From five seeds on they are results: those of the variants
+that have all seeds are written to `benchmarks/results/loop.json`, and to `starter.benchmark.json` beside the recipe, where the report of
+the demo finds it; the others are named.
 """
 
 import argparse
@@ -272,20 +273,26 @@ def main() -> int:
     if asked.left:
         print("\n".join("  " + "-".join(map(str, job)) for job in left))
     wrong = [] if asked.left else make(left, bench, asked.jobs)
-    every = [(w, v, s) for s in asked.seeds for w, v in needed(list(WORLDS), [])]
-    found = dict(finished(every, bench))
-    note_all(found, figures)
-    whole = len(found) == len(every) and len(asked.seeds) >= ENOUGH and not asked.small
-    if not whole:
+    pairs = needed(list(WORLDS), [])
+    found = dict(finished([(w, v, s) for s in asked.seeds for w, v in pairs], bench))
+    print(f"{len(found)} of {len(pairs) * len(asked.seeds)} runs are there")
+    enough = len(asked.seeds) >= ENOUGH and not asked.small
+    if enough:  # what has all seeds is a result; the rest is not said at all
+        whole = [pair for pair in pairs if all((*pair, seed) in found for seed in asked.seeds)]
+        found = {job: told for job, told in found.items() if job[:2] in whole}
         print(
-            f"{len(found)} of {len(every)} runs are there, of {len(asked.seeds)} seeds: the figures stay beside the runs"
+            f"without all seeds, and left out: {', '.join(f'{w}-{v}' for w, v in pairs if (w, v) not in whole) or 'nothing'}"
         )
+        enough = bool(whole)
+    note_all(found, figures)
     if len(commits := {told["commit"] for told in found.values()}) > 1:
         print(
             f"the runs were made by {len(commits)} commits: {', '.join(sorted(commits))}; --fresh makes all by this one"
         )
-    path = figures.write(asked.results if whole else asked.runs)
-    if whole:
+    elif found:
+        figures.made_by(*commits)
+    path = figures.write(asked.results if enough else asked.runs)
+    if enough:
         shutil.copy(path, RECIPE.with_suffix(".benchmark.json"))
     print(path.read_text(), end="")
     for line in wrong:

@@ -1,7 +1,7 @@
 """Run a recipe: each step once, resumable, measured.
 
     runs/<name>/recipe.yaml     the recipe as resolved
-    runs/<name>/dataset/        the dataset
+    runs/<name>/dataset/        the dataset, unless the recipe names one that outlives runs
     runs/<name>/steps/*.json    what each finished step reported; its existence means the step is done
     runs/<name>/files/<step>/   files that steps leave: models, predictions, the bundle
     runs/<name>/events.jsonl    what happened, as it happened
@@ -10,16 +10,18 @@
 
 The key of a step is its settings, the weights of its models, the files that it reads and the key of the step before it. A
 step whose key is unchanged is not run again; one whose key changed starts from the dataset version that came before it.
+
+In a dataset that outlives runs (`dataset:` in the recipe) nothing goes back: each step starts from the newest version, so that what people
+said, in other runs or beside them, is never left behind. The run holds it against every other one.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from tilth import models
 from tilth.annotate.review.review import Review
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
-from tilth.data.files import write_beside
+from tilth.data.files import alone, write_beside
 from tilth.engine.local import Local
 from tilth.engine.recipe import Recipe, absent_inputs
 from tilth.engine.steps import fingerprint, inputs_digest
@@ -40,6 +42,10 @@ from tilth.errors import GateRefused, InputError, TilthError, Unavailable
 from tilth.events import Events
 from tilth.mining.copies.listed import guard_of, sweep
 from tilth.pipeline.foresight import foresee
+
+RUNNING = "running.json"  # in a dataset that outlives runs: who is at work, and from which version
+STOP = "enough"  # a step that reports this, a sentence why, ends its run, which is done then
+ANOTHER = "wait for it or give another --name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,22 +108,6 @@ class PeakMemory:
         self._thread.join()
 
 
-@contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Hold the run's folder against a second run; the system lets go of it when this process dies.
-
-    Raises:
-        Unavailable: Another run holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise Unavailable(f"{folder}: another run is at work here; wait for it or give another --name") from error
-        yield
-
-
 class Run:
     """One execution of a recipe.
 
@@ -141,6 +131,8 @@ class Run:
         self.records: dict[str, Record] = {}
         self._artifacts: dict[str, Path] = {}
         self._version = 0
+        self._outcome = "done"
+        self._root = recipe.dataset or folder / "dataset"
         self._guard = guard_of(recipe.policy)
 
     def execute(self) -> Path:
@@ -150,7 +142,11 @@ class Run:
             TilthError: A step failed; what is done is kept.
         """
         started, began = utc_now(), time.monotonic()
-        with only_run(self.folder):
+        with ExitStack() as held:
+            held.callback(self.events.close)
+            held.enter_context(alone(self.folder, ANOTHER))
+            if self.recipe.dataset:
+                held.enter_context(alone(self.recipe.dataset))
             write_beside(self.folder / "recipe.yaml", yaml.safe_dump(self._resolved(), sort_keys=False))
             self.events.emit("run", message=f"{self.recipe.name}: {len(self.recipe.steps)} steps in {self.folder}")
             policy = self.recipe.policy.model_dump_json(exclude={"hash_lists"})
@@ -158,7 +154,7 @@ class Run:
             told = f"{self.recipe.seed} {policy}{self._sweep()}{inputs_digest(shown) if shown else ''}"
             key = hashlib.sha256(told.encode()).hexdigest()[:12]
             left, version = self._left(key)
-            dataset = Dataset(self.folder / "dataset", version, self._guard) if version else None
+            dataset = Dataset(self._root, self._at(version), self._guard) if version or self.recipe.dataset else None
             found = foresee(left, self.recipe.policy, self.choices.options.get("review", ""), dataset)
             found.refuse()
             for note in found.notes:
@@ -167,13 +163,19 @@ class Run:
                 for number, (name, step) in enumerate(self.recipe.steps.items(), 1):
                     key = self._key(step, key)
                     self._take(number, name, step, key)
+                    if enough := self.records[name].facts.get(STOP):
+                        self._outcome = "stopped"
+                        self.events.emit("enough", step=name, message=f"  {enough}")
+                        break
                     if name == self.choices.until:
+                        self._outcome = "until"
                         break
             except GateRefused:
+                self._outcome = "refused"
                 self._conclude(started)  # a refusal is a result: people want to see why
                 raise
             self._conclude(started)
-        self.events.emit("done", message=f"Done in {time.monotonic() - began:.0f} s: {self.folder / 'report.html'}")
+            self.events.emit("done", message=f"Done in {time.monotonic() - began:.0f} s: {self.folder / 'report.html'}")
         return self.folder
 
     def _look_for_inputs(self) -> None:
@@ -219,6 +221,7 @@ class Run:
             record = self._do(name, step, key)
             path.parent.mkdir(exist_ok=True)
             write_beside(path, json.dumps(vars(record), indent=1))
+            (self._root / RUNNING).unlink(missing_ok=True)
             brief = brief_facts(record.facts)
             self.events.emit(
                 "finished",
@@ -231,10 +234,14 @@ class Run:
             )
         self.records[name] = record
         self._artifacts |= {k: self.folder / v for k, v in record.artifacts.items()}
-        self._version = record.version
+        self._version = self._dataset().at.number if self.recipe.dataset else record.version
 
     def _dataset(self) -> Dataset:
-        return Dataset(self.folder / "dataset", self._version, self._guard)
+        return Dataset(self._root, self._at(self._version), self._guard)
+
+    def _at(self, version: int) -> int | None:
+        """Return the version to start from; the newest of a dataset that outlives runs."""
+        return None if self.recipe.dataset else version
 
     def _sweep(self) -> str:
         """Take out what has come onto a hash list since the last run; return a key of all that was ever taken out."""
@@ -247,12 +254,21 @@ class Run:
         )
         return " ".join(sorted(swept))
 
+    def _begin(self, name: str, key: str) -> Dataset:
+        """Open the dataset for a step; one that outlives runs where this very step began, if it was killed and nobody came since."""
+        if not self.recipe.dataset:
+            return self._dataset()
+        running, does = self._root / RUNNING, f"{self.folder.resolve()} {key}"
+        dataset = Dataset(self._root, killed_at(running, name, does), self._guard)
+        write_beside(running, json.dumps({"name": name, "does": does, "at": dataset.at.number}))
+        return dataset
+
     def _do(self, name: str, step: Step, key: str) -> Record:
         files = self.folder / "files" / f"{name}-{key}"
         files.mkdir(parents=True, exist_ok=True)
         work = Work(
             name=name,
-            dataset=self._dataset(),
+            dataset=self._begin(name, key),
             policy=self.recipe.policy,
             folder=files,
             events=self.events,
@@ -277,6 +293,9 @@ class Run:
                 raise Unavailable(
                     f"{name}: the disk is full; free some space and run the same command again"
                 ) from error
+            except Exception:
+                (self._root / RUNNING).unlink(missing_ok=True)  # it was not killed: what it kept is found without this
+                raise
         new = {k: str(p.relative_to(self.folder)) for k, p in work.artifacts.items() if self._artifacts.get(k) != p}
         record = Record(
             key=key,
@@ -308,6 +327,7 @@ class Run:
         return {
             "recipe": self.recipe.name,
             "run": self.folder.name,
+            "outcome": self._outcome,
             "seed": self.recipe.seed,
             "policy": {"name": self.recipe.policy.policy, "version": self.recipe.policy.version},
             "started": min([started, *(r.started for r in self.records.values())]),
@@ -341,6 +361,32 @@ class Run:
         from tilth.pipeline.report.page import write_report
 
         write_report(self.folder, self._dataset(), self.recipe.policy)
+
+
+def killed_at(running: Path, name: str, does: str) -> int | None:
+    """Return the version from which this very work began when it was killed, if nobody has worked on the dataset since.
+
+    Args:
+        running: The dataset's note of who is at work.
+        name: Of the step.
+        does: What it does with which settings.
+    """
+    try:
+        told = json.loads(running.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return int(told["at"]) if does and (told["name"], told["does"]) == (name, does) else None
+
+
+def dataset_of(folder: Path) -> Path:
+    """Return where the dataset of a run lies.
+
+    Args:
+        folder: The run's.
+    """
+    path = folder / "recipe.yaml"
+    named = (yaml.safe_load(path.read_text()) or {}).get("dataset") if path.exists() else None
+    return Path(named) if named else folder / "dataset"
 
 
 def needed_inputs(recipe: Recipe, review: str = "", last: int | None = None) -> list[str]:

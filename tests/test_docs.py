@@ -17,6 +17,7 @@ from places import ROOT
 from tilth.engine.recipe import load_class, load_recipe
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
+from tilth.pipeline.cli import nights as cli_nights
 from tilth.pipeline.cli import policy as cli_policy
 from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
@@ -52,7 +53,7 @@ def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     """Let the real command line read arguments; it raises what it would print. Nothing is run."""
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights):
         part.add_to(app)
     command: Any = typer.main.get_command(app)
     context: Any = None
@@ -119,7 +120,7 @@ def test_commands_are_found_in_the_documents() -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: p.name)
 def test_a_recipe_begins_with_its_command_and_has_no_mistake(recipe: Path) -> None:
     first = recipe.read_text().splitlines()[0]
-    assert re.match(rf"# tilth (run|plan) configs/recipes/{recipe.name}", first)
+    assert re.match(rf"# tilth (run|plan|retrain) configs/recipes/{recipe.name}", first)
     needed = yaml.safe_load(recipe.read_text()).get("variables") or {}
     load_recipe(recipe, step_table(), {name: "/nowhere" for name, value in needed.items() if value is None})
 

@@ -54,6 +54,7 @@ class Import:
         by: `model:<name>` when a model gave the labels and no person did. They are then automatic ones with their scores, of images that
             are in the dataset already; the others are left out. An image of the file without boxes shows nothing that the model
             looked for. Read again under this name, they take the place of what it said before.
+        optional: The path may be absent, or hold no image, as on a night on which nothing came; then nothing is taken in.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class Import:
     categories: Mapping[str | int, str] | Literal["as_is"] = field(default_factory=dict)
     covers: tuple[str, ...] = ()
     by: str = ""
+    optional: bool = False
 
     def __post_init__(self) -> None:
         """Take class numbers as names, and check who speaks."""
@@ -75,7 +77,9 @@ class Import:
 
     def inputs(self) -> tuple[Path, ...]:
         """The set's folder; a label file stands for the images beside it."""
-        return tuple(p.expanduser() for p in (self.path, self.images) if p)
+        return tuple(
+            p.expanduser() for p in (self.path, self.images) if p and (p.expanduser().exists() or not self.optional)
+        )
 
     def run(self, work: Work) -> Facts:
         """Read everything once.
@@ -89,6 +93,8 @@ class Import:
             raise InputError(f"categories: the policy has no {', '.join(map(repr, wrong))}; it has {known}")
         if self.categories != "as_is" and (wrong := sorted(set(self.covers) - set(work.policy.names))):
             raise InputError(f"covers: the policy has no {', '.join(wrong)}; it has {', '.join(work.policy.names)}")
+        if self.optional and not _holds_files(self.path.expanduser()):
+            return self._nothing(work)
         odd = Oddities()
         path = self.path.expanduser().resolve()
         images = self.images.expanduser().resolve() if self.images else None
@@ -132,6 +138,8 @@ class Import:
         counts = work.add(key, taken, total=reader.count())
         left = left_alone(path, images, format_, *_label_files(reader)).facts()
         table = work.dataset.table(f"{work.name}-{key}")
+        if not counts and self.optional:
+            return self._nothing(work)
         if not counts:
             lost = "".join(f"; {kind}: {count}" for kind, count in (odd.counts if self.by else odd.lost.counts).items())
             raise InputError(f"{self.path}: no images in it that the format {format_!r} takes{lost}{_named(left)}")
@@ -207,6 +215,10 @@ class Import:
                 f"Say which category each is, among {', '.join(policy.names)}; what has none is ignored: --set {paste}"
             )
 
+    def _nothing(self, work: Work) -> Facts:
+        work.events.emit("nothing_new", step=work.name, message=f"  {self.path}: nothing came")
+        return {"images": 0, "nothing_came": str(self.path)}
+
     def _covers(self, listed: tuple[str, ...], policy: Policy) -> tuple[str, ...]:
         """Return what the set looked for, in the order of the policy."""
         if self.covers or not listed:
@@ -215,6 +227,10 @@ class Import:
             return tuple(dict.fromkeys(listed))
         ours = {self.categories.get(name, policy.find(name)) for name in listed}
         return tuple(name for name in policy.names if name in ours)
+
+
+def _holds_files(path: Path) -> bool:
+    return path.is_file() or any(item.is_file() for item in path.rglob("*"))
 
 
 def _label_files(reader: Reader) -> tuple[str, ...]:

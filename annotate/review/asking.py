@@ -35,6 +35,8 @@ class Asking:
         files: The folder, unless `tilth review up` started the server.
         people: How many look at each image. What they disagree on goes to one more.
         done_share: Part of the queue that must be labelled before the run goes on.
+        wait: For people. Else the run takes in what they said since the last time, puts more before them until `budget` wait, and goes on:
+            for a dataset that outlives runs, beside which `tilth review push` and `pull` do the same.
     """
 
     backend: Literal["simulated", "labelstudio"] = "simulated"
@@ -51,6 +53,7 @@ class Asking:
     files: Path | None = None
     people: int = 1
     done_share: float = 1.0
+    wait: bool = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -17,12 +17,14 @@ from tilth.errors import Unavailable
 
 
 def ask_people(review: Asking, work: Work) -> Facts:
-    """Push the queue, which is chosen once, and pull the answers.
+    """Push the queue, which is chosen once, and pull the answers; without waiting, pull first and push what comes next.
 
     Raises:
         InputError: The key or the folder of the server is not given.
         Unavailable: Answers are missing; the same command goes on.
     """
+    if not review.wait:
+        return _go_on(review, work)
     ledger = Ledger.load(work.folder / "review.json")
     if not ledger.title:  # another queue of the same recipe is another project
         ledger.title = f"tilth {work.name[:30]} {hashlib.sha256(str(work.folder.resolve()).encode()).hexdigest()[:8]}"
@@ -41,6 +43,14 @@ def ask_people(review: Asking, work: Work) -> Facts:
         "answered": answered,
         **people_facts(work, ledger),
     }
+
+
+def _go_on(review: Asking, work: Work) -> Facts:
+    """Pull what people said since the last time, whoever asked them, and push the next; nobody is waited for."""
+    ledger = Ledger.load(work.dataset.root / "review.json")
+    pulled = pull(review, work, ledger) if ledger.queue else {}
+    pushed = push(review, work, ledger)
+    return {"backend": "labelstudio", **pushed, **pulled, **people_facts(work, ledger)}
 
 
 def people_facts(work: Work, ledger: Ledger) -> Mapping[str, Json]:

@@ -63,7 +63,8 @@ class Mine:
         never: Folders of sealed images, which and whose copies are never mined.
         never_distance: PDQ bits of 256 up to which an image is a copy of a sealed one.
         licence: Of the corpus, kept with every image whose own licence the corpus does not say.
-        since: `last` to look only at images that came into the corpus after it was last mined; at all when empty.
+        since: `last` to look only at images that came into the corpus after it was last mined, of which there may be none; at all when
+            empty.
         embeddings: Folder that keeps the vectors of the corpus between runs; inside the run when None.
         index: `exact`, `ivf`, `hnsw`, `rabitq`, or `auto` to choose by size.
         index_memory_mb: What the index may take in memory.
@@ -136,6 +137,8 @@ class Mine:
         # A resumed run adds what was chosen before the kill, whatever a search would answer now.
         text = plan.read_text()
         chosen = json.loads(text)
+        if not chosen["picks"] and not chosen["facts"]["looked_at"]:
+            return {"mined": 0, **chosen["facts"]}
         counts = work.add(hashlib.sha256(text.encode()).hexdigest()[:12], self._samples(work, corpus, chosen["picks"]))
         return {"mined": counts.get("ok", 0), **chosen["facts"]}
 
@@ -189,9 +192,9 @@ class Mine:
             raise InputError(f"{self.corpus}: holds no image that can be read")
         before = _mined_rows(store) if self.since else 0
         if before == len(store):
-            raise InputError(
-                f"{self.corpus}: nothing new since it was last mined; leave `since` out to mine all of it again"
-            )
+            again = f"{self.corpus}: nothing new since it was last mined; leave `since` out to mine all of it again"
+            work.events.emit("nothing_new", step=work.name, message=f"  {again}")
+            return [], {**embedded, "left_alone": corpus.left_alone.facts(), "looked_at": 0}, store
         began = time.monotonic()
         asked = [q for q in questions(work.policy) if self.quotas.get(q.category, self.per_category)]
         if not asked:

@@ -10,7 +10,6 @@ from tilth.data.where import check_named, unmeasured
 from tilth.errors import InputError
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import DatasetPath, existing
-from tilth.pipeline.cli.steps import RUNNING
 
 if TYPE_CHECKING:
     from tilth.data.dataset import Dataset
@@ -69,13 +68,27 @@ def tag(
 
 
 def rollback(
-    dataset: DatasetPath, version: Annotated[str, typer.Argument(help="Version or tag to go back to.")]
+    folder: Annotated[Path, typer.Argument(help="Dataset, or champion.")],
+    version: Annotated[
+        str,
+        typer.Argument(help="Version or tag to go back to; of a champion its bundle, the one before when left out."),
+    ] = "",
 ) -> None:
-    """Make a new version that equals an earlier one; nothing is lost."""
+    """Make a new version that equals an earlier one, or put a champion's earlier bundle back into use; nothing is lost."""
     from tilth.engine.work import utc_now
+    from tilth.runtime.bundles.champion import Champion, is_champion
 
-    made = existing(dataset).rollback(version, utc_now())
-    (dataset / RUNNING).unlink(
+    if is_champion(folder):
+        back = Champion(folder).rollback(version, time=utc_now())
+        typer.echo(f"{back.bundle} is in use again, instead of {back.instead_of}; servers of {folder} follow")
+        return
+    from tilth.pipeline.run import RUNNING
+
+    dataset = existing(folder)
+    if not version:
+        raise InputError(f"{folder}: which version? List them: tilth history {folder}")
+    made = dataset.rollback(version, utc_now())
+    (folder / RUNNING).unlink(
         missing_ok=True
     )  # a command that was killed before does not go on from what this left behind
     typer.echo(f"version {made.number}: {made.message}")
@@ -170,15 +183,15 @@ def export(
 ) -> None:
     """Write a dataset in a format that other tools read; says first what the format cannot hold."""
     from tilth.annotate.exchange.exporting import export as write
+    from tilth.data.files import alone
     from tilth.engine.work import utc_now
     from tilth.mining.copies.listed import guard_of, sweep
-    from tilth.pipeline.run import only_run
     from tilth.policy import load_policy
 
     opened, rules = existing(dataset), load_policy(policy) if policy else None
     if rules and rules.hash_lists:
         opened.guard = guard_of(rules)
-        with only_run(dataset):
+        with alone(dataset):
             sweep(opened, opened.guard, utc_now())
     chosen = opened.checkout(version) if version else opened
     _look_at(where, chosen)

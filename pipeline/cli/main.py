@@ -3,16 +3,29 @@
 import errno
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from tilth.errors import GateRefused, InputError, TilthError, TooManyFailures
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.keeping import KeepDoubts, KeepMost, ListPolicy, keeping
-from tilth.pipeline.cli.settings import pairs
+from tilth.pipeline.cli.recipes import (
+    AsJson,
+    Name,
+    PolicyPath,
+    RecipePath,
+    Reviewer,
+    Runs,
+    Setting,
+    check_reviewer,
+    choices_of,
+    load,
+    say,
+)
 
 app = typer.Typer(
     name="tilth",
@@ -22,43 +35,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Turn a policy, a few labelled images and many unlabelled ones into a better moderation model.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
-    "75 try again, 130 stopped by Ctrl-C.",
+    "75 try again, 130 stopped by Ctrl-C, 143 by SIGTERM.",
 )
 
 # what is wrong with a path that was given; any other error of the system keeps its traceback
 PLACES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
-
-RecipePath = Annotated[Path, typer.Argument(help="Recipe file, as in configs/recipes/starter.yaml.")]
-Setting = Annotated[
-    list[str] | None, typer.Option("--set", help="Value of a recipe variable: --set photos=/data/cards.")
-]
-PolicyPath = Annotated[Path | None, typer.Option("--policy", help="Policy file instead of the recipe's own.")]
-Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
-Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
-
-
-Reviewer = Annotated[
-    str, typer.Option("--review", help="Who reviews: simulated or labelstudio; what the recipe says when empty.")
-]
-
-
-def _reviewer(review: str) -> None:
-    if review not in ("", "simulated", "labelstudio"):
-        raise InputError(f"--review must be simulated or labelstudio, got {review!r}")
-
-
-def say(text: str) -> None:
-    """Print to standard output, after what was said on the other stream."""
-    streams.settle()
-    typer.echo(text)
-
-
-def _recipe(path: Path, settings: list[str] | None, policy: Path | None) -> Any:
-    from tilth.engine.recipe import load_recipe
-    from tilth.pipeline.table import step_table
-
-    return load_recipe(path, step_table(), pairs(settings), policy)
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
@@ -76,11 +57,11 @@ def check(
     from tilth.pipeline.foresight import foresee
     from tilth.pipeline.run import needed_inputs
 
-    found = _recipe(recipe, settings, policy)
-    _reviewer(review)
+    found = load(recipe, settings, policy)
+    check_reviewer(review)
     if wrong := needed_inputs(found, review):
         raise InputError("\n".join(wrong))
-    folder = runs / (name or found.name) / "dataset"
+    folder = found.dataset or runs / (name or found.name) / "dataset"
     ahead = foresee(found.steps, found.policy, review, Dataset(folder) if (folder / "versions").is_dir() else None)
     ahead.refuse()
     if as_json:
@@ -106,7 +87,7 @@ def plan(
     """Show what a run would do: steps, models with licence and size, and what is done already. Nothing is downloaded."""
     from tilth.pipeline.plan import plan_tables, plan_text
 
-    tables = plan_tables(_recipe(recipe, settings, policy), runs)
+    tables = plan_tables(load(recipe, settings, policy), runs)
     say(json.dumps(tables, indent=1) if as_json else plan_text(tables))
 
 
@@ -130,27 +111,13 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a recipe, or go on where an earlier run of it stopped."""
-    from tilth.engine.cluster import Cluster
-    from tilth.engine.local import Local
-    from tilth.models import check_device
-    from tilth.pipeline.run import Choices, Run
+    from tilth.pipeline.run import Run
 
-    loaded = _recipe(recipe, settings, policy)
+    loaded = load(recipe, settings, policy)
     if until and until not in loaded.steps:
         raise InputError(f"--until {until}: no such step; there are: {', '.join(loaded.steps)}")
-    _reviewer(review)
-    if executor not in ("local", "ray"):
-        raise InputError(f"--executor must be local or ray, got {executor!r}")
-    if executor == "local":  # the machines of a cluster may have what this one lacks
-        check_device(device)
     folder = runs / (name or loaded.name)
-    choices = Choices(
-        device=device,
-        retry_failed=retry_failed,
-        until=until,
-        executor=Cluster(ray_address, folder / "files") if executor == "ray" else Local(),
-        options={"review": review} if review else {},
-    )
+    choices = choices_of(folder / "files", device, review, retry_failed, until, executor, ray_address)
     try:
         Run(loaded, folder, choices).execute()
     except GateRefused:  # a result, too
@@ -167,7 +134,7 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
     import yaml
 
     from tilth.data.dataset import Dataset
-    from tilth.pipeline.run import read_record
+    from tilth.pipeline.run import dataset_of, read_record
 
     if not (folder / "recipe.yaml").exists():
         raise InputError(f"{folder}: no run here; start one with: tilth run <recipe>")
@@ -183,7 +150,7 @@ def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_j
     steps = yaml.safe_load((folder / "recipe.yaml").read_text())["steps"]
     say(f"{len(lines)} of {len(steps)} steps are done")
     if any(row for row in records.values()):
-        states = Dataset(folder / "dataset", max(r.version for r in records.values() if r)).tally("state")
+        states = Dataset(dataset_of(folder), max(r.version for r in records.values() if r)).tally("state")
         say("samples: " + (", ".join(f"{state} {count}" for (state,), count in states.items()) or "none yet"))
     events = folder / "events.jsonl"
     if events.exists() and (last := events.read_text().splitlines()[-1:]):
@@ -196,6 +163,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
     from tilth.data.dataset import Dataset
     from tilth.mining.copies.listed import guard_of
     from tilth.pipeline.report.page import write_report
+    from tilth.pipeline.run import dataset_of
     from tilth.policy import load_policy
 
     summary = folder / "summary.json"
@@ -206,7 +174,7 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
     document = yaml.safe_load((folder / "recipe.yaml").read_text())
     version = json.loads(summary.read_text())["version"]
     policy = load_policy(Path(document["policy"]))
-    say(str(write_report(folder, Dataset(folder / "dataset", version, guard_of(policy)), policy)))
+    say(str(write_report(folder, Dataset(dataset_of(folder), version, guard_of(policy)), policy)))
 
 
 @app.command(epilog="Example: tilth serve runs/starter/bundle --port 8080")
@@ -271,9 +239,24 @@ def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when
         say(f"{each:14} {state:20} {folder_of(each)}  ({about.why})")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, which schedulers send: as clean an end as Ctrl-C."""
+
+    exit_code = 143
+
+
+_terminated: list[Terminated] = []
+
+
+def _terminate(*_: object) -> None:
+    _terminated.append(Terminated())
+    raise _terminated[0]
+
+
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
     from tilth.pipeline.cli import data as cli_data
+    from tilth.pipeline.cli import nights as cli_nights
     from tilth.pipeline.cli import policy as cli_policy
     from tilth.pipeline.cli import review as cli_review
     from tilth.pipeline.cli import steps as cli_steps
@@ -282,7 +265,10 @@ def main() -> None:
     cli_data.add_to(app)
     cli_review.add_to(app)
     cli_policy.add_to(app)
+    cli_nights.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
+    signal.signal(signal.SIGTERM, _terminate)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     streams.quiet_libraries()
     streams.wrap_stderr()
     code = _code()
@@ -307,7 +293,7 @@ def _code() -> int:
         return InputError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         streams.tell("stopped", "stopped; everything finished is kept, run the same command to go on")
-        return 130
+        return _terminated[0].exit_code if _terminated else 130
     except Exception as error:  # noqa: BLE001  # it is told, with its traceback
         # click's usage errors know how to show themselves
         if not hasattr(error, "show"):

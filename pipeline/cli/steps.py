@@ -67,9 +67,6 @@ TRAINED = {
 }
 
 
-RUNNING = "running.json"
-
-
 @contextmanager
 def opened(
     dataset: Path,
@@ -95,18 +92,18 @@ def opened(
         last: Is called when all is kept; only then the command counts as done.
     """
     from tilth.data.dataset import Dataset
-    from tilth.data.files import write_beside
+    from tilth.data.files import alone, write_beside
     from tilth.engine.work import Work, utc_now
     from tilth.events import Events
     from tilth.mining.copies.listed import guard_of, sweep
-    from tilth.pipeline.run import only_run
+    from tilth.pipeline.run import RUNNING, killed_at
     from tilth.policy import load_policy
 
     rules = load_policy(policy)
     guard = guard_of(rules)
-    with only_run(dataset), closing(Events(dataset / "events.jsonl")) as events:
+    with alone(dataset), closing(Events(dataset / "events.jsonl")) as events:
         running = dataset / RUNNING
-        found = Dataset(dataset, _killed_at(running, name, does), guard)
+        found = Dataset(dataset, killed_at(running, name, does), guard)
         write_beside(running, json.dumps({"name": name, "does": does, "at": found.at.number}))
         sweep(found, guard, utc_now())
         place = folder(found)
@@ -132,15 +129,6 @@ def opened(
         write_beside(notes, json.dumps({"artifacts": paths, "facts": work.facts}, indent=1))
         last()
         running.unlink()
-
-
-def _killed_at(running: Path, name: str, does: str) -> int | None:
-    """Return the version from which this very command began when it was killed, if it was the last one."""
-    try:
-        told = json.loads(running.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
-    return int(told["at"]) if does and (told["name"], told["does"]) == (name, does) else None
 
 
 def run_one(

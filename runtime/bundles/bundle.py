@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST = "bundle.json"
+IN_USE, BUNDLES = "bundle", "bundles"  # of a champion: the link to the one in use, and where all of them lie
 NEEDED = ("policy.yaml", "classifier.onnx", "classifier.json")
 DETECTOR = ("detector.onnx", "detector.json")  # both or none
 STAGE2 = ("verdict.onnx", "verdict.json", "tokenizer.json")  # all or none
@@ -155,14 +156,14 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
     """Verify a bundle and get its models ready.
 
     Args:
-        folder: The bundle.
+        folder: The bundle, or a champion, which stands for the one in use.
         threads: Of each model; 0 lets onnxruntime choose.
 
     Raises:
         InputError: The folder is no bundle, or its settings contradict each other.
         ModelError: A file was changed, is not the model that its settings describe, or says what is no number.
     """
-    folder = Path(folder)
+    folder = in_use(Path(folder))
     manifest = verify(folder)
     policy = load_policy(folder / "policy.yaml")
     classifier = _settings(folder / "classifier.json", ClassifierSettings)
@@ -188,17 +189,27 @@ def load_bundle(folder: Path, *, threads: int = 0) -> Moderator:
         if detector
         else None,
     )
-    digest = _digest(folder / MANIFEST)[:12]
     moderator = Moderator(
         policy=policy,
         stage1=stage1,
         stage2=_stage2(folder, verdict, threads) if verdict else None,
         reader=Reader(threads=threads) if verdict else None,
         clear_below=manifest.clear_below,
-        name=f"{policy.policy}-v{policy.version}@{digest}",
+        name=f"{policy.policy}-v{policy.version}@{digest_of(folder)}",
     )
     _ask_once(folder, moderator)
     return moderator
+
+
+def in_use(folder: Path) -> Path:
+    """Return the bundle that a folder stands for: of a champion the one in use now, otherwise the folder itself."""
+    link = folder / IN_USE
+    return link.resolve() if link.is_symlink() and not (folder / MANIFEST).exists() else folder
+
+
+def digest_of(folder: Path) -> str:
+    """Return the digits by which a bundle is told from others."""
+    return _digest(folder / MANIFEST)[:12]
 
 
 def _ask_once(folder: Path, moderator: Moderator) -> None:

@@ -50,7 +50,7 @@ class Doubts:
     """Keeps what a moderator is unsure about; safe to share between threads.
 
     Args:
-        moderator: Whose doubts they are.
+        moderator: Whose doubts they are; another may take its place at any time.
         folder: See `Shelf`.
         most: Images that are kept, the most doubtful.
         guard: Knows the images that must not be kept.
@@ -74,7 +74,7 @@ class Doubts:
         guard: Guard | None = None,
         now: Callable[[], str] = stamp,
     ) -> None:
-        self._moderator, self._guard, self._now = moderator, guard, now
+        self.moderator, self._guard, self._now = moderator, guard, now
         self.counts = Counter[str]()
         self._shelf = Shelf(folder, most, guard)
         self._came: queue.SimpleQueue[tuple[bytes, Verdict, float] | None] = queue.SimpleQueue()
@@ -113,7 +113,7 @@ class Doubts:
         self._shelf.close()
 
     def _note(self, verdict: Verdict) -> float:
-        found = doubt(verdict, self._moderator.policy, self._moderator.clear_below)
+        found = doubt(verdict, self.moderator.policy, self.moderator.clear_below)
         with self._lock:
             self.counts["seen"] += verdict.of == "image"
             self.counts["doubt"] += found > 0
@@ -149,7 +149,7 @@ class Doubts:
         # of all that is decoded only some bitmaps do not tell by their first bytes what they are
         suffix = SUFFIX_OF.get(kind_of(data[:HEAD_BYTES]), ".bmp")
         served = {
-            "by": self._moderator.name,
+            "by": self.moderator.name,
             "time": self._now(),
             "stage": verdict.stage,
             "action": verdict.action.value,

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilth.claims import Json
-from tilth.errors import InputError
+from tilth.errors import InputError, TilthError
 from tilth.events import LogLines
 from tilth.extras import optional
-from tilth.runtime.bundles.bundle import load_bundle
+from tilth.runtime.bundles.bundle import in_use, load_bundle
 from tilth.runtime.serving.doubts import Doubts
 from tilth.runtime.serving.payload import MAX_BODY_BYTES, SCHEMA, Item, Text, WrongRequest, images_of, parse
 from tilth.runtime.serving.refusals import protocol, refusal, refuse_elsewhere, request_id
@@ -42,6 +42,7 @@ HEARD_OUT = (
     8  # times the limit of a body are read of one that is too large, for so many seconds at most, before it is refused
 )
 HEARD_OUT_S = 10
+FOLLOW_S = 2.0  # between two looks whether another bundle is in use
 WAITING = 32  # requests that may wait for their turn; more are told to come back
 
 
@@ -105,8 +106,14 @@ class Desk:
         self._room = concurrency + waiting
         self._inside = 0
 
-    async def work_on(self, items: Sequence[Item]) -> list[Verdict] | None:
-        """Return the verdicts, or None when the desk is full.
+    def change(self, moderator: Moderator) -> None:
+        """Let another moderator judge from now on; what is being judged is finished by the one who began."""
+        self.moderator = moderator
+        if self.doubts is not None:
+            self.doubts.moderator = moderator
+
+    async def work_on(self, items: Sequence[Item]) -> tuple[Moderator, list[Verdict]] | None:
+        """Return the verdicts and who gave them, or None when the desk is full.
 
         Raises:
             InputError: An image cannot be decoded, or texts are not judged here.
@@ -120,16 +127,17 @@ class Desk:
         finally:
             self._inside -= 1
 
-    def _decide(self, items: Sequence[Item]) -> list[Verdict]:
+    def _decide(self, items: Sequence[Item]) -> tuple[Moderator, list[Verdict]]:
+        moderator = self.moderator
         texts = [one.text for one in items if isinstance(one, Text)]
-        on_texts = iter(self.moderator.moderate_texts(texts) if texts else ())
+        on_texts = iter(moderator.moderate_texts(texts) if texts else ())
         images = images_of(items)
-        verdicts = self.moderator.moderate([image for _, image in images])
+        verdicts = moderator.moderate([image for _, image in images])
         if self.doubts is not None:
             for (data, _), verdict in zip(images, verdicts, strict=True):
                 self.doubts.offer(data, verdict)
         on_images = iter(verdicts)
-        return [next(on_texts if isinstance(one, Text) else on_images) for one in items]
+        return moderator, [next(on_texts if isinstance(one, Text) else on_images) for one in items]
 
 
 def make_app(
@@ -139,6 +147,7 @@ def make_app(
     concurrency: int = CONCURRENCY,
     waiting: int = WAITING,
     max_body_bytes: int = MAX_BODY_BYTES,
+    newer: Callable[[], Moderator | None] | None = None,
 ) -> "FastAPI":
     """Make the application.
 
@@ -148,6 +157,7 @@ def make_app(
         concurrency: Requests worked on at once.
         waiting: Requests that may wait; further ones get 503.
         max_body_bytes: Longer bodies get 413, and are not kept.
+        newer: Is asked every few seconds whether another moderator is to take over from the one at work; None for never.
     """
     with optional():
         from fastapi import FastAPI, Request, Response
@@ -155,7 +165,10 @@ def make_app(
 
     @asynccontextmanager
     async def whole_life(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(_follow(desk, newer)) if newer else None
         yield
+        if following is not None:
+            following.cancel()
         if doubts is not None:
             await asyncio.to_thread(doubts.close)
 
@@ -169,7 +182,7 @@ def make_app(
         began, id_ = time.perf_counter(), request_id(request)
         try:
             items = parse(await _read(request, max_body_bytes))
-            verdicts = await desk.work_on(items)
+            judged = await desk.work_on(items)
         except _HungUp as error:
             log.info("id=%s status=499 the client hung up after %s bytes of its request", id_, error)
             return Response(status_code=499)  # which nobody is there to read
@@ -182,22 +195,23 @@ def make_app(
         except Exception:
             log.exception("id=%s failed", id_)
             return refusal(500, f"internal error; the log has it under {id_}", id_)
-        if verdicts is None:
+        if judged is None:
             return refusal(503, "too many requests at once; try again in a second", id_, headers={"retry-after": "1"})
+        by, verdicts = judged
         log.info("id=%s status=200 %s ms=%.0f", id_, _counts(verdicts), 1000 * (time.perf_counter() - began))
-        results = [result(verdict, moderator.judged_in_texts) for verdict in verdicts]
-        return JSONResponse({"id": id_, "model": moderator.name, "results": results}, headers={"x-request-id": id_})
+        results = [result(verdict, by.judged_in_texts) for verdict in verdicts]
+        return JSONResponse({"id": id_, "model": by.name, "results": results}, headers={"x-request-id": id_})
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
-        return {"status": "ok", "model": moderator.name}
+        return {"status": "ok", "model": desk.moderator.name}
 
     @app.get("/v1/models")
     async def models() -> dict[str, object]:
-        policy = moderator.policy
+        policy = desk.moderator.policy
         one = {
-            "id": moderator.name,
+            "id": desk.moderator.name,
             "object": "model",
             "created": started,
             "owned_by": "tilth",
@@ -209,6 +223,23 @@ def make_app(
 
     refuse_elsewhere(app)
     return app
+
+
+async def _follow(desk: Desk, newer: Callable[[], Moderator | None]) -> None:
+    """Let another moderator take over whenever there is one; one that cannot be loaded is told, and the old one stays."""
+    told = ""
+    while True:
+        await asyncio.sleep(FOLLOW_S)
+        try:
+            found = await asyncio.to_thread(newer)
+        except (TilthError, OSError) as error:
+            if str(error) != told:
+                log.error("the new bundle cannot be served, %s stays: %s", desk.moderator.name, error)
+            told = str(error)
+            continue
+        if found is not None:
+            log.info("%s takes over from %s", found.name, desk.moderator.name)
+            desk.change(found)
 
 
 def _counts(verdicts: Sequence[Verdict]) -> str:
@@ -297,10 +328,10 @@ def serve(
     threads: int = 0,
     keeping: Callable[[Moderator], Doubts] | None = None,
 ) -> None:
-    """Verify a bundle and serve it until interrupted.
+    """Verify a bundle and serve it until interrupted; of a champion, the next bundle takes over when it is promoted.
 
     Args:
-        folder: The bundle.
+        folder: The bundle, or a champion.
         host: Address to listen on.
         port: Port to listen on.
         threads: Of each model; 0 lets onnxruntime choose.
@@ -314,6 +345,17 @@ def serve(
         import uvicorn
     _check_port(host, port)
     show_log()
-    moderator = load_bundle(folder, threads=threads)
-    app = make_app(moderator, keeping(moderator) if keeping else None)
+    served = in_use(folder)
+    moderator = load_bundle(served, threads=threads)
+
+    def newer() -> Moderator | None:
+        nonlocal served
+        if (now := in_use(folder)) == served:
+            return None
+        found = load_bundle(now, threads=threads)
+        served = now
+        return found
+
+    follows = newer if served != folder else None
+    app = make_app(moderator, keeping(moderator) if keeping else None, newer=follows)
     uvicorn.run(app, host=host, port=port, **on_the_wire())

@@ -114,11 +114,18 @@ class Detector:
         Raises:
             ModelError: A logit or a box is not a number.
         """
-        logits, boxes = self.session.run(["logits", "boxes"], {"pixels": self.prepare(images)})
+        scores, boxes = self.said(images)
         sizes = [(image.shape[1], image.shape[0]) for image in images]
-        scores = sigmoid(finite(logits, "detector.onnx"))
-        boxes = finite(boxes, "detector.onnx")
         return [self._found(*one) for one in zip(scores, boxes, sizes, strict=True)], scores.max(1)
+
+    def said(self, images: Sequence[Image]) -> tuple[Floats, Floats]:
+        """Return all that the graph says: scores in [0, 1] `(n, q, k)` and boxes as cx, cy, w, h in [0, 1] `(n, q, 4)`.
+
+        Raises:
+            ModelError: A logit or a box is not a number.
+        """
+        logits, boxes = self.session.run(["logits", "boxes"], {"pixels": self.prepare(images)})
+        return sigmoid(finite(logits, "detector.onnx")), finite(boxes, "detector.onnx")
 
     def _found(self, scores: Floats, boxes_cxcywh: Floats, size_wh: tuple[int, int]) -> tuple[Found, ...]:
         half = boxes_cxcywh[:, 2:] / 2

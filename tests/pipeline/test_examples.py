@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from tilth.data.dataset import Dataset
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
+from tilth.pipeline.cli import nights as cli_nights
 from tilth.pipeline.cli import policy as cli_policy
 from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
@@ -41,6 +42,8 @@ ELSEWHERE = {
     "status": "of a run, in test_run.py",
     "report": "of a run, in test_report.py",
     "serve": "in test_first_hour.py",
+    "retrain": "in test_retrain.py",
+    "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "env": "it would fetch gigabytes",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
@@ -54,7 +57,7 @@ ELSEWHERE = {
 def app() -> typer.Typer:
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights):
         part.add_to(app)
     return app
 

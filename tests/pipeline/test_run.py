@@ -146,9 +146,9 @@ def test_a_missing_folder_ends_in_a_line_each_and_exit_code_2(recipe: Path, tmp_
 
 
 def test_two_runs_at_once_are_told_apart(recipe: Path, tmp_path: Path) -> None:
-    from tilth.pipeline.run import only_run
+    from tilth.data.files import alone
 
-    with only_run(tmp_path / "runs" / "tiny"):
+    with alone(tmp_path / "runs" / "tiny"):
         done = tilth("run", recipe, "--runs", tmp_path / "runs")
     assert done.returncode == 75
     assert "another run is at work" in done.stderr

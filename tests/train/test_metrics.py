@@ -393,7 +393,7 @@ def test_a_category_that_a_model_never_learned_scores_nothing_and_is_named(polic
 def test_a_refusal_of_the_gate_has_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gate, "_compare", lambda self, work: {"passed": False, "reason": "recall fell"})
     with pytest.raises(GateRefused) as caught:
-        Gate().run(type("W", (), {"name": "gate"})())  # type: ignore[arg-type]
+        Gate().run(type("W", (), {"name": "gate", "facts": {}})())  # type: ignore[arg-type]
     assert caught.value.exit_code == 3
 
 

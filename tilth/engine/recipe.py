@@ -20,12 +20,15 @@ Table = Mapping[str, str]
 """Step name -> `module:Class`; imported only when a recipe names it."""
 
 NAME = re.compile(r"[A-Za-z][\w.-]*")  # of a step in a recipe, and of what it leaves
-KEYS = ("recipe", "policy", "seed", "max_fail_rate", "variables", "steps")
+KEYS = ("recipe", "policy", "dataset", "seed", "max_fail_rate", "variables", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A checked recipe: `steps` maps the name of each step in this recipe to the step, in order."""
+    """A checked recipe: `steps` maps the name of each step in this recipe to the step, in order.
+
+    `dataset` is a dataset that outlives runs; None where each run has its own.
+    """
 
     name: str
     path: Path
@@ -36,6 +39,7 @@ class Recipe:
     steps: Mapping[str, Step]
     document: Mapping[str, Json]
     variables: Mapping[str, str]
+    dataset: Path | None = None
 
 
 def load_class(table: Table, name: str) -> type:
@@ -233,6 +237,7 @@ def load_recipe(
         steps=steps,
         document=document,
         variables=reader.variables,
+        dataset=Path(str(document["dataset"])) if document.get("dataset") else None,
     )
 
 

@@ -25,7 +25,7 @@ from tilth.geometry import xywh_to_xyxy
 from tilth.images import decode
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About, read_about
-from tilth.train.judge.predict import Predictor, predict
+from tilth.train.judge.predict import Asked, Predictor, predict
 from tilth.train.measure.metrics import (
     Array,
     average_precision,
@@ -149,22 +149,65 @@ def whole(scores: Array, truth: Array, sure: Array) -> tuple[Array, Array, Array
 
 
 @step
-class Evaluate:
-    """Measure models on a sealed test folder, or on a split of the dataset.
+class Tested:
+    """Measure on a sealed test folder, or on a split of the dataset.
 
     Args:
         test: COCO folder with the sealed images; the dataset's `split` when None.
         split: Of the dataset.
         truth: JSON lines with `file` and `style` (or whatever `slice_by` names), to report by slice.
         slice_by: Field of `truth`.
-        classifier: Name of the classifier artifact; empty for none.
-        detector: Name of the detector artifact; empty for none.
     """
 
     test: Path | None = None
     split: str = "test"
     truth: Path | None = None
     slice_by: str = "style"
+
+    def inputs(self) -> tuple[Path, ...]:
+        """Name the sealed images."""
+        return tuple(p for p in (self.test and self.test / "annotations.json", self.truth) if p)
+
+    def judge(self, work: Work, predictor: Asked, about: About | None, *, has_boxes: bool) -> dict[str, Json]:
+        """Predict, keep the predictions, and measure.
+
+        Args:
+            work: The surroundings.
+            predictor: Says logits and boxes of images.
+            about: What is known of the classifier; None for none.
+            has_boxes: There is a detector.
+
+        Raises:
+            InputError: There is no image to judge by.
+        """
+        names = [c.name for c in work.policy.pictured]
+        targets = coco_targets(self.test, names, self._parts()) if self.test else dataset_targets(work, self.split)
+        path = work.folder / "predictions.jsonl"
+        with work.events.progress(work.name, None) as advance:
+            predictions = predict(predictor, targets, path, advance)
+        if not predictions:
+            raise InputError(
+                f"{work.name}: no reviewed image in split {self.split!r}; add a split step or give a test folder"
+            )
+        work.publish(f"{work.name}.predictions", path)
+        return measure(predictions, work.policy, about, has_boxes=has_boxes)
+
+    def _parts(self) -> dict[str, str]:
+        if self.truth is None:
+            return {}
+        rows = (json.loads(line) for line in self.truth.read_text().splitlines())
+        return {row["file"]: str(row.get(self.slice_by, "")) for row in rows if row.get("split") == self.split}
+
+
+@step
+class Evaluate(Tested):
+    """Measure models on a sealed test folder, or on a split of the dataset.
+
+    Args:
+        classifier: Name of the classifier artifact; empty for none.
+        detector: Name of the detector artifact; empty for none.
+    """
+
     classifier: str = ""
     detector: str = ""
 
@@ -173,33 +216,14 @@ class Evaluate:
         if not self.classifier and not self.detector:
             raise ValueError("name a classifier or a detector to evaluate")
 
-    def inputs(self) -> tuple[Path, ...]:
-        """Name the sealed images."""
-        return tuple(p for p in (self.test and self.test / "annotations.json", self.truth) if p)
-
     def run(self, work: Work) -> Facts:
         """Predict, keep the predictions, and measure."""
         classifier = work.artifact(self.classifier) if self.classifier else None
         detector = work.artifact(self.detector) if self.detector else None
-        names = [c.name for c in work.policy.pictured]
-        targets = coco_targets(self.test, names, self._parts()) if self.test else dataset_targets(work, self.split)
-        path = work.folder / "predictions.jsonl"
-        with work.events.progress(work.name, None) as advance:
-            predictions = predict(Predictor(classifier, detector, work.device), targets, path, advance)
-        if not predictions:
-            raise InputError(
-                f"{work.name}: no reviewed image in split {self.split!r}; add a split step or give a test folder"
-            )
-        work.publish(f"{work.name}.predictions", path)
-        return measure(
-            predictions, work.policy, read_about(classifier) if classifier else None, has_boxes=detector is not None
+        predictor = Predictor(classifier, detector, work.device)
+        return self.judge(
+            work, predictor, read_about(classifier) if classifier else None, has_boxes=detector is not None
         )
-
-    def _parts(self) -> dict[str, str]:
-        if self.truth is None:
-            return {}
-        rows = (json.loads(line) for line in self.truth.read_text().splitlines())
-        return {row["file"]: str(row.get(self.slice_by, "")) for row in rows if row.get("split") == self.split}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -53,6 +53,8 @@ class Gate:
         Raises:
             GateRefused: The new model is worse; it holds the facts.
         """
+        if work.facts.get(self.old, {}).get("bundle", "") is None:  # the first
+            return {"passed": True, "reason": "the first: no model is in use that it could be worse than", "images": 0}
         facts = self._compare(work)
         if not facts["passed"]:
             raise GateRefused(f"{work.name}: {facts['reason']}; the old model stays", facts)

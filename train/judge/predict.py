@@ -1,9 +1,9 @@
 """What the trained models say about images, kept on disk so that thresholds can change without running them again."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,30 @@ from tilth.train.measure.prediction import Prediction, Target
 
 BATCH = 32
 MIN_SCORE = 0.02  # boxes below are not kept: they change no average precision that anybody reports
+
+
+Asked: TypeAlias = Callable[[Sequence[Image]], list[tuple[dict[str, float], list[list[Any]]]]]
+"""Returns logits by category, and boxes as `[x0, y0, x1, y1, score, category]`, of each image."""
+
+
+def boxes_of(
+    scores: npt.NDArray[Any], boxes_cxcywh: npt.NDArray[Any], labels: Sequence[str], size_wh: tuple[int, int]
+) -> list[list[Any]]:
+    """Write what a detector says of an image as predictions do, best first.
+
+    Args:
+        scores: `(q, k)` in [0, 1].
+        boxes_cxcywh: `(q, 4)` in [0, 1].
+        labels: The k names.
+        size_wh: Of the image, in pixels.
+    """
+    xyxy = clip(cxcywh_to_xyxy(boxes_cxcywh) * np.array([*size_wh] * 2), size_wh)
+    found = []
+    for query, label in np.argwhere(scores >= MIN_SCORE):
+        x0, y0, x1, y1 = (round(float(v), 2) for v in xyxy[query])
+        if x1 > x0 and y1 > y0:
+            found.append([x0, y0, x1, y1, round(float(scores[query, label]), 5), labels[label]])
+    return sorted(found, key=lambda b: -b[4])
 
 
 class Predictor:
@@ -53,7 +77,7 @@ class Predictor:
             scores = sigmoid(finite(out.logits.float().cpu().numpy(), "the detector"))
             places = finite(out.pred_boxes.float().cpu().numpy(), "the detector")
             for i, image in enumerate(images):
-                boxes[i] = self._boxes(scores[i], places[i], image)
+                boxes[i] = boxes_of(scores[i], places[i], self.detector[1].labels, (image.shape[1], image.shape[0]))
         return list(zip(logits, boxes, strict=True))
 
     def _forward(self, pair: Any, images: Sequence[Image]) -> Any:
@@ -67,19 +91,8 @@ class Predictor:
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
             return model(pixel_values=normalise(to_unit(square, self.device), about), **any_size(model, about.side))
 
-    def _boxes(self, scores: npt.NDArray[Any], boxes_cxcywh: npt.NDArray[Any], image: Image) -> list[list[Any]]:
-        assert self.detector is not None
-        height, width = image.shape[:2]
-        xyxy = clip(cxcywh_to_xyxy(boxes_cxcywh) * np.array([width, height] * 2), (width, height))
-        found = []
-        for query, label in np.argwhere(scores >= MIN_SCORE):
-            x0, y0, x1, y1 = (round(float(v), 2) for v in xyxy[query])
-            if x1 > x0 and y1 > y0:
-                found.append([x0, y0, x1, y1, round(float(scores[query, label]), 5), self.detector[1].labels[label]])
-        return sorted(found, key=lambda b: -b[4])
 
-
-def predict(predictor: Predictor, targets: Iterable[Target], path: Path, advance: Any) -> list[Prediction]:
+def predict(predictor: Asked, targets: Iterable[Target], path: Path, advance: Any) -> list[Prediction]:
     """Predict whatever `path` lacks, append it there, and return all predictions in the order of the targets."""
     done = {p.id: p for p in read_predictions(path)}
     order = []

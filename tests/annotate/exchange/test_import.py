@@ -115,6 +115,18 @@ def test_a_model_that_speaks_of_none_of_the_images_is_refused(work: Work, root: 
         Import(path=root / "images", by="model:weak").run(work)
 
 
+def test_a_night_on_which_nothing_came_is_no_mistake_where_the_recipe_says_so(work: Work, root: Path) -> None:
+    step = Import(path=root / "night", optional=True)
+    for _ in range(2):
+        assert step.run(work) == {"images": 0, "nothing_came": str(root / "night")}
+        (root / "night").mkdir(exist_ok=True)
+    with pytest.raises(InputError):
+        Import(path=root / "night").run(work)
+    images(root / "night", "a.png")
+    assert step.inputs() == (root / "night",)
+    assert step.run(work)["images"] == 1
+
+
 def test_an_image_without_boxes_is_confirmed_empty_only_when_the_recipe_says_so(work: Work, root: Path) -> None:
     images(root, "a.png", "b.png", "c.png")
     coco(root, [("a.png", [("unicorn", [1, 2, 3, 4])]), ("b.png", []), ("c.png", [("knife", [1, 2, 3, 4])])])

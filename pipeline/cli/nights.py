@@ -1,0 +1,72 @@
+"""The commands of a model that is retrained every night: `tilth retrain` and `tilth promote`; `tilth rollback` takes a promotion back."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilth.pipeline.cli.recipes import PolicyPath, RecipePath, Reviewer, Runs, Setting, choices_of, load, say
+
+
+def retrain(
+    recipe: RecipePath,
+    settings: Setting = None,
+    policy: PolicyPath = None,
+    runs: Runs = Path("runs"),
+    night: Annotated[str, typer.Option(help="Name of a new night; the date when empty.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    review: Reviewer = "",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
+    ] = False,
+    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
+    ray_address: Annotated[
+        str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
+    ] = "",
+) -> None:
+    """Run a recipe for tonight over its one dataset, or go on with a night that did not end.
+
+    Prints one JSON object whatever happens: how it ended, what the gate said, what is in use now.
+    """
+    from tilth.pipeline.retrain import note, retrain, told
+
+    home, began, raised = runs / recipe.stem, time.monotonic(), None
+    try:
+        loaded = load(recipe, settings, policy)
+        home = runs / loaded.name
+        folder = home / "files"
+        retrain(loaded, runs, choices_of(folder, device, review, retry_failed, "", executor, ray_address), night=night)
+    except BaseException as error:
+        raised = error
+        raise
+    finally:
+        facts = told(home, began, raised)
+        note(home, facts)
+        say(json.dumps(facts))
+
+
+def promote(
+    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
+    champion: Annotated[Path, typer.Argument(help="Folder of the champion; made with the first bundle.")],
+    why: Annotated[str, typer.Option(help="In a sentence, for the history.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")] = False,
+) -> None:
+    """Put a bundle into use by one rename, whatever a gate would say; `tilth serve` of the champion follows."""
+    from tilth.engine.work import utc_now
+    from tilth.runtime.bundles.bundle import in_use
+    from tilth.runtime.bundles.champion import Champion
+
+    made = Champion(champion).promote(in_use(bundle).resolve(), time=utc_now(), why=why or "promoted by hand")
+    if as_json:
+        say(json.dumps(vars(made)))
+        return
+    before = f"; to go back: tilth rollback {champion}" if made.instead_of else ""
+    say(f"{made.bundle} is in use in {champion}{before}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command(epilog="Example: tilth retrain nightly.yaml")(retrain)
+    app.command(epilog="Example: tilth promote runs/starter/bundle champion")(promote)

@@ -1,0 +1,138 @@
+"""Run a recipe every night over one dataset: go on with a night that did not end, begin another where it did.
+
+runs/<recipe>/2026-11-30/     a night: a run like any other
+runs/<recipe>/last.txt        which of them began last
+runs/<recipe>/nights.jsonl    how each call ended
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tilth.claims import Json
+from tilth.data.files import alone, write_beside
+from tilth.engine.recipe import Recipe
+from tilth.engine.work import utc_now
+from tilth.errors import GateRefused, InputError
+from tilth.pipeline.run import Choices, Run
+
+NIGHTS, LAST = "nights.jsonl", "last.txt"
+ENDED = ("done", "stopped", "refused")  # outcomes after which another night begins
+OUTCOMES = {
+    2: "wrong input",
+    3: "refused",
+    4: "too many failed",
+    75: "try again",
+    130: "interrupted",
+    143: "interrupted",
+}
+
+
+def retrain(recipe: Recipe, runs: Path, choices: Choices, *, night: str = "") -> Path:
+    """Run tonight's run, or the one that did not end.
+
+    Args:
+        recipe: Names a dataset that outlives runs.
+        runs: Folder of all runs.
+        choices: Decisions of the person.
+        night: Name of a new run; the date when empty.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        InputError: The recipe has no dataset of its own.
+        Unavailable: Another process is at it.
+        TilthError: Whatever a run raises; what is done is kept, and the next call goes on.
+    """
+    if recipe.dataset is None:
+        raise InputError(
+            f"{recipe.path}: what people say tonight must be there tomorrow; give the recipe a dataset that outlives its runs, as in "
+            "'dataset: data/nightly'"
+        )
+    home = runs / recipe.name
+    with alone(home):
+        folder = open_night(home) or _fresh(home, night or utc_now()[:10])
+        told = json.dumps(recipe.document, sort_keys=True, default=str)
+        options = {**choices.options, "recipe": hashlib.sha256(told.encode()).hexdigest()[:12]}
+        write_beside(home / LAST, folder.name)
+        return Run(recipe, folder, replace(choices, options=options)).execute()
+
+
+def newest(home: Path) -> Path | None:
+    """Return the run that began last; None before the first."""
+    last = home / LAST
+    return home / last.read_text() if last.exists() else None
+
+
+def open_night(home: Path) -> Path | None:
+    """Return the newest run, if it did not end."""
+    folder = newest(home)
+    return folder if folder is not None and outcome_of(folder) not in ENDED else None
+
+
+def outcome_of(folder: Path) -> str:
+    """Return how a run ended; empty when it did not."""
+    path = folder / "summary.json"
+    return str(json.loads(path.read_text()).get("outcome", "")) if path.exists() else ""
+
+
+def _fresh(home: Path, name: str) -> Path:
+    number, folder = 1, home / name
+    while folder.exists():
+        number += 1
+        folder = home / f"{name}.{number}"
+    return folder
+
+
+def told(home: Path, began: float, error: BaseException | None) -> dict[str, Json]:
+    """Say how a night ended, for a scheduler.
+
+    Args:
+        home: Folder of the recipe's nights.
+        began: When, by `time.monotonic`.
+        error: What was raised; None when all went well.
+    """
+    folder = newest(home)
+    code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1) if error else 0
+    outcome = OUTCOMES.get(code, "failed") if error else outcome_of(folder) if folder else ""
+    facts: dict[str, Json] = {
+        "outcome": outcome,
+        "exit_code": code,
+        "time": utc_now(),
+        "run": str(folder) if folder else None,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if error is not None:
+        facts["message"] = str(error) or "stopped; the same command goes on"
+    summary = folder / "summary.json" if folder else None
+    if summary is not None and summary.exists() and (error is None or isinstance(error, GateRefused)):
+        facts |= _brief(json.loads(summary.read_text()))
+    return facts
+
+
+def _brief(summary: Mapping[str, Any]) -> dict[str, Json]:
+    """Pick from a summary what a scheduler acts on."""
+    steps: Mapping[str, Any] = summary["steps"]
+    brief: dict[str, Json] = {"promoted": None, "human_actions": summary["human_actions"]}
+    for one in steps.values():
+        match one["kind"]:
+            case "Promote":
+                brief["promoted"] = one["facts"].get("bundle")
+            case "Gate":
+                kept = ("passed", "reason", "old", "new", "difference", "worse")
+                brief["gate"] = {name: one["facts"][name] for name in kept if name in one["facts"]}
+            case "Changed" if "enough" in one["facts"]:
+                brief["message"] = one["facts"]["enough"]
+    return brief
+
+
+def note(home: Path, facts: Mapping[str, Json]) -> None:
+    """Add a line to the nights."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / NIGHTS).open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(facts) + "\n")

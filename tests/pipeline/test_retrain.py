@@ -1,0 +1,242 @@
+"""A model that is retrained every night: one dataset, nothing lost over kills, and nothing served that the gate did not let through."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from places import POLICY
+from runtime_graphs import shared_bundle
+from typer.testing import CliRunner
+
+from tilth.data.dataset import Dataset
+from tilth.data.files import alone
+from tilth.engine.work import Work
+from tilth.errors import GateRefused, InputError
+from tilth.events import Events
+from tilth.images import decode
+from tilth.pipeline.cli import main as cli
+from tilth.pipeline.cli import nights as cli_nights
+from tilth.pipeline.cli import steps as cli_steps
+from tilth.pipeline.steps.retraining import EvaluateBundle, Promote
+from tilth.policy import load_policy
+from tilth.runtime.bundles.bundle import digest_of, load_bundle, seal
+from tilth.runtime.bundles.champion import Champion
+from tilth.starter.world.files import write_world
+from tilth.train.artifacts.artifact import read_about
+from tilth.train.judge.evaluate import category_scores
+from tilth.train.judge.gate import Gate
+from tilth.train.judge.predict import read_predictions
+
+RECIPE = """
+recipe: nightly
+policy: {policy}
+dataset: {here}/data
+variables: {{world: {world}, max_ece: "1"}}
+steps:
+  - import: {{path: "${{world}}/labelled", format: coco, empty_means: confirmed_empty}}
+  - hash
+  - dedup
+  - split
+  - changed
+  - train.classifier: {{steps: 4, batch_size: 8}}
+  - calibrate: {{classifier: train.classifier}}
+  - evaluate: {{test: "${{world}}/test", classifier: train.classifier}}
+  - as: evaluate.champion
+    evaluate_bundle: {{test: "${{world}}/test", bundle: {here}/champion}}
+  - gate:
+      old: evaluate.champion
+      old_classifier: evaluate.champion.classifier
+      new: evaluate
+      new_classifier: train.classifier
+      max_drop: 1
+      max_slice_drop: 1
+      max_ece: ${{max_ece}}
+  - package: {{classifier: train.classifier, detector: ""}}
+  - promote: {{champion: {here}/champion}}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "world"
+    write_world(folder, labelled=40, corpus=1, test=40, workers=1)
+    return folder
+
+
+def tilth(*arguments: object) -> tuple[int, dict[str, Any]]:
+    """Run a command in this process; what it prints is one JSON object."""
+    app = typer.Typer()
+    app.registered_commands = list(cli.app.registered_commands)
+    for part in (cli_steps, cli_nights):
+        part.add_to(app)
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return (0 if done.exception is None else getattr(done.exception, "exit_code", 1)), json.loads(done.stdout)
+
+
+def people_say(here: Path, world: Path, start: int, stop: int) -> Path:
+    """Write some of the labelled images as a set of their own, of another tool."""
+    folder = here / f"set{start}"
+    shutil.copytree(world / "labelled", folder)
+    document = json.loads((folder / "annotations.json").read_text())
+    document["images"] = sorted(document["images"], key=lambda image: image["id"])[start:stop]
+    kept = {image["id"] for image in document["images"]}
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] in kept]
+    (folder / "annotations.json").write_text(json.dumps(document))
+    for path in (folder / "images").iterdir():
+        if path.name not in {image["file_name"] for image in document["images"]}:
+            path.unlink()
+    return folder
+
+
+def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "world"
+    shutil.copytree(world, own)
+    shutil.rmtree(own / "labelled")
+    shutil.copytree(people_say(tmp_path, world, 0, 30), own / "labelled")
+    recipe, champion = tmp_path / "nightly.yaml", Champion(tmp_path / "champion")
+    recipe.write_text(RECIPE.format(policy=POLICY, here=tmp_path, world=own))
+
+    code, told = tilth("retrain", recipe, "--night", "monday")
+    assert (code, told["outcome"], told["run"]) == (0, "done", "runs/nightly/monday")
+    assert told["gate"]["reason"].startswith("the first")
+    first = champion.bundle
+    assert first is not None
+    assert told["promoted"] == first.name
+    assert load_bundle(champion.folder).policy.policy == "starter"
+
+    code, told = tilth("retrain", recipe, "--night", "tuesday")
+    assert (code, told["outcome"], told["promoted"]) == (0, "stopped", None)
+    assert "nothing to learn is new since" in told["message"]
+    assert not list((tmp_path / "runs/nightly/tuesday/files").glob("train*"))
+
+    # what comes in beside the nights is there in the next, whatever is killed
+    more = people_say(tmp_path, world, 30, 40)
+    code, _ = tilth("import", tmp_path / "data", "--policy", POLICY, "--set", f"path={more}")
+    assert code == 0
+    code, told = tilth("retrain", recipe, "--night", "wednesday", "--set", "max_ece=0.0001")
+    assert (code, told["outcome"]) == (3, "refused")
+    assert "its chances are off" in told["message"]
+    assert told["gate"]["difference"]["mean"] is not None
+    assert champion.bundle == first
+    assert (tmp_path / "runs/nightly/wednesday/report.html").exists()
+
+    command = [sys.executable, "-m", "tilth.pipeline.cli.main", "retrain", str(recipe)]
+    killed = 0
+    for how, step in ((signal.SIGTERM, "train.classifier"), (signal.SIGKILL, "package")):
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        folder = tmp_path / "runs/nightly"
+        while process.poll() is None and not _began(folder, step):
+            time.sleep(0.05)
+        os.kill(process.pid, how)
+        said, _ = process.communicate(timeout=60)
+        killed += process.returncode != 0
+        if how == signal.SIGTERM:
+            assert process.returncode == (told := json.loads(said))["exit_code"] == 143
+            assert told["outcome"] == "interrupted"
+    assert killed == 2
+    with alone(tmp_path / "data"):
+        code, told = tilth("retrain", recipe)
+        assert (code, told["outcome"]) == (75, "try again")
+    code, told = tilth("retrain", recipe)
+    assert (code, told["outcome"]) == (0, "done")
+    nights = sorted(path.parent.name for path in folder.glob("*/recipe.yaml"))
+    assert len(nights) == 4, f"the killed night is gone on with: {nights}"
+    assert told["gate"]["passed"]
+    assert [p.instead_of for p in champion.history()] == ["", first.name]
+    states = Dataset(tmp_path / "data").tally("state", dropped=True)
+    assert sum(states.values()) == 40
+    assert states["unlabelled",] < 10, "where people found nothing in the second set, it does not say that they looked"
+    lines = [json.loads(line)["outcome"] for line in (folder / "nights.jsonl").read_text().splitlines()]
+    assert lines == ["done", "stopped", "refused", "interrupted", "try again", "done"]
+
+
+def _began(folder: Path, step: str) -> bool:
+    newest = folder / (folder / "last.txt").read_text()
+    events = newest / "events.jsonl"
+    return events.exists() and any(
+        json.loads(line).get("step") == step and json.loads(line)["event"] == "started"
+        for line in events.read_text().splitlines()[-3:]
+        if line.endswith("}")
+    )
+
+
+def test_a_recipe_without_a_dataset_of_its_own_is_refused_in_one_line(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "nightly.yaml"
+    text = RECIPE.format(policy=POLICY, here=tmp_path, world=world)
+    recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("dataset")))
+    code, told = tilth("retrain", recipe)
+    assert (code, told["outcome"], told["run"]) == (2, "wrong input", None)
+    assert "give the recipe a dataset that outlives its runs" in told["message"]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Callable[[str], Work]:
+    policy = load_policy(POLICY)
+
+    def make(name: str) -> Work:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return Work(name=name, dataset=Dataset(tmp_path / "dataset"), policy=policy, folder=folder, events=Events())
+
+    return make
+
+
+def test_the_bundle_in_use_is_measured_as_it_is_served(
+    tmp_path: Path, world: Path, work: Callable[[str], Work]
+) -> None:
+    champion = Champion(tmp_path / "champion")
+    step = EvaluateBundle(bundle=champion.folder, test=world / "test")
+    none = work("evaluate.champion")
+    assert step.run(none)["bundle"] is None
+    assert Gate(old="evaluate.champion").run(replace(none, facts={"evaluate.champion": {"bundle": None}}))["passed"]
+    champion.promote(shared_bundle(), time="now")
+    assert step.run(none)["bundle"] is None, "it goes on with what it began with"
+    judging = work("evaluate.again")
+    facts = step.run(judging)
+    moderator = load_bundle(champion.folder)
+    assert (facts["bundle"], facts["n_images"]) == (moderator.name, 40)
+    rows = list(read_predictions(judging.artifact("evaluate.again.predictions")))
+    about = read_about(judging.artifact("evaluate.again.classifier"))
+    ours = category_scores(rows, ["knife", "dice"], about)
+    for row, (knife, dice) in zip(rows[:8], ours, strict=False):
+        [screen] = moderator.stage1([decode((world / "test" / "images" / row.file).read_bytes())])
+        assert (screen.scores["knife"], screen.scores["dice"]) == pytest.approx((knife, dice), abs=1e-3)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    with pytest.raises(InputError, match="neither a bundle nor a champion"):
+        replace(step, bundle=tmp_path / "other").run(work("evaluate.other"))
+
+
+def test_what_the_gate_did_not_compare_with_is_not_replaced(tmp_path: Path, work: Callable[[str], Work]) -> None:
+    champion = Champion(tmp_path / "champion")
+    two = Path(shutil.copytree(shared_bundle(), tmp_path / "two"))
+    three = Path(shutil.copytree(shared_bundle(), tmp_path / "three"))
+    seal(two, clear_below=0.03)
+    seal(three, clear_below=0.04)
+    champion.promote(shared_bundle(), time="now")
+    promoting = replace(
+        work("promote"),
+        artifacts={"bundle": three},
+        facts={"evaluate.champion": {"digest": digest_of(shared_bundle())}},
+    )
+    champion.promote(two, time="now", why="by hand")
+    with pytest.raises(GateRefused, match=r"is in use and not .*, which the new bundle was compared with"):
+        Promote(champion=champion.folder).run(promoting)
+    champion.rollback(time="now")
+    assert str(Promote(champion=champion.folder).run(promoting)["bundle"]).startswith("0003")
+    assert str(Promote(champion=champion.folder).run(promoting)["bundle"]).startswith("0003"), "again, after a kill"
+    assert len(champion.history()) == 4
