@@ -86,6 +86,20 @@ def test_a_run_asks_people_and_goes_on_when_they_have_answered(people: Work, ser
     assert after[1].truth.labels[0].evidence["action"] == "edit"
 
 
+def test_nobody_is_waited_for_where_the_dataset_outlives_the_run(people: Work, server: label_studio.Server) -> None:
+    step = Review(backend="labelstudio", wait=False, url=server.url, files=server.files, audit_share=0, budget=2)
+    facts: Any = step.run(people)
+    assert (facts["sent"], facts["human_actions"]) == (2, 0)
+    desk = Desk(people, server)
+    desk.path = people.dataset.root / "review.json"  # as `tilth review push` keeps it
+    desk.answer(desk.tasks()[0])
+    people.folder = people.folder / "tomorrow"
+    facts = step.run(people)
+    assert (facts["changed"], facts["sent"], facts["human_actions"]) == (1, 1, 1)
+    facts = step.run(people)
+    assert (facts["changed"], facts["sent"], len(desk.tasks())) == (0, 0, 3)
+
+
 def test_pushing_again_sends_only_what_is_not_there_and_fills_up_what_was_worked_off(desk: Desk) -> None:
     desk.review = Review(url=desk.review.url, files=desk.review.files, audit_share=0, budget=2)
     assert (desk.push()["sent"], desk.push()["sent"], len(desk.tasks())) == (2, 0, 2)
