@@ -109,8 +109,20 @@ def results(numbers: Numbers) -> Section:
     lead = Markup("Measured on {} images{} that were never mined, trained on, tuned on or generated from.").format(
         numbers.show(f"{base}.n_images", "count"), unsafe if numbers.has(f"{base}.n_unsafe") else ""
     )
-    blocks = some(certainty(numbers), table) if table else []
+    blocks = some(certainty(numbers), table, _trivial(numbers, base)) if table else []
     return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
+
+
+def _trivial(numbers: Numbers, base: str) -> Note | None:
+    """Say what a model scores that has looked at nothing."""
+    if not numbers.has(f"{base}.always_unsafe.f1") or not numbers.has(f"{base}.always_unsafe.precision"):
+        return None
+    text = Markup(
+        "Calling every image unsafe, in every category, would have F1 {} and be right about {} of the images."
+    ).format(
+        numbers.show(f"{base}.always_unsafe.f1", "percent"), numbers.show(f"{base}.always_unsafe.precision", "percent")
+    )
+    return Note(text=text)
 
 
 def pictures_of_change(numbers: Numbers, cases: Cases | None, album: Album) -> Section:

@@ -27,7 +27,8 @@ TRAINED = "trained.json"  # beside the dataset: what was last learned from
 class Changed:
     """End the run here, as done, when nothing to learn from is new since the last run that came past here.
 
-    What counts are the images that are in, their labels and splits, the policy and the recipe.
+    What counts are the images that are in, what people and imported sets said of them, the policy and the recipe; what models say follows
+    from these.
 
     Args:
         anyway: Go on whether or not.
@@ -39,8 +40,8 @@ class Changed:
         """Compare, and note what is learned from now."""
         whole, images = 0, 0
         for sample in work.dataset.samples(images=False):
-            truth = [[c.category, c.box_xyxy, c.score, c.kind] for c in sample.truth.labels]
-            told = json.dumps([sample.id, sample.columns.get("split"), sample.truth.state, truth], default=str)
+            said = [[c.source, c.says, c.category, c.box_xyxy, c.asked] for c in sample.claims if c.kind != "model"]
+            told = json.dumps([sample.id, *sorted(map(str, said))])
             whole += int.from_bytes(hashlib.sha256(told.encode()).digest())  # a sum: in whatever order
             images += 1
         rules = f"{work.policy.model_dump_json(exclude={'hash_lists'})} {work.options.get('recipe', '')}"

@@ -78,6 +78,11 @@ def test_what_nobody_looked_for_is_left_out_of_every_number(policy: Policy) -> N
         )
     )
     told: dict[str, Any] = measure([*clean, *blank], policy, about, has_boxes=True)
+    for metric in ("recall_at_fpr01", "recall_at_fpr10", "average_precision", "auroc", "ece", "map"):
+        assert told[metric]["mean"] == alone[metric]["mean"] is not None
+    assert told["always_unsafe"] == alone["always_unsafe"]
+    assert told["recall_at_fpr01"]["mean"] <= told["recall_at_fpr05"]["mean"] <= told["recall_at_fpr10"]["mean"]
+    assert 0 < told["map"]["mean"] <= told["map50"]["mean"]
     for metric in ("recall_at_fpr05", "f1", "map50"):
         assert told[metric]["mean"] == alone[metric]["mean"]
         assert told["per_category"]["knife"][metric]["mean"] == alone["per_category"]["knife"][metric]["mean"]
@@ -113,7 +118,7 @@ def test_a_test_set_answers_for_its_own_list(tmp_path: Path) -> None:
     assert target.unasked == ("pill",)
 
 
-def coco_ap50(predictions: list[Prediction], category: str) -> float:
+def coco_ap(predictions: list[Prediction], category: str, least: float) -> float:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -138,19 +143,20 @@ def coco_ap50(predictions: list[Prediction], category: str) -> float:
         }  # fmt: skip
         truth.createIndex()
         judge = COCOeval(truth, truth.loadRes(results), "bbox")
-        judge.params.iouThrs = np.array([0.5])
+        judge.params.iouThrs = np.array([least])
         judge.evaluate()
         judge.accumulate()
     return float(judge.eval["precision"][0, :, 0, 0, -1].mean())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_average_precision_is_that_of_pycocotools(seed: int) -> None:
+@pytest.mark.parametrize("least", [0.5, 0.75, 0.95])
+def test_average_precision_is_that_of_pycocotools(seed: int, least: float) -> None:
     predictions = random_predictions(seed)
     for category in ("knife", "dice"):
-        scores, right, _, truths = match_boxes(predictions, category)
+        scores, right, _, truths = match_boxes(predictions, category, least)
         assert average_precision(scores, right, int(truths.sum())) == pytest.approx(
-            coco_ap50(predictions, category), abs=1e-6
+            coco_ap(predictions, category, least), abs=1e-6
         )
 
 
@@ -160,7 +166,7 @@ def test_a_bootstrap_sample_counts_an_image_as_often_as_it_was_drawn() -> None:
     often = np.ones(len(predictions), int)
     often[0], often[1] = 3, 0
     copies = [predictions[0]] * 2 + [p for i, p in enumerate(predictions) if i != 1]
-    expected = coco_ap50(copies, "knife")
+    expected = coco_ap(copies, "knife", 0.5)
     assert average_precision(scores, right, int((truths * often).sum()), often[owner]) == pytest.approx(
         expected, abs=0.02
     )

@@ -10,7 +10,8 @@ were all of them.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from tilth.train.judge.predict import Asked, Predictor, predict
 from tilth.train.measure.metrics import (
     Array,
     average_precision,
+    expected_calibration_error,
     f1,
     match_boxes,
     recall_at_fpr,
@@ -38,6 +40,8 @@ from tilth.train.measure.prediction import Prediction, Target, known, left_out
 
 TEXT_AREA = "text_area"
 FPR = 0.05
+OTHER_FPRS = (0.01, 0.02, 0.1)
+STRICTER = tuple(round(0.55 + 0.05 * i, 2) for i in range(9))  # overlaps, beyond 0.5
 RESAMPLES, RESAMPLES_AP = 1000, 100
 FEWER = (200, 50)  # of both, for a category or a slice
 
@@ -237,6 +241,7 @@ class Judged:
         thresholds: A score of at least this says the category, `(k,)`.
         matches: Boxes of each category matched to the truth (`match_boxes`); empty without a detector.
         places: Of the images that are looked at.
+        stricter: The same by larger least overlaps, for the whole of the images.
     """
 
     scores: Array
@@ -245,6 +250,7 @@ class Judged:
     thresholds: Array
     matches: Mapping[str, tuple[Array, Array, Array, Array]]
     places: Array
+    stricter: Mapping[float, Mapping[str, tuple[Array, Array, Array, Array]]] = field(default_factory=dict)
 
     def among(self, inside: Array) -> "Judged":
         """Look at some of the n images only."""
@@ -262,11 +268,36 @@ class Judged:
             matches={category: self.matches[category]} if self.matches else {},
         )
 
-    def recall(self, counts: Array) -> float:
-        """Return the recall at 5 % false positives."""
+    def _unsafe(self, counts: Array) -> tuple[Array, Array]:
+        """Return the unsafe score of each image of which all is known, and whether it is."""
         rows = np.repeat(self.places, counts)
         scores, unsafe, judged = whole(self.scores[rows], self.truth[rows], self.sure[rows])
-        return recall_at_fpr(scores[judged], unsafe[judged], FPR)
+        return scores[judged], unsafe[judged]
+
+    def recall(self, counts: Array, fpr: float = FPR) -> float:
+        """Return the recall at a share of false positives."""
+        return recall_at_fpr(*self._unsafe(counts), fpr)
+
+    def average_precision(self, counts: Array) -> float:
+        """Return the area under the precision-recall curve of unsafe images; nan where all or none are."""
+        from sklearn.metrics import average_precision_score
+
+        scores, unsafe = self._unsafe(counts)
+        return float(average_precision_score(unsafe, scores)) if 0 < unsafe.sum() < len(unsafe) else float("nan")
+
+    def auroc(self, counts: Array) -> float:
+        """Return the area under the ROC curve of unsafe images; nan where all or none are."""
+        from sklearn.metrics import roc_auc_score
+
+        scores, unsafe = self._unsafe(counts)
+        return float(roc_auc_score(unsafe, scores)) if 0 < unsafe.sum() < len(unsafe) else float("nan")
+
+    def ece(self, counts: Array) -> float:
+        """Return how far scores are from being chances, the mean over categories."""
+        rows = np.repeat(self.places, counts)
+        scores, truth, sure = self.scores[rows], self.truth[rows], self.sure[rows]
+        told = [(scores[known, k], truth[known, k]) for k, known in enumerate(sure.T) if known.any()]
+        return _mean([expected_calibration_error(*one) for one in told])
 
     def macro_f1(self, counts: Array) -> float:
         """Return the mean F1 of the categories that are shown."""
@@ -276,11 +307,18 @@ class Judged:
 
     def map50(self, counts: Array) -> float:
         """Return the mean average precision at IoU 0.5 of the categories that have true boxes."""
+        return self._map(counts, self.matches)
+
+    def map(self, counts: Array) -> float:
+        """Return the mean of that over IoU 0.5, 0.55, …, 0.95, as COCO has it."""
+        return _mean([self._map(counts, matches) for matches in (self.matches, *self.stricter.values())])
+
+    def _map(self, counts: Array, matches: Mapping[str, tuple[Array, Array, Array, Array]]) -> float:
         often = np.zeros(len(self.truth), int)
         often[self.places] = counts
         each = [
             average_precision(said, right, int((n_true * often).sum()), often[owner])
-            for said, right, owner, n_true in self.matches.values()
+            for said, right, owner, n_true in matches.values()
         ]
         return _mean([value for value in each if not np.isnan(value)])
 
@@ -293,6 +331,17 @@ class Judged:
         }
         if self.matches:
             told["map50"] = with_interval(self.map50, n, resamples=resamples_ap)
+        return told
+
+    def more(self) -> dict[str, Json]:
+        """Return what is told of all images alone, with intervals."""
+        n = len(self.places)
+        told: dict[str, Json] = {
+            f"recall_at_fpr{round(100 * fpr):02d}": with_interval(partial(self.recall, fpr=fpr), n, resamples=RESAMPLES)
+            for fpr in OTHER_FPRS
+        }
+        for name in ("average_precision", "auroc", "ece", *(["map"] if self.stricter else [])):
+            told[name] = with_interval(getattr(self, name), n, resamples=RESAMPLES_AP if name != "map" else FEWER[1])
         return told
 
 
@@ -312,12 +361,21 @@ def measure(
         thresholds=np.array([(about.thresholds if about else {}).get(c, 0.5) for c in unsafe]),
         matches={c: match_boxes(predictions, c) for c in unsafe} if has_boxes else {},
         places=np.arange(len(predictions)),
+        stricter={at: {c: match_boxes(predictions, c, at) for c in unsafe} for at in STRICTER} if has_boxes else {},
     )
     parts = np.array([p.part for p in predictions])
     _, shown, told = whole(judged.scores, judged.truth, judged.sure)
     why = cannot_measure(int((shown & told).sum()), int((~shown & told).sum()))
+    positives = [(judged.truth & judged.sure)[:, k].sum() for k in range(len(unsafe))]
+    looked = judged.sure.sum(0)
     return {
         **judged.numbers(),
+        **judged.more(),
+        # what a model scores that says everything of every image: nothing below means anything
+        "always_unsafe": {
+            "f1": round(_mean([2 * p / (p + n) for p, n in zip(positives, looked, strict=True) if p]), 4) if any(positives) else None,
+            "precision": round(float(shown[told].mean()), 4) if told.any() else None,
+        },
         "per_category": {
             category: {**judged.of(i, category).numbers(*FEWER), "positives": int(judged.truth[:, i].sum())}
             for i, category in enumerate(unsafe)
