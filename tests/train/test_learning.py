@@ -22,7 +22,7 @@ from tilth.images import decode, encode_png, resize
 from tilth.policy import Policy
 from tilth.samples import NewSample
 from tilth.starter.world.scene import BASE_KINDS, NEW_KINDS, NEW_LOOK_ALIKES, UNSAFE_KINDS, Spec, render
-from tilth.train.artifacts.artifact import About, load_trained, read_about, save_trained
+from tilth.train.artifacts.artifact import About, load_trained, preprocessing, read_about, save_trained
 from tilth.train.artifacts.export import export_classifier, export_detector, export_language_model, verdict_settings
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.classifier import TrainClassifier
@@ -173,6 +173,22 @@ def test_a_detectors_loss_is_blind_to_what_nobody_looked_for() -> None:
         assert a[0].abs().max() > 0
         assert b[0].abs().max() == 0
         assert b[1].abs().max() > 0
+
+
+def test_a_backbone_of_timm_is_fine_tuned_judged_and_exported(labelled: Work, tmp_path: Path) -> None:
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+
+    made = {"architecture": "eva02_tiny_patch14_224", "model_args": {"img_size": 42, "depth": 2}}
+    told = {"input_size": [3, 224, 224], "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}  # as on the hub
+    TimmWrapperForImageClassification(TimmWrapperConfig(**made, pretrained_cfg=told)).save_pretrained(tmp_path / "eva")
+    assert preprocessing(str(tmp_path / "eva")) == (42, told["mean"], told["std"])
+    own = replace(labelled, name="eva", folder=tmp_path)
+    facts = TrainClassifier(model=str(tmp_path / "eva"), steps=6, batch_size=8).run(own)
+    assert facts["train_images"] > 20  # type: ignore[operator]
+    about = read_about(own.artifact("eva"))
+    assert (about.side, about.std) == (42, told["std"])
+    (tmp_path / "out").mkdir()
+    export_classifier(own.artifact("eva"), tmp_path / "out")  # which holds the graph to the model
 
 
 @needs_starter

@@ -108,10 +108,10 @@ def fit(
     step = 0
     if path is not None and path.exists():
         state = torch.load(path, weights_only=True)
-        model.load_state_dict(state["model"])
+        put_back(model, state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
-            average.load_state_dict(state["average"])
+            put_back(average, state["average"])
         if plateau is not None:
             plateau.go_on(state["plateau"])
             best = state["best"]
@@ -182,6 +182,13 @@ def fit(
                     print(f"{name}: step {step}: {told}", flush=True)
                 model.train()
     if best is not None or average is not None:
-        model.load_state_dict(best if best is not None else shown.state_dict())
+        put_back(model, best if best is not None else shown.state_dict())
     model.eval()
     return losses
+
+
+def put_back(model: "nn.Module", state: "dict[str, torch.Tensor]") -> None:
+    """Give a model the weights that `state_dict` told of it; some classes rename what they are given, for checkpoints of others."""
+    from torch import nn
+
+    nn.Module.load_state_dict(model, state)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, by channel
 FEW_SHOT = "tilth-few-shot"  # the model type of few-shot classifiers
 
 
@@ -72,20 +73,23 @@ def write_about(folder: Path, about: About) -> None:
 def preprocessing(base: str) -> tuple[int, list[float], list[float]]:
     """Return side, mean and std that a base model was trained with; ImageNet's where it does not say.
 
-    Only `preprocessor_config.json`, `processor_config.json` and `config.json` are read. A side may be a number or named by its ends, of
-    what is cut out of an image or of the whole; where no processor says it, the vision model does.
+    Only `preprocessor_config.json`, `processor_config.json` and `config.json` are read, in which timm's models say it. A side may be a
+    number or named by its ends, of what is cut out of an image or of the whole; where no processor says it, the vision model does.
     """
     folder = models.locate(base)
     told = _read_json(folder / "preprocessor_config.json") or _read_json(folder / "processor_config.json").get(
         "image_processor", {}
     )
     config = _read_json(folder / "config.json")
+    timm = {**config.get("pretrained_cfg", {}), **config.get("model_args", {})}  # which says all in its one file
     sizes = [told.get("crop_size") if told.get("do_center_crop") else None, told.get("size")]
     sizes += [config.get("image_size"), config.get("vision_config", {}).get("image_size")]
+    sizes += [timm.get("img_size"), timm.get("input_size")]
     side = next((found for size in sizes if (found := _side_of(size))), 224)
     if told.get("do_normalize") is False:
         return side, [0.0] * 3, [1.0] * 3
-    return side, list(told.get("image_mean", [0.485, 0.456, 0.406])), list(told.get("image_std", [0.229, 0.224, 0.225]))
+    told = {"image_mean": timm.get("mean", MEAN), "image_std": timm.get("std", STD), **told}
+    return side, list(told["image_mean"]), list(told["image_std"])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -112,7 +116,8 @@ def load_for_training(kind: str, base: str, labels: Sequence[str]) -> "torch.nn.
     extra = {"problem_type": "multi_label_classification"} if kind == "classifier" else {}
     try:
         model: torch.nn.Module = auto.from_pretrained(
-            models.locate(base), id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)},
+            models.locate(base), num_labels=len(labels), id2label=dict(enumerate(labels)),  # timm's models look at the number alone
+            label2id={name: i for i, name in enumerate(labels)},
             ignore_mismatched_sizes=True, dtype=torch.float32, use_safetensors=True, **extra,
         )  # fmt: skip
     except (ValueError, OSError) as error:
