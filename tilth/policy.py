@@ -31,12 +31,38 @@ def fold(name: str) -> str:
     return SPACES.sub(" ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
+class Aim(BaseModel):
+    """What a threshold is to reach on images like those that it was chosen on; one of the three, each a share of one.
+
+    `recall` of the images that show the category, `precision` of those that are called so, at most `false_positives` of those that do not.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recall: float | None = Field(default=None, gt=0, lt=1)
+    precision: float | None = Field(default=None, gt=0, lt=1)
+    false_positives: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "Aim":
+        if len(self.model_fields_set) != 1:
+            raise ValueError("needs one of recall, precision and false_positives, as in {recall: 0.95}")
+        return self
+
+    @property
+    def told(self) -> tuple[str, float]:
+        """Which of them, and how much."""
+        [(name, value)] = self.model_dump(exclude_none=True).items()
+        return name, float(value)
+
+
 class Category(BaseModel):
     """One thing to look for.
 
     `evidence` says where it shows: a `picture` category is a thing that boxes can be drawn around, a `text` category is
     decided by what the image's words say, and its boxes are around the words. `examples` are images that show it, or folders of
-    them; mining asks with them beside the prompts. `also` are names that other people's labels have for it.
+    them; mining asks with them beside the prompts. `also` are names that other people's labels have for it. `review_at` says what the score
+    from which a person should look is to reach; calibration finds that score, and a bundle serves it in the place of `review_above`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +76,7 @@ class Category(BaseModel):
     counter_prompts: tuple[str, ...] = ()
     examples: tuple[Path, ...] = ()
     review_above: float = Field(default=0.3, ge=0, le=1)
+    review_at: Aim | None = None
     block_above: float = Field(default=0.8, ge=0, le=1)
 
     @property
@@ -84,6 +111,8 @@ class Category(BaseModel):
             raise ValueError(f"review_above {self.review_above} must not exceed block_above {self.block_above}")
         if self.evidence == "picture" and not self.prompts:
             raise ValueError("a picture category needs at least one prompt")
+        if self.evidence == "text" and self.review_at:
+            raise ValueError("review_at is of what is pictured: words are judged without validation images")
         return self
 
 

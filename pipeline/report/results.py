@@ -109,7 +109,7 @@ def results(numbers: Numbers) -> Section:
     lead = Markup("Measured on {} images{} that were never mined, trained on, tuned on or generated from.").format(
         numbers.show(f"{base}.n_images", "count"), unsafe if numbers.has(f"{base}.n_unsafe") else ""
     )
-    blocks = some(certainty(numbers), table, _trivial(numbers, base)) if table else []
+    blocks = some(certainty(numbers), table, _trivial(numbers, base), _operating(numbers)) if table else []
     return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
 
 
@@ -123,6 +123,22 @@ def _trivial(numbers: Numbers, base: str) -> Note | None:
         numbers.show(f"{base}.always_unsafe.f1", "percent"), numbers.show(f"{base}.always_unsafe.precision", "percent")
     )
     return Note(text=text)
+
+
+def _operating(numbers: Numbers) -> Table | None:
+    """Say what the thresholds reach that were chosen for an aim of the policy."""
+    rows: list[list[str | Markup]] = []
+    for key, name, _ in evaluations(numbers).values():
+        points = numbers.get(f"{key}.operating_points")
+        for category in points if isinstance(points, Mapping) else ():
+            at = f"{key}.operating_points.{category}"
+            [(aim, _share)] = numbers.get(f"{at}.aim").items()
+            asked = Markup("{} {}").format(capital(plain(aim)), numbers.show(f"{at}.aim.{aim}", "percent"))
+            found = [numbers.estimate(f"{at}.{what}") for what in ("recall", "precision", "false_positives")]
+            rows.append([f"{capital(category)}, {name}", asked, *found])
+    head = ["category, system", "the policy asks for", "recall", "precision", "false positives"]
+    caption = "At the thresholds that are served for an aim of the policy"
+    return Table(caption=caption, head=head, rows=rows) if rows else None
 
 
 def pictures_of_change(numbers: Numbers, cases: Cases | None, album: Album) -> Section:

@@ -72,6 +72,7 @@ class Package:
             "size_mb": round(size / 2**20, 2),
             "files": len(list(folder.iterdir())),
             "clear_below": moderator.clear_below,
+            "review_above": {category.name: category.review_above for category in moderator.policy.pictured},
         }
 
     def _write(self, work: Work, folder: Path) -> None:
@@ -90,7 +91,9 @@ class Package:
             place = models.locate(reads)
             export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), VERSION))
         policy = yaml.safe_dump(
-            work.policy.model_dump(mode="json", exclude={"hash_lists"}), sort_keys=False, allow_unicode=True
+            self._served(work).model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True),
+            sort_keys=False,
+            allow_unicode=True,
         )
         (folder / "policy.yaml").write_text(policy, encoding="utf-8")
         facts: dict[str, Json] = {
@@ -107,7 +110,20 @@ class Package:
             return self.clear_below
         about = read_about(work.artifact(self.classifier))
         found = CLEAR_BELOW if about.clear_below is None else about.clear_below
-        return min([found, *(c.review_above for c in work.policy.categories if c.name in about.labels)])
+        return min([found, *(c.review_above for c in self._served(work).categories if c.name in about.labels)])
+
+    def _served(self, work: Work) -> Policy:
+        """Return the policy with the thresholds that reach what it aims at."""
+        about = read_about(work.artifact(self.classifier))
+        categories = []
+        for category in work.policy.categories:
+            if category.name in about.aims:
+                line = round(about.thresholds[category.name], 6)
+                category = category.model_copy(
+                    update={"review_above": line, "block_above": max(line, category.block_above)}
+                )
+            categories.append(category)
+        return work.policy.model_copy(update={"categories": tuple(categories)})
 
 
 def _verdicts(policy: Policy) -> tuple[str, ...]:

@@ -396,6 +396,56 @@ def test_a_category_that_a_model_never_learned_scores_nothing_and_is_named(polic
     assert "dice" not in told["never_learned"]  # type: ignore[operator]
 
 
+def aimed(n: int, seed: int) -> list[Prediction]:
+    """Images of which a third show dice, with scores that tell them from the others more or less."""
+    rng, rows = np.random.default_rng(seed), []
+    for i in range(n):
+        shows = i % 3 == 0
+        truth = ("dice",) if shows else ()
+        logit = float(rng.normal(1.5 if shows else -1.5, 1.5))
+        rows.append(Prediction(
+            id=str(i), file="", part="", truth=truth, truth_boxes=[], logits={"dice": logit, "knife": -3.0}, boxes=[]
+        ))  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("aim", [("recall", 0.95), ("precision", 0.9), ("false_positives", 0.02)])
+def test_a_threshold_reaches_what_the_policy_aims_at_also_on_other_images(
+    aim: tuple[str, float], policy: Policy
+) -> None:
+    about = About(kind="classifier", base="x", labels=["knife", "dice"], side=8, mean=[0.0], std=[1.0])
+    calibrate(aimed(1500, 1), about, {"dice": aim, "knife": ("recall", 0.9)})
+    assert about.aims == {"dice": dict([aim])}, "no image shows a knife, so nothing is reached there"
+    told: dict[str, Any] = measure(aimed(1500, 2), policy, about, has_boxes=False)
+    [(category, point)] = told["operating_points"].items()
+    assert (category, point["aim"]) == ("dice", dict([aim]))
+    assert point[aim[0]]["mean"] == pytest.approx(aim[1], abs=0.03)
+    assert told["per_category"]["dice"]["f1"]["mean"] < 0.99
+    few = About(kind="classifier", base="x", labels=["dice"], side=8, mean=[0.0], std=[1.0])
+    calibrate(aimed(45, 1), few, {"dice": ("recall", 0.95)})
+    assert few.aims == {}, "fifteen images cannot tell 0.95 from 1"
+
+
+def test_a_bundle_serves_the_threshold_that_reaches_the_aim(tmp_path: Path, policy: Policy) -> None:
+    from tilth.pipeline.steps.package import Package
+
+    about = About(
+        kind="classifier", base="x", labels=["dice"], side=8, mean=[0.0], std=[1.0],
+        thresholds={"dice": 0.9, "knife": 0.2}, aims={"dice": {"recall": 0.95}},
+    )  # fmt: skip
+    (tmp_path / "c").mkdir()
+    write_about(tmp_path / "c", about)
+    work: Any = type("W", (), {"policy": policy, "artifact": lambda self, name: tmp_path / "c"})()
+    served = Package(classifier="c", detector="")._served(work)
+    assert (served["dice"].review_above, served["dice"].block_above) == (0.9, 0.9)
+    assert served["knife"] == policy["knife"]
+    for wrong in ({}, {"recall": 0.9, "precision": 0.9}, {"recall": 1.0}, {"f1": 0.5}):
+        with pytest.raises(ValueError, match="review_at"):
+            type(served["dice"]).model_validate({**policy["dice"].model_dump(), "review_at": wrong})
+    with pytest.raises(ValueError, match="words are judged without"):
+        type(served["dice"]).model_validate({**policy["threat"].model_dump(), "review_at": {"recall": 0.9}})
+
+
 def test_a_refusal_of_the_gate_has_exit_code_3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gate, "_compare", lambda self, work: {"passed": False, "reason": "recall fell"})
     with pytest.raises(GateRefused) as caught:

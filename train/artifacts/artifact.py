@@ -33,7 +33,8 @@ class About:
         mean: Subtracted from pixels in [0, 1], by channel.
         std: Then divided by.
         calibration: Of a classifier, `{label: {a, d, b}}`; see `tilth.fusion.Fusion`.
-        thresholds: `{label: probability}` that gave the best F1 on validation images.
+        thresholds: `{label: probability}`: what reaches the policy's aim on validation images, else what gave the best F1 there.
+        aims: `{label: {recall: 0.95}}` that the threshold reaches there.
         clear_below: Of a classifier: hardly any unsafe validation image has all its probabilities below; None when too few
             images could tell.
         score_threshold: Of a detector: boxes below are not worth showing; None when too few boxes could tell.
@@ -48,6 +49,7 @@ class About:
     std: list[float]
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
+    aims: dict[str, dict[str, float]] = field(default_factory=dict)
     clear_below: float | None = None
     score_threshold: float | None = None
     trained: dict[str, Json] = field(default_factory=dict)

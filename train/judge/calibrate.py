@@ -7,7 +7,7 @@ Differs: two scores go in, the classifier's logit and that of the detector's bes
     look again, then calibrate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,7 @@ from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.evaluate import TEXT_AREA, category_scores
 from tilth.train.judge.predict import Predictor, predict
 from tilth.train.learn.examples import doubtful, held_back, usable
-from tilth.train.measure.metrics import best_threshold, expected_calibration_error, match_boxes
+from tilth.train.measure.metrics import best_threshold, expected_calibration_error, match_boxes, threshold_for
 from tilth.train.measure.prediction import Prediction, Target, known
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
@@ -79,6 +79,8 @@ VALIDATES = both(usable(), "not made")  # and held back
 class Calibrate:
     """Calibrate a classifier and a detector on the validation images and choose all thresholds there.
 
+    A category's threshold is what reaches the policy's `review_at`, or has the best F1 where the policy asks for nothing.
+
     Args:
         classifier: Name of the classifier artifact; its `tilth.json` is written anew.
         detector: Name of the detector artifact that it is used with, whose `tilth.json` is too; empty for none.
@@ -92,12 +94,20 @@ class Calibrate:
         folder = work.artifact(self.classifier)
         detector = work.artifact(self.detector) if self.detector else None
         about = read_about(folder)
-        about.calibration, about.thresholds, about.clear_below = {}, {}, None
+        about.calibration, about.thresholds, about.aims, about.clear_below = {}, {}, {}, None
+        aims = {category.name: category.review_at.told for category in work.policy.pictured if category.review_at}
         targets = (target(s, about.labels) for s in work.dataset.samples(VALIDATES, keep=held_back))
         with work.events.progress(work.name, None) as advance:
             path = work.folder / "predictions.jsonl"
             predictions = predict(Predictor(folder, detector, work.device), targets, path, advance)
-        facts = {"val_images": len(predictions), **calibrate(predictions, about)}
+        facts = {"val_images": len(predictions), **calibrate(predictions, about, aims)}
+        for name in sorted(aims.keys() & set(about.labels) - about.aims.keys()):
+            aim, share = aims[name]
+            message = (
+                f"  {name}: {aim} of {share:g} is not reached by any threshold on {len(predictions)} validation images, or they are too "
+                "few to tell; its review_above stays as the policy has it"
+            )
+            work.events.emit("not_reached", step=work.name, category=name, message=message)
         write_about(folder, about)
         if detector is not None:
             boxes = read_about(detector)
@@ -125,8 +135,16 @@ def target(sample: Sample, labels: Sequence[str]) -> Target:
     )
 
 
-def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json]:
-    """Fit calibration and thresholds into `about`, and report the error before and after."""
+def calibrate(
+    predictions: Sequence[Prediction], about: About, aims: Mapping[str, tuple[str, float]] | None = None
+) -> dict[str, Json]:
+    """Fit calibration and thresholds into `about`, and report the error before and after.
+
+    Args:
+        predictions: On validation images.
+        about: Is filled.
+        aims: By category what its threshold is to reach, `("recall", 0.95)`; the best F1 for the others.
+    """
     per_category: dict[str, dict[str, Any]] = {}
     shape = (len(predictions), len(about.labels))
     truth = np.array([[p.chances.get(c, c in p.truth) for c in about.labels] for p in predictions], float).reshape(
@@ -146,6 +164,11 @@ def calibrate(predictions: Sequence[Prediction], about: About) -> dict[str, Json
         if chosen is not None:
             chosen = steadied(chosen, scores[told, i], truth[told, i]) if by else chosen
             about.thresholds[label] = chosen
+        if aims and label in aims:
+            aimed = threshold_for(scores[told, i], truth[told, i], *aims[label])
+            if aimed is not None:
+                about.thresholds[label], about.aims[label] = aimed, dict([aims[label]])
+                chosen = aimed
         per_category[label] = {
             "positives": round(float(truth[told, i].sum()), 1), "threshold": None if chosen is None else round(chosen, 4),
             "nobody_looked": int((~told).sum()),

@@ -322,6 +322,14 @@ class Judged:
         ]
         return _mean([value for value in each if not np.isnan(value)])
 
+    def at_threshold(self, counts: Array, what: str) -> float:
+        """Return what the threshold of the one category reaches: `recall`, `precision` or share of `false_positives`."""
+        rows = np.repeat(self.places, counts)
+        truth, said, sure = (a[:, 0] for a in (self.truth[rows], self.scores[rows] >= self.thresholds, self.sure[rows]))
+        of = {"recall": truth & sure, "precision": said & sure, "false_positives": ~truth & sure}[what]
+        right = truth if what == "precision" else said
+        return float(right[of].mean()) if of.any() else float("nan")
+
     def numbers(self, resamples: int = RESAMPLES, resamples_ap: int = RESAMPLES_AP) -> dict[str, Json]:
         """Return all of these with their intervals."""
         n = len(self.places)
@@ -383,6 +391,16 @@ def measure(
         "per_slice": {
             str(part): {**judged.among(parts == part).numbers(*FEWER), "n_images": int((parts == part).sum())}
             for part in sorted(set(parts)) if part
+        },
+        "operating_points": {
+            category: {
+                "aim": about.aims[category], "threshold": round(float(judged.thresholds[i]), 4),
+                **{
+                    what: with_interval(partial(judged.of(i, category).at_threshold, what=what), len(predictions), resamples=FEWER[0])
+                    for what in ("recall", "precision", "false_positives")
+                },
+            }
+            for i, category in enumerate(unsafe) if about and category in about.aims
         },
         "nobody_looked": left_out(predictions, unsafe),
         "never_learned": [c for c in unsafe if about and c not in about.labels],

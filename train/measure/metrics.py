@@ -55,6 +55,44 @@ def best_threshold(scores: Array, positive: Array) -> float | None:
     return float((scores[order[best]] + after) / 2)
 
 
+def threshold_for(scores: Array, positive: Array, aim: str, share: float) -> float | None:
+    """Return the score threshold that reaches an aim with the fewest false positives, or for these with the most recall.
+
+    None when none does, also when the images are too few to tell: a recall of 0.95 needs 20 positives, 1 % of false positives a
+    hundred negatives.
+
+    Args:
+        scores: Of the images.
+        positive: Truth, or its chance.
+        aim: `recall` or `precision` of at least `share`, `false_positives` of at most so much.
+        share: In (0, 1).
+
+    >>> scores, positive = np.linspace(0, 1, 200), np.arange(200) >= 100
+    >>> [round(threshold_for(scores, positive, *aim), 2) for aim in (("recall", 0.9), ("precision", 0.8), ("false_positives", 0.1))]
+    [0.55, 0.37, 0.45]
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, hits = scores[order], np.cumsum(positive[order])
+    over = np.arange(1, len(order) + 1)
+    n = float(positive.sum())
+    needed = {"recall": (n, 1 / (1 - share)), "precision": (n, 5.0), "false_positives": (len(order) - n, 1 / share)}
+    there, least = needed[aim]
+    if there < least - 1e-9:
+        return None
+    last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores are let through together
+    if aim == "recall":
+        fit = np.flatnonzero(last & (hits >= share * n - 1e-9))
+        place = int(fit[0]) if len(fit) else -1
+    else:
+        good = hits / over >= share - 1e-9 if aim == "precision" else over - hits <= share * there + 1e-9
+        fit = np.flatnonzero(last & good)
+        place = int(fit[-1]) if len(fit) else -1
+    if place < 0:
+        return None
+    after = ranked[place + 1] if place + 1 < len(ranked) else 0.0
+    return float((ranked[place] + after) / 2)
+
+
 def match_boxes(
     predictions: Sequence[Prediction], category: str, min_iou: float = 0.5
 ) -> tuple[Array, Array, Array, Array]:
