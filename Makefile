@@ -9,6 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tilth-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PORT ?= 8080
+WORKERS ?= 2  # of the tests, a core and about 3 GB each
 
 .PHONY: install demo test lint bench figures serve clean
 
@@ -30,7 +31,7 @@ serve: $(STAMP)
 	$(BIN)/tilth serve runs/starter/bundle --port $(PORT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -126,6 +126,8 @@ def _brief(summary: Mapping[str, Any]) -> dict[str, Json]:
             case "Gate":
                 kept = ("passed", "reason", "old", "new", "difference", "worse")
                 brief["gate"] = {name: one["facts"][name] for name in kept if name in one["facts"]}
+            case "Drift" if "drifted" in one["facts"]:
+                brief["drifted"] = one["facts"]["drifted"]
             case "Changed" if "enough" in one["facts"]:
                 brief["message"] = one["facts"]["enough"]
     return brief

@@ -15,6 +15,8 @@ SYSTEMS = {  # name in the summary -> (name on the page, colour)
     "baseline": ("baseline", "c-baseline"),
     "random_same_effort": ("random, same effort", "c-random"),
     "final": ("final", "c-final"),
+    "champion": ("champion, in use until then", "c-baseline"),
+    "challenger": ("challenger", "c-final"),
 }
 PALETTE = tuple(f"c-{number}" for number in range(1, 9))
 
@@ -200,9 +202,7 @@ def first_key(numbers: Numbers, base: str, *names: str) -> str:
 
 def evaluations(numbers: Numbers) -> dict[str, tuple[str, str, str]]:
     """Return `(key, name, colour)` of each evaluated system by its name in the summary, in the order of the story."""
-    found = {
-        name: (name, *SYSTEMS[name]) for name in SYSTEMS if isinstance(numbers.get(name), Mapping) and numbers.get(name)
-    }
+    found = {name: (name, *SYSTEMS[name]) for name in SYSTEMS if metrics_of(numbers, name)}
     if found:
         return found
     steps = steps_of(numbers, "evaluate")

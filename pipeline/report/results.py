@@ -238,6 +238,37 @@ def gate(numbers: Numbers) -> Section:
     return Section(id="gate", title="The gate", short="Gate", lead=lead, blocks=blocks)
 
 
+def drift(numbers: Numbers) -> Section:
+    """Say whether what comes in still looks like what the model in use was made from."""
+    blocks: list[Block] = []
+    for name in steps_of(numbers, "drift"):
+        base = f"steps.{name}.facts"
+        series = numbers.get(f"{base}.series")
+        if not isinstance(series, Mapping) or not series:
+            if numbers.has(f"{base}.reason"):
+                blocks.append(Note(text=capital(str(numbers.get(f"{base}.reason"))) + "."))
+            continue
+        found = list(numbers.get(f"{base}.drifted") or [])
+        verdict = f"moved: {', '.join(found)}." if found else "moved no more than chance and custom allow."
+        said = Markup("{} images came since, beside {} from before; they have {}").format(
+            *(numbers.show(f"{base}.{side}", "count") for side in ("images_since", "images_before")), verdict
+        )
+        blocks.append(Note(text=said, tone="bad" if found else "good"))
+        rows: list[list[str | Markup]] = [
+            [
+                capital(each),
+                numbers.estimate(f"{base}.series.{each}.psi", "number"),
+                *(numbers.show(f"{base}.series.{each}.{what}", "number") for what in ("psi_of_chance", "ks", "p")),
+            ]
+            for each in series
+        ]
+        head = ["what", "population stability index", "the index of chance", "Kolmogorov-Smirnov", "p value"]
+        caption = "How far the images that came since lie from those before"
+        blocks.append(Table(caption=caption, head=head, rows=rows))
+    lead = "Scores and measured numbers of new images, beside those of the images that the bundle in use was made from."
+    return Section(id="drift", title="Drift", short="Drift", lead=lead, blocks=blocks)
+
+
 def calibration(numbers: Numbers) -> Section:
     """Show how far scores are probabilities, before and after calibration."""
     blocks: list[Block] = []

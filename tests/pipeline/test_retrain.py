@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from places import POLICY
@@ -23,14 +24,19 @@ from tilth.data.files import alone
 from tilth.engine.work import Work
 from tilth.errors import GateRefused, InputError
 from tilth.events import Events
-from tilth.images import decode
+from tilth.images import decode, encode_png
+from tilth.mining.cleaning.quality import Quality
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import nights as cli_nights
 from tilth.pipeline.cli import steps as cli_steps
+from tilth.pipeline.report.numbers import Numbers
+from tilth.pipeline.report.results import drift
+from tilth.pipeline.steps.drift import Drift
 from tilth.pipeline.steps.retraining import EvaluateBundle, Promote
 from tilth.policy import load_policy
 from tilth.runtime.bundles.bundle import digest_of, load_bundle, seal
 from tilth.runtime.bundles.champion import Champion
+from tilth.samples import NewSample
 from tilth.starter.world.files import write_world
 from tilth.train.artifacts.artifact import read_about
 from tilth.train.judge.evaluate import category_scores
@@ -240,3 +246,40 @@ def test_what_the_gate_did_not_compare_with_is_not_replaced(tmp_path: Path, work
     assert str(Promote(champion=champion.folder).run(promoting)["bundle"]).startswith("0003")
     assert str(Promote(champion=champion.folder).run(promoting)["bundle"]).startswith("0003"), "again, after a kill"
     assert len(champion.history()) == 4
+
+
+def coloured(n: int, seed: int, red: float) -> list[NewSample]:
+    """Pictures of a noisy colour, by which the model of the tests judges."""
+    rng, made = np.random.default_rng(seed), []
+    for _ in range(n):
+        mean = rng.normal((128 + red, 128 - red, 128 - red), 30)
+        image = np.clip(rng.normal(mean, 10, (24, 24, 3)), 0, 255).astype(np.uint8)
+        made.append(NewSample(data=encode_png(image), origin={"source": "x"}))
+    return made
+
+
+@pytest.mark.parametrize(("red", "drifts"), [(0, False), (60, True)])
+def test_a_drift_of_what_comes_in_is_told_and_chance_is_not(
+    tmp_path: Path, work: Callable[[str], Work], red: float, drifts: bool
+) -> None:
+    doing, step = work("drift"), Drift(bundle=tmp_path / "champion", most=100)
+    assert step.run(doing)["bundle"] is None
+    doing.add("first", coloured(120, 1, 0))
+    Quality().run(replace(doing, name="quality"))
+    bundle = Path(shutil.copytree(shared_bundle(), tmp_path / "made"))
+    seal(bundle, clear_below=0.03, facts={"dataset_version": doing.dataset.at.number})
+    Champion(tmp_path / "champion").promote(bundle, time="now")
+    doing.add("few", coloured(20, 2, 60))
+    assert "fewer than 50 images came since" in str(step.run(doing)["reason"])
+    doing.add("second", coloured(150 if drifts else 600, 3, red))
+    Quality().run(replace(doing, name="quality"))
+    facts: Any = step.run(doing)
+    assert facts["images_before"] == 120
+    assert facts["series"]["score of knife"]["psi"]["mean"] >= 0
+    assert ("score of knife" in facts["drifted"]) == drifts
+    assert "min_side" in facts["series"]
+    assert "min_side" not in facts["drifted"]
+    assert (facts["series"]["score of knife"]["p"] < 1e-6) == drifts
+    shown = str(drift(Numbers({"steps": {"drift": {"kind": "Drift", "facts": facts}}})).blocks)
+    assert ("they have moved: " in shown) == drifts
+    assert "Score of knife" in shown
