@@ -133,6 +133,24 @@ def _brief(summary: Mapping[str, Any]) -> dict[str, Json]:
     return brief
 
 
+def night_line(facts: Mapping[str, Any]) -> str:
+    """Write how a call ended in a line for a person.
+
+    >>> night_line({"time": "2026-11-30T02:31:00Z", "outcome": "done", "seconds": 620.4, "run": "runs/nightly/2026-11-30",
+    ...             "promoted": "0002-3f9a", "gate": {"passed": True, "old": 0.901, "new": 0.923}})
+    '2026-11-30T02:31:00Z  done               620 s  2026-11-30      recall 0.901 to 0.923, 0002-3f9a is in use'
+    """
+    gate = facts.get("gate") or {}
+    parts = (
+        [f"recall {gate['old']:.3f} to {gate['new']:.3f}"] if gate.get("passed") and gate.get("old") is not None else []
+    )
+    parts += [f"{facts['promoted']} is in use"] if facts.get("promoted") else []
+    parts += [f"drifted: {', '.join(facts['drifted'])}"] if facts.get("drifted") else []
+    parts += [str(facts["message"]).splitlines()[0]] if facts.get("message") and facts["outcome"] != "done" else []
+    name = Path(str(facts.get("run") or "")).name
+    return f"{facts['time']}  {facts['outcome']:14} {facts['seconds']:>7.0f} s  {name:14}  {', '.join(parts)}".rstrip()
+
+
 def note(home: Path, facts: Mapping[str, Json]) -> None:
     """Add a line to the nights."""
     home.mkdir(parents=True, exist_ok=True)

@@ -129,13 +129,21 @@ def run(
 
 
 @app.command(epilog="Example: tilth status runs/starter")
-def status(folder: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
-    """Say how far a run is."""
+def status(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, or that of the nights of a recipe.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a run is, or how the nights of `tilth retrain` ended."""
     import yaml
 
     from tilth.data.dataset import Dataset
+    from tilth.pipeline.retrain import NIGHTS, night_line
     from tilth.pipeline.run import dataset_of, read_record
 
+    if (folder / NIGHTS).exists():
+        nights = [json.loads(line) for line in (folder / NIGHTS).read_text().splitlines()]
+        say(json.dumps(nights) if as_json else "\n".join(map(night_line, nights)))
+        return
     if not (folder / "recipe.yaml").exists():
         raise InputError(f"{folder}: no run here; start one with: tilth run <recipe>")
     records = {path.stem: read_record(path) for path in sorted((folder / "steps").glob("*.json"))}

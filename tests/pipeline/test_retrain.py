@@ -164,6 +164,9 @@ def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert sum(states.values()) == 40
     assert states["unlabelled",] < 10, "where people found nothing in the second set, it does not say that they looked"
     lines = [json.loads(line)["outcome"] for line in (folder / "nights.jsonl").read_text().splitlines()]
+    shown = CliRunner().invoke(cli.app, ["status", "runs/nightly"]).output.splitlines()
+    assert len(shown) == len(lines)
+    assert f"{told['promoted']} is in use" in shown[-1]
     assert lines == ["done", "stopped", "refused", "interrupted", "try again", "done"]
 
 
