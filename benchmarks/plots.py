@@ -91,8 +91,31 @@ def memory(figures: Found) -> "Figure":
     return plot
 
 
+def week(figures: Found) -> "Figure":
+    """Plot the champion's recall night by night, beside that of the first night's model and of nights without people."""
+    from matplotlib import pyplot as plt
+
+    nights = [n for n in range(1, 32) if f"people.night{n}.recall_at_fpr05" in figures]
+    of = {key: [figures[f"{key}.night{n}.recall_at_fpr05"]["value"] for n in nights] for key in ("people", "alone")}
+    codes = [figures[f"people.night{n}.exit_code"]["value"] for n in nights]
+    plot, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    axes.plot(nights, of["people"], marker="o", color="#1e7d4a", label="tilth retrain")
+    axes.plot(nights, of["alone"], marker="s", color="#3f7fa6", label="the same nights without people")
+    axes.plot(nights, [of["people"][0]] * len(nights), color="#8d9b8f", linestyle="--", label="the first night's model")
+    for night, code, value in zip(nights, codes, of["people"], strict=True):
+        if code:
+            said = {3: "refused", 75: "service down"}.get(code, f"exit code {code}")
+            axes.annotate(said, (night, value), (0, -16), textcoords="offset points", ha="center", fontsize=8)
+    axes.set(xlabel="night", ylabel=METRICS["recall_at_fpr05"], ylim=(0, 1), xticks=nights)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=8)
+    return plot
+
+
 PLOTS: dict[str, tuple[str, Callable[[Found], "Figure"]]] = {
     "loop.png": ("loop", loop),
     "find.png": ("find", find),
     "mining-memory.png": ("memory", memory),
+    "week.png": ("week", week),
 }

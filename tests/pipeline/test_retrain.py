@@ -26,6 +26,7 @@ from tilth.errors import GateRefused, InputError
 from tilth.events import Events
 from tilth.images import decode, encode_png
 from tilth.mining.cleaning.quality import Quality
+from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import nights as cli_nights
 from tilth.pipeline.cli import steps as cli_steps
@@ -79,14 +80,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tilth(*arguments: object) -> tuple[int, dict[str, Any]]:
-    """Run a command in this process; what it prints is one JSON object."""
+def tilth(*arguments: object, plain: bool = False) -> tuple[int, Any]:
+    """Run a command in this process; what it prints is one JSON object, or words."""
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_nights):
+    for part in (cli_steps, cli_nights, cli_data):
         part.add_to(app)
     done = CliRunner().invoke(app, [*map(str, arguments)])
-    return (0 if done.exception is None else getattr(done.exception, "exit_code", 1)), json.loads(done.stdout)
+    code = 0 if done.exception is None else getattr(done.exception, "exit_code", 1)
+    return code, done.stdout if plain else json.loads(done.stdout)
 
 
 def people_say(here: Path, world: Path, start: int, stop: int) -> Path:
@@ -242,10 +244,18 @@ def test_what_the_gate_did_not_compare_with_is_not_replaced(tmp_path: Path, work
         artifacts={"bundle": three},
         facts={"evaluate.champion": {"digest": digest_of(shared_bundle())}},
     )
-    champion.promote(two, time="now", why="by hand")
+    assert tilth("promote", two, champion.folder, "--json") == (
+        0,
+        {**vars(champion.history()[-1]), "why": "promoted by hand", "back": False},
+    )
     with pytest.raises(GateRefused, match=r"is in use and not .*, which the new bundle was compared with"):
         Promote(champion=champion.folder).run(promoting)
-    champion.rollback(time="now")
+    code, said = tilth("rollback", champion.folder, plain=True)
+    assert (code, said) == (
+        0,
+        f"0001-{digest_of(shared_bundle())} is in use again, instead of 0002-{digest_of(two)}; servers of {champion.folder} follow\n",
+    )
+    assert tilth("rollback", champion.folder, plain=True)[0] == 2, "nothing was in use before"
     assert str(Promote(champion=champion.folder).run(promoting)["bundle"]).startswith("0003")
     assert str(Promote(champion=champion.folder).run(promoting)["bundle"]).startswith("0003"), "again, after a kill"
     assert len(champion.history()) == 4
