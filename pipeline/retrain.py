@@ -17,7 +17,7 @@ from tilth.claims import Json
 from tilth.data.files import alone, write_beside
 from tilth.engine.recipe import Recipe
 from tilth.engine.work import utc_now
-from tilth.errors import GateRefused, InputError
+from tilth.errors import GateRefused, InputError, code_of
 from tilth.pipeline.run import Choices, Run
 
 NIGHTS, LAST = "nights.jsonl", "last.txt"
@@ -32,35 +32,45 @@ OUTCOMES = {
 }
 
 
-def retrain(recipe: Recipe, runs: Path, choices: Choices, *, night: str = "") -> Path:
-    """Run tonight's run, or the one that did not end.
-
-    Args:
-        recipe: Names a dataset that outlives runs.
-        runs: Folder of all runs.
-        choices: Decisions of the person.
-        night: Name of a new run; the date when empty.
-
-    Returns:
-        The run's folder.
+def home_of(recipe: Recipe, runs: Path) -> Path:
+    """Return the folder of a recipe's nights.
 
     Raises:
         InputError: The recipe has no dataset of its own.
-        Unavailable: Another process is at it.
-        TilthError: Whatever a run raises; what is done is kept, and the next call goes on.
     """
     if recipe.dataset is None:
         raise InputError(
             f"{recipe.path}: what people say tonight must be there tomorrow; give the recipe a dataset that outlives its runs, as in "
             "'dataset: data/nightly'"
         )
-    home = runs / recipe.name
+    return runs / recipe.name
+
+
+def retrain(recipe: Recipe, home: Path, choices: Choices, *, night: str = "") -> bool:
+    """Run tonight's run, or the one that did not end; a night of this name that ended is left as it is.
+
+    Args:
+        recipe: Names a dataset that outlives runs.
+        home: Folder of its nights.
+        choices: Decisions of the person.
+        night: Name of a new run; the date when empty.
+
+    Returns:
+        Whether there was anything to run.
+
+    Raises:
+        Unavailable: Another process is at it, or the disk is full.
+        TilthError: Whatever a run raises; what is done is kept, and the next call goes on.
+    """
     with alone(home):
-        folder = open_night(home) or _fresh(home, night or utc_now()[:10])
+        folder = open_night(home) or home / (night or utc_now()[:10])
+        if outcome_of(folder) in ENDED:
+            return False
         told = json.dumps(recipe.document, sort_keys=True, default=str)
         options = {**choices.options, "recipe": hashlib.sha256(told.encode()).hexdigest()[:12]}
         write_beside(home / LAST, folder.name)
-        return Run(recipe, folder, replace(choices, options=options)).execute()
+        Run(recipe, folder, replace(choices, options=options)).execute()
+        return True
 
 
 def newest(home: Path) -> Path | None:
@@ -81,27 +91,19 @@ def outcome_of(folder: Path) -> str:
     return str(json.loads(path.read_text()).get("outcome", "")) if path.exists() else ""
 
 
-def _fresh(home: Path, name: str) -> Path:
-    number, folder = 1, home / name
-    while folder.exists():
-        number += 1
-        folder = home / f"{name}.{number}"
-    return folder
-
-
-def told(home: Path, began: float, error: BaseException | None) -> dict[str, Json]:
+def told(home: Path | None, began: float, error: BaseException | None, *, ran: bool = True) -> dict[str, Json]:
     """Say how a night ended, for a scheduler.
 
     Args:
-        home: Folder of the recipe's nights.
+        home: Folder of the recipe's nights; None when it came to none.
         began: When, by `time.monotonic`.
         error: What was raised; None when all went well.
+        ran: Whether there was anything to run.
     """
-    folder = newest(home)
-    code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1) if error else 0
-    outcome = OUTCOMES.get(code, "failed") if error else outcome_of(folder) if folder else ""
+    folder = newest(home) if home else None
+    code = code_of(error)
     facts: dict[str, Json] = {
-        "outcome": outcome,
+        "outcome": OUTCOMES.get(code, "failed") if error else outcome_of(folder) if folder else "",
         "exit_code": code,
         "time": utc_now(),
         "run": str(folder) if folder else None,
@@ -110,9 +112,12 @@ def told(home: Path, began: float, error: BaseException | None) -> dict[str, Jso
     if error is not None:
         facts["message"] = str(error) or "stopped; the same command goes on"
     summary = folder / "summary.json" if folder else None
-    if summary is not None and summary.exists() and (error is None or isinstance(error, GateRefused)):
-        facts |= _brief(json.loads(summary.read_text()))
-    return facts
+    if summary is None or not summary.exists() or not (error is None or isinstance(error, GateRefused)):
+        return facts
+    if not ran:
+        message = f"this night ended already: {facts['outcome']}; another --night begins one"
+        return {**facts, "outcome": "ended before", "message": message}
+    return facts | _brief(json.loads(summary.read_text()))
 
 
 def _brief(summary: Mapping[str, Any]) -> dict[str, Json]:

@@ -15,7 +15,6 @@ In a dataset that outlives runs (`dataset:` in the recipe) nothing goes back: ea
 said, in other runs or beside them, is never left behind. The run holds it against every other one.
 """
 
-import errno
 import hashlib
 import json
 import threading
@@ -38,7 +37,7 @@ from tilth.engine.local import Local
 from tilth.engine.recipe import Recipe, absent_inputs
 from tilth.engine.steps import fingerprint, inputs_digest
 from tilth.engine.work import Executor, Step, Work, utc_now
-from tilth.errors import GateRefused, InputError, TilthError, Unavailable
+from tilth.errors import GateRefused, InputError, TilthError, Unavailable, is_full_disk
 from tilth.events import Events
 from tilth.mining.copies.listed import guard_of, sweep
 from tilth.pipeline.foresight import foresee
@@ -203,7 +202,8 @@ class Run:
         return {}, version
 
     def _resolved(self) -> dict[str, Any]:
-        return {**self.recipe.document, "policy": str(self.recipe.policy_path.resolve())}
+        places = {"policy": self.recipe.policy_path} | ({"dataset": self.recipe.dataset} if self.recipe.dataset else {})
+        return {**self.recipe.document, **{name: str(path.resolve()) for name, path in places.items()}}
 
     def _key(self, step: Step, before: str) -> str:
         review = self.choices.options.get("review", "") if isinstance(step, Review) else ""  # not where it runs
@@ -254,13 +254,17 @@ class Run:
         )
         return " ".join(sorted(swept))
 
-    def _begin(self, name: str, key: str) -> Dataset:
+    def _begin(self, name: str, step: Step, key: str) -> Dataset:
         """Open the dataset for a step; one that outlives runs where this very step began, if it was killed and nobody came since."""
         if not self.recipe.dataset:
             return self._dataset()
         running, does = self._root / RUNNING, f"{self.folder.resolve()} {key}"
         dataset = Dataset(self._root, killed_at(running, name, does), self._guard)
         write_beside(running, json.dumps({"name": name, "does": does, "at": dataset.at.number}))
+        if getattr(step, "decides", False):  # anew, of all: what it left out by other settings comes back
+            kept = [ref for ref in dataset.at.tables if ref.step != name or ref.adds]
+            if len(kept) < len(dataset.at.tables):
+                dataset.commit(f"{name}: decides anew", utc_now(), kept)
         return dataset
 
     def _do(self, name: str, step: Step, key: str) -> Record:
@@ -268,7 +272,7 @@ class Run:
         files.mkdir(parents=True, exist_ok=True)
         work = Work(
             name=name,
-            dataset=self._begin(name, key),
+            dataset=self._begin(name, step, key),
             policy=self.recipe.policy,
             folder=files,
             events=self.events,
@@ -288,7 +292,7 @@ class Run:
             except GateRefused as error:
                 facts, refused = error.facts, error
             except OSError as error:
-                if isinstance(error, TilthError) or not _disk_full(error):
+                if isinstance(error, TilthError) or not is_full_disk(error):
                     raise
                 raise Unavailable(
                     f"{name}: the disk is full; free some space and run the same command again"
@@ -422,7 +426,3 @@ def brief_facts(facts: Mapping[str, Json], limit: int = 4) -> dict[str, Json]:
 
 def _failed(record: Record) -> bool:
     return bool(record.facts.get("failed"))
-
-
-def _disk_full(error: OSError) -> bool:
-    return error.errno == errno.ENOSPC or "No space left on device" in str(error)

@@ -12,8 +12,34 @@ TilthError
 └── Unavailable        75   a service is down or a disk is full; the same command works later
 """
 
+import errno
 from collections.abc import Mapping
 from typing import Any
+
+# what is wrong with a path that was given; any other error of the system is a crash
+PLACES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+
+
+def is_wrong_place(error: BaseException) -> bool:
+    """Tell whether the system refused a path that was given, such as one that may not be read."""
+    return isinstance(error, OSError) and error.errno in PLACES and bool(error.filename)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Tell whether there was no space left."""
+    return isinstance(error, OSError) and (error.errno == errno.ENOSPC or "No space left on device" in str(error))
+
+
+def code_of(error: BaseException | None) -> int:
+    """Return the exit code that an error ends a command with."""
+    if error is None:
+        return 0
+    told = getattr(error, "exit_code", None)
+    if told is not None:
+        return int(told)
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return InputError.exit_code if is_wrong_place(error) else Unavailable.exit_code if is_full_disk(error) else 1
 
 
 class TilthError(Exception):

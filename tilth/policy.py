@@ -45,7 +45,7 @@ class Aim(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> "Aim":
-        if len(self.model_fields_set) != 1:
+        if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError("needs one of recall, precision and false_positives, as in {recall: 0.95}")
         return self
 

@@ -34,6 +34,7 @@ class Ledger:
         deleted: Samples whose tasks somebody deleted on the server; they are not sent again.
         foreign: Number of tasks that are none of ours.
         at: Version of the dataset that was last sent from.
+        pulled: Samples of which the last pull brought something new.
         seen_until: Time of the server's clock up to which changes are pulled.
     """
 
@@ -50,6 +51,7 @@ class Ledger:
     foreign: int = 0
     at: int = 0
     seen_until: str = ""
+    pulled: list[str] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> "Ledger":

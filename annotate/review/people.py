@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from tilth.annotate.review.asking import Asking
 from tilth.annotate.review.effort import READ_ROWS, SECONDS_PER_ACTION, count_effort
@@ -14,6 +15,8 @@ from tilth.engine.job import batched
 from tilth.engine.steps import Facts
 from tilth.engine.work import Work
 from tilth.errors import Unavailable
+
+NAME = "review"  # of the columns of a review that is the dataset's and no step's
 
 
 def ask_people(review: Asking, work: Work) -> Facts:
@@ -41,22 +44,27 @@ def ask_people(review: Asking, work: Work) -> Facts:
         **pushed,
         **pulled,
         "answered": answered,
-        **people_facts(work, ledger),
+        **people_facts(work, ledger.queue),
     }
 
 
 def _go_on(review: Asking, work: Work) -> Facts:
-    """Pull what people said since the last time, whoever asked them, and push the next; nobody is waited for."""
+    """Pull what people said since the last time, whoever asked them, and push the next; nobody is waited for.
+
+    Under one name, whatever the step is called: it is one review of one dataset, also that of `tilth review pull`.
+    """
+    one = replace(work, name=NAME)
     ledger = Ledger.load(work.dataset.root / "review.json")
-    pulled = pull(review, work, ledger) if ledger.queue else {}
-    pushed = push(review, work, ledger)
-    return {"backend": "labelstudio", **pushed, **pulled, **people_facts(work, ledger)}
+    pulled = pull(review, one, ledger) if ledger.queue else {}
+    facts = people_facts(one, ledger.pulled if pulled else [])
+    pushed = push(review, one, ledger)
+    return {"backend": "labelstudio", **pushed, **pulled, **facts}
 
 
-def people_facts(work: Work, ledger: Ledger) -> Mapping[str, Json]:
-    """Add up what people did, for the effort ledger of the report."""
+def people_facts(work: Work, queue: Iterable[str]) -> Mapping[str, Json]:
+    """Add up what people did with these samples, for the effort ledger of the report."""
     notes: Counter[str] = Counter()
-    ids = set(ledger.queue)
+    ids = set(queue)
     for sample in (s for some in batched(sorted(ids), READ_ROWS) for s in work.dataset.read(some, images=False)):
         for column in ("notes", "odd"):
             texts = sample.columns.get(f"{work.name}.{column}")

@@ -1,6 +1,7 @@
 """Drop samples by rules; a rule is a condition in the language in which a dataset is asked, and is never executed as code."""
 
 import re
+from typing import ClassVar
 
 from tilth.claims import Json
 from tilth.data.where import check_named, check_whole, named
@@ -49,6 +50,8 @@ class Filter:
         rules: What must be true of a sample, as in `quality.sharpness >= 20` or `array_has(categories, 'knife')`; the first
             that is broken is the reason.
     """
+
+    decides: ClassVar[bool] = True  # anew each time where the dataset outlives runs
 
     rules: tuple[str, ...]
 

@@ -6,6 +6,7 @@ overwritten ones (`edits.py`); query vectors find what merely looks alike.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 from tilth.claims import State
 from tilth.encoders.families import open_encoder
@@ -40,6 +41,8 @@ class Dedup:
         min_cosine: Also join images whose BLIP-2 query vectors have at least this mean cosine; off when None.
         model: For `min_cosine`.
     """
+
+    decides: ClassVar[bool] = True  # anew each time where the dataset outlives runs
 
     max_distance: int = 31
     min_quality: int = 50

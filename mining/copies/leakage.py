@@ -1,6 +1,7 @@
 """Keep copies of the sealed test set out of the dataset."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from tilth.engine.apply import Apply
 from tilth.engine.job import batched
@@ -19,6 +20,8 @@ class Leakage:
         sealed: Folders of the sealed test sets.
         max_distance: PDQ bits of 256 up to which an image counts as a copy.
     """
+
+    decides: ClassVar[bool] = True  # anew each time where the dataset outlives runs
 
     sealed: tuple[Path, ...]
     max_distance: int = 31

@@ -132,14 +132,16 @@ class Mine:
         if work.retry_failed or not plan.exists():
             work.folder.mkdir(parents=True, exist_ok=True)
             picks, facts, store = self._choose(work, corpus)
-            write_beside(plan, json.dumps({"picks": picks, "facts": facts}))
-            write_beside(store.folder / MINED, json.dumps({"rows": len(store)}))
+            seen = {"vectors": str(store.folder.resolve()), "rows": len(store)}
+            write_beside(plan, json.dumps({"picks": picks, "facts": facts, "seen": seen}))
         # A resumed run adds what was chosen before the kill, whatever a search would answer now.
         text = plan.read_text()
         chosen = json.loads(text)
         if not chosen["picks"] and not chosen["facts"]["looked_at"]:
             return {"mined": 0, **chosen["facts"]}
         counts = work.add(hashlib.sha256(text.encode()).hexdigest()[:12], self._samples(work, corpus, chosen["picks"]))
+        # last: what was chosen and not added, as by a run that is never gone on with, is looked at again
+        write_beside(Path(chosen["seen"]["vectors"]) / MINED, json.dumps({"rows": chosen["seen"]["rows"]}))
         return {"mined": counts.get("ok", 0), **chosen["facts"]}
 
     @staticmethod

@@ -1,6 +1,5 @@
 """The `tilth` command: every error ends in one line with its cure and an exit code that a scheduler can act on."""
 
-import errno
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tilth.errors import GateRefused, InputError, TilthError, TooManyFailures
+from tilth.errors import GateRefused, InputError, TilthError, TooManyFailures, code_of, is_full_disk, is_wrong_place
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.keeping import KeepDoubts, KeepMost, ListPolicy, keeping
 from tilth.pipeline.cli.recipes import (
@@ -37,9 +36,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
     "75 try again, 130 stopped by Ctrl-C, 143 by SIGTERM.",
 )
-
-# what is wrong with a path that was given; any other error of the system keeps its traceback
-PLACES = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
@@ -140,7 +136,7 @@ def status(
     from tilth.pipeline.retrain import NIGHTS, night_line
     from tilth.pipeline.run import dataset_of, read_record
 
-    if (folder / NIGHTS).exists():
+    if (folder / NIGHTS).exists() and not (folder / "recipe.yaml").exists():
         nights = [json.loads(line) for line in (folder / NIGHTS).read_text().splitlines()]
         say(json.dumps(nights) if as_json else "\n".join(map(night_line, nights)))
         return
@@ -294,7 +290,12 @@ def _code() -> int:
         streams.tell("error", str(error), exit_code=error.exit_code)
         return error.exit_code
     except OSError as error:
-        if error.errno not in PLACES or not error.filename:
+        if is_full_disk(error):
+            streams.tell(
+                "error", "the disk is full; free some space and run the same command again", exit_code=code_of(error)
+            )
+            return code_of(error)
+        if not is_wrong_place(error):
             streams.tell_crash(error)
             return 1
         streams.tell("error", f"{error.filename}: {error.strerror}; name another place", exit_code=InputError.exit_code)

@@ -1,5 +1,6 @@
 """The commands of a model that is retrained every night: `tilth retrain` and `tilth promote`; `tilth rollback` takes a promotion back."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -26,25 +27,28 @@ def retrain(
         str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
     ] = "",
 ) -> None:
-    """Run a recipe for tonight over its one dataset, or go on with a night that did not end.
+    """Run a recipe for tonight over its one dataset, or go on with a night that did not end; one that ended today is not begun again.
 
     Prints one JSON object whatever happens: how it ended, what the gate said, what is in use now.
     """
-    from tilth.pipeline.retrain import note, retrain, told
+    from tilth.pipeline.retrain import home_of, note, retrain, told
 
-    home, began, raised = runs / recipe.stem, time.monotonic(), None
+    home: Path | None = None
+    began, raised, ran = time.monotonic(), None, True
     try:
         loaded = load(recipe, settings, policy)
-        home = runs / loaded.name
-        folder = home / "files"
-        retrain(loaded, runs, choices_of(folder, device, review, retry_failed, "", executor, ray_address), night=night)
+        home = home_of(loaded, runs)
+        choices = choices_of(home / "files", device, review, retry_failed, "", executor, ray_address)
+        ran = retrain(loaded, home, choices, night=night)
     except BaseException as error:
         raised = error
         raise
     finally:
-        facts = told(home, began, raised)
-        note(home, facts)
+        facts = told(home, began, raised, ran=ran)
         say(json.dumps(facts))
+        if home is not None:
+            with contextlib.suppress(OSError):  # it was said
+                note(home, facts)
 
 
 def promote(

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tilth.annotate.review.ledger import Ledger
     from tilth.engine.work import Work
 
-NAME = "review"  # of the columns, as the step of a recipe is usually called
 PORT = 8081
 
 PolicyPath = Annotated[Path, typer.Option(help="Policy file.")]
@@ -47,6 +46,7 @@ def down() -> None:
 @contextmanager
 def _desk(dataset: Path, policy: Path) -> "Iterator[tuple[Work, Ledger]]":
     from tilth.annotate.review.ledger import Ledger
+    from tilth.annotate.review.people import NAME
 
     existing(dataset)
     with opened(dataset, policy, NAME, lambda _: dataset / "files" / NAME) as work:
@@ -80,14 +80,14 @@ def pull(
     url: Annotated[str, typer.Option(help="Of Label Studio; where it was pushed to when empty.")] = "",
 ) -> None:
     """Take in what people said since the last time; what they disagree on goes to one more of them."""
-    from tilth.annotate.review.people import people_facts
+    from tilth.annotate.review.people import NAME, people_facts
     from tilth.annotate.review.pull import pull as take
     from tilth.annotate.review.review import Review
 
     with _desk(dataset, policy) as (work, ledger):
         facts = take(make_step(Review, "review pull", {"backend": "labelstudio", "url": url}, "--"), work, ledger)
         if facts["changed"] or NAME not in work.facts:
-            work.facts[NAME] = {"backend": "labelstudio", **facts, **people_facts(work, ledger)}
+            work.facts[NAME] = {"backend": "labelstudio", **facts, **people_facts(work, ledger.queue)}
         _say(facts)
 
 

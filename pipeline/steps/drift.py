@@ -130,12 +130,13 @@ class Drift:
         folder = in_use(self.bundle).resolve()
         if not (folder / MANIFEST).exists():
             return {"bundle": None, "reason": f"no bundle is in use yet in {self.bundle}"}
-        version = json.loads((folder / MANIFEST).read_text()).get("dataset_version")
+        made = json.loads((folder / MANIFEST).read_text())
+        version = made.get("dataset_version")
         try:
             before = work.dataset.checkout(int(version)) if version else None
         except InputError:  # made from another dataset
             before = None
-        if before is None or not before.count():
+        if before is None or before.digest() != made.get("dataset_digest") or not before.count():
             return {"bundle": folder.name, "reason": "the bundle in use was not made from this dataset"}
         rng = np.random.default_rng(work.seed)
         where = "split != 'test' and not made"

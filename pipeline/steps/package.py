@@ -99,6 +99,7 @@ class Package:
         facts: dict[str, Json] = {
             "made": work.now(),
             "dataset_version": work.dataset.at.number,
+            "dataset_digest": work.dataset.digest(),
             "language_model": models.source(reads) if reads else None,
             "classifier": work.artifact(self.classifier).name,
             "detector": work.artifact(self.detector).name if self.detector else None,

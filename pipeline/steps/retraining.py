@@ -13,8 +13,8 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import GateRefused, InputError
 from tilth.images import Image
-from tilth.runtime.bundles.bundle import digest_of, in_use, load_bundle
-from tilth.runtime.bundles.champion import KEPT, Champion
+from tilth.runtime.bundles.bundle import BUNDLES, digest_of, in_use, load_bundle
+from tilth.runtime.bundles.champion import KEPT, LOG, Champion
 from tilth.runtime.stages.cascade import Moderator
 from tilth.train.artifacts.artifact import About, write_about
 from tilth.train.judge.evaluate import Tested
@@ -50,9 +50,10 @@ class Changed:
         before = json.loads(path.read_text()) if path.exists() else {}
         states: dict[str, Json] = {str(state): count for (state,), count in work.dataset.tally("state").items()}
         facts: dict[str, Json] = {"images": images, "by_state": states, "digest": digest}
-        if before.get("digest") == digest and before.get("by") != str(work.folder) and not self.anyway:
+        run = str(work.folder.resolve().parents[1])  # it may come past here again, with other steps before
+        if before.get("digest") == digest and before.get("by") != run and not self.anyway:
             return {**facts, "enough": f"nothing to learn is new since {before['time']}; nothing is trained"}
-        write_beside(path, json.dumps({"digest": digest, "time": work.now(), "by": str(work.folder), "states": states}))
+        write_beside(path, json.dumps({"digest": digest, "time": work.now(), "by": run, "states": states}))
         return {**facts, "by_state_before": before.get("states", {})}
 
 
@@ -95,7 +96,11 @@ class EvaluateBundle(Tested):
         if not note.exists():
             found = in_use(self.bundle).resolve()
             there = (found / "bundle.json").exists()
-            if self.bundle.exists() and not there and any(p.name != ".lock" for p in self.bundle.iterdir()):
+            if (
+                self.bundle.exists()
+                and not there
+                and any(p.name not in (".lock", BUNDLES, LOG) for p in self.bundle.iterdir())
+            ):
                 raise InputError(
                     f"{self.bundle}: neither a bundle nor a champion; name the folder of one, or one that is not there yet"
                 )
@@ -126,7 +131,8 @@ class Promote:
     Args:
         champion: Folder; made with the first.
         bundle: Name of the bundle artifact.
-        judged: Name of the step that measured the bundle in use. It must still be the one in use: the gate has compared with no other.
+        judged: Name of the step that measured the bundle in use, which must still be in use: the gate has compared with no other. Empty not
+            to ask.
         kept: Bundles that the champion keeps to go back to; older ones are deleted.
     """
 
@@ -148,13 +154,18 @@ class Promote:
         """
         bundle, champion = work.artifact(self.bundle), Champion(self.champion)
         now = digest_of(champion.bundle) if champion.bundle else None
-        if self.judged in work.facts and now not in (
+        if self.judged and self.judged not in work.facts:
+            raise InputError(
+                f'{work.name}: no step {self.judged!r} measured what is in use; add evaluate_bundle under this name, or set judged to ""'
+            )
+        if self.judged and now not in (
             digest_of(bundle),
             compared := work.facts[self.judged].get("digest"),
         ):
+            (work.dataset.root / TRAINED).unlink(missing_ok=True)
             raise GateRefused(
                 f"{work.name}: {now or 'nothing'} is in use and not {compared or 'nothing'}, which the new bundle was compared with; "
-                "run it again",
+                "the next night trains and compares again",
                 {"in_use": now, "compared_with": compared},
             )
         verdict = next((str(f["reason"]) for f in work.facts.values() if f.get("passed") is True and "reason" in f), "")

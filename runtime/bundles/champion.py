@@ -126,16 +126,15 @@ class Champion:
     def _use(self, place: Path, *, time: str, why: str, back: bool = False) -> Promotion:
         noted = self.history()
         before = noted[-1].bundle if noted else ""
+        if before != place.name:  # noted first: of a kill in between, the same command makes what was noted so
+            noted.append(Promotion(time=time, bundle=place.name, instead_of=before, why=why, back=back))
+            write_beside(self.folder / LOG, "".join(json.dumps(asdict(one)) + "\n" for one in noted))
         if self.bundle != place:
             link = self.folder / f"{IN_USE}.partial"
             link.unlink(missing_ok=True)
             link.symlink_to(Path(BUNDLES) / place.name)
             link.replace(self.folder / IN_USE)
-        elif before == place.name:
-            return noted[-1]
-        made = Promotion(time=time, bundle=place.name, instead_of=before, why=why, back=back)
-        write_beside(self.folder / LOG, "".join(json.dumps(asdict(one)) + "\n" for one in (*noted, made)))
-        return made
+        return noted[-1]
 
 
 def is_champion(folder: Path) -> bool:

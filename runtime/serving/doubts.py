@@ -50,7 +50,7 @@ class Doubts:
     """Keeps what a moderator is unsure about; safe to share between threads.
 
     Args:
-        moderator: Whose doubts they are; another may take its place at any time.
+        moderator: Whose doubts they are.
         folder: See `Shelf`.
         most: Images that are kept, the most doubtful.
         guard: Knows the images that must not be kept.
@@ -74,18 +74,25 @@ class Doubts:
         guard: Guard | None = None,
         now: Callable[[], str] = stamp,
     ) -> None:
-        self.moderator, self._guard, self._now = moderator, guard, now
+        self._moderator, self._guard, self._now = moderator, guard, now
         self.counts = Counter[str]()
         self._shelf = Shelf(folder, most, guard)
-        self._came: queue.SimpleQueue[tuple[bytes, Verdict, float] | None] = queue.SimpleQueue()
+        self._came: queue.SimpleQueue[tuple[bytes, Verdict, float, str] | None] = queue.SimpleQueue()
         self._lock, self._waiting_bytes = threading.Lock(), 0
         self._thread: threading.Thread | None = None
         told = "no hash lists are given" if guard is None else "what is on a hash list is not"
         log.info("at most %d images that are in doubt are kept; %s", most, told)
 
-    def offer(self, data: bytes, verdict: Verdict) -> None:
-        """Have an image kept if it is in doubt; returns at once, and never fails."""
-        sure = self._note(verdict)
+    def offer(self, data: bytes, verdict: Verdict, by: Moderator | None = None) -> None:
+        """Have an image kept if it is in doubt; returns at once, and never fails.
+
+        Args:
+            data: The image file.
+            verdict: On it.
+            by: Who gave it, where another may have taken over meanwhile.
+        """
+        by = by or self._moderator
+        sure = self._note(verdict, by)
         with self._lock:
             if sure <= 0:
                 return
@@ -96,12 +103,12 @@ class Doubts:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="doubts", daemon=True)
                 self._thread.start()
-        self._came.put((data, verdict, sure))
+        self._came.put((data, verdict, sure, by.name))
 
     def keep(self, data: bytes, verdict: Verdict) -> None:
         """Keep an image now if it is in doubt; what goes wrong is counted. Not to be mixed with `offer`."""
-        if (sure := self._note(verdict)) > 0:
-            self._keep(data, verdict, sure)
+        if (sure := self._note(verdict, self._moderator)) > 0:
+            self._keep(data, verdict, sure, self._moderator.name)
 
     def close(self) -> None:
         """Keep what waits, say how it went, and let go of the folder."""
@@ -112,8 +119,8 @@ class Doubts:
         self._tell()
         self._shelf.close()
 
-    def _note(self, verdict: Verdict) -> float:
-        found = doubt(verdict, self.moderator.policy, self.moderator.clear_below)
+    def _note(self, verdict: Verdict, by: Moderator) -> float:
+        found = doubt(verdict, by.policy, by.clear_below)
         with self._lock:
             self.counts["seen"] += verdict.of == "image"
             self.counts["doubt"] += found > 0
@@ -128,9 +135,9 @@ class Doubts:
             with self._lock:
                 self._waiting_bytes -= len(item[0])
 
-    def _keep(self, data: bytes, verdict: Verdict, sure: float) -> None:
+    def _keep(self, data: bytes, verdict: Verdict, sure: float, by: str) -> None:
         try:
-            became = self._put(data, verdict, sure)
+            became = self._put(data, verdict, sure, by)
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not break an answer
             became = "failed"
             if not self.counts["failed"]:
@@ -139,7 +146,7 @@ class Doubts:
             self.counts[became] += 1
             self.counts["pushed_out"] = self._shelf.pushed_out
 
-    def _put(self, data: bytes, verdict: Verdict, sure: float) -> str:
+    def _put(self, data: bytes, verdict: Verdict, sure: float, by: str) -> str:
         sure = round(sure, 6)
         if not self._shelf.wants(sure):  # decoding and looking it up would be for nothing
             return "less_doubtful"
@@ -149,7 +156,7 @@ class Doubts:
         # of all that is decoded only some bitmaps do not tell by their first bytes what they are
         suffix = SUFFIX_OF.get(kind_of(data[:HEAD_BYTES]), ".bmp")
         served = {
-            "by": self.moderator.name,
+            "by": by,
             "time": self._now(),
             "stage": verdict.stage,
             "action": verdict.action.value,

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilth.claims import Json
-from tilth.errors import InputError, TilthError
+from tilth.errors import InputError
 from tilth.events import LogLines
 from tilth.extras import optional
 from tilth.runtime.bundles.bundle import in_use, load_bundle
@@ -109,8 +109,6 @@ class Desk:
     def change(self, moderator: Moderator) -> None:
         """Let another moderator judge from now on; what is being judged is finished by the one who began."""
         self.moderator = moderator
-        if self.doubts is not None:
-            self.doubts.moderator = moderator
 
     async def work_on(self, items: Sequence[Item]) -> tuple[Moderator, list[Verdict]] | None:
         """Return the verdicts and who gave them, or None when the desk is full.
@@ -135,7 +133,7 @@ class Desk:
         verdicts = moderator.moderate([image for _, image in images])
         if self.doubts is not None:
             for (data, _), verdict in zip(images, verdicts, strict=True):
-                self.doubts.offer(data, verdict)
+                self.doubts.offer(data, verdict, moderator)
         on_images = iter(verdicts)
         return moderator, [next(on_texts if isinstance(one, Text) else on_images) for one in items]
 
@@ -232,9 +230,9 @@ async def _follow(desk: Desk, newer: Callable[[], Moderator | None]) -> None:
         await asyncio.sleep(FOLLOW_S)
         try:
             found = await asyncio.to_thread(newer)
-        except (TilthError, OSError) as error:
+        except Exception as error:  # whatever it is, the old one goes on, and so does looking for another
             if str(error) != told:
-                log.error("the new bundle cannot be served, %s stays: %s", desk.moderator.name, error)
+                log.exception("the new bundle cannot be served, %s stays", desk.moderator.name)
             told = str(error)
             continue
         if found is not None:
@@ -352,9 +350,8 @@ def serve(
         nonlocal served
         if (now := in_use(folder)) == served:
             return None
-        found = load_bundle(now, threads=threads)
-        served = now
-        return found
+        served = now  # also when it cannot be loaded: it is not tried again
+        return load_bundle(now, threads=threads)
 
     follows = newer if served != folder else None
     app = make_app(moderator, keeping(moderator) if keeping else None, newer=follows)

@@ -1,5 +1,6 @@
 """A model that is retrained every night: one dataset, nothing lost over kills, and nothing served that the gate did not let through."""
 
+import errno
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ from tilth.pipeline.cli import steps as cli_steps
 from tilth.pipeline.report.numbers import Numbers
 from tilth.pipeline.report.results import drift
 from tilth.pipeline.steps.drift import Drift
-from tilth.pipeline.steps.retraining import EvaluateBundle, Promote
+from tilth.pipeline.steps.retraining import Changed, EvaluateBundle, Promote
 from tilth.policy import load_policy
 from tilth.runtime.bundles.bundle import digest_of, load_bundle, seal
 from tilth.runtime.bundles.champion import Champion
@@ -128,6 +129,9 @@ def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "nothing to learn is new since" in told["message"]
     assert not list((tmp_path / "runs/nightly/tuesday/files").glob("train*"))
 
+    code, told = tilth("retrain", recipe, "--night", "tuesday")
+    assert (code, told["outcome"]) == (0, "ended before")
+
     # what comes in beside the nights is there in the next, whatever is killed
     more = people_say(tmp_path, world, 30, 40)
     code, _ = tilth("import", tmp_path / "data", "--policy", POLICY, "--set", f"path={more}")
@@ -169,7 +173,7 @@ def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) ->
     shown = CliRunner().invoke(cli.app, ["status", "runs/nightly"]).output.splitlines()
     assert len(shown) == len(lines)
     assert f"{told['promoted']} is in use" in shown[-1]
-    assert lines == ["done", "stopped", "refused", "interrupted", "try again", "done"]
+    assert lines == ["done", "stopped", "ended before", "refused", "interrupted", "try again", "done"]
 
 
 def _began(folder: Path, step: str) -> bool:
@@ -191,6 +195,7 @@ def test_a_recipe_without_a_dataset_of_its_own_is_refused_in_one_line(
     recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("dataset")))
     code, told = tilth("retrain", recipe)
     assert (code, told["outcome"], told["run"]) == (2, "wrong input", None)
+    assert not (tmp_path / "runs").exists(), "nor is a run of that name spoilt"
     assert "give the recipe a dataset that outlives its runs" in told["message"]
 
 
@@ -280,7 +285,11 @@ def test_a_drift_of_what_comes_in_is_told_and_chance_is_not(
     doing.add("first", coloured(120, 1, 0))
     Quality().run(replace(doing, name="quality"))
     bundle = Path(shutil.copytree(shared_bundle(), tmp_path / "made"))
-    seal(bundle, clear_below=0.03, facts={"dataset_version": doing.dataset.at.number})
+    made: Any = {"dataset_version": doing.dataset.at.number, "dataset_digest": "of another"}
+    seal(bundle, clear_below=0.02, facts=made)
+    assert "was not made from this dataset" in str(replace(step, bundle=bundle).run(doing)["reason"])
+    made["dataset_digest"] = doing.dataset.digest()
+    seal(bundle, clear_below=0.03, facts=made)
     Champion(tmp_path / "champion").promote(bundle, time="now")
     doing.add("few", coloured(20, 2, 60))
     assert "fewer than 50 images came since" in str(step.run(doing)["reason"])
@@ -296,3 +305,64 @@ def test_a_drift_of_what_comes_in_is_told_and_chance_is_not(
     shown = str(drift(Numbers({"steps": {"drift": {"kind": "Drift", "facts": facts}}})).blocks)
     assert ("they have moved: " in shown) == drifts
     assert "Score of knife" in shown
+
+
+def test_what_looser_rules_let_in_comes_back_and_a_status_needs_no_place(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "r.yaml"
+    text = """
+recipe: r
+policy: {policy}
+dataset: data
+variables: {{least: "0"}}
+steps:
+  - import: {{path: {world}/labelled, format: coco}}
+  - quality
+  - filter: {{rules: ["quality.sharpness >= ${{least}}"]}}
+"""
+    recipe.write_text(text.format(policy=POLICY, world=world))
+    counts = []
+    for night, least in (("a", "1500"), ("b", "0"), ("b", "1500"), ("c", "1500")):
+        assert tilth("run", recipe, "--name", night, "--set", f"least={least}", "--json")[0] == 0
+        counts.append(Dataset(tmp_path / "data").count())
+    assert counts == [counts[0], 40, counts[0], counts[0]]
+    assert counts[0] < 40
+    before = len(Dataset(tmp_path / "data").at.tables)
+    assert tilth("run", recipe, "--name", "d", "--set", "least=1500", "--json")[0] == 0
+    assert len(Dataset(tmp_path / "data").at.tables) == before, "nights without news add no tables"
+    monkeypatch.chdir(tmp_path.parent)
+    shown = CliRunner().invoke(cli.app, ["status", str(tmp_path / "runs" / "a")]).output
+    assert "3 of 3 steps are done" in shown
+    assert not (tmp_path.parent / "data").exists()
+
+
+def test_a_night_that_comes_past_again_with_other_steps_before_is_not_told_that_nothing_is_new(
+    tmp_path: Path, work: Callable[[str], Work]
+) -> None:
+    first = work("changed")
+    first.add("a", coloured(3, 1, 0))
+    for key in ("k1", "k2"):
+        folder = tmp_path / "runs" / "monday" / "files" / f"changed-{key}"
+        assert "enough" not in Changed().run(replace(first, folder=folder))
+    folder = tmp_path / "runs" / "tuesday" / "files" / "changed-k2"
+    assert "nothing to learn is new" in str(Changed().run(replace(first, folder=folder))["enough"])
+    assert "enough" not in Changed().run(replace(first, folder=folder, options={"recipe": "another"}))
+
+
+def test_an_answer_is_printed_when_nothing_can_be_written(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "nightly.yaml"
+    recipe.write_text(RECIPE.format(policy=POLICY, here=tmp_path, world=world))
+    (tmp_path / "runs" / "nightly").mkdir(parents=True)
+    (tmp_path / "runs" / "nightly" / "nights.jsonl").symlink_to("/dev/full")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tilth.pipeline.run.write_beside", full)
+    _, told = tilth("retrain", recipe)
+    assert (told["exit_code"], told["outcome"]) == (75, "try again")

@@ -58,15 +58,23 @@ def test_a_kill_between_the_rename_and_the_note_is_made_good(tmp_path: Path) -> 
     champion = Champion(tmp_path / "champion")
     for bundle in (one, two, three):
         champion.promote(bundle, time=NOW)
-    log = champion.folder / "promotions.jsonl"
-    whole = log.read_text().splitlines(keepends=True)
-    log.write_text("".join(whole[:2]))
+
+    def killed(at: str) -> None:
+        """Leave the link where it was, with the note written."""
+        (champion.folder / "next").symlink_to(f"bundles/{at}")
+        (champion.folder / "next").replace(champion.folder / "bundle")
+
+    names = [p.bundle for p in champion.history()]
+    killed(names[1])
     made = champion.promote(three, time=NOW)
-    assert (made.bundle[:4], made.instead_of[:4]) == ("0003", "0002")
-    champion.rollback(time=NOW)
-    log.write_text("".join(whole))
-    assert champion.rollback(time=NOW).bundle[:4] == "0002", "the same command again is the same way back, not one more"
-    assert len(champion.history()) == 4
+    assert (made.bundle, made.instead_of, in_use(champion.folder).name) == (names[2], names[1], names[2])
+    assert len(champion.history()) == 3
+    killed(names[1])
+    assert champion.rollback(time=NOW).bundle == names[1], "which is what is served, and not one more"
+    champion.rollback("1", time=NOW)
+    killed(names[1])
+    assert champion.rollback("1", time=NOW).bundle == in_use(champion.folder).name == names[0]
+    assert len(champion.history()) == 5
 
 
 def test_old_bundles_go_but_never_the_one_in_use(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ run resumes from. A version is a short list of tables, so a commit is one rename
 versions share whatever they agree on.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -97,6 +98,11 @@ class Dataset:
         if newest == 0 or version is not None:
             return Version(number=0, parent=0, message="empty", time="")
         return self._read(newest)
+
+    def digest(self) -> str:
+        """Return digits by which the version that is open is told from those of this number elsewhere; empty of the empty one."""
+        path = self._path(self.at.number)
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.exists() else ""
 
     def checkout(self, version: int | str) -> "Dataset":
         """Return the dataset at another version, for reading or to go on from there."""

@@ -93,11 +93,17 @@ def test_nobody_is_waited_for_where_the_dataset_outlives_the_run(people: Work, s
     desk = Desk(people, server)
     desk.path = people.dataset.root / "review.json"  # as `tilth review push` keeps it
     desk.answer(desk.tasks()[0])
-    people.folder = people.folder / "tomorrow"
+    tomorrow = replace(people, name="answers", folder=people.folder / "tomorrow")
+    facts = replace(step, budget=0).run(tomorrow)
+    assert (facts["changed"], facts["sent"], facts["human_actions"]) == (1, 0, 1)
     facts = step.run(people)
-    assert (facts["changed"], facts["sent"], facts["human_actions"]) == (1, 1, 1)
-    facts = step.run(people)
-    assert (facts["changed"], facts["sent"], len(desk.tasks())) == (0, 0, 3)
+    assert (facts["changed"], facts["sent"], facts["human_actions"], len(desk.tasks())) == (0, 1, 0, 3)
+    first, second, _ = desk.tasks()
+    server.call("DELETE", f"/api/annotations/{first['annotations'][0]['id']}/")
+    desk.answer(second)
+    facts = replace(step, budget=0).run(tomorrow)
+    assert desk.sample(first).state == "auto", "whoever took an answer in, it can be taken back"
+    assert facts["changed"] == 2
 
 
 def test_pushing_again_sends_only_what_is_not_there_and_fills_up_what_was_worked_off(desk: Desk) -> None:

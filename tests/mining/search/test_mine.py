@@ -177,12 +177,18 @@ def test_images_that_the_dataset_has_are_not_mined_again(
 
 
 def test_only_what_is_new_since_the_last_time_is_looked_at(
-    world: Path, model: str, tmp_path: Path, policy: Policy
+    world: Path, model: str, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(world, tmp_path / "world")
     grown = tmp_path / "world"
     first = new_work(tmp_path / "a", policy)
     settings(grown, model, embeddings=tmp_path / "e").run(first)
+    killed = new_work(tmp_path / "k", policy)
+    with monkeypatch.context() as patch:
+        patch.setattr(Mine, "_samples", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            settings(grown, model, embeddings=tmp_path / "k", since="last").run(killed)
+    assert not list((tmp_path / "k").rglob("mined.json")), "what was chosen and never added is to be looked at again"
     again = new_work(tmp_path / "b", policy)
     facts = settings(grown, model, embeddings=tmp_path / "e", since="last").run(again)
     assert (facts["mined"], facts["looked_at"], again.dataset.count()) == (0, 0, 0)
