@@ -33,6 +33,7 @@ from tilth.annotate.review.review import Review
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
 from tilth.data.files import alone, write_beside
+from tilth.data.table import TableRef
 from tilth.engine.local import Local
 from tilth.engine.recipe import Recipe, absent_inputs
 from tilth.engine.steps import fingerprint, inputs_digest
@@ -44,6 +45,8 @@ from tilth.pipeline.foresight import foresee
 
 RUNNING = "running.json"  # in a dataset that outlives runs: who is at work, and from which version
 STOP = "enough"  # a step that reports this, a sentence why, ends its run, which is done then
+MOST_TABLES = 8  # of what models said in a step of a dataset that outlives runs: a few nights
+LASTING = ("human:", "import:", "synth:")  # how the sources begin whose word is never let go of
 ANOTHER = "wait for it or give another --name"
 
 
@@ -319,7 +322,29 @@ class Run:
             raise refused
         return record
 
+    def _forget(self) -> None:
+        """Let go of what models said many nights ago: later nights have looked at the same images again.
+
+        Of each step stay the tables that add images or hold a word of people, of an imported set or of a generator, and the newest others;
+        else every image would carry what hundreds of nights said of it.
+        """
+        dataset, older = self._dataset(), dict[str, list[TableRef]]()
+        for ref in dataset.at.tables:
+            if not ref.adds:
+                older.setdefault(ref.step, []).append(ref)
+        gone = [
+            ref
+            for refs in older.values()
+            for ref in refs[:-MOST_TABLES]
+            if not dataset.table(ref.name, ref.lance_version).speaks(*LASTING)
+        ]
+        if gone:
+            kept = [ref for ref in dataset.at.tables if ref not in gone]
+            self._version = dataset.commit(f"let go of {len(gone)} tables of earlier nights", utc_now(), kept).number
+
     def _conclude(self, started: str) -> None:
+        if self.recipe.dataset and self._outcome != "until":
+            self._forget()
         write_beside(self.folder / "summary.json", json.dumps(self._summary(started), indent=1))
         self._report()
 
