@@ -81,6 +81,59 @@ def stacked(parts: Sequence[Part], title: str, *, height: float = 26) -> Markup:
     return Markup('{}<ul class="legend">{}</ul>').format(drawn, legend)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of a chart: its name, its colour, and its points in the units of the axes."""
+
+    name: str
+    css: str
+    points: Sequence[tuple[float, float]]
+
+
+WIDE, HIGH, LEFT, RIGHT, BELOW, ABOVE = 360.0, 230.0, 52.0, 20.0, 38.0, 8.0  # of a chart and its margins, in px
+
+
+def lines(series: Sequence[Line], title: str, *, x: tuple[str, float, str], y: tuple[str, float, str]) -> Markup:
+    """Draw lines over two axes that begin at 0, with a legend below.
+
+    Args:
+        series: The lines.
+        title: What they show, in words.
+        x: Name, end and form of the numbers of the axis, as in `("false positives", 0.2, ".0%")`.
+        y: The same.
+    """
+    inside_w, inside_h = WIDE - LEFT - RIGHT, HIGH - BELOW - ABOVE
+    at = lambda px, py: (LEFT + inside_w * min(px / x[1], 1), ABOVE + inside_h * (1 - min(py / y[1], 1)))  # noqa: E731
+    body = Markup("")
+    for part in (0, 0.25, 0.5, 0.75, 1):
+        (x0, yy), (xx, y0) = at(0, part * y[1]), at(part * x[1], 0)
+        body += Markup('<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+            x0, WIDE - RIGHT, yy, yy
+        )
+        body += Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
+            x0 - 5, yy + 4, format(part * y[1], y[2])
+        )
+        body += Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
+            xx, y0 + 15, format(part * x[1], x[2])
+        )
+    body += Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
+        LEFT + inside_w / 2, HIGH - 5, x[0]
+    )
+    body += Markup(
+        '<text class="tick" transform="translate(10 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
+    ).format(ABOVE + inside_h / 2, y[0])
+    for line in series:
+        path = " ".join(
+            f"{px:.1f},{py:.1f}" for px, py in (at(*point) for point in line.points if point[0] <= x[1] * 1.0001)
+        )
+        body += Markup('<polyline class="line {}" points="{}"><title>{}</title></polyline>').format(
+            line.css, path, line.name
+        )
+    legend = Markup("").join(Markup('<li><i class="key {}"></i>{}</li>').format(one.css, one.name) for one in series)
+    drawn = svg(body, title=title, css="curve", width="100%", height=HIGH, box=f"0 0 {WIDE:g} {HIGH:g}")
+    return Markup('{}<ul class="legend">{}</ul>').format(drawn, legend)
+
+
 def boxes(marks: Sequence[Mapping[str, Any]], size_wh: tuple[int, int]) -> Markup:
     """Draw boxes over a picture: each mark has `box` (xyxy pixels of the full image), `css` and `name`."""
     width, height = size_wh

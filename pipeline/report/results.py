@@ -13,6 +13,7 @@ from tilth.pipeline.report.parts import (
     Figure,
     Fold,
     Note,
+    Pair,
     Section,
     Strip,
     Table,
@@ -24,7 +25,7 @@ from tilth.pipeline.report.parts import (
     steps_of,
 )
 from tilth.pipeline.report.pictures import Album
-from tilth.pipeline.report.plots import Part, stacked
+from tilth.pipeline.report.plots import Line, Part, lines, stacked
 
 HEADLINE_METRIC = {"recall_at_fpr05": "Recall at 5\u202f% false positives", "map50": "mAP at IoU 0.50", "f1": "F1"}
 
@@ -109,7 +110,9 @@ def results(numbers: Numbers) -> Section:
     lead = Markup("Measured on {} images{} that were never mined, trained on, tuned on or generated from.").format(
         numbers.show(f"{base}.n_images", "count"), unsafe if numbers.has(f"{base}.n_unsafe") else ""
     )
-    blocks = some(certainty(numbers), table, _trivial(numbers, base), _operating(numbers)) if table else []
+    blocks = (
+        some(certainty(numbers), table, _trivial(numbers, base), _curves(numbers), _operating(numbers)) if table else []
+    )
     return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
 
 
@@ -123,6 +126,46 @@ def _trivial(numbers: Numbers, base: str) -> Note | None:
         numbers.show(f"{base}.always_unsafe.f1", "percent"), numbers.show(f"{base}.always_unsafe.precision", "percent")
     )
     return Note(text=text)
+
+
+RARE = 0.01  # share of unsafe images where the costs of a threshold are shown
+
+
+def _curves(numbers: Numbers) -> Pair | None:
+    """Draw what other thresholds would do: recall by false positives, and what is missed by what people look at."""
+    recall, missed = list[Line](), list[Line]()
+    for key, name, css in evaluations(numbers).values():
+        rows = numbers.get(f"{key}.curve") or []
+        if rows:
+            recall.append(Line(name=name, css=css, points=[(fpr, caught) for fpr, caught, _ in rows]))
+            looked = [(1000 * (RARE * caught + (1 - RARE) * fpr), 1 - caught) for fpr, caught, _ in rows]
+            missed.append(Line(name=name, css=css, points=looked))
+    if not recall:
+        return None
+    of = f"of 1,000 images of which {1000 * RARE:.0f} are unsafe"
+    by_rate = lines(
+        recall, "Recall by the share of false positives", x=("false positives", 0.2, ".0%"), y=("recall", 1.0, ".0%")
+    )
+    by_work = lines(
+        missed,
+        f"What is missed by what people look at, {of}",
+        x=("images looked at", 100, ".0f"),
+        y=("missed", 0.5, ".0%"),
+    )
+    return Pair(
+        parts=[
+            Figure(
+                drawing=by_rate,
+                title="At other thresholds",
+                caption="The left of the ROC curve, on the sealed test set.",
+            ),
+            Figure(
+                drawing=by_work,
+                title="What a miss costs",
+                caption=f"Unsafe images that are missed, by how many people look at {of}.",
+            ),
+        ]
+    )
 
 
 def _operating(numbers: Numbers) -> Table | None:

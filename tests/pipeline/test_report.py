@@ -18,6 +18,7 @@ from tilth.pipeline.report.cases import read_cases
 from tilth.pipeline.report.numbers import Numbers, look_up
 from tilth.pipeline.report.page import write_report
 from tilth.pipeline.report.pictures import Album, Wanted
+from tilth.pipeline.report.plots import Line, lines
 from tilth.pipeline.report.results import certainty, headline
 from tilth.policy import Policy
 from tilth.train.measure.metrics import recall_at_fpr
@@ -353,3 +354,14 @@ def test_a_hostile_name_stays_text(run: tuple[Path, Dataset], tmp_path: Path, po
 def test_a_missing_summary_is_said_plainly(tmp_path: Path, policy: Policy) -> None:
     with pytest.raises(InputError, match=r"summary\.json"):
         write_report(tmp_path, Dataset(tmp_path / "dataset"), policy)
+
+
+def test_a_chart_keeps_its_lines_between_its_axes() -> None:
+    points = [(0.0, 0.2), (0.1, 0.9), (0.3, 1.4)]  # the last lies beyond the axis
+    drawn = str(
+        lines([Line(name="<b>", css="c-1", points=points)], "A title", x=("rate", 0.2, ".0%"), y=("recall", 1.0, ".0%"))
+    )
+    [path] = re.findall(r'points="([^"]*)"', drawn)
+    assert [tuple(map(float, pair.split(","))) for pair in path.split()] == [(52.0, 155.2), (196.0, 26.4)]
+    assert "<b>" not in drawn.replace("<b></b>", "")
+    assert {"0%", "5%", "20%", "100%"} <= {*re.findall(r">(\d+%)<", drawn)}

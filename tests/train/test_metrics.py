@@ -83,6 +83,10 @@ def test_what_nobody_looked_for_is_left_out_of_every_number(policy: Policy) -> N
     assert told["always_unsafe"] == alone["always_unsafe"]
     assert told["recall_at_fpr01"]["mean"] <= told["recall_at_fpr05"]["mean"] <= told["recall_at_fpr10"]["mean"]
     assert 0 < told["map"]["mean"] <= told["map50"]["mean"]
+    rates, recalls, precisions = zip(*told["curve"], strict=True)
+    assert dict(zip(rates, recalls, strict=True))[0.05] == told["recall_at_fpr05"]["mean"]
+    assert list(recalls) == sorted(recalls)
+    assert all(0 < p <= 1 for p in precisions if p is not None)
     for metric in ("recall_at_fpr05", "f1", "map50"):
         assert told[metric]["mean"] == alone[metric]["mean"]
         assert told["per_category"]["knife"][metric]["mean"] == alone["per_category"]["knife"][metric]["mean"]

@@ -40,6 +40,23 @@ from tilth.train.measure.prediction import Prediction, Target, known, left_out
 
 TEXT_AREA = "text_area"
 FPR = 0.05
+CURVE = (
+    0.0,
+    0.002,
+    0.005,
+    0.01,
+    0.015,
+    0.02,
+    0.03,
+    0.04,
+    0.05,
+    0.06,
+    0.08,
+    0.1,
+    0.12,
+    0.15,
+    0.2,
+)  # shares of false positives
 OTHER_FPRS = (0.01, 0.02, 0.1)
 STRICTER = tuple(round(0.55 + 0.05 * i, 2) for i in range(9))  # overlaps, beyond 0.5
 RESAMPLES, RESAMPLES_AP = 1000, 100
@@ -278,6 +295,19 @@ class Judged:
         """Return the recall at a share of false positives."""
         return recall_at_fpr(*self._unsafe(counts), fpr)
 
+    def curve(self) -> list[list[float | None]]:
+        """Return rows of share of false positives, recall and precision, along the left of the ROC curve."""
+        scores, unsafe = self._unsafe(np.ones(len(self.places), int))
+        if not 0 < unsafe.sum() < len(unsafe):
+            return []
+        rows: list[list[float | None]] = []
+        for fpr in CURVE:
+            recall, n = recall_at_fpr(scores, unsafe, fpr), int(unsafe.sum())
+            false = np.floor(fpr * (len(unsafe) - n))
+            called = recall * n + false
+            rows.append([fpr, round(recall, 4), round(recall * n / called, 4) if called else None])
+        return rows
+
     def average_precision(self, counts: Array) -> float:
         """Return the area under the precision-recall curve of unsafe images; nan where all or none are."""
         from sklearn.metrics import average_precision_score
@@ -379,6 +409,7 @@ def measure(
     return {
         **judged.numbers(),
         **judged.more(),
+        "curve": judged.curve(),
         # what a model scores that says everything of every image: nothing below means anything
         "always_unsafe": {
             "f1": round(_mean([2 * p / (p + n) for p, n in zip(positives, looked, strict=True) if p]), 4) if any(positives) else None,
