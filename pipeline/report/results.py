@@ -150,7 +150,7 @@ def _curves(numbers: Numbers) -> Pair | None:
         missed,
         f"What is missed by what people look at, {of}",
         x=("images looked at", 100, ".0f"),
-        y=("missed", 0.5, ".0%"),
+        y=("missed", 0.4, ".0%"),
     )
     return Pair(
         parts=[
