@@ -63,7 +63,7 @@ def retrain(recipe: Recipe, home: Path, choices: Choices, *, night: str = "") ->
         TilthError: Whatever a run raises; what is done is kept, and the next call goes on.
     """
     with alone(home):
-        folder = open_night(home) or home / (night or utc_now()[:10])
+        folder = open_night(home) or home / (night or tonight())
         if outcome_of(folder) in ENDED:
             return False
         told = json.dumps(recipe.document, sort_keys=True, default=str)
@@ -71,6 +71,11 @@ def retrain(recipe: Recipe, home: Path, choices: Choices, *, night: str = "") ->
         write_beside(home / LAST, folder.name)
         Run(recipe, folder, replace(choices, options=options)).execute()
         return True
+
+
+def tonight() -> str:
+    """Return the date of where this machine stands, as a night is called."""
+    return time.strftime("%Y-%m-%d")
 
 
 def newest(home: Path) -> Path | None:
@@ -91,16 +96,16 @@ def outcome_of(folder: Path) -> str:
     return str(json.loads(path.read_text()).get("outcome", "")) if path.exists() else ""
 
 
-def told(home: Path | None, began: float, error: BaseException | None, *, ran: bool = True) -> dict[str, Json]:
+def told(home: Path | None, began: float, error: BaseException | None, *, ended: str = "") -> dict[str, Json]:
     """Say how a night ended, for a scheduler.
 
     Args:
         home: Folder of the recipe's nights; None when it came to none.
         began: When, by `time.monotonic`.
         error: What was raised; None when all went well.
-        ran: Whether there was anything to run.
+        ended: Name of the night that had ended before; empty when one was run.
     """
-    folder = newest(home) if home else None
+    folder = (home / ended if ended else newest(home)) if home else None
     code = code_of(error)
     facts: dict[str, Json] = {
         "outcome": OUTCOMES.get(code, "failed") if error else outcome_of(folder) if folder else "",
@@ -114,7 +119,7 @@ def told(home: Path | None, began: float, error: BaseException | None, *, ran: b
     summary = folder / "summary.json" if folder else None
     if summary is None or not summary.exists() or not (error is None or isinstance(error, GateRefused)):
         return facts
-    if not ran:
+    if ended:
         message = f"this night ended already: {facts['outcome']}; another --night begins one"
         return {**facts, "outcome": "ended before", "message": message}
     return facts | _brief(json.loads(summary.read_text()))

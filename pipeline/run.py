@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from tilth.annotate.review.review import Review
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
 from tilth.data.files import alone, write_beside
-from tilth.data.table import TableRef
 from tilth.engine.local import Local
 from tilth.engine.recipe import Recipe, absent_inputs
 from tilth.engine.steps import fingerprint, inputs_digest
@@ -45,8 +44,6 @@ from tilth.pipeline.foresight import foresee
 
 RUNNING = "running.json"  # in a dataset that outlives runs: who is at work, and from which version
 STOP = "enough"  # a step that reports this, a sentence why, ends its run, which is done then
-MOST_TABLES = 8  # of what models said in a step of a dataset that outlives runs: a few nights
-LASTING = ("human:", "import:", "synth:")  # how the sources begin whose word is never let go of
 ANOTHER = "wait for it or give another --name"
 
 
@@ -264,10 +261,11 @@ class Run:
         running, does = self._root / RUNNING, f"{self.folder.resolve()} {key}"
         dataset = Dataset(self._root, killed_at(running, name, does), self._guard)
         write_beside(running, json.dumps({"name": name, "does": does, "at": dataset.at.number}))
-        if getattr(step, "decides", False):  # anew, of all: what it left out by other settings comes back
-            kept = [ref for ref in dataset.at.tables if ref.step != name or ref.adds]
-            if len(kept) < len(dataset.at.tables):
-                dataset.commit(f"{name}: decides anew", utc_now(), kept)
+        if getattr(
+            step, "decides", False
+        ):  # anew, of all; the version without its older tables is never committed by itself
+            kept = tuple(ref for ref in dataset.at.tables if ref.step != name or ref.adds)
+            dataset.at = replace(dataset.at, tables=kept)
         return dataset
 
     def _do(self, name: str, step: Step, key: str) -> Record:
@@ -322,29 +320,7 @@ class Run:
             raise refused
         return record
 
-    def _forget(self) -> None:
-        """Let go of what models said many nights ago: later nights have looked at the same images again.
-
-        Of each step stay the tables that add images or hold a word of people, of an imported set or of a generator, and the newest others;
-        else every image would carry what hundreds of nights said of it.
-        """
-        dataset, older = self._dataset(), dict[str, list[TableRef]]()
-        for ref in dataset.at.tables:
-            if not ref.adds:
-                older.setdefault(ref.step, []).append(ref)
-        gone = [
-            ref
-            for refs in older.values()
-            for ref in refs[:-MOST_TABLES]
-            if not dataset.table(ref.name, ref.lance_version).speaks(*LASTING)
-        ]
-        if gone:
-            kept = [ref for ref in dataset.at.tables if ref not in gone]
-            self._version = dataset.commit(f"let go of {len(gone)} tables of earlier nights", utc_now(), kept).number
-
     def _conclude(self, started: str) -> None:
-        if self.recipe.dataset and self._outcome != "until":
-            self._forget()
         write_beside(self.folder / "summary.json", json.dumps(self._summary(started), indent=1))
         self._report()
 

@@ -34,7 +34,7 @@ class Ledger:
         deleted: Samples whose tasks somebody deleted on the server; they are not sent again.
         foreign: Number of tasks that are none of ours.
         at: Version of the dataset that was last sent from.
-        pulled: Samples of which the last pull brought something new.
+        pulled: Samples of which pulls brought something new since a run last counted it.
         seen_until: Time of the server's clock up to which changes are pulled.
     """
 

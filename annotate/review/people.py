@@ -56,7 +56,8 @@ def _go_on(review: Asking, work: Work) -> Facts:
     one = replace(work, name=NAME)
     ledger = Ledger.load(work.dataset.root / "review.json")
     pulled = pull(review, one, ledger) if ledger.queue else {}
-    facts = people_facts(one, ledger.pulled if pulled else [])
+    facts = people_facts(one, ledger.pulled)
+    ledger.pulled = []
     pushed = push(review, one, ledger)
     return {"backend": "labelstudio", **pushed, **pulled, **facts}
 

@@ -48,7 +48,6 @@ def pull(review: Asking, work: Work, ledger: Ledger) -> Facts:
         if ledger.foreign or len(known) != worked:  # all that was said of a task was deleted, or one was missed
             changed += sorted((known ^ (studio.annotated() & ledger.tasks.keys())) - set(changed))
         new = disputed = 0
-        pulled = set[str]()
         table = work.dataset.table(table_name(work, ledger))
         with work.events.progress(f"{work.name}: pull", len(changed)) as advance:
             for tasks in batched(changed, PULL_ROWS):
@@ -56,14 +55,14 @@ def pull(review: Asking, work: Work, ledger: Ledger) -> Facts:
                 # first the offers: a kill before they are made must leave the rows new, and an offer can be made twice
                 disputed += _offer(studio, ledger, rows)
                 if rows:
+                    ledger.pulled = sorted({*ledger.pulled, *rows})  # noted first: after a kill they are new no more
+                    ledger.save()
                     table.replace([result_row(sample, result, work.now()) for sample, result in rows.items()])
                 new += len(rows)
-                pulled |= set(rows)
                 ledger.worked = sorted((set(ledger.worked) - set(tasks)) | said)
                 advance(len(tasks))
         if len(table):
             work.dataset.attach(work.name, table, f"{work.name}: pull {new}", work.now())
-        ledger.pulled = sorted(pulled)
         ledger.seen_until = max([ledger.seen_until, *(at for _, at in listed)])
         ledger.save()
         return {

@@ -113,4 +113,6 @@ class Hash:
 
 def ensure_hashes(work: Work) -> dict[str, int]:
     """Hash the samples that have no hash, such as those made after the step `hash` ran."""
-    return work.map(Hash(), f"`{COLUMN}` is null", label=f"{work.name}: hash")
+    where = f"`{COLUMN}` is null"
+    # without any no version is made: a step that decides anew commits what it left out and what it decides as one
+    return work.map(Hash(), where, label=f"{work.name}: hash") if work.dataset.count(where) else {}

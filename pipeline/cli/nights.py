@@ -31,7 +31,7 @@ def retrain(
 
     Prints one JSON object whatever happens: how it ended, what the gate said, what is in use now.
     """
-    from tilth.pipeline.retrain import home_of, note, retrain, told
+    from tilth.pipeline.retrain import home_of, note, retrain, told, tonight
 
     home: Path | None = None
     began, raised, ran = time.monotonic(), None, True
@@ -44,7 +44,7 @@ def retrain(
         raised = error
         raise
     finally:
-        facts = told(home, began, raised, ran=ran)
+        facts = told(home, began, raised, ended="" if ran else night or tonight())
         say(json.dumps(facts))
         if home is not None:
             with contextlib.suppress(OSError):  # it was said

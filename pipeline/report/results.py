@@ -142,6 +142,7 @@ def _curves(numbers: Numbers) -> Pair | None:
             missed.append(Line(name=name, css=css, points=looked))
     if not recall:
         return None
+    top = next(end for end in (0.2, 0.4, 0.6, 0.8, 1.0) if end >= max(y for line in missed for _, y in line.points))
     of = f"of 1,000 images of which {1000 * RARE:.0f} are unsafe"
     by_rate = lines(
         recall, "Recall by the share of false positives", x=("false positives", 0.2, ".0%"), y=("recall", 1.0, ".0%")
@@ -150,7 +151,7 @@ def _curves(numbers: Numbers) -> Pair | None:
         missed,
         f"What is missed by what people look at, {of}",
         x=("images looked at", 100, ".0f"),
-        y=("missed", 0.4, ".0%"),
+        y=("missed", top, ".0%"),
     )
     return Pair(
         parts=[

@@ -111,6 +111,9 @@ class Champion:
             current = (
                 noted[-1].bundle if noted else ""
             )  # not what the link says: it may have been killed before the note
+            undone = bool(noted) and noted[-1].back and (self.bundle is None or self.bundle.name != current)
+            if not to and undone:  # killed after it was noted: the same command makes it so
+                to = current
             if not to:
                 came = [one for one in noted if one.bundle == current and not one.back]
                 to = came[-1].instead_of if came else ""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilth.claims import Json
-from tilth.errors import InputError
+from tilth.errors import InputError, TilthError
 from tilth.events import LogLines
 from tilth.extras import optional
 from tilth.runtime.bundles.bundle import in_use, load_bundle
@@ -350,8 +350,13 @@ def serve(
         nonlocal served
         if (now := in_use(folder)) == served:
             return None
-        served = now  # also when it cannot be loaded: it is not tried again
-        return load_bundle(now, threads=threads)
+        try:
+            found = load_bundle(now, threads=threads)
+        except TilthError:
+            served = now  # it is none, or was changed: no other try will help
+            raise
+        served = now
+        return found
 
     follows = newer if served != folder else None
     app = make_app(moderator, keeping(moderator) if keeping else None, newer=follows)

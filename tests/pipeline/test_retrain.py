@@ -368,31 +368,31 @@ def test_an_answer_is_printed_when_nothing_can_be_written(
     assert (told["exit_code"], told["outcome"]) == (75, "try again")
 
 
-def test_what_models_said_many_nights_ago_is_let_go_of_and_what_people_said_is_not(
+def test_a_step_that_decides_anew_and_fails_lets_nothing_in(
     tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    sealed = tmp_path / "sealed"
+    sealed.mkdir()
+    for path in sorted((world / "labelled" / "images").iterdir())[:5]:
+        shutil.copy(path, sealed / path.name)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"""
 recipe: r
 policy: {POLICY}
 dataset: data
 steps:
-  - as: people
-    import: {{path: {people_say(tmp_path, world, 0, 15)}, format: coco}}
-  - import: {{path: {world}/labelled/images}}
-  - as: teacher
-    import: {{path: {world}/labelled/annotations.json, format: coco, images: {world}/labelled/images, by: "model:t"}}
-  - relabel
+  - import: {{path: {world}/labelled, format: coco}}
+  - hash
+  - leakage: {{sealed: [{sealed}]}}
 """)
-    seen = []
-    for night in range(11):
-        assert tilth("run", recipe, "--name", night, "--json")[0] == 0
-        dataset = Dataset(tmp_path / "data")
-        tables = [ref.step for ref in dataset.at.tables]
-        states, claims = dataset.tally("state"), [len(s.claims) for s in dataset.samples(images=False)]
-        seen.append((tables.count("relabel"), states, max(claims)))
-    assert [count for count, *_ in seen] == [*range(1, 9), 8, 8, 8]
-    assert len({str(states) for _, states, _ in seen}) == 1
-    assert seen[0][1]["reviewed",] > 10
-    assert seen[-1][2] == seen[8][2], "no image carries what every night said of it"
+    assert tilth("run", recipe, "--name", "a", "--json")[0] == 0
+    clean = Dataset(tmp_path / "data").count()
+    assert clean <= 35
+    (sealed / "broken.png").write_bytes(b"no image")
+    code, _ = tilth("run", recipe, "--name", "b", "--json", plain=True)
+    assert code == 2
+    assert Dataset(tmp_path / "data").count() == clean
+    (sealed / "broken.png").unlink()
+    assert tilth("run", recipe, "--name", "b", "--json")[0] == 0
+    assert Dataset(tmp_path / "data").count() == clean

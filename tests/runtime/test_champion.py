@@ -71,6 +71,8 @@ def test_a_kill_between_the_rename_and_the_note_is_made_good(tmp_path: Path) -> 
     assert len(champion.history()) == 3
     killed(names[1])
     assert champion.rollback(time=NOW).bundle == names[1], "which is what is served, and not one more"
+    killed(names[2])
+    assert champion.rollback(time=NOW).bundle == in_use(champion.folder).name == names[1], "not one more"
     champion.rollback("1", time=NOW)
     killed(names[1])
     assert champion.rollback("1", time=NOW).bundle == in_use(champion.folder).name == names[0]

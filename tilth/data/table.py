@@ -239,15 +239,6 @@ class Table:
         for batch in self._data.to_batches(columns=[column], batch_size=BATCH_ROWS, filter=f"{column} != ''"):
             yield from batch.column(column).to_pylist()
 
-    def speaks(self, *sources: str) -> bool:
-        """Tell whether a claim in it is by a source that begins like one of these."""
-        return any(
-            str(claim["source"]).startswith(sources)
-            for batch in self.batches(["claims"])
-            for claims in batch.column("claims").to_pylist()
-            for claim in claims or ()
-        )
-
     def counts(self) -> dict[str, int]:
         """Count the rows by status."""
         if self._data is None:
