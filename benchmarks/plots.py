@@ -105,7 +105,7 @@ def week(figures: Found) -> "Figure":
     for night, code, value in zip(nights, codes, of["people"], strict=True):
         if code:
             said = {3: "refused", 75: "service down"}.get(code, f"exit code {code}")
-            axes.annotate(said, (night, value), (0, -16), textcoords="offset points", ha="center", fontsize=8)
+            axes.annotate(said, (night, value), (0, 8), textcoords="offset points", ha="center", fontsize=8)
     axes.set(xlabel="night", ylabel=METRICS["recall_at_fpr05"], ylim=(0, 1), xticks=nights)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
