@@ -31,7 +31,7 @@ import yaml
 from tilth import models
 from tilth.annotate.review.review import Review
 from tilth.claims import Json
-from tilth.data.dataset import Dataset
+from tilth.data.dataset import Dataset, Guard
 from tilth.data.files import alone, write_beside
 from tilth.engine.local import Local
 from tilth.engine.recipe import Recipe, absent_inputs
@@ -258,12 +258,9 @@ class Run:
         """Open the dataset for a step; one that outlives runs where this very step began, if it was killed and nobody came since."""
         if not self.recipe.dataset:
             return self._dataset()
-        running, does = self._root / RUNNING, f"{self.folder.resolve()} {key}"
-        dataset = Dataset(self._root, killed_at(running, name, does), self._guard)
-        write_beside(running, json.dumps({"name": name, "does": does, "at": dataset.at.number}))
-        if getattr(
-            step, "decides", False
-        ):  # anew, of all; the version without its older tables is never committed by itself
+        dataset = open_at_work(self._root, name, f"{self.folder.resolve()} {key}", self._guard)
+        # anew, of all; the version without its older tables is never committed by itself
+        if getattr(step, "decides", False):
             kept = tuple(ref for ref in dataset.at.tables if ref.step != name or ref.adds)
             dataset.at = replace(dataset.at, tables=kept)
         return dataset
@@ -368,19 +365,26 @@ class Run:
         write_report(self.folder, self._dataset(), self.recipe.policy)
 
 
-def killed_at(running: Path, name: str, does: str) -> int | None:
-    """Return the version from which this very work began when it was killed, if nobody has worked on the dataset since.
+def open_at_work(root: Path, name: str, does: str, guard: Guard | None) -> Dataset:
+    """Open a dataset for a piece of work, and note who is at it and from which version.
+
+    It is opened where this very work began, if it was killed and nobody has worked on the dataset since; else at its newest version.
 
     Args:
-        running: The dataset's note of who is at work.
+        root: Of the dataset.
         name: Of the step.
         does: What it does with which settings.
+        guard: Of the dataset.
     """
+    running, at = root / RUNNING, None
     try:
         told = json.loads(running.read_text())
+        at = int(told["at"]) if does and (told["name"], told["does"]) == (name, does) else None
     except (FileNotFoundError, ValueError):
-        return None
-    return int(told["at"]) if does and (told["name"], told["does"]) == (name, does) else None
+        pass
+    dataset = Dataset(root, at, guard)
+    write_beside(running, json.dumps({"name": name, "does": does, "at": dataset.at.number}))
+    return dataset
 
 
 def dataset_of(folder: Path) -> Path:

@@ -14,9 +14,13 @@ from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.keeping import KeepDoubts, KeepMost, ListPolicy, keeping
 from tilth.pipeline.cli.recipes import (
     AsJson,
+    Device,
+    ExecutorName,
     Name,
     PolicyPath,
+    RayAddress,
     RecipePath,
+    RetryFailed,
     Reviewer,
     Runs,
     Setting,
@@ -94,15 +98,11 @@ def run(
     policy: PolicyPath = None,
     runs: Runs = Path("runs"),
     name: Name = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
     review: Reviewer = "",
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
-    ] = False,
-    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    ray_address: Annotated[
-        str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
-    ] = "",
+    retry_failed: RetryFailed = False,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = "",
     until: Annotated[str, typer.Option(help="Stop after this step.")] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from tilth.pipeline.cli.recipes import PolicyPath, RecipePath, Reviewer, Runs, Setting, choices_of, load, say
+from tilth.pipeline.cli.recipes import (
+    Device,
+    ExecutorName,
+    PolicyPath,
+    RayAddress,
+    RecipePath,
+    RetryFailed,
+    Reviewer,
+    Runs,
+    Setting,
+    choices_of,
+    load,
+    say,
+)
 
 
 def retrain(
@@ -17,15 +30,11 @@ def retrain(
     policy: PolicyPath = None,
     runs: Runs = Path("runs"),
     night: Annotated[str, typer.Option(help="Name of a new night; the date when empty.")] = "",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Device = "auto",
     review: Reviewer = "",
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")
-    ] = False,
-    executor: Annotated[str, typer.Option(help="local, or ray for a cluster.")] = "local",
-    ray_address: Annotated[
-        str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
-    ] = "",
+    retry_failed: RetryFailed = False,
+    executor: ExecutorName = "local",
+    ray_address: RayAddress = "",
 ) -> None:
     """Run a recipe for tonight over its one dataset, or go on with a night that did not end; one that ended today is not begun again.
 

@@ -16,6 +16,12 @@ Setting = Annotated[
 PolicyPath = Annotated[Path | None, typer.Option("--policy", help="Policy file instead of the recipe's own.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds all runs.")]
 Name = Annotated[str, typer.Option(help="Name of the run; the recipe's own name when empty.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Take failed samples again, and only those.")]
+ExecutorName = Annotated[str, typer.Option(help="local, or ray for a cluster.")]
+RayAddress = Annotated[
+    str, typer.Option(help="Of the cluster, as in auto or 10.0.0.1:6379; one is started here when empty.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object for programs.")]
 
 

@@ -91,20 +91,17 @@ def opened(
         does: What it does with which settings, to know it again.
         last: Is called when all is kept; only then the command counts as done.
     """
-    from tilth.data.dataset import Dataset
     from tilth.data.files import alone, write_beside
     from tilth.engine.work import Work, utc_now
     from tilth.events import Events
     from tilth.mining.copies.listed import guard_of, sweep
-    from tilth.pipeline.run import RUNNING, killed_at
+    from tilth.pipeline.run import RUNNING, open_at_work
     from tilth.policy import load_policy
 
     rules = load_policy(policy)
     guard = guard_of(rules)
     with alone(dataset), closing(Events(dataset / "events.jsonl")) as events:
-        running = dataset / RUNNING
-        found = Dataset(dataset, killed_at(running, name, does), guard)
-        write_beside(running, json.dumps({"name": name, "does": does, "at": found.at.number}))
+        running, found = dataset / RUNNING, open_at_work(dataset, name, does, guard)
         sweep(found, guard, utc_now())
         place = folder(found)
         place.mkdir(parents=True, exist_ok=True)
