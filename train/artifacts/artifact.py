@@ -155,6 +155,25 @@ def any_size(model: Any, side: int) -> dict[str, bool]:
     return {"interpolate_pos_encoding": True} if asks and not fits else {}
 
 
+def box_logits(logits: "torch.Tensor", n_labels: int) -> "torch.Tensor":
+    """Return logits whose sigmoid is the score of each label, from what a detector says of its queries.
+
+    Detectors with a last column for "no object" (DETR, YOLOS) share one softmax among all columns, others have a sigmoid for each.
+
+    Args:
+        logits: `(…, n_labels)` or `(…, n_labels + 1)`.
+        n_labels: Labels that it was trained on.
+
+    Returns:
+        `(…, n_labels)` float32.
+    """
+    logits = logits.float()
+    if logits.shape[-1] == n_labels:
+        return logits
+    chance = logits.softmax(-1)[..., :n_labels].clamp(1e-6, 1 - 1e-6)
+    return chance.log() - (1 - chance).log()
+
+
 def normalise(x: "torch.Tensor", about: About) -> "torch.Tensor":
     """Apply mean and std to `(n, 3, h, w)` in [0, 1]."""
     import torch

@@ -17,7 +17,7 @@ import numpy as np
 
 from tilth.errors import ModelError
 from tilth.fusion import finite
-from tilth.train.artifacts.artifact import About, any_size, load_trained
+from tilth.train.artifacts.artifact import About, any_size, box_logits, load_trained
 
 OPSET = 18
 TOLERANCE = 2e-3
@@ -72,7 +72,7 @@ def export_detector(folder: Path, out: Path) -> Path:
 
         def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             said = self.model(pixel_values=pixels)
-            return said.logits, said.pred_boxes
+            return box_logits(said.logits, len(about.labels)), said.pred_boxes
 
     pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
     path = _export(Boxes(), {"pixels": pixels}, ["logits", "boxes"], out / "detector.onnx", ordered=False)
@@ -174,6 +174,9 @@ def _export(
     free = {0: "n", **(axes or {})}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracers warn of every constant
+        torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]  # is not in its `__all__`
+            "aten::_upsample_bicubic2d_aa", _smooth_resize, OPSET
+        )
         torch.onnx.export(
             module, tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
             dynamic_axes={**dict.fromkeys(inputs, free), **{name: {0: "n"} for name in outputs}},
@@ -181,6 +184,24 @@ def _export(
         )  # fmt: skip
     _compare(module, inputs, outputs, path, ordered)
     return path
+
+
+def _smooth_resize(graph: Any, x: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
+    """Write a bicubic resize with antialiasing, by which RF-DETR fits its position embeddings to the images; torch has no rule for it.
+
+    Both follow Pillow there, so that the cubic's coefficient is -0.5.
+    """
+    import torch
+
+    def constant(*values: int, dtype: Any = torch.int64) -> Any:
+        return graph.op("Constant", value_t=torch.tensor(values, dtype=dtype))
+
+    same = graph.op("Slice", graph.op("Shape", x), constant(0), constant(2))  # images and channels
+    sizes = graph.op("Concat", same, size, axis_i=0)
+    unused = constant(dtype=torch.float32)  # region and scales
+    return graph.op(
+        "Resize", x, unused, unused, sizes, mode_s="cubic", cubic_coeff_a_f=-0.5, antialias_i=1, exclude_outside_i=1
+    )
 
 
 def _check_weights(module: Any, name: str) -> None:

@@ -13,7 +13,7 @@ from tilth.engine.job import batched
 from tilth.fusion import finite, sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
 from tilth.images import Image, resize
-from tilth.train.artifacts.artifact import any_size, load_trained, normalise
+from tilth.train.artifacts.artifact import any_size, box_logits, load_trained, normalise
 from tilth.train.measure.prediction import Prediction, Target
 
 BATCH = 32
@@ -74,7 +74,8 @@ class Predictor:
             logits = [dict(zip(labels, map(float, row), strict=True)) for row in said]
         if self.detector:
             out = self._forward(self.detector, images)
-            scores = sigmoid(finite(out.logits.float().cpu().numpy(), "the detector"))
+            logits_of = box_logits(out.logits, len(self.detector[1].labels))
+            scores = sigmoid(finite(logits_of.cpu().numpy(), "the detector"))
             places = finite(out.pred_boxes.float().cpu().numpy(), "the detector")
             for i, image in enumerate(images):
                 boxes[i] = boxes_of(scores[i], places[i], self.detector[1].labels, (image.shape[1], image.shape[0]))

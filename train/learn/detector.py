@@ -1,6 +1,7 @@
 """Fine-tune a detector on the dataset: where are the things that the policy names?
 
-Paper: https://arxiv.org/abs/2410.13842 (D-FINE), https://arxiv.org/abs/2407.17140 (RT-DETRv2)
+Paper: https://arxiv.org/abs/2410.13842 (D-FINE), https://arxiv.org/abs/2407.17140 (RT-DETRv2), https://arxiv.org/abs/2511.09554 (RF-DETR),
+https://arxiv.org/abs/2005.12872 (DETR), https://arxiv.org/abs/2106.00666 (YOLOS)
 """
 
 import inspect
@@ -12,6 +13,7 @@ import numpy as np
 
 from tilth.engine.steps import step
 from tilth.geometry import cxcywh_to_xyxy, xyxy_to_cxcywh
+from tilth.train.artifacts.artifact import box_logits
 from tilth.train.learn.examples import Example, known
 from tilth.train.learn.fine_tune import Batch, FineTune, shown
 from tilth.train.measure.metrics import average_precision, match_boxes
@@ -26,7 +28,7 @@ MIN_SCORE = 0.02  # of a box that is looked at on held-back images
 
 @step
 class TrainDetector(FineTune):
-    """Fine-tune a detector of the DETR family on the boxes of the dataset.
+    """Fine-tune a detector of the DETR family on the boxes of the dataset: D-FINE, RT-DETR, RF-DETR, LW-DETR, DETR and its heirs, YOLOS.
 
     An image that shows a category without a box for it is left out: it is neither an example nor a counter-example. Of a
     category that nobody looked for in an image, the loss does not see the scores there; a model whose loss cannot be made blind so
@@ -80,7 +82,8 @@ class TrainDetector(FineTune):
 
     def found(self, said: Any, batch: Batch, labels: Sequence[str]) -> list[Prediction]:
         """Return the boxes."""
-        scores, boxes = said.logits.float().sigmoid().numpy(force=True), said.pred_boxes.float().numpy(force=True)
+        logits, boxes = box_logits(said.logits, len(labels)), said.pred_boxes.float().numpy(force=True)
+        scores = logits.sigmoid().numpy(force=True)
         told = []
         for i, row in enumerate(batch.rows):
             true = [
@@ -108,27 +111,50 @@ class Blind:
     """A loss of the DETR family that does not see the scores of categories that nobody looked for in an image.
 
     Their logits are replaced by one so low that neither the matching, nor the loss, nor its gradient has anything of them. Where
-    everything was looked for, it is the model's own loss, untouched.
+    everything was looked for, it is the model's own loss, untouched. A column for "no object" is always seen.
 
     Args:
-        loss: Of the model; it gets logits of shape `(n, queries, labels)`, and of all layers `(n, layers, queries, labels)`.
+        loss: Of the model; it gets logits of shape `(n, queries, labels)`, and of all layers
+            `(n, layers, queries, labels)` or `(layers, n, queries, labels)`.
     """
 
-    LOW = -1e4  # its sigmoid is 0 in every precision
-    LOGITS = ("logits", "outputs_class", "enc_topk_logits")  # as the losses of D-FINE and RT-DETR call them
+    LOW = -60.0  # its sigmoid is next to 0, and still has a logarithm, in single precision and in bfloat16
+    LOGITS = (
+        "logits",
+        "outputs_class",
+        "enc_topk_logits",
+        "enc_outputs_class",
+    )  # as the losses of the family call them
 
     def __init__(self, loss: "Callable[..., Any]") -> None:
         self.loss, self._signature = loss, inspect.signature(loss)
-        self.fits = {*self.LOGITS} <= {*self._signature.parameters}
+        scores = {name for name in self._signature.parameters if "logit" in name or "class" in name}
+        self.fits = "logits" in scores <= {*self.LOGITS}
         self.unasked: torch.Tensor | None = None  # `(n, labels)`, of the batch at hand
 
     def __call__(self, *args: Any, **more: Any) -> Any:
         """Return what the loss returns."""
         if self.unasked is None:
             return self.loss(*args, **more)
+        from torch.nn import functional as F  # noqa: N812
+
         given = self._signature.bind(*args, **more)
+        last = given.arguments["logits"]
         for name in self.LOGITS:
             if (logits := given.arguments.get(name)) is not None:
-                hidden = self.unasked.reshape(len(logits), *[1] * (logits.ndim - 2), -1)
+                hidden = F.pad(self.unasked, (0, logits.shape[-1] - self.unasked.shape[1]))[:, None]
+                if logits.ndim == 4:  # of all layers, which come before the images or after them
+                    hidden = hidden[None] if layers_first(logits, last) else hidden[:, None]
                 given.arguments[name] = logits.masked_fill(hidden, self.LOW)
         return self.loss(*given.args, **given.kwargs)
+
+
+def layers_first(logits: "torch.Tensor", last: "torch.Tensor") -> bool:
+    """Tell whether logits of all layers are `(layers, n, queries, labels)`, or `(n, layers, queries, labels)`.
+
+    Where there are as many layers as images, the logits of the last layer tell.
+    """
+    if logits.shape[0] != logits.shape[1]:
+        return logits.shape[0] != len(last)
+    first, second = logits[-1], logits[:, -1]
+    return bool((first - last).abs().sum() < (second - last).abs().sum())

@@ -13,7 +13,15 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.events import Advance
-from tilth.train.artifacts.artifact import About, load_for_training, normalise, preprocessing, read_about, save_trained
+from tilth.train.artifacts.artifact import (
+    About,
+    any_size,
+    load_for_training,
+    normalise,
+    preprocessing,
+    read_about,
+    save_trained,
+)
 from tilth.train.learn.enough import among, too_few
 from tilth.train.learn.examples import Example, Examples, doubtful, drawn, gather
 from tilth.train.measure.prediction import Prediction
@@ -221,6 +229,7 @@ class Lesson:
 
         self.step, self.model, self.data, self.about, self.seed = step, model, data, about, work.seed
         self.device = models.device(work.device)
+        self._try_size()
         fits = np.array(step.choose(model, data.rows, about.side), bool)
         model.to(self.device).to(memory_format=torch.channels_last)  # convolutions are faster so
         self.train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
@@ -235,6 +244,23 @@ class Lesson:
         if self._bf16 and self.device == "cpu":
             model.set_attn_implementation("eager")  # torch's own attention learns a third slower there
         self.told: dict[str, float] = {}
+
+    def _try_size(self) -> None:
+        """Show the model an image of the size that it will get.
+
+        Raises:
+            InputError: It cannot take one, as sides have to be a multiple of its patches or windows.
+        """
+        import torch
+
+        side = self.about.side
+        try:
+            with torch.no_grad():
+                self.model.eval()(pixel_values=torch.zeros(1, 3, side, side), **any_size(self.model, side))
+        except (ValueError, RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            cure = "set image_side to a multiple of its patches and windows, or to 0 for its own"
+            raise InputError(f"{self.step.model} takes no images of {side} × {side} pixels ({why}); {cure}") from error
 
     def answer(
         self, net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator, *, draw: bool = False
