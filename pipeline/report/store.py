@@ -1,12 +1,13 @@
 """What the run leaves behind: the dataset, what it cost in time and memory, and where everything comes from."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from tilth.pipeline.report.numbers import Numbers
-from tilth.pipeline.report.parts import Block, Fold, Pair, Section, Table, counted_bars, facts_table, some
-from tilth.pipeline.report.plots import bars
+from tilth.pipeline.report.parts import Block, Figure, Fold, Pair, Section, Table, counted_bars, facts_table, some
+from tilth.pipeline.report.plots import Line, bars, lines
 
 
 def dataset(numbers: Numbers) -> Section:
@@ -51,9 +52,11 @@ def training(numbers: Numbers) -> Section:
         ("reviewed_images", "seen by a person"),
         ("made_images", "generated"),
         ("val_images", "held back"),
+        ("learns", "weights that learn"),
         ("steps", "steps"),
     )
     rows: list[list[str | Markup]] = []
+    charts: list[Block] = []
     for name, step in (numbers.get("steps") or {}).items():
         facts = step.get("facts") or {}
         trained = (
@@ -65,11 +68,38 @@ def training(numbers: Numbers) -> Section:
             base = f"steps.{name}.facts.{part}".rstrip(".")
             shown = [numbers.show(f"{base}.{fact}", "count") for fact, _ in columns]
             rows.append([f"{name}: {part}" if part else name, *shown])
+            charts += _curves(f"{name}: {part}" if part else name, numbers.get(f"{base}.curve") or [])
     head = ["model", *(words for _, words in columns)]
     table = Table(caption="Training sets", head=head, rows=rows)
     lead = "How many images each model learned from, and how many of them a person had looked at."
-    blocks = [table] if rows else []
+    blocks: list[Block] = [table] if rows else []
+    if charts:
+        blocks.append(
+            Fold(
+                title="How each model learned", parts=[Pair(parts=charts[i : i + 2]) for i in range(0, len(charts), 2)]
+            )
+        )
     return Section(id="training", title="What each model learned from", short="Training", lead=lead, blocks=blocks)
+
+
+def _curves(name: str, curve: Sequence[Mapping[str, float]]) -> list[Block]:
+    """Draw the losses of a training, and how good the model was on held-back images meanwhile."""
+    if len(curve) < 2:
+        return []
+    x = ("steps", curve[-1]["step"], ",.0f")
+    found: list[Block] = []
+    for title, top, wanted in (
+        ("loss", max(max(p["loss"], p["val_loss"]) for p in curve), {"loss": "training images", "val_loss": "held-back images"}),
+        ("quality", 1.0, {"val_quality": "mean average precision on held-back images"}),
+    ):  # fmt: skip
+        series = [
+            Line(name=words, css=f"c-{i}", points=[(p["step"], p[key]) for p in curve if key in p])
+            for i, (key, words) in enumerate(wanted.items(), 1) if any(key in p for p in curve)
+        ]  # fmt: skip
+        if series:
+            drawing = lines(series, f"{title} of {name} by steps", x=x, y=(title, top or 1.0, ".2f"))
+            found.append(Figure(drawing=drawing, title=f"{name}: {title}"))
+    return found
 
 
 def cost(numbers: Numbers) -> Section:

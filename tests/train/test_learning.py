@@ -30,6 +30,7 @@ from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
 from tilth.train.learn.examples import Example, gather, held_back, known, likely
 from tilth.train.learn.fine_tune import counts, shown
+from tilth.train.learn.methods import by_layer, groups
 from tilth.train.measure.metrics import match_boxes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -202,7 +203,8 @@ def test_a_detector_of_each_family_is_fine_tuned_judged_and_exported(
             replace(step, image_side=SIDE + 8).run(replace(own, name="odd", folder=tmp_path / "odd"))
 
 
-def test_a_backbone_of_timm_is_fine_tuned_judged_and_exported(labelled: Work, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["full", "lora", "probe"])
+def test_a_backbone_of_timm_is_fine_tuned_judged_and_exported(labelled: Work, tmp_path: Path, method: str) -> None:
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     made = {"architecture": "eva02_tiny_patch14_224", "model_args": {"img_size": 42, "depth": 2}}
@@ -210,12 +212,83 @@ def test_a_backbone_of_timm_is_fine_tuned_judged_and_exported(labelled: Work, tm
     TimmWrapperForImageClassification(TimmWrapperConfig(**made, pretrained_cfg=told)).save_pretrained(tmp_path / "eva")
     assert preprocessing(str(tmp_path / "eva")) == (42, told["mean"], told["std"])
     own = replace(labelled, name="eva", folder=tmp_path)
-    facts = TrainClassifier(model=str(tmp_path / "eva"), steps=6, batch_size=8).run(own)
+    facts = TrainClassifier(model=str(tmp_path / "eva"), steps=6, batch_size=8, method=method).run(own)
     assert facts["train_images"] > 20  # type: ignore[operator]
     about = read_about(own.artifact("eva"))
     assert (about.side, about.std) == (42, told["std"])
+    before = TimmWrapperForImageClassification.from_pretrained(tmp_path / "eva").state_dict()
+    after = load_trained(own.artifact("eva"), "cpu")[0].state_dict()
+    assert set(before) == set(after)  # adapters are in the weights now
+    moved = {name for name in after if "head" not in name and not torch.equal(before[name], after[name])}
+    if method == "probe":
+        assert not moved
+    else:
+        assert any("attn" in name for name in moved)
+        assert any("patch_embed" in name or "norm" in name for name in moved) == (method == "full")
+    curve = facts["curve"]
+    assert [point["step"] for point in curve] == [1, 2, 3, 4, 5, 6]  # type: ignore[index,union-attr]
+    assert all({"loss", "val_loss"} <= set(point) for point in curve)  # type: ignore[union-attr]
     (tmp_path / "out").mkdir()
     export_classifier(own.artifact("eva"), tmp_path / "out")  # which holds the graph to the model
+
+
+def test_a_probe_leaves_a_backbones_batch_norms_alone_and_adapters_go_into_convolutions(
+    labelled: Work, tmp_path: Path
+) -> None:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    base = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
+    base.save_pretrained(tmp_path / "resnet")
+    for method in ("probe", "lora"):
+        own = replace(labelled, name=method, folder=tmp_path / method)
+        step = TrainClassifier(model=str(tmp_path / "resnet"), steps=4, batch_size=8, image_side=32, method=method)
+        assert step.run(own)["method"] == method
+        after = load_trained(own.artifact(method), "cpu")[0].state_dict()
+        statistics = [name for name in after if "running" in name]
+        assert statistics
+        assert all(torch.equal(after[name], base.state_dict()[name]) for name in statistics)
+        moved = [
+            n for n in after if n.endswith("convolution.weight") and not torch.equal(after[n], base.state_dict()[n])
+        ]
+        assert bool(moved) == (method == "lora")
+
+
+def test_rates_fall_towards_the_input_and_biases_do_not_decay() -> None:
+    from transformers import Dinov2Config, Dinov2ForImageClassification
+
+    small = Dinov2Config(hidden_size=8, num_hidden_layers=3, num_attention_heads=2, image_size=28, num_labels=2)
+    model = Dinov2ForImageClassification(small)
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    told = {
+        names[id(weight)]: (group["scale"], group["weight_decay"])
+        for group in groups(model, 0.05, by_layer(model, 0.5)) for weight in group["params"]
+    }  # fmt: skip
+    assert set(told) == set(names.values())
+    assert told["classifier.weight"] == (1.0, 0.05)
+    assert told["classifier.bias"] == (1.0, 0.0)
+    scales = {name: scale for name, (scale, _) in told.items()}
+    assert scales["dinov2.layernorm.weight"] == 1.0
+    assert [scales[f"dinov2.encoder.layer.{i}.norm1.weight"] for i in range(3)] == [0.125, 0.25, 0.5]
+    assert told["dinov2.embeddings.cls_token"] == (0.0625, 0.0)
+    assert told["dinov2.embeddings.patch_embeddings.projection.weight"] == (0.0625, 0.05)
+
+
+def test_gradients_of_several_batches_make_one_step_as_a_larger_batch_would() -> None:
+    x = torch.randn(8, 4, 3, generator=torch.Generator().manual_seed(0))
+
+    def train(parts: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        batches = x.reshape(4 * parts, -1, 3)  # one step is 8 rows
+
+        def loss_at(at: int) -> torch.Tensor:
+            return ((model(batches[at])[:, 0] - batches[at].sum(1)) ** 2).mean()
+
+        quiet = {"advance": lambda n=1, **shown: None}
+        losses = fit("m", model, loss_at, steps=4, lr=1e-2, work=None, warmup=1, accumulate=parts, **quiet)  # type: ignore[arg-type]
+        return torch.cat([torch.tensor(losses), *(p.flatten() for p in model.parameters())]).detach()
+
+    assert torch.allclose(train(1), train(2), atol=1e-6)
 
 
 @needs_starter

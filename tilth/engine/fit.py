@@ -56,6 +56,7 @@ def fit(
     ema: float | None = None,
     seed: int = 0,
     save_every: int = 500,
+    accumulate: int = 1,
     watch: "Callable[[int, nn.Module], str] | None" = None,
     plateau: "Plateau | None" = None,
     judge: "Callable[[nn.Module], float] | None" = None,
@@ -72,7 +73,8 @@ def fit(
         steps: Number of optimiser steps.
         lr: Peak learning rate.
         work: Folder for the checkpoint; None for none.
-        groups: Parameter groups with a factor `scale` on the learning rate each; all parameters when None.
+        groups: Parameter groups with a factor `scale` on the learning rate each, and a `weight_decay` where they have their own; all
+            parameters when None.
         warmup: Steps of rising rate.
         flat: Share of steps before the rate falls.
         every: Steps after which the rate rises and falls again (https://arxiv.org/abs/1608.03983); 0 for once.
@@ -83,6 +85,7 @@ def fit(
         ema: Decay of the moving average that replaces the weights at the end; None for none.
         seed: Of the batches.
         save_every: Steps between checkpoints.
+        accumulate: Batches whose mean gradient makes up one step; `loss_at` is then asked for so many times as many.
         watch: Called with the (averaged) model at every checkpoint; what it returns is logged.
         plateau: Decides rates and end instead of `steps`, by what `judge` says; the model that it picks is kept.
         judge: Called with the (averaged) model at every check of the plateau; scores it, larger is better.
@@ -134,13 +137,15 @@ def fit(
         torch.manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = rate_of(step) * group["scale"]
-        loss = loss_at(step)
-        losses.append(loss.item())
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for part in range(accumulate):
+            loss = loss_at(step * accumulate + part) / accumulate
+            losses[-1] += loss.item()
+            loss.backward()
         if not math.isfinite(losses[-1]):
             cure = f"give a lower lr than {lr:g}" if step else "are all weights of the base model numbers?"
             raise InputError(f"{name}: the loss is {losses[-1]} at step {step + 1} of {steps}; {cure}")
-        optimizer.zero_grad()
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()
         if average is not None and ema is not None:

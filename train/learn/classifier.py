@@ -3,7 +3,7 @@
 Paper: https://arxiv.org/abs/2010.11929 (ViT), or whatever the base model's card names
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from tilth.engine.steps import step
 from tilth.train.artifacts.artifact import any_size
 from tilth.train.learn.examples import Example, known, likely
 from tilth.train.learn.fine_tune import Batch, FineTune, shown
+from tilth.train.learn.methods import METHODS, Choice, by_layer
 from tilth.train.measure.metrics import average_precision
 from tilth.train.measure.prediction import Prediction
 
@@ -26,6 +27,9 @@ class TrainClassifier(FineTune):
     An image teaches nothing about a category that nobody looked for in it, and of what only models said, as much as is likely.
 
     Args:
+        method: How much of the base model learns: full, lora (adapters, which are merged in at the end), probe (the last layer alone); auto
+            takes full for a small model or 5,000 images, a probe below 200, lora between.
+        layer_decay: Factor on the learning rate from each layer to the one before it, in [0, 1]; 0 for one that fits the model.
         auto_weight: Weight of an example that no person looked at.
         made_weight: Weight of a generated example.
         spots: Weight of what boxes teach about places, beside what images are taught as a whole; 0 for none.
@@ -36,12 +40,30 @@ class TrainClassifier(FineTune):
     weight_decay: ClassVar[float] = 0.05
 
     model: str = "starter:classifier"
-    steps: int = 2000
+    steps: int = 0
     batch_size: int = 32
-    lr: float = 5e-4
+    lr: float = 0
+    method: str = "auto"
+    layer_decay: float = 0
     auto_weight: float = 0.5
     made_weight: float = 0.5
     spots: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method}")
+        if not 0 <= self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in [0, 1], got {self.layer_decay}")
+
+    def choice(self) -> Choice:
+        """Return what is said about how the model learns."""
+        return Choice(method=self.method, lr=self.lr, steps=self.steps, slower=self.layer_decay)
+
+    def slower(self, model: Any, factor: float) -> Callable[[str], float]:
+        """Let what lies deeper learn slower."""
+        return by_layer(model, factor)
 
     def trust(self, row: Example) -> float:
         """Return how much an example counts in the loss.

@@ -16,6 +16,7 @@ from tilth.geometry import cxcywh_to_xyxy, xyxy_to_cxcywh
 from tilth.train.artifacts.artifact import box_logits
 from tilth.train.learn.examples import Example, known
 from tilth.train.learn.fine_tune import Batch, FineTune, shown
+from tilth.train.learn.methods import Choice
 from tilth.train.measure.metrics import average_precision, match_boxes
 from tilth.train.measure.prediction import Prediction
 
@@ -33,6 +34,9 @@ class TrainDetector(FineTune):
     An image that shows a category without a box for it is left out: it is neither an example nor a counter-example. Of a
     category that nobody looked for in an image, the loss does not see the scores there; a model whose loss cannot be made blind so
     learns only from images in which everything was looked for.
+
+    Args:
+        backbone_rate: Factor on the learning rate of the backbone, in [0, 1]; 0 for one that fits the model.
     """
 
     kind: ClassVar[str] = "detector"
@@ -42,9 +46,24 @@ class TrainDetector(FineTune):
     boxes_only: ClassVar[bool] = True
 
     model: str = "starter:detector"
-    steps: int = 1500
+    steps: int = 0
     batch_size: int = 16
-    lr: float = 6e-4
+    lr: float = 0
+    backbone_rate: float = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        if not 0 <= self.backbone_rate <= 1:
+            raise ValueError(f"backbone_rate must lie in [0, 1], got {self.backbone_rate}")
+
+    def choice(self) -> Choice:
+        """Return what is said about how the model learns."""
+        return Choice(method="full", lr=self.lr, steps=self.steps, slower=self.backbone_rate)
+
+    def slower(self, model: Any, factor: float) -> Callable[[str], float]:
+        """Let the backbone learn slower."""
+        return lambda name: factor if "backbone." in name else 1.0
 
     def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]:
         """Make the loss blind for what nobody looked for; where it cannot be, take the images in which everything was."""

@@ -1,14 +1,16 @@
 """Fine-tune a base model on the dataset: all that a classifier and a detector have in common, which is all but the loss."""
 
+import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from tilth import models
 from tilth.claims import PEOPLE, State
+from tilth.data.files import write_beside
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -24,6 +26,7 @@ from tilth.train.artifacts.artifact import (
 )
 from tilth.train.learn.enough import among, too_few
 from tilth.train.learn.examples import Example, Examples, doubtful, drawn, gather
+from tilth.train.learn.methods import Choice, freeze, groups, keep_less, merge
 from tilth.train.measure.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -71,12 +74,14 @@ class FineTune:
 
     Args:
         model: Base model: a starter model, a folder or a hub id at a commit.
-        steps: Optimiser steps at most. Training ends by itself when held-back images gain nothing any more, and keeps the last model that
-            was not clearly worse than the best.
+        steps: Optimiser steps at most; 0 for a number that fits the set. Training ends by itself when held-back images gain nothing any
+            more, and keeps the last model that was not clearly worse than the best.
         start: Name of a trained model of an earlier step to go on from, which knows the same categories; `model` when empty.
         patience: Checks without a gain, one every 50 steps, before the learning rate falls to its end; 0 takes all steps.
         batch_size: Images a step.
-        lr: Peak learning rate.
+        lr: Peak learning rate; 0 for one that fits model and method.
+        accumulate: Batches whose gradients make up one step, where memory holds no larger batch.
+        checkpointing: Compute what lies between layers twice instead of keeping it: less memory, a third more time.
         image_side: Side of the square that images are resized to; the base model's own when 0.
         states: Which samples to learn from: reviewed, confirmed_empty, auto.
         max_made_ratio: Most generated images for one real image.
@@ -94,23 +99,34 @@ class FineTune:
     lr: float
     start: str = ""
     patience: int = 4
+    accumulate: int = 1
+    checkpointing: bool = False
     image_side: int = 0
     states: tuple[str, ...] = ("reviewed", "confirmed_empty", "auto")
     max_made_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.steps < 1 or self.batch_size < 1:
-            raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
+        if self.steps < 0 or self.batch_size < 1 or self.accumulate < 1:
+            told = f"{self.steps}, {self.batch_size} and {self.accumulate}"
+            raise ValueError(f"steps must not be negative, batch_size and accumulate at least 1, got {told}")
         if self.patience < 0:
             raise ValueError(f"patience must not be negative, got {self.patience}")
-        if not 0 < self.lr < 1:
-            raise ValueError(f"lr must lie in (0, 1), got {self.lr}")
+        if not 0 <= self.lr < 1:
+            raise ValueError(f"lr must lie in [0, 1), got {self.lr}")
         check_states(self.states)
 
     def models(self) -> tuple[str, ...]:
         """Name the base model."""
         return (self.model,)
+
+    def choice(self) -> Choice:
+        """Return what is said about how the model learns; the rest is chosen when the set is known."""
+        return Choice(method="full", lr=self.lr, steps=self.steps)
+
+    def slower(self, model: Any, factor: float) -> Callable[[str], float]:
+        """Return how much slower each weight learns, by its name."""
+        raise NotImplementedError
 
     def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]:
         """Make the model ready for what nobody looked for, and tell of each image whether it can be learned from."""
@@ -154,27 +170,40 @@ class FineTune:
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
         torch.manual_seed(work.seed)
         model = load_for_training(self.kind, self._base(work, labels), labels)
+        weights = sum(weight.numel() for weight in model.parameters())
+        chosen = self.choice().settled(
+            self.kind, weights, len(data.indices(val=False)), self.batch_size * self.accumulate
+        )
+        freeze(model, chosen.method, labels=len(labels))
+        if self.checkpointing:
+            keep_less(model, self.model)
         lesson = Lesson(self, work, model, data, about)
         thin = too_few(among([data.rows[i] for i in lesson.train], labels), negatives=not self.boxes_only)
         for label, why in thin.items():
             work.events.emit("too_few", step=work.name, category=label, message=f"  {label}: {why}")
+        learns = sum(
+            w.numel() for name, w in model.named_parameters() if w.requires_grad and not name.startswith("spots")
+        )
+        told_how = {**asdict(chosen), "weights": weights, "learns": learns}
+        work.events.emit("training", step=work.name, **told_how, message="  " + chosen.told(weights, learns))
         plateau = Plateau(
-            most=self.steps,
-            every=min(CHECK_EVERY, max(1, self.steps // 4)),
+            most=chosen.steps,
+            every=min(CHECK_EVERY, max(1, chosen.steps // 4)),
             patience=self.patience,
             slack=SLACK if lesson.measures else 0.0,  # a loss has no scale of its own
-            warmup=min(30, max(1, self.steps // 10)),
+            warmup=min(30, max(1, chosen.steps // 10)),
         )
-        with work.events.progress(f"{work.name}: train", self.steps, unit="steps") as advance:
+        with work.events.progress(f"{work.name}: train", chosen.steps, unit="steps") as advance:
             losses = fit(
                 self.kind,
                 model,
                 lesson.loss_at,
-                steps=self.steps,
-                lr=self.lr,
+                steps=chosen.steps,
+                lr=chosen.lr,
+                groups=groups(model, self.weight_decay, self.slower(model, chosen.slower)),
+                accumulate=self.accumulate,
                 work=work.folder / "checkpoint",
                 ema=0.98,
-                weight_decay=self.weight_decay,
                 clip=self.clip,
                 seed=work.seed,
                 save_every=100,
@@ -187,10 +216,14 @@ class FineTune:
         about.trained = {
             **{name: round(value, 4) for name, value in told.items()},
             **counts(data, labels, ends),
+            **told_how,
+            "steps": ends,
+            "curve": lesson.curve,
             "best_step": min(ends, (plateau.best + 1) * plateau.every) if len(lesson.val) else ends,
             **({"too_few": thin} if thin else {}),
         }
         self.finish(model)
+        merge(model)
         model.to(memory_format=torch.contiguous_format)  # as files have it
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
@@ -244,6 +277,10 @@ class Lesson:
         if self._bf16 and self.device == "cpu":
             model.set_attn_implementation("eager")  # torch's own attention learns a third slower there
         self.told: dict[str, float] = {}
+        self._curve = work.folder / "curve.jsonl"
+        told_before = self._curve.read_text().splitlines() if self._curve.exists() else []
+        self.curve: list[dict[str, float]] = [json.loads(line) for line in told_before]
+        self._step, self._losses = 0, list[float]()
 
     def _try_size(self) -> None:
         """Show the model an image of the size that it will get.
@@ -289,7 +326,10 @@ class Lesson:
         """Return the loss of the batch of a step."""
         rng = np.random.default_rng((self.seed, self.step.stream, step))
         chosen = self.train[rng.choice(len(self.train), self.step.batch_size, p=self._chance)]
-        return self.step.loss(self.model, *self.answer(self.model, chosen, rng, draw=True))
+        loss = self.step.loss(self.model, *self.answer(self.model, chosen, rng, draw=True))
+        self._step = step // self.step.accumulate + 1
+        self._losses.append(loss.item())
+        return loss
 
     def judge(self, averaged: "torch.nn.Module", advance: Advance) -> float:
         """Score a model on held-back images, the same views of them each time; larger is better."""
@@ -303,7 +343,16 @@ class Lesson:
         if self.measures:
             self.told["val_quality"] = self.step.quality(found, self.about.labels)
         advance(0, **self.told)
+        self._draw_curve()
         return self.told.get("val_quality", -loss)
+
+    def _draw_curve(self) -> None:
+        """Note where training is; what a killed one noted beyond its last checkpoint is noted anew."""
+        point = {"step": self._step, "loss": float(np.mean(self._losses)), **self.told}
+        self.curve = [p for p in self.curve if p["step"] < self._step]
+        self.curve.append({name: round(value, 5) for name, value in point.items()})
+        write_beside(self._curve, "".join(json.dumps(p) + "\n" for p in self.curve))
+        self._losses = []
 
 
 def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":
