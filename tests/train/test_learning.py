@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ from tilth.train.judge.predict import Predictor
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
 from tilth.train.learn.examples import Example, gather, held_back, known, likely
-from tilth.train.learn.fine_tune import counts, shown
-from tilth.train.learn.methods import by_layer, groups
+from tilth.train.learn.lesson import counts, shown
+from tilth.train.learn.methods import Choice, by_layer, groups
 from tilth.train.measure.metrics import match_boxes
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -251,6 +252,40 @@ def test_a_probe_leaves_a_backbones_batch_norms_alone_and_adapters_go_into_convo
             n for n in after if n.endswith("convolution.weight") and not torch.equal(after[n], base.state_dict()[n])
         ]
         assert bool(moved) == (method == "lora")
+
+
+def test_a_search_tries_what_would_be_taken_first_and_goes_on_after_a_kill(
+    labelled: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    base = ResNetForImageClassification(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
+    base.save_pretrained(tmp_path / "resnet")
+    own = replace(labelled, name="tuned", folder=tmp_path / "tuned")
+    step = TrainClassifier(model=str(tmp_path / "resnet"), steps=12, batch_size=8, image_side=32, tune=3)
+    learn, tried = TrainClassifier.learn, list[Choice]()
+
+    def dies_in_the_third(self: TrainClassifier, *given: Any, **more: Any) -> Any:
+        tried.append(given[3])
+        if len(tried) == 3:
+            raise KeyboardInterrupt
+        return learn(self, *given, **more)
+
+    monkeypatch.setattr(TrainClassifier, "learn", dies_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        step.run(own)
+    facts: Any = step.run(own)  # one more of the search, and the training that counts
+    assert [how.steps for how in tried] == [4, 4, 4, 4, 12]
+    assert (tried[0].method, tried[0].lr) == ("full", 5e-4)
+    assert len({how.lr for how in tried[:4]}) == 3  # the one that was killed is tried again as it was
+    assert tried[2] == tried[3]
+    assert facts["tuned"]["trainings"] == 3
+    assert facts["tuned"]["best"] >= facts["tuned"]["without"]
+    assert facts["lr"] == facts["tuned"]["settings"]["lr"] == tried[4].lr
+    alone = replace(labelled, name="alone", dataset=Dataset(tmp_path / "alone"), folder=tmp_path / "alone-files")
+    alone.add("a", [scene_sample(i, "knife", split="train") for i in range(9)])
+    with pytest.raises(InputError, match="no image is held back"):
+        step.run(alone)
 
 
 def test_rates_fall_towards_the_input_and_biases_do_not_decay() -> None:

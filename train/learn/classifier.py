@@ -11,7 +11,8 @@ import numpy as np
 from tilth.engine.steps import step
 from tilth.train.artifacts.artifact import any_size
 from tilth.train.learn.examples import Example, known, likely
-from tilth.train.learn.fine_tune import Batch, FineTune, shown
+from tilth.train.learn.fine_tune import FineTune
+from tilth.train.learn.lesson import Batch, shown
 from tilth.train.learn.methods import METHODS, Choice, by_layer
 from tilth.train.measure.metrics import average_precision
 from tilth.train.measure.prediction import Prediction
@@ -59,7 +60,9 @@ class TrainClassifier(FineTune):
 
     def choice(self) -> Choice:
         """Return what is said about how the model learns."""
-        return Choice(method=self.method, lr=self.lr, steps=self.steps, slower=self.layer_decay)
+        return Choice(
+            method=self.method, lr=self.lr, steps=self.steps, slower=self.layer_decay, decay=self.weight_decay
+        )
 
     def slower(self, model: Any, factor: float) -> Callable[[str], float]:
         """Let what lies deeper learn slower."""

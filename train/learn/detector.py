@@ -15,7 +15,8 @@ from tilth.engine.steps import step
 from tilth.geometry import cxcywh_to_xyxy, xyxy_to_cxcywh
 from tilth.train.artifacts.artifact import box_logits
 from tilth.train.learn.examples import Example, known
-from tilth.train.learn.fine_tune import Batch, FineTune, shown
+from tilth.train.learn.fine_tune import FineTune
+from tilth.train.learn.lesson import Batch, shown
 from tilth.train.learn.methods import Choice
 from tilth.train.measure.metrics import average_precision, match_boxes
 from tilth.train.measure.prediction import Prediction
@@ -59,7 +60,7 @@ class TrainDetector(FineTune):
 
     def choice(self) -> Choice:
         """Return what is said about how the model learns."""
-        return Choice(method="full", lr=self.lr, steps=self.steps, slower=self.backbone_rate)
+        return Choice(method="full", lr=self.lr, steps=self.steps, slower=self.backbone_rate, decay=self.weight_decay)
 
     def slower(self, model: Any, factor: float) -> Callable[[str], float]:
         """Let the backbone learn slower."""

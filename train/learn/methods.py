@@ -41,12 +41,14 @@ class Choice:
         lr: Peak learning rate.
         steps: Most optimiser steps.
         slower: Factor on the rate: in a classifier from each layer to the one before it, in a detector of its whole backbone.
+        decay: Weight decay of AdamW.
     """
 
     method: str = "auto"
     lr: float = 0
     steps: int = 0
     slower: float = 0
+    decay: float = 0.05
 
     def settled(self, kind: str, weights: int, images: int, batch: int) -> "Choice":
         """Choose what is left open.
@@ -58,9 +60,9 @@ class Choice:
             batch: Images a step.
 
         >>> Choice().settled("classifier", 86_000_000, 120, 32)
-        Choice(method='probe', lr=0.005, steps=300, slower=1.0)
+        Choice(method='probe', lr=0.005, steps=300, slower=1.0, decay=0.05)
         >>> Choice(lr=1e-4).settled("classifier", 86_000_000, 50_000, 32)
-        Choice(method='full', lr=0.0001, steps=20000, slower=0.75)
+        Choice(method='full', lr=0.0001, steps=20000, slower=0.75, decay=0.05)
         """
         large = weights >= LARGE
         method = self.method
@@ -73,6 +75,7 @@ class Choice:
             lr=self.lr or rate,
             steps=self.steps or min(max(STEPS[0], PASSES * images // batch), STEPS[1]),
             slower=self.slower or slower,
+            decay=self.decay,
         )
 
     def told(self, weights: int, learns: int) -> str:

@@ -1,0 +1,218 @@
+"""What one training learns from, batch by batch, and what it is judged by meanwhile."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from tilth import models
+from tilth.claims import PEOPLE
+from tilth.data.files import write_beside
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.events import Advance
+from tilth.train.artifacts.artifact import About, any_size, normalise
+from tilth.train.learn.examples import Example, Examples, doubtful, drawn
+from tilth.train.measure.prediction import Prediction
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_VAL = 256  # held-back images that are looked at while training
+ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
+PEOPLE_DRAWN = 4.0  # times as often as others are images drawn that people looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one step learns from: a random view of each of n images.
+
+    Args:
+        pixels: `(n, 3, h, w)`, as the model takes them.
+        rows: What is known of each image.
+        boxes: Its boxes in the view, `(k, 4)` xyxy in parts of its side.
+        seen: Which of them are still in view.
+    """
+
+    pixels: "torch.Tensor"
+    rows: Sequence[Example]
+    boxes: "Sequence[np.ndarray[Any, Any]]"
+    seen: "Sequence[np.ndarray[Any, Any]]"
+
+
+class Subject(Protocol):
+    """What a lesson asks of the step that trains; see `fine_tune.FineTune`."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def stream(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def accumulate(self) -> int: ...
+    def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]: ...
+    def beside(self, model: Any, batch: Batch) -> dict[str, Any]: ...
+    def loss(self, model: Any, said: Any, batch: Batch) -> "torch.Tensor": ...
+    def found(self, said: Any, batch: Batch, labels: Sequence[str]) -> list[Prediction]: ...
+    def quality(self, predictions: Sequence[Prediction], labels: Sequence[str]) -> float: ...
+
+
+class Lesson:
+    """What one training learns from, batch by batch, and what it is judged by meanwhile.
+
+    Args:
+        step: What is trained, and how.
+        work: Of the step.
+        model: Is moved to the device.
+        data: All examples.
+        about: Of the model that will be.
+        folder: Keeps the curve.
+
+    Raises:
+        InputError: The model can learn from none of them.
+    """
+
+    def __init__(self, step: Subject, work: Work, model: Any, data: Examples, about: About, folder: Path) -> None:
+        import torch
+
+        self.step, self.model, self.data, self.about, self.seed = step, model, data, about, work.seed
+        self.device = models.device(work.device)
+        self._try_size()
+        fits = np.array(step.choose(model, data.rows, about.side), bool)
+        model.to(self.device).to(memory_format=torch.channels_last)  # convolutions are faster so
+        self.train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
+        self.val = val[:MOST_VAL]
+        if not len(self.train):
+            missing = f"no image was looked at for all of {', '.join(about.labels)}, and {step.model} needs that"
+            raise InputError(f"{work.name}: {missing}")
+        self._chance = draw_weights(data.rows, self.train, len(about.labels))
+        told = [shown(data.rows[i], about.labels) for i in self.val]
+        self.measures = sum(label not in one.unasked for one in told for label in one.truth) >= ENOUGH
+        self._bf16 = models.precision(self.device) == "bfloat16"
+        if self._bf16 and self.device == "cpu":
+            model.set_attn_implementation("eager")  # torch's own attention learns a third slower there
+        self.told: dict[str, float] = {}
+        self._curve = folder / "curve.jsonl"
+        told_before = self._curve.read_text().splitlines() if self._curve.exists() else []
+        self.curve: list[dict[str, float]] = [json.loads(line) for line in told_before]
+        self._step, self._losses = 0, list[float]()
+
+    def _try_size(self) -> None:
+        """Show the model an image of the size that it will get.
+
+        Raises:
+            InputError: It cannot take one, as sides have to be a multiple of its patches or windows.
+        """
+        import torch
+
+        side = self.about.side
+        try:
+            with torch.no_grad():
+                self.model.eval()(pixel_values=torch.zeros(1, 3, side, side), **any_size(self.model, side))
+        except (ValueError, RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            cure = "set image_side to a multiple of its patches and windows, or to 0 for its own"
+            raise InputError(f"{self.step.model} takes no images of {side} × {side} pixels ({why}); {cure}") from error
+
+    def answer(
+        self, net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator, *, draw: bool = False
+    ) -> "tuple[Any, Batch]":
+        """Show a model a random view of each of some examples; return what it says, and the views.
+
+        Args:
+            net: The model.
+            chosen: Places of the examples.
+            rng: Of the views.
+            draw: Whether what is in doubt is there in as many views as it is likely.
+        """
+        import torch
+
+        from tilth.engine.views import to_unit, views
+
+        rows = [drawn(self.data.rows[i], rng) if draw else self.data.rows[i] for i in chosen]
+        images = to_unit(self.data.images(chosen), self.device)
+        x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng)
+        batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
+        beside = self.step.beside(net, batch)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
+            return net(pixel_values=batch.pixels, **beside), batch
+
+    def loss_at(self, step: int) -> "torch.Tensor":
+        """Return the loss of the batch of a step."""
+        rng = np.random.default_rng((self.seed, self.step.stream, step))
+        chosen = self.train[rng.choice(len(self.train), self.step.batch_size, p=self._chance)]
+        loss = self.step.loss(self.model, *self.answer(self.model, chosen, rng, draw=True))
+        self._step = step // self.step.accumulate + 1
+        self._losses.append(loss.item())
+        return loss
+
+    def judge(self, averaged: "torch.nn.Module", advance: Advance) -> float:
+        """Score a model on held-back images, the same views of them each time; larger is better."""
+        rng = np.random.default_rng(self.step.stream)
+        loss, found = 0.0, list[Prediction]()
+        for start in range(0, len(self.val), self.step.batch_size):
+            said, batch = self.answer(averaged, self.val[start : start + self.step.batch_size], rng)
+            loss += float(self.step.loss(averaged, said, batch)) * len(batch.rows) / len(self.val)
+            found += self.step.found(said, batch, self.about.labels)
+        self.told["val_loss"] = loss
+        if self.measures:
+            self.told["val_quality"] = self.step.quality(found, self.about.labels)
+        advance(0, **self.told)
+        self._draw_curve()
+        return self.told.get("val_quality", -loss)
+
+    def _draw_curve(self) -> None:
+        """Note where training is; what a killed one noted beyond its last checkpoint is noted anew."""
+        point = {"step": self._step, "loss": float(np.mean(self._losses)), **self.told}
+        self.curve = [p for p in self.curve if p["step"] < self._step]
+        self.curve.append({name: round(value, 5) for name, value in point.items()})
+        write_beside(self._curve, "".join(json.dumps(p) + "\n" for p in self.curve))
+        self._losses = []
+
+
+def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":
+    """Return the chance of each image to be drawn: images of rare labels more often, at most as often as of common ones.
+
+    An image without labels is as rare as images without labels are. What people looked at comes more often than what only models did: it is
+    what models were unsure of, and all that is known of a category that none of them was asked for.
+    """
+    keys = [rows[i].labels or (n_labels,) for i in indices]
+    counts = np.bincount([label for key in keys for label in set(key)], minlength=n_labels + 1)
+    raw = np.array([max(1 / np.sqrt(counts[label]) for label in key) for key in keys])
+    raw *= np.array([PEOPLE_DRAWN if rows[i].reviewed else 1.0 for i in indices])
+    return np.asarray(raw / raw.sum())
+
+
+def boxes_of(row: Example) -> "np.ndarray[Any, Any]":
+    """Return the boxes of an example, `(k, 4)` xyxy in parts of the image."""
+    return np.array([b for b in row.boxes if b is not None], np.float32).reshape(-1, 4)
+
+
+def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
+    """Report what a model was trained on."""
+    train, val = ([data.rows[i] for i in data.indices(val=part)] for part in (False, True))
+    asked = [row.looked for row in data.rows if not row.val]
+    return {
+        "train_images": len(train), "val_images": len(val), "steps": steps,
+        "made_images": sum(row.made for row in train), "reviewed_images": sum(row.reviewed for row in train),
+        "images_per_label": {name: sum(i in row.labels for row in train) for i, name in enumerate(labels)},
+        "nobody_looked": {name: sum(not looked[i] for looked in asked) for i, name in enumerate(labels)},
+    }  # fmt: skip
+
+
+def shown(row: Example, labels: Sequence[str], **said: Any) -> Prediction:
+    """Return what a model says of a view of an example, beside what is known of it; what is in doubt judges no model."""
+    chances = row.likely or [float("nan")] * len(labels)
+    unasked = [
+        not by or (by not in PEOPLE and doubtful(chance, k in row.labels))
+        for k, (by, chance) in enumerate(zip(row.looked, chances, strict=True))
+    ]
+    return Prediction(
+        id=row.id, file="", part="", truth=tuple(labels[label] for label in row.labels),
+        truth_boxes=said.get("true_boxes", []), logits=said.get("logits", {}), boxes=said.get("boxes", []),
+        unasked=tuple(label for label, unknown in zip(labels, unasked, strict=True) if unknown),
+    )  # fmt: skip
