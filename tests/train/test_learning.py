@@ -29,7 +29,7 @@ from tilth.train.artifacts.export import export_classifier, export_detector, exp
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
-from tilth.train.learn.examples import Example, gather, held_back, known, likely
+from tilth.train.learn.examples import Example, Rows, example, gather, held_back, known, likely
 from tilth.train.learn.lesson import counts, shown
 from tilth.train.learn.methods import Choice, by_layer, groups
 from tilth.train.measure.metrics import match_boxes
@@ -78,6 +78,33 @@ def test_sealed_images_are_never_trained_on(labelled: Work) -> None:
     assert not sealed & {row.id for row in data.rows}
     assert len(data.rows) == 60
     assert 0 < len(data.indices(val=True)) < 30
+
+
+def test_images_that_no_square_is_kept_of_are_decoded_anew_and_rows_are_read_as_they_were(labelled: Work) -> None:
+    from tilth.claims import State
+
+    def read(gb: float, side: int) -> tuple[Any, np.ndarray[Any, Any]]:
+        states = [State.REVIEWED, State.CONFIRMED_EMPTY]
+        made = {"states": states, "max_made_ratio": 1, "boxes_only": False, "cache_gb": gb}
+        data = gather(labelled, ["knife", "dice"], side, **made)  # type: ignore[arg-type]
+        return data, data.images(np.arange(len(data.rows)))
+
+    size = 32 * 32 * 3
+    few, some = read(40 * size / 1e9, 32)
+    assert (few.places >= 0).sum() == 40
+    assert (labelled.dataset.root / "squares" / "32.bin").stat().st_size == 40 * size
+    whole, every = read(1, 32)
+    assert (whole.places >= 0).all()
+    assert np.array_equal(some, every)
+    assert [row.id for row in whole.rows] == [s.id for s in labelled.dataset.samples("split != 'test'", images=False)]
+    first = next(labelled.dataset.samples(ids=[whole.rows[7].id], images=False))
+    assert whole.rows[7] == example(first, ["knife", "dice"])
+    assert whole.rows[-1].id == whole.rows[len(whole.rows) - 1].id
+    doubted = replace(
+        whole.rows[0], likely=(0.25, float("nan")), maybe=((1, (0.1, 0.2, 0.3, 0.4), 0.5),), boxes=(None,)
+    )
+    again = Rows(labelled.folder / "again.jsonl", [doubted])[0]
+    assert repr(again) == repr(doubted)  # as nan is not itself
 
 
 def test_an_example_says_what_nobody_looked_for(work: Work) -> None:

@@ -1,6 +1,7 @@
 """Whether there is enough to learn a category from: images that show it, and images in which somebody looked for it in vain."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from tilth.claims import State
 from tilth.data.dataset import Dataset
@@ -14,12 +15,14 @@ Counts = Mapping[str, tuple[int, int]]
 """Of each category: images that show it, of those in which somebody looked for it."""
 
 
-def among(rows: Sequence[Example], labels: Sequence[str]) -> Counts:
+def among(rows: Iterable[Example], labels: Sequence[str]) -> Counts:
     """Count examples."""
-    looked = {label: [row for row in rows if row.looked[i]] for i, label in enumerate(labels)}
-    return {
-        label: (sum(i in row.labels for row in looked[label]), len(looked[label])) for i, label in enumerate(labels)
-    }
+    shown, looked = Counter[int](), Counter[int]()
+    for row in rows:
+        asked = [i for i, by in enumerate(row.looked) if by]
+        looked.update(asked)
+        shown.update(i for i in asked if i in row.labels)
+    return {label: (shown[i], looked[i]) for i, label in enumerate(labels)}
 
 
 def in_dataset(dataset: Dataset, labels: Sequence[str], states: Sequence[State]) -> Counts:

@@ -1,18 +1,24 @@
 """Training examples: small squares on disk, with what the truth says of each. No image is held in memory."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
+from pathlib import Path
+from typing import SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from tilth.claims import PEOPLE, Claim, State
 from tilth.data.where import both, one_of
+from tilth.engine.job import batched
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.samples import Sample
-from tilth.train.learn.squares import Squares
+from tilth.train.learn.squares import BATCH, Squares, square
 
 VAL_SHARE = 0.15
 DOUBT = 0.1  # a chance farther than this from what is said leaves it in doubt
@@ -49,21 +55,81 @@ class Example:
     maybe: tuple[tuple[int, Box, float], ...] = ()
 
 
+NAMES = tuple(one.name for one in fields(Example))
+
+
+class Rows(Sequence[Example]):
+    """What is known of many images, in a file, so that memory does not grow with them.
+
+    Args:
+        path: Of the file, which is written anew.
+        rows: What is written.
+    """
+
+    def __init__(self, path: Path, rows: Iterable[Example]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ends, val, known = array("q", [0]), array("b"), array("b")
+        with path.open("wb") as stream:
+            for row in rows:
+                ends.append(ends[-1] + stream.write(json.dumps(list(vars(row).values())).encode()))
+                val.append(row.val)
+                known.append(any(row.looked))
+        self._file, self._ends = path.open("rb"), ends
+        self.val, self.known = np.array(val, bool), np.array(known, bool)
+
+    def __len__(self) -> int:
+        return len(self.val)
+
+    @overload
+    def __getitem__(self, at: SupportsIndex) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Example]: ...
+    def __getitem__(self, at: SupportsIndex | slice) -> Example | list[Example]:
+        """Read a row, or some."""
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        i = range(len(self))[at]
+        text = os.pread(self._file.fileno(), self._ends[i + 1] - self._ends[i], self._ends[i])
+        told = dict(zip(NAMES, json.loads(text), strict=True))
+        boxes = tuple(tuple(box) if box else None for box in told["boxes"])
+        maybe = tuple((label, tuple(box), chance) for label, box, chance in told["maybe"])
+        lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+        return Example(**{**told, **lists, "boxes": boxes, "maybe": maybe})
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[i] for i in range(len(self)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """What is known of images, and where each lies among the squares of the dataset."""
+    """What is known of images, and where each lies among the squares of the dataset.
+
+    Args:
+        squares: Of the dataset.
+        places: Of each image among them; -1 for those that there was no room for.
+        rows: What is known of each.
+        read: Returns samples by their ids, with their images.
+    """
 
     squares: Squares
     places: npt.NDArray[np.int64]
-    rows: list[Example]
+    rows: Rows
+    read: Callable[[Sequence[str]], Sequence[Sample]]
 
     def images(self, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Read some images, `(n, side, side, 3)`."""
-        return self.squares.read(self.places[chosen])
+        """Read some images, `(n, side, side, 3)`; those that are not kept as squares are decoded anew."""
+        places = self.places[chosen]
+        if (places >= 0).all():
+            return self.squares.read(places)
+        found = np.empty((len(chosen), self.squares.side, self.squares.side, 3), np.uint8)
+        if (places >= 0).any():
+            found[places >= 0] = self.squares.read(places[places >= 0])
+        found[places < 0] = square(self.read([self.rows[i].id for i in chosen[places < 0]]), self.squares.side)
+        return found
 
     def indices(self, *, val: bool) -> npt.NDArray[np.int64]:
         """Return the places of the validation or the training images; of those of which nothing is known, none."""
-        return np.array([i for i, row in enumerate(self.rows) if row.val == val and any(row.looked)], np.int64)
+        return np.flatnonzero((self.rows.val == val) & self.rows.known)
 
 
 def present(rows: Sequence[Example], n_labels: int) -> npt.NDArray[np.float32]:
@@ -153,12 +219,13 @@ def usable(states: Sequence[State] = KNOWN) -> str:
 
 
 def gather(
-    work: Work, labels: Sequence[str], side: int, *, states: Sequence[State], max_made_ratio: float, boxes_only: bool
-) -> Examples:
+    work: Work, labels: Sequence[str], side: int, *, states: Sequence[State], max_made_ratio: float, boxes_only: bool,
+    cache_gb: float = 20.0,
+) -> Examples:  # fmt: skip
     """Read what is known of the usable samples of the dataset, and decode those that no step has decoded before.
 
-    Generated images beyond `max_made_ratio` times the real ones are left out, in the order of their ids. They are never
-    used for validation, nor for training when what they were made from is held back.
+    Images beyond `cache_gb` of squares are decoded when they are shown. Generated images beyond `max_made_ratio` times the real ones are
+    left out, in the order of their ids. They are never used for validation, nor for training when what they were made from is held back.
 
     Raises:
         InputError: Nothing usable is there, or no example shows any of the labels.
@@ -167,16 +234,30 @@ def gather(
     made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
     chosen = set(sorted(sample.id for sample in made)[: int(real * max_made_ratio)])
     wanted = work.dataset.samples(usable(states), images=False, keep=lambda s: not s.made or s.id in chosen)
-    rows = [row for sample in wanted if (row := example(sample, labels, boxes_only=boxes_only)) is not None]
-    if not rows:
+    known = (row for sample in wanted if (row := example(sample, labels, boxes_only=boxes_only)) is not None)
+    rows = Rows(work.folder / "examples.jsonl", known)
+    if not len(rows):
         raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
     if not any(row.labels for row in rows if not row.val):
         raise InputError(f"{work.name}: no training image shows any of {', '.join(labels)}; label some first")
-    squares = Squares(work.dataset.root / "squares", side)
-    missing = squares.missing([row.id for row in rows])
-    with work.events.progress(f"{work.name}: read", len(missing)) as advance:
-        squares.add(work.dataset.samples(ids=missing), advance)
-    return Examples(squares=squares, places=np.array([squares.places[row.id] for row in rows], np.int64), rows=rows)
+    squares = Squares(work.dataset.root / "squares", side, cache_gb * 1e9)
+    lacking = sum(int((squares.places(some) < 0).sum()) for some in _ids(rows))
+    if lacking > squares.room:
+        left = f"{lacking - squares.room:,} of {len(rows):,} images do not fit into {cache_gb:g} GB of decoded squares"
+        work.events.emit("cache", step=work.name, message=f"  {left}; they are decoded each time they are shown")
+    with work.events.progress(f"{work.name}: read", min(lacking, squares.room)) as advance:
+        for some in _ids(rows):
+            if missing := [id_ for id_, place in zip(some, squares.places(some), strict=True) if place < 0][
+                : squares.room
+            ]:
+                squares.add(work.dataset.samples(ids=missing), advance)
+    places = np.concatenate([squares.places(some) for some in _ids(rows)])
+    return Examples(squares=squares, places=places, rows=rows, read=work.dataset.read)
+
+
+def _ids(rows: Rows) -> Iterator[list[str]]:
+    """Yield the ids, many at a time."""
+    return batched((row.id for row in rows), 16 * BATCH)
 
 
 def example(sample: Sample, labels: Sequence[str], *, boxes_only: bool = False) -> Example | None:

@@ -1,5 +1,6 @@
 """Fine-tune a base model on the dataset: all that a classifier and a detector have in common, which is all but the loss."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -82,6 +83,8 @@ class FineTune:
         accumulate: Batches whose gradients make up one step, where memory holds no larger batch.
         checkpointing: Compute what lies between layers twice instead of keeping it: less memory, a third more time.
         image_side: Side of the square that images are resized to; the base model's own when 0.
+        cache_gb: Most that decoded squares of all images may take on disk; images beyond are decoded each time they are shown.
+        save_every: Steps between checkpoints, which a killed training goes on from.
         states: Which samples to learn from: reviewed, confirmed_empty, auto.
         max_made_ratio: Most generated images for one real image.
     """
@@ -102,6 +105,8 @@ class FineTune:
     accumulate: int = 1
     checkpointing: bool = False
     image_side: int = 0
+    cache_gb: float = 20.0
+    save_every: int = 100
     states: tuple[str, ...] = ("reviewed", "confirmed_empty", "auto")
     max_made_ratio: float = 1.0
 
@@ -110,6 +115,9 @@ class FineTune:
         if self.steps < 0 or self.batch_size < 1 or self.accumulate < 1:
             told = f"{self.steps}, {self.batch_size} and {self.accumulate}"
             raise ValueError(f"steps must not be negative, batch_size and accumulate at least 1, got {told}")
+        if self.cache_gb < 0 or self.save_every < 1:
+            told = f"{self.cache_gb} and {self.save_every}"
+            raise ValueError(f"cache_gb must not be negative and save_every at least 1, got {told}")
         if self.tune < 0:
             raise ValueError(f"tune must not be negative, got {self.tune}")
         if self.patience < 0:
@@ -165,7 +173,10 @@ class FineTune:
         side, mean, std = preprocessing(self.model)
         side = self.image_side or side
         states = [STATES[name] for name in self.states]
-        data = gather(work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only)
+        data = gather(
+            work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only,
+            cache_gb=self.cache_gb,
+        )  # fmt: skip
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
         weights = sum(weight.numel() for weight in self._fresh(work, labels).parameters())
         images, batch = len(data.indices(val=False)), self.batch_size * self.accumulate
@@ -173,7 +184,7 @@ class FineTune:
         def settle(said: Choice) -> Choice:
             return said.settled(self.kind, weights, images, batch)
 
-        thin = too_few(among([data.rows[i] for i in data.indices(val=False)], labels), negatives=not self.boxes_only)
+        thin = too_few(among((data.rows[i] for i in data.indices(val=False)), labels), negatives=not self.boxes_only)
         for label, why in thin.items():
             work.events.emit("too_few", step=work.name, category=label, message=f"  {label}: {why}")
         chosen, tuned = settle(self.choice()), dict[str, Any]()
@@ -208,6 +219,8 @@ class FineTune:
         model.to(memory_format=torch.contiguous_format)  # as files have it
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
+        for left in ("examples.jsonl", "curve.jsonl"):
+            (work.folder / left).unlink(missing_ok=True)
         return {"model": str(path), **about.trained}
 
     def learn(
@@ -253,23 +266,24 @@ class FineTune:
                     noted(int(lesson.curve[-1]["step"]), score)
                 return score
 
-            losses = fit(
-                self.kind,
-                model,
-                lesson.loss_at,
-                steps=chosen.steps,
-                lr=chosen.lr,
-                groups=groups(model, chosen.decay, self.slower(model, chosen.slower)),
-                accumulate=self.accumulate,
-                work=folder / "checkpoint",
-                ema=0.98,
-                clip=self.clip,
-                seed=work.seed,
-                save_every=100,
-                plateau=plateau,
-                judge=judge if len(lesson.val) else None,
-                advance=advance,
-            )
+            with contextlib.closing(lesson):
+                losses = fit(
+                    self.kind,
+                    model,
+                    lesson.loss_at,
+                    steps=chosen.steps,
+                    lr=chosen.lr,
+                    groups=groups(model, chosen.decay, self.slower(model, chosen.slower)),
+                    accumulate=self.accumulate,
+                    work=folder / "checkpoint",
+                    ema=0.98,
+                    clip=self.clip,
+                    seed=work.seed,
+                    save_every=self.save_every,
+                    plateau=plateau,
+                    judge=judge if len(lesson.val) else None,
+                    advance=advance,
+                )
         return Learned(model=model, lesson=lesson, plateau=plateau, losses=losses, learns=learns)
 
     def _fresh(self, work: Work, labels: Sequence[str]) -> Any:

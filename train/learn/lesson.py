@@ -1,7 +1,9 @@
 """What one training learns from, batch by batch, and what it is judged by meanwhile."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 MOST_VAL = 256  # held-back images that are looked at while training
 ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
+AHEAD = 2  # batches whose images are read while one is learned
 PEOPLE_DRAWN = 4.0  # times as often as others are images drawn that people looked at
 
 
@@ -89,7 +92,9 @@ class Lesson:
         if not len(self.train):
             missing = f"no image was looked at for all of {', '.join(about.labels)}, and {step.model} needs that"
             raise InputError(f"{work.name}: {missing}")
-        self._chance = draw_weights(data.rows, self.train, len(about.labels))
+        chances = draw_weights(data.rows, self.train, len(about.labels)).cumsum()
+        self._chances = chances / chances[-1]
+        self._reader, self._coming = ThreadPoolExecutor(1), dict[int, Future[Any]]()
         told = [shown(data.rows[i], about.labels) for i in self.val]
         self.measures = sum(label not in one.unasked for one in told for label in one.truth) >= ENOUGH
         self._bf16 = models.precision(self.device) == "bfloat16"
@@ -119,13 +124,15 @@ class Lesson:
             raise InputError(f"{self.step.model} takes no images of {side} × {side} pixels ({why}); {cure}") from error
 
     def answer(
-        self, net: Any, chosen: "np.ndarray[Any, Any]", rng: np.random.Generator, *, draw: bool = False
-    ) -> "tuple[Any, Batch]":
+        self, net: Any, chosen: "np.ndarray[Any, Any]", squares: "np.ndarray[Any, Any]", rng: np.random.Generator, *,
+        draw: bool = False,
+    ) -> "tuple[Any, Batch]":  # fmt: skip
         """Show a model a random view of each of some examples; return what it says, and the views.
 
         Args:
             net: The model.
             chosen: Places of the examples.
+            squares: Their images.
             rng: Of the views.
             draw: Whether what is in doubt is there in as many views as it is likely.
         """
@@ -134,18 +141,26 @@ class Lesson:
         from tilth.engine.views import to_unit, views
 
         rows = [drawn(self.data.rows[i], rng) if draw else self.data.rows[i] for i in chosen]
-        images = to_unit(self.data.images(chosen), self.device)
+        images = to_unit(squares, self.device)
         x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng)
         batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
         beside = self.step.beside(net, batch)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
             return net(pixel_values=batch.pixels, **beside), batch
 
-    def loss_at(self, step: int) -> "torch.Tensor":
-        """Return the loss of the batch of a step."""
+    def _drawn(self, step: int) -> "tuple[np.random.Generator, np.ndarray[Any, Any]]":
+        """Draw the images of a batch; return the generator that goes on with its views, too."""
         rng = np.random.default_rng((self.seed, self.step.stream, step))
-        chosen = self.train[rng.choice(len(self.train), self.step.batch_size, p=self._chance)]
-        loss = self.step.loss(self.model, *self.answer(self.model, chosen, rng, draw=True))
+        return rng, self.train[np.searchsorted(self._chances, rng.random(self.step.batch_size), side="right")]
+
+    def loss_at(self, step: int) -> "torch.Tensor":
+        """Return the loss of a batch; the images of the next ones are read meanwhile."""
+        rng, chosen = self._drawn(step)
+        for at in range(step, step + 1 + AHEAD):
+            if at not in self._coming:
+                self._coming[at] = self._reader.submit(lambda at: self.data.images(self._drawn(at)[1]), at)
+        images = self._coming.pop(step).result()
+        loss = self.step.loss(self.model, *self.answer(self.model, chosen, images, rng, draw=True))
         self._step = step // self.step.accumulate + 1
         self._losses.append(loss.item())
         return loss
@@ -155,7 +170,8 @@ class Lesson:
         rng = np.random.default_rng(self.step.stream)
         loss, found = 0.0, list[Prediction]()
         for start in range(0, len(self.val), self.step.batch_size):
-            said, batch = self.answer(averaged, self.val[start : start + self.step.batch_size], rng)
+            some = self.val[start : start + self.step.batch_size]
+            said, batch = self.answer(averaged, some, self.data.images(some), rng)
             loss += float(self.step.loss(averaged, said, batch)) * len(batch.rows) / len(self.val)
             found += self.step.found(said, batch, self.about.labels)
         self.told["val_loss"] = loss
@@ -164,6 +180,10 @@ class Lesson:
         advance(0, **self.told)
         self._draw_curve()
         return self.told.get("val_quality", -loss)
+
+    def close(self) -> None:
+        """Read no further."""
+        self._reader.shutdown(cancel_futures=True)
 
     def _draw_curve(self) -> None:
         """Note where training is; what a killed one noted beyond its last checkpoint is noted anew."""
@@ -180,10 +200,15 @@ def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_lab
     An image without labels is as rare as images without labels are. What people looked at comes more often than what only models did: it is
     what models were unsure of, and all that is known of a category that none of them was asked for.
     """
-    keys = [rows[i].labels or (n_labels,) for i in indices]
-    counts = np.bincount([label for key in keys for label in set(key)], minlength=n_labels + 1)
-    raw = np.array([max(1 / np.sqrt(counts[label]) for label in key) for key in keys])
-    raw *= np.array([PEOPLE_DRAWN if rows[i].reviewed else 1.0 for i in indices])
+    counts = np.zeros(n_labels + 1)
+    for i in indices:
+        counts[list({*rows[i].labels} or {n_labels})] += 1
+    rare = 1 / np.sqrt(np.maximum(counts, 1))
+
+    def weight(row: Example) -> float:
+        return float(rare[list(row.labels or (n_labels,))].max()) * (PEOPLE_DRAWN if row.reviewed else 1.0)
+
+    raw = np.fromiter((weight(rows[i]) for i in indices), float, len(indices))
     return np.asarray(raw / raw.sum())
 
 
@@ -194,13 +219,20 @@ def boxes_of(row: Example) -> "np.ndarray[Any, Any]":
 
 def counts(data: Examples, labels: Sequence[str], steps: int) -> dict[str, Any]:
     """Report what a model was trained on."""
-    train, val = ([data.rows[i] for i in data.indices(val=part)] for part in (False, True))
-    asked = [row.looked for row in data.rows if not row.val]
+    train = Counter[str]()
+    shown, unseen = Counter[int](), Counter[int]()
+    for row in data.rows:
+        if row.val:
+            continue
+        unseen.update(i for i, by in enumerate(row.looked) if not by)
+        if any(row.looked):
+            train.update(["images"] + ["made"] * row.made + ["reviewed"] * row.reviewed)
+            shown.update(set(row.labels))
     return {
-        "train_images": len(train), "val_images": len(val), "steps": steps,
-        "made_images": sum(row.made for row in train), "reviewed_images": sum(row.reviewed for row in train),
-        "images_per_label": {name: sum(i in row.labels for row in train) for i, name in enumerate(labels)},
-        "nobody_looked": {name: sum(not looked[i] for looked in asked) for i, name in enumerate(labels)},
+        "train_images": train["images"], "val_images": len(data.indices(val=True)), "steps": steps,
+        "made_images": train["made"], "reviewed_images": train["reviewed"],
+        "images_per_label": {name: shown[i] for i, name in enumerate(labels)},
+        "nobody_looked": {name: unseen[i] for i, name in enumerate(labels)},
     }  # fmt: skip
 
 

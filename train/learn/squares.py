@@ -1,20 +1,23 @@
-"""Images as small squares, decoded once for all that is trained on a dataset and kept beside it.
+"""Images as small squares, decoded once for all that is trained on a dataset and kept beside it, as many as there is room for.
 
 <side>.bin  squares `(side, side, 3)` uint8, one after another
 <side>.ids  their ids, a line each; what a kill left in the other file beyond these is written over
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tilth.engine.job import batched
-from tilth.images import resize
+from tilth.images import Image, resize
 from tilth.samples import Sample
 
 BATCH = 256
+LINE = 65  # of an id, 64 hexadecimal digits and the end of the line
+KEY = "S32"  # as many digits tell ids apart
 
 
 class Squares:
@@ -23,38 +26,67 @@ class Squares:
     Args:
         folder: Where they lie.
         side: Width and height in pixels.
+        most_bytes: That they may take on disk.
     """
 
-    def __init__(self, folder: Path, side: int) -> None:
+    def __init__(self, folder: Path, side: int, most_bytes: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.side, self._squares, self._ids = side, folder / f"{side}.bin", folder / f"{side}.ids"
-        text = self._ids.read_text() if self._ids.exists() else ""
-        self.places = {id_: place for place, id_ in enumerate(text[: text.rfind("\n") + 1].split())}
+        self._most = round(most_bytes) // (side * side * 3)
+        self._look()
+
+    def _look(self) -> None:
+        """Read which are there, sorted, as a set of millions of names would not fit."""
+        keys = np.fromfile(self._ids, f"S{LINE}").astype(KEY) if self._ids.exists() else np.empty(0, KEY)
+        self._order = np.argsort(keys, kind="stable")
+        self._keys = keys[self._order]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def room(self) -> int:
+        """Return how many more may be kept."""
+        return max(0, self._most - len(self))
+
+    def places(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Return where squares lie, -1 for those that are not kept."""
+        wanted = np.array(ids, KEY)
+        if not len(self):
+            return np.full(len(wanted), -1)
+        at = np.searchsorted(self._keys, wanted).clip(max=len(self) - 1)
+        return np.where(self._keys[at] == wanted, self._order[at], -1)
 
     def add(self, samples: Iterable[Sample], advance: Callable[[int], object]) -> None:
-        """Keep the squares of samples that are not there; they must come with their images."""
+        """Keep the squares of samples that are not there, while there is room; they must come with their images."""
+        kept = len(self)
         for batch in batched(samples, BATCH):
-            fresh = [sample for sample in batch if sample.id not in self.places]
-            if fresh:
-                squares = np.stack([resize(sample.pixels(), (self.side, self.side)) for sample in fresh])
-                with self._squares.open("r+b" if self._squares.exists() else "w+b") as stream:
-                    stream.seek(len(self.places) * self.side * self.side * 3)
-                    stream.write(squares.tobytes())
-                with self._ids.open("r+" if self._ids.exists() else "w+") as names:
-                    names.seek(sum(len(id_) + 1 for id_ in self.places))
-                    names.writelines(f"{sample.id}\n" for sample in fresh)
-                    names.truncate()
-                self.places |= {sample.id: len(self.places) + i for i, sample in enumerate(fresh)}
+            squares = square(batch, self.side)
+            with self._squares.open("r+b" if self._squares.exists() else "w+b") as stream:
+                stream.seek(kept * self.side * self.side * 3)
+                stream.write(squares.tobytes())
+            with self._ids.open("r+b" if self._ids.exists() else "w+b") as names:
+                names.seek(kept * LINE)
+                names.write(b"".join(f"{sample.id}\n".encode() for sample in batch))
+                names.truncate()
+            kept += len(batch)
             advance(len(batch))
-
-    def missing(self, ids: Sequence[str]) -> list[str]:
-        """Return those of the ids that are not there."""
-        return [id_ for id_ in ids if id_ not in self.places]
+        self._look()
 
     def read(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the squares at some places, `(n, side, side, 3)`.
 
         The file is mapped only meanwhile: its pages would count as memory of ours.
         """
-        shape = (len(self.places), self.side, self.side, 3)
+        shape = (len(self), self.side, self.side, 3)
         return np.asarray(np.memmap(self._squares, np.uint8, "r", shape=shape)[places])
+
+
+def square(samples: Sequence[Sample], side: int) -> npt.NDArray[np.uint8]:
+    """Decode images, several at a time, and resize them to `(n, side, side, 3)`."""
+
+    def one(sample: Sample) -> Image:
+        return resize(sample.pixels(), (side, side))
+
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(one, samples)))
