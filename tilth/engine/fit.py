@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,32 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tilth.engine.plateau import Plateau
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alone:
+    """A process that learns by itself; what learns with others overrides all of this.
+
+    Args:
+        rank: Which process this is, counted from 0. The first judges and keeps checkpoints.
+    """
+
+    rank: int = 0
+
+    def part(self, n: int) -> slice:
+        """Return which of n images of a batch this process takes."""
+        return slice(0, n)
+
+    def share(self, weights: "Sequence[torch.Tensor]") -> None:
+        """Average the gradients of all processes."""
+
+    def told(self, value: float) -> float:
+        """Return the value of the first process."""
+        return value
+
+    def mean(self, value: "torch.Tensor") -> float:
+        """Return the mean of all processes."""
+        return value.item()
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: float) -> float:
@@ -61,6 +88,7 @@ def fit(
     plateau: "Plateau | None" = None,
     judge: "Callable[[nn.Module], float] | None" = None,
     advance: Advance | None = None,
+    place: Alone | None = None,
 ) -> list[float]:
     """Minimise `loss_at(step)` over the parameters of `model`, in place, resuming from the last checkpoint.
 
@@ -90,6 +118,7 @@ def fit(
         plateau: Decides rates and end instead of `steps`, by what `judge` says; the model that it picks is kept.
         judge: Called with the (averaged) model at every check of the plateau; scores it, larger is better.
         advance: Called with the number of steps just done and the loss of late, instead of log lines.
+        place: Among processes that learn together; alone when None.
 
     Returns:
         The loss of each step that was done.
@@ -99,6 +128,7 @@ def fit(
     """
     import torch
 
+    place = place or Alone()
     path = work / f"{name}.ckpt" if work is not None else None
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
@@ -141,11 +171,12 @@ def fit(
         losses.append(0.0)
         for part in range(accumulate):
             loss = loss_at(step * accumulate + part) / accumulate
-            losses[-1] += loss.item()
+            losses[-1] += place.mean(loss)
             loss.backward()
         if not math.isfinite(losses[-1]):
             cure = f"give a lower lr than {lr:g}" if step else "are all weights of the base model numbers?"
             raise InputError(f"{name}: the loss is {losses[-1]} at step {step + 1} of {steps}; {cure}")
+        place.share(trained)
         torch.nn.utils.clip_grad_norm_(trained, clip)
         optimizer.step()
         if average is not None and ema is not None:
@@ -167,11 +198,11 @@ def fit(
         if plateau is not None and judge is not None and (ended or step % plateau.every == 0):
             shown.eval()
             with torch.no_grad():
-                if plateau.note(judge(shown)):
+                if plateau.note(place.told(judge(shown) if place.rank == 0 else 0.0)):
                     best = {key: value.clone() for key, value in shown.state_dict().items()}
             model.train()
         if step % save_every == 0 or ended:
-            if path is not None:
+            if path is not None and place.rank == 0:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
                 if average is not None:
                     state["average"] = average.state_dict()

@@ -30,6 +30,10 @@ class Moves:
     scales: npt.NDArray[np.float64]
     shifts: npt.NDArray[np.float64]
 
+    def of(self, part: slice) -> "Moves":
+        """Return the moves of some of the images."""
+        return Moves(flips=self.flips[part], scales=self.scales[part], shifts=self.shifts[part])
+
     def image(self, x: torch.Tensor, *, mode: str = "bilinear", padding: str = "reflection") -> torch.Tensor:
         """Move images or maps `(n, c, h, w)`; `padding` is what lies beyond their edges: reflection, or zeros."""
         theta = np.zeros((len(x), 2, 3), np.float32)
@@ -65,7 +69,11 @@ def draw_moves(n: int, rng: np.random.Generator) -> Moves:
 
 
 def views(
-    x: torch.Tensor, boxes: Sequence[npt.NDArray[np.float32]], rng: np.random.Generator
+    x: torch.Tensor,
+    boxes: Sequence[npt.NDArray[np.float32]],
+    rng: np.random.Generator,
+    part: slice | None = None,
+    n: int = 0,
 ) -> tuple[torch.Tensor, list[npt.NDArray[np.float32]], list[npt.NDArray[np.bool_]]]:
     """Draw one view of each image.
 
@@ -73,20 +81,24 @@ def views(
         x: `(n, 3, h, w)` in [0, 1].
         boxes: `(k, 4)` xyxy in parts of the image, for each image.
         rng: Decides the view.
+        part: Which of `n` images these are; the views of all are drawn, so that each is the same wherever it is made.
+        n: Number of all images.
 
     Returns:
         The views, their boxes cut at the edges, and which boxes are still in view.
     """
-    moves = draw_moves(len(x), rng)
+    part, n = part or slice(None), n or len(x)
+    moves = draw_moves(n, rng).of(part)
     moved, seen = moves.boxes(boxes)
-    return recolor(moves.image(x), rng), moved, seen
+    return recolor(moves.image(x), rng, part, n), moved, seen
 
 
-def recolor(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Change saturation, contrast and light of each of n images in [0, 1]."""
+def recolor(x: torch.Tensor, rng: np.random.Generator, part: slice | None = None, n: int = 0) -> torch.Tensor:
+    """Change saturation, contrast and light of each of n images in [0, 1], of which `x` may be a part."""
 
     def draw(low: float, high: float) -> torch.Tensor:
-        return torch.from_numpy(rng.uniform(low, high, (len(x), 1, 1, 1)).astype(np.float32)).to(x.device)
+        drawn = rng.uniform(low, high, (n or len(x), 1, 1, 1))[part or slice(None)]
+        return torch.from_numpy(drawn.astype(np.float32)).to(x.device)
 
     grey = x.mean(1, keepdim=True)
     x = grey + (x - grey) * draw(0.5, 1.4)

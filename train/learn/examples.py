@@ -22,6 +22,7 @@ from tilth.train.learn.squares import BATCH, Squares, square
 
 VAL_SHARE = 0.15
 DOUBT = 0.1  # a chance farther than this from what is said leaves it in doubt
+KEPT = "examples.jsonl"  # what is known of the images of a step, and in a file of numbers beside it where each begins
 Box = tuple[float, float, float, float]
 KNOWN = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 
@@ -62,11 +63,17 @@ class Rows(Sequence[Example]):
     """What is known of many images, in a file, so that memory does not grow with them.
 
     Args:
-        path: Of the file, which is written anew.
-        rows: What is written.
+        path: Of the file, which `write` has written.
     """
 
-    def __init__(self, path: Path, rows: Iterable[Example]) -> None:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        with np.load(path.with_suffix(".npz")) as told:
+            self._ends, self.val, self.known = told["ends"], told["val"], told["known"]
+
+    @classmethod
+    def write(cls, path: Path, rows: Iterable[Example]) -> "Rows":
+        """Write rows, and open the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         ends, val, known = array("q", [0]), array("b"), array("b")
         with path.open("wb") as stream:
@@ -74,8 +81,8 @@ class Rows(Sequence[Example]):
                 ends.append(ends[-1] + stream.write(json.dumps(list(vars(row).values())).encode()))
                 val.append(row.val)
                 known.append(any(row.looked))
-        self._file, self._ends = path.open("rb"), ends
-        self.val, self.known = np.array(val, bool), np.array(known, bool)
+        np.savez(path.with_suffix(".npz"), ends=ends, val=np.array(val, bool), known=np.array(known, bool))
+        return cls(path)
 
     def __len__(self) -> int:
         return len(self.val)
@@ -89,7 +96,8 @@ class Rows(Sequence[Example]):
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
         i = range(len(self))[at]
-        text = os.pread(self._file.fileno(), self._ends[i + 1] - self._ends[i], self._ends[i])
+        begin, end = int(self._ends[i]), int(self._ends[i + 1])
+        text = os.pread(self._file.fileno(), end - begin, begin)
         told = dict(zip(NAMES, json.loads(text), strict=True))
         boxes = tuple(tuple(box) if box else None for box in told["boxes"])
         maybe = tuple((label, tuple(box), chance) for label, box, chance in told["maybe"])
@@ -235,7 +243,7 @@ def gather(
     chosen = set(sorted(sample.id for sample in made)[: int(real * max_made_ratio)])
     wanted = work.dataset.samples(usable(states), images=False, keep=lambda s: not s.made or s.id in chosen)
     known = (row for sample in wanted if (row := example(sample, labels, boxes_only=boxes_only)) is not None)
-    rows = Rows(work.folder / "examples.jsonl", known)
+    rows = Rows.write(work.folder / KEPT, known)
     if not len(rows):
         raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
     if not any(row.labels for row in rows if not row.val):
@@ -251,6 +259,12 @@ def gather(
                 : squares.room
             ]:
                 squares.add(work.dataset.samples(ids=missing), advance)
+    return gathered(work, side)
+
+
+def gathered(work: Work, side: int) -> Examples:
+    """Return what `gather` has gathered for a step, in this process or another one."""
+    rows, squares = Rows(work.folder / KEPT), Squares(work.dataset.root / "squares", side, 0)
     places = np.concatenate([squares.places(some) for some in _ids(rows)])
     return Examples(squares=squares, places=places, rows=rows, read=work.dataset.read)
 

@@ -1,8 +1,9 @@
 """Fine-tune a base model on the dataset: all that a classifier and a detector have in common, which is all but the loss."""
 
 import contextlib
+import io
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,9 +12,12 @@ import numpy as np
 
 from tilth import models
 from tilth.claims import State
+from tilth.data.dataset import Dataset
+from tilth.engine.fit import Alone
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.events import Advance, Events
 from tilth.train.artifacts.artifact import (
     About,
     load_for_training,
@@ -22,7 +26,7 @@ from tilth.train.artifacts.artifact import (
     save_trained,
 )
 from tilth.train.learn.enough import among, too_few
-from tilth.train.learn.examples import Example, Examples, gather
+from tilth.train.learn.examples import KEPT, Example, Examples, gather, gathered
 from tilth.train.learn.lesson import Batch, Lesson, counts
 from tilth.train.learn.methods import Choice, freeze, groups, keep_less, merge
 from tilth.train.measure.prediction import Prediction
@@ -81,6 +85,7 @@ class FineTune:
         batch_size: Images a step.
         lr: Peak learning rate; 0 for one that fits model and method.
         accumulate: Batches whose gradients make up one step, where memory holds no larger batch.
+        processes: That learn together on this machine, each a part of every batch: one for each GPU.
         checkpointing: Compute what lies between layers twice instead of keeping it: less memory, a third more time.
         image_side: Side of the square that images are resized to; the base model's own when 0.
         cache_gb: Most that decoded squares of all images may take on disk; images beyond are decoded each time they are shown.
@@ -104,6 +109,7 @@ class FineTune:
     patience: int = 4
     accumulate: int = 1
     checkpointing: bool = False
+    processes: int = 1
     image_side: int = 0
     cache_gb: float = 20.0
     save_every: int = 100
@@ -115,6 +121,8 @@ class FineTune:
         if self.steps < 0 or self.batch_size < 1 or self.accumulate < 1:
             told = f"{self.steps}, {self.batch_size} and {self.accumulate}"
             raise ValueError(f"steps must not be negative, batch_size and accumulate at least 1, got {told}")
+        if self.processes < 1:
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
         if self.cache_gb < 0 or self.save_every < 1:
             told = f"{self.cache_gb} and {self.save_every}"
             raise ValueError(f"cache_gb must not be negative and save_every at least 1, got {told}")
@@ -219,7 +227,7 @@ class FineTune:
         model.to(memory_format=torch.contiguous_format)  # as files have it
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
-        for left in ("examples.jsonl", "curve.jsonl"):
+        for left in (KEPT, Path(KEPT).with_suffix(".npz"), "curve.jsonl"):
             (work.folder / left).unlink(missing_ok=True)
         return {"model": str(path), **about.trained}
 
@@ -237,54 +245,38 @@ class FineTune:
             folder: Keeps checkpoint and curve.
             noted: Called at each check with the step and the score.
         """
-        from tilth.engine.fit import fit
-        from tilth.engine.plateau import Plateau
-
-        model = self._fresh(work, about.labels)
-        freeze(model, chosen.method, labels=len(about.labels))
-        if self.checkpointing:
-            keep_less(model, self.model)
+        model = self.ready(work, about.labels, chosen)
         folder.mkdir(parents=True, exist_ok=True)
         lesson = Lesson(self, work, model, data, about, folder)
         named = [(name, weight) for name, weight in model.named_parameters() if not name.startswith("spots")]
         learns = sum(weight.numel() for _, weight in named if weight.requires_grad)
         message = "  " + chosen.told(sum(weight.numel() for _, weight in named), learns)
         work.events.emit("training", step=work.name, **asdict(chosen), message=message)
-        plateau = Plateau(
-            most=chosen.steps,
-            every=min(CHECK_EVERY, max(1, chosen.steps // 4)),
-            patience=self.patience,
-            slack=SLACK if lesson.measures else 0.0,  # a loss has no scale of its own
-            warmup=min(30, max(1, chosen.steps // 10)),
-        )
+        with (
+            work.events.progress(f"{work.name}: train", chosen.steps, unit="steps") as advance,
+            contextlib.closing(lesson),
+        ):
+            if self.processes == 1:
+                told = fitted(Alone(), self, lesson, chosen, folder, advance, noted)
+            else:
+                from tilth.train.learn.together import together
 
-        with work.events.progress(f"{work.name}: train", chosen.steps, unit="steps") as advance:
+                about_work = {
+                    "name": work.name, "policy": work.policy, "folder": work.folder, "artifacts": work.artifacts,
+                    "seed": work.seed, "device": work.device,
+                }  # fmt: skip
+                given = (self, about_work, work.dataset.root, about, chosen, folder)
+                together(self.processes, self.batch_size, fitted_there, given, advance)
+                told = left_by(folder, model, lesson)
+        return Learned(model=model, lesson=lesson, plateau=told[0], losses=told[1], learns=learns)
 
-            def judge(averaged: "torch.nn.Module") -> float:
-                score = lesson.judge(averaged, advance)
-                if noted is not None:
-                    noted(int(lesson.curve[-1]["step"]), score)
-                return score
-
-            with contextlib.closing(lesson):
-                losses = fit(
-                    self.kind,
-                    model,
-                    lesson.loss_at,
-                    steps=chosen.steps,
-                    lr=chosen.lr,
-                    groups=groups(model, chosen.decay, self.slower(model, chosen.slower)),
-                    accumulate=self.accumulate,
-                    work=folder / "checkpoint",
-                    ema=0.98,
-                    clip=self.clip,
-                    seed=work.seed,
-                    save_every=self.save_every,
-                    plateau=plateau,
-                    judge=judge if len(lesson.val) else None,
-                    advance=advance,
-                )
-        return Learned(model=model, lesson=lesson, plateau=plateau, losses=losses, learns=learns)
+    def ready(self, work: Work, labels: Sequence[str], chosen: Choice) -> Any:
+        """Return a fresh model of which learns what is to learn."""
+        model = self._fresh(work, labels)
+        freeze(model, chosen.method, labels=len(labels))
+        if self.checkpointing:
+            keep_less(model, self.model)
+        return model
 
     def _fresh(self, work: Work, labels: Sequence[str]) -> Any:
         """Load the base model with a fresh head, the same each time."""
@@ -305,3 +297,82 @@ class FineTune:
         if read_about(folder).labels != labels:
             raise InputError(f"{work.name}: {self.start} was trained on other categories; leave start empty")
         return str(folder)
+
+
+def fitted(
+    place: Alone, step: FineTune, lesson: Lesson, chosen: Choice, folder: Path, advance: Advance,
+    noted: Callable[[int, float], None] | None = None,
+) -> "tuple[Plateau, list[float]]":  # fmt: skip
+    """Let the model of a lesson learn; return what decided the end, and the losses."""
+    from tilth.engine.fit import fit
+    from tilth.engine.plateau import Plateau
+
+    plateau = Plateau(
+        most=chosen.steps,
+        every=min(CHECK_EVERY, max(1, chosen.steps // 4)),
+        patience=step.patience,
+        slack=SLACK if lesson.measures else 0.0,  # a loss has no scale of its own
+        warmup=min(30, max(1, chosen.steps // 10)),
+    )
+
+    def judge(averaged: "torch.nn.Module") -> float:
+        score = lesson.judge(averaged, advance)
+        if noted is not None:
+            noted(int(lesson.curve[-1]["step"]), score)
+        return score
+
+    losses = fit(
+        step.kind,
+        lesson.model,
+        lesson.loss_at,
+        steps=chosen.steps,
+        lr=chosen.lr,
+        groups=groups(lesson.model, chosen.decay, step.slower(lesson.model, chosen.slower)),
+        accumulate=step.accumulate,
+        work=folder / "checkpoint",
+        ema=0.98,
+        clip=step.clip,
+        seed=lesson.seed,
+        save_every=step.save_every,
+        plateau=plateau,
+        judge=judge if len(lesson.val) else None,
+        advance=advance,
+        place=place,
+    )
+    return plateau, losses
+
+
+def fitted_there(
+    place: Alone, step: FineTune, about_work: Mapping[str, Any], dataset: Path, about: About, chosen: Choice, folder: Path,
+    advance: Advance,
+) -> None:  # fmt: skip
+    """Learn in a process of its own, among others; the first leaves what it learned in `folder`."""
+    import torch
+
+    work = Work(**about_work, dataset=Dataset(dataset), events=Events(stream=io.StringIO()))
+
+    model = step.ready(work, about.labels, chosen)
+    lesson = Lesson(step, work, model, gathered(work, about.side), about, folder, place)
+    with contextlib.closing(lesson):
+        plateau, losses = fitted(place, step, lesson, chosen, folder, advance)
+    if place.rank == 0:
+        told = {"plateau": plateau.state(), "curve": lesson.curve, "told": lesson.told, "losses": losses}
+        partial = folder / "learned.partial"
+        torch.save({"model": model.state_dict(), "most": chosen.steps, "every": plateau.every, **told}, partial)
+        partial.replace(folder / "learned.pt")
+
+
+def left_by(folder: Path, model: Any, lesson: Lesson) -> "tuple[Plateau, list[float]]":
+    """Take over what processes that learned together left."""
+    import torch
+
+    from tilth.engine.fit import put_back
+    from tilth.engine.plateau import Plateau
+
+    told = torch.load(folder / "learned.pt", weights_only=True)
+    put_back(model, told["model"])
+    plateau = Plateau(most=told["most"], every=told["every"], patience=0)
+    plateau.go_on(told["plateau"])
+    lesson.curve, lesson.told = told["curve"], told["told"]
+    (folder / "learned.pt").unlink()
+    return plateau, told["losses"]

@@ -13,6 +13,7 @@ import numpy as np
 from tilth import models
 from tilth.claims import PEOPLE
 from tilth.data.files import write_beside
+from tilth.engine.fit import Alone
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.events import Advance
@@ -74,15 +75,26 @@ class Lesson:
         data: All examples.
         about: Of the model that will be.
         folder: Keeps the curve.
+        place: Of this process among those that learn together.
 
     Raises:
         InputError: The model can learn from none of them.
     """
 
-    def __init__(self, step: Subject, work: Work, model: Any, data: Examples, about: About, folder: Path) -> None:
+    def __init__(
+        self,
+        step: Subject,
+        work: Work,
+        model: Any,
+        data: Examples,
+        about: About,
+        folder: Path,
+        place: Alone | None = None,
+    ) -> None:
         import torch
 
         self.step, self.model, self.data, self.about, self.seed = step, model, data, about, work.seed
+        self.place = place or Alone()
         self.device = models.device(work.device)
         self._try_size()
         fits = np.array(step.choose(model, data.rows, about.side), bool)
@@ -125,7 +137,7 @@ class Lesson:
 
     def answer(
         self, net: Any, chosen: "np.ndarray[Any, Any]", squares: "np.ndarray[Any, Any]", rng: np.random.Generator, *,
-        draw: bool = False,
+        draw: bool = False, part: slice | None = None,
     ) -> "tuple[Any, Batch]":  # fmt: skip
         """Show a model a random view of each of some examples; return what it says, and the views.
 
@@ -135,14 +147,16 @@ class Lesson:
             squares: Their images.
             rng: Of the views.
             draw: Whether what is in doubt is there in as many views as it is likely.
+            part: Shows these alone; everything random is drawn for all.
         """
         import torch
 
         from tilth.engine.views import to_unit, views
 
         rows = [drawn(self.data.rows[i], rng) if draw else self.data.rows[i] for i in chosen]
-        images = to_unit(squares, self.device)
-        x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng)
+        own = part or slice(None)
+        images, rows = to_unit(squares[own], self.device), rows[own]
+        x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng, own, len(chosen))
         batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
         beside = self.step.beside(net, batch)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
@@ -159,10 +173,10 @@ class Lesson:
         for at in range(step, step + 1 + AHEAD):
             if at not in self._coming:
                 self._coming[at] = self._reader.submit(lambda at: self.data.images(self._drawn(at)[1]), at)
-        images = self._coming.pop(step).result()
-        loss = self.step.loss(self.model, *self.answer(self.model, chosen, images, rng, draw=True))
+        images, part = self._coming.pop(step).result(), self.place.part(self.step.batch_size)
+        loss = self.step.loss(self.model, *self.answer(self.model, chosen, images, rng, draw=True, part=part))
         self._step = step // self.step.accumulate + 1
-        self._losses.append(loss.item())
+        self._losses.append(self.place.mean(loss))
         return loss
 
     def judge(self, averaged: "torch.nn.Module", advance: Advance) -> float:
