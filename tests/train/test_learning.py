@@ -25,7 +25,13 @@ from tilth.policy import Policy
 from tilth.samples import NewSample
 from tilth.starter.world.scene import BASE_KINDS, NEW_KINDS, NEW_LOOK_ALIKES, UNSAFE_KINDS, Spec, render
 from tilth.train.artifacts.artifact import About, load_trained, preprocessing, read_about, save_trained
-from tilth.train.artifacts.export import export_classifier, export_detector, export_language_model, verdict_settings
+from tilth.train.artifacts.export import (
+    _in_two_files,
+    export_classifier,
+    export_detector,
+    export_language_model,
+    verdict_settings,
+)
 from tilth.train.judge.predict import Predictor
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
@@ -535,6 +541,25 @@ def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> No
 
 
 @needs_starter
+def test_a_graph_with_a_file_for_each_weight_is_put_into_two(tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    net, x = torch.nn.Sequential(torch.nn.Linear(40, 40), torch.nn.Linear(40, 40)), torch.rand(1, 40)
+    torch.onnx.export(net, (x,), str(tmp_path / "whole.onnx"), input_names=["x"], dynamo=False)
+    folder = tmp_path / "loose"
+    folder.mkdir()
+    loose = {"save_as_external_data": True, "all_tensors_to_one_file": False, "size_threshold": 0}
+    onnx.save(
+        onnx.load(tmp_path / "whole.onnx"), folder / "net.onnx", **loose
+    )  # as the exporter leaves one beyond 2 GiB
+    assert len(list(folder.iterdir())) == 5
+    _in_two_files(folder / "net.onnx")
+    assert sorted(file.name for file in folder.iterdir()) == ["net.onnx", "net.onnx.data"]
+    (said,) = onnxruntime.InferenceSession(folder / "net.onnx").run(None, {"x": x.numpy()})
+    assert np.allclose(said, net(x).detach().numpy(), atol=1e-6)
+
+
 @pytest.mark.parametrize("base", ["starter:classifier", "dinov2"])
 def test_a_graph_takes_images_of_another_size_than_its_base_model(tmp_path: Path, base: str) -> None:
     import onnxruntime

@@ -146,8 +146,8 @@ def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> P
             ).last_hidden_state
             last = (mask * torch.arange(mask.shape[1])).argmax(1)
             chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
-            logits: torch.Tensor = self.head(chosen)[:, labels]
-            return logits
+            bias = None if self.head.bias is None else self.head.bias[labels]
+            return torch.nn.functional.linear(chosen, self.head.weight[labels], bias)  # and of no other word
 
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(3, model.config.vocab_size, (3, 24)))
@@ -182,8 +182,23 @@ def _export(
             dynamic_axes={**dict.fromkeys(inputs, free), **{name: {0: "n"} for name in outputs}},
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
+    _in_two_files(path)
     _compare(module, inputs, outputs, path, ordered)
     return path
+
+
+def _in_two_files(path: Path) -> None:
+    """Put the weights of a graph beyond 2 GiB, which the exporter leaves as a file each, into one file beside it."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False)
+    told = (entry for tensor in graph.graph.initializer for entry in tensor.external_data)
+    loose = {path.parent / entry.value for entry in told if entry.key == "location"}
+    if len(loose) > 1:
+        onnx.load_external_data_for_model(graph, str(path.parent))
+        for file in loose:
+            file.unlink()
+        onnx.save(graph, path, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.name}.data")
 
 
 def _smooth_resize(graph: Any, x: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
