@@ -19,8 +19,9 @@ from tilth.pipeline.steps.label_made import LabelMade
 from tilth.pipeline.steps.package import Package, check_language_model
 from tilth.policy import Policy
 from tilth.synth.draw.generate import Generate
-from tilth.train.judge.evaluate import Evaluate, cannot_measure, coco_counts
+from tilth.train.judge.evaluate import Evaluate
 from tilth.train.judge.gate import Gate
+from tilth.train.judge.testsets import cannot_measure, coco_counts
 from tilth.train.learn.enough import Counts, in_dataset, too_few
 from tilth.train.learn.fine_tune import STATES, FineTune
 
