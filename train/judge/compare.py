@@ -100,7 +100,7 @@ def _right(old: Judged, new: Judged) -> dict[str, Json]:
     (before, known), (after, _) = old.right, new.right
     better, worse = int((after & ~before & known).sum()), int((before & ~after & known).sum())
     p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    return {"images": int(known.sum()), "right_only_now": better, "right_only_before": worse, "p": round(p, 4)}
+    return {"images": int(known.sum()), "right_only_now": better, "right_only_before": worse, "p": float(f"{p:.2g}")}
 
 
 def said(difference: Mapping[str, Any], new: Judged) -> str:
@@ -108,14 +108,12 @@ def said(difference: Mapping[str, Any], new: Judged) -> str:
     low, high = difference["ci95"]
     if low is None or difference["mean"] is None:
         return "cannot tell: recall needs unsafe and safe images, of which all is known"
+    of = "points of recall at 5 % false positives"
     if low > 0:
-        return f"better: recall at 5 % false positives is {100 * low:.1f} to {100 * high:.1f} points higher"
+        return f"better, by {100 * low:.1f} to {100 * high:.1f} {of}"
     if high < 0:
-        return f"worse: recall at 5 % false positives is {-100 * high:.1f} to {-100 * low:.1f} points lower"
+        return f"worse, by {-100 * high:.1f} to {-100 * low:.1f} {of}"
     if low >= -TOO_WIDE:
-        return f"not worse by more than {-100 * low:.1f} points of recall at 5 % false positives"
-    _, known = new.right
-    return (
-        f"cannot tell: {int(known.sum())} images are too few, recall at 5 % false positives may be {-100 * low:.1f} points lower or "
-        f"{100 * high:.1f} higher"
-    )
+        return f"not worse by more than {-100 * low:.1f} {of}"
+    images = int(new.right[1].sum())
+    return f"cannot tell: {images} images are too few, it may lose {-100 * low:.1f} or gain {100 * high:.1f} {of}"

@@ -231,7 +231,10 @@ class Judged:
         values |= {"auroc": (self.auroc, RESAMPLES_AP), "ece": (self.ece, RESAMPLES_AP)}
         if self.matches:
             values["map"] = (self.map, FEWER[1])
-        return {**with_intervals(values, self.n), "always_unsafe": self.always()}
+        always = self.always()
+        always |= {name: always["recall_at_fpr05"] for name in values if name.startswith("recall_")}
+        always["auroc"] = None if always["recall_at_fpr05"] is None else 0.5  # as of any that ranks nothing
+        return {**with_intervals(values, self.n), "always_unsafe": always}
 
 
 def mean(values: Sequence[float]) -> float:
