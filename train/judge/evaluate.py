@@ -62,6 +62,8 @@ class Tested:
             InputError: There is no image to judge by.
         """
         names = [c.name for c in work.policy.pictured]
+        if self.against and self._there(work):
+            work.artifact(f"{self.against}.predictions")  # missed now and not when all is predicted
         targets = coco_targets(self.test, names, self._parts()) if self.test else dataset_targets(work, self.split)
         path = work.folder / "predictions.jsonl"
         with work.events.progress(work.name, None) as advance:
@@ -77,8 +79,12 @@ class Tested:
         facts |= {"sliced_by": self.slice_by if self.test else "source", "test_opened": times}
         return {**facts, **({"against": self._compared(work, about is not None)} if self.against else {})}
 
+    def _there(self, work: Work) -> bool:
+        """Whether what it is compared with was judged, and not a champion that there is not yet."""
+        return work.facts.get(self.against, {}).get("bundle", "") is not None
+
     def _compared(self, work: Work, classifies: bool) -> dict[str, Json]:
-        if work.facts.get(self.against, {}).get("bundle", "") is None:
+        if not self._there(work):
             return {"name": self.against, "said": "nothing was in use yet to be compared with"}
         before, now = f"{self.against}.classifier", f"{work.name}.classifier"
         old = (self.against, before if before in work.artifacts else "")
