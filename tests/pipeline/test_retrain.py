@@ -58,9 +58,9 @@ steps:
   - changed
   - train.classifier: {{steps: 4, batch_size: 8}}
   - calibrate: {{classifier: train.classifier}}
-  - evaluate: {{test: "${{world}}/test", classifier: train.classifier}}
   - as: evaluate.champion
     evaluate_bundle: {{test: "${{world}}/test", bundle: {here}/champion}}
+  - evaluate: {{test: "${{world}}/test", classifier: train.classifier, against: evaluate.champion}}
   - gate:
       old: evaluate.champion
       old_classifier: evaluate.champion.classifier
@@ -165,6 +165,10 @@ def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) ->
     nights = sorted(path.parent.name for path in folder.glob("*/recipe.yaml"))
     assert len(nights) == 4, f"the killed night is gone on with: {nights}"
     assert told["gate"]["passed"]
+    [judged] = (folder / nights[-1] / "steps").glob("*-evaluate.json")
+    against = json.loads(judged.read_text())["facts"]["against"]
+    assert against["recall_at_fpr05"]["difference"] == told["gate"]["difference"]
+    assert against["images"] == 40
     assert [p.instead_of for p in champion.history()] == ["", first.name]
     states = Dataset(tmp_path / "data").tally("state", dropped=True)
     assert sum(states.values()) == 40

@@ -266,7 +266,10 @@ def test_single_commands_hand_what_they_made_to_the_next(world: Path, tmp_path: 
     assert again["test_opened"] == 2, "the model that is named is another one now, and its predictions are"
     refused = tilth("eval", data, "--policy", policy, "--set", "classifier=second")
     assert refused.returncode == 2
-    assert "no artifact 'second'; there are: evaluate.first.classifier, evaluate.first.predictions, first" in refused.stderr
+    assert (
+        "no artifact 'second'; there are: evaluate.first.classifier, evaluate.first.predictions, first"
+        in refused.stderr
+    )
 
 
 class Terminal(io.StringIO):

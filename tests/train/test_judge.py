@@ -12,9 +12,11 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.policy import Policy
+from tilth.samples import NewSample
 from tilth.train.artifacts.artifact import About, write_about
 from tilth.train.judge import evaluate
 from tilth.train.judge.calibrate import fit_slopes
@@ -22,6 +24,7 @@ from tilth.train.judge.compare import Pair
 from tilth.train.judge.gate import Gate
 from tilth.train.judge.kept import read_predictions
 from tilth.train.judge.measure import confused, measure, unsafe_names
+from tilth.train.judge.testsets import dataset_targets
 from tilth.train.measure.prediction import Prediction, Predictions
 from tilth.train.measure.ranked import Ranked
 
@@ -229,3 +232,15 @@ def test_an_evaluation_counts_how_often_the_sealed_set_was_opened_and_names_anot
     assert (
         "nothing was in use yet" in run("fourth", evaluate.Tested(test=sealed, against="champion"))["against"]["said"]
     )
+
+
+def test_images_of_the_dataset_are_parts_by_who_brought_them_in(work: Work) -> None:
+    for step, seeds in (("import.shop", (0, 1)), ("mine", (2, 3))):
+        empty = Claim(says="empty", source="human:ana")
+        samples = [
+            NewSample(data=noise_image(seed), origin={"step": step}, claims=(empty,), columns={"split": "test"})
+            for seed in seeds
+        ]
+        replace(work, name=step).add("a", samples)
+    parts = [target.part for target in dataset_targets(work, "test")]
+    assert sorted(parts) == ["import.shop", "import.shop", "mine", "mine"]
