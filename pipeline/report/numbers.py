@@ -66,7 +66,7 @@ def spell(value: Any, unit: str, digits: int = 1) -> str:
     if not isinstance(value, int | float):
         return str(value)
     if unit == "percent":
-        return f"{100 * value:.{digits}f}{NARROW}%"
+        return f"{round(100 * value, digits) + 0.0:.{digits}f}{NARROW}%"  # no minus before a zero
     if unit == "seconds":
         return duration(value)
     if unit == "mb":

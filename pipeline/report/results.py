@@ -105,25 +105,12 @@ def results(numbers: Numbers) -> Section:
     parts = (
         certainty(numbers),
         table,
-        _trivial(numbers, base),
         *compared(numbers),
         *curves(numbers),
         _operating(numbers),
     )
     blocks = some(*parts) if table else []
     return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
-
-
-def _trivial(numbers: Numbers, base: str) -> Note | None:
-    """Say what a model scores that has looked at nothing."""
-    if not numbers.has(f"{base}.always_unsafe.f1") or not numbers.has(f"{base}.always_unsafe.precision"):
-        return None
-    text = Markup(
-        "Calling every image unsafe, in every category, would have F1 {} and be right about {} of the images."
-    ).format(
-        numbers.show(f"{base}.always_unsafe.f1", "percent"), numbers.show(f"{base}.always_unsafe.precision", "percent")
-    )
-    return Note(text=text)
 
 
 def _operating(numbers: Numbers) -> Table | None:

@@ -170,7 +170,7 @@ def compared(numbers: Numbers) -> list[Block]:
             for m in measures
         ]
         if rows:
-            head = ["measure", other, name, "difference, paired"]
+            head = ["measure", other, name, "difference in points, paired"]
             blocks.append(Table(caption=f"The same images, judged by {other} and {name}", head=head, rows=rows))
             blocks += some(_compared_by_category(numbers, base, measures))
     return blocks
@@ -190,11 +190,16 @@ def _compared_by_category(numbers: Numbers, base: str, measures: Sequence[str]) 
         ]
         for name in names[:MOST_ROWS]
     ]
-    head = ["category", *map(plain, measures), *counts.values(), "so it is"]
-    caption = "Differences by category, each with its own 95\u202f% interval: of twenty, one lies outside by chance"
+    heads = {"recall_at_fpr05": "recall", "average_precision": "average precision", "map50": "mAP"}
+    head = ["category", *(heads.get(m, plain(m)) for m in measures), *counts.values(), "so it is"]
+    caption = (
+        "Differences in points by category, each with its own 95\u202f% interval: of twenty, one lies outside by chance"
+    )
     if len(names) > MOST_ROWS:
         caption += f"; the first {MOST_ROWS} of {len(names)}, summary.json has all"
-    return Fold(title="The differences by category", parts=[Table(caption=caption, head=head, rows=rows)])
+    return Fold(
+        title="The differences by category", parts=[Table(caption=caption, head=head, rows=rows, css="differences")]
+    )
 
 
 def confusion(numbers: Numbers, cases: Cases | None, album: Album) -> Section:
@@ -210,7 +215,13 @@ def confusion(numbers: Numbers, cases: Cases | None, album: Album) -> Section:
     blocks: list[Block] = [_matrix(numbers, f"{key}.confusion")]
     if cases is not None and (rows := confused_rows(cases, album)):
         title = "The most frequent confusions, the surest first"
-        blocks.append(Strip(title=title, rows=rows, note="Green is the truth; dashes are what the model saw."))
+        blocks.append(
+            Strip(
+                title=title,
+                rows=rows,
+                note="Green is the truth; dashes are what the model saw, also where its score is below what is served.",
+            )
+        )
     return replace(section, blocks=blocks)
 
 

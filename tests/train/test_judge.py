@@ -102,7 +102,7 @@ def told(work: Work) -> dict[str, Any]:
         (600, 2.0, 4.0, "better, by "),
         (600, 4.0, 2.0, "worse, by "),
         (600, 9.0, 9.0, "not worse by more than "),
-        (40, 3.0, 3.0, "cannot tell: 40 images are too few"),
+        (40, 3.0, 3.0, "cannot tell: 20 unsafe and 20 safe images are too few"),
     ],
 )
 def test_two_models_on_the_same_images_are_told_apart_as_far_as_these_can_tell(
@@ -133,6 +133,8 @@ def test_images_that_only_one_of_two_judged_are_not_compared(work: Work) -> None
     judged(work, "other", [replace(p, id=f"x{p.id}") for p in rows])
     pair = Pair.read(work, ("old", "old.classifier"), ("other", "other.classifier"), (0.5,))
     assert str(pair.told(0)["said"]).startswith("cannot tell")
+    with pytest.raises(InputError, match="old judged a classifier, of which nothing is known here; evaluate it again"):
+        Pair.read(work, ("old", ""), ("new", "new.classifier"))
 
 
 def test_what_calls_everything_unsafe_scores_what_is_written_beside_every_number(policy: Policy) -> None:

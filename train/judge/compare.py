@@ -8,6 +8,7 @@ import numpy as np
 
 from tilth.claims import Json
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.train.artifacts.artifact import read_about
 from tilth.train.judge.kept import read_columns
 from tilth.train.judge.measure import judged, unsafe_names
@@ -45,9 +46,17 @@ class Pair:
             old: Name of the step that evaluated the model before, and of its classifier, which is empty for none.
             new: The same of the other model.
             overlaps: From which boxes are right; none without boxes.
+
+        Raises:
+            InputError: A classifier spoke that is not named, without whose calibration its scores mean nothing.
         """
         names = unsafe_names(work.policy)
         sides = [read_columns(work.artifact(f"{name}.predictions"), names) for name, _ in (old, new)]
+        for (name, classifier), side in zip((old, new), sides, strict=True):
+            if not classifier and side.logits.any():
+                raise InputError(
+                    f"{work.name}: {name} judged a classifier, of which nothing is known here; evaluate it again, or name its artifact"
+                )
         counts = {name: len(side) for (name, _), side in zip((old, new), sides, strict=True)}
         common = {*sides[0].ids} & {*sides[1].ids}
         sides = [side.of_images(sorted(common)) for side in sides]
@@ -108,12 +117,12 @@ def said(difference: Mapping[str, Any], new: Judged) -> str:
     low, high = difference["ci95"]
     if low is None or difference["mean"] is None:
         return "cannot tell: recall needs unsafe and safe images, of which all is known"
-    of = "points of recall at 5 % false positives"
+    of, (down, up) = "points of recall at 5 % false positives", (f"{abs(100 * end):.1f}" for end in (low, high))
     if low > 0:
-        return f"better, by {100 * low:.1f} to {100 * high:.1f} {of}"
+        return f"better, by {down} to {up} {of}"
     if high < 0:
-        return f"worse, by {-100 * high:.1f} to {-100 * low:.1f} {of}"
+        return f"worse, by {up} to {down} {of}"
     if low >= -TOO_WIDE:
-        return f"not worse by more than {-100 * low:.1f} {of}"
-    images = int(new.right[1].sum())
-    return f"cannot tell: {images} images are too few, it may lose {-100 * low:.1f} or gain {100 * high:.1f} {of}"
+        return f"not worse by more than {down} {of}"
+    unsafe, images = new.positives, int(new.right[1].sum())
+    return f"cannot tell: {unsafe} unsafe and {images - unsafe} safe images are too few, it may lose {down} or gain {up} {of}"

@@ -167,8 +167,9 @@ class Judged:
         kept = slice(None) if self.inside is None else self.inside
         shown, looked = ((of & self.sure)[kept].sum(0) for of in (self.truth, self.sure))
         each = [2 * p / (p + m) for p, m in zip(shown.tolist(), looked.tolist(), strict=True) if p]
-        share = round(n / (n + safe), 4) if n + safe else None
+        share, boxes = round(n / (n + safe), 4) if n + safe else None, any(len(m.true) for m in self.matches)
         return {
+            **({"map50": 0.0, "map": 0.0} if boxes else {}),  # as it draws none
             "recall_at_fpr05": 0.0 if n and safe else None, "f1": round(mean(each), 4) if each else None,
             "average_precision": share if n and safe else None, "precision": share,
         }  # fmt: skip
