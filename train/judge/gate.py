@@ -69,7 +69,8 @@ class Gate:
             f"category {name}": (*(side.scores[sure[:, k], k] for side in sides), truth[sure[:, k], k])
             for k, name in enumerate(pair.categories)
         }
-        for part in sorted({*pair.parts.tolist()} - {""}):
+        parts = sorted({*pair.parts.tolist()} - {""})
+        for part in parts if len(parts) > 1 else ():  # a part that is the whole tells nothing more
             inside = judged & (pair.parts == part)
             groups[f"slice {part}"] = (old[inside], new[inside], is_unsafe[inside])
         facts |= self._groups(groups, work.seed)
