@@ -1,9 +1,11 @@
 """What the run achieved: headline, systems side by side, the gate, drift, calibration, Stage 2."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
+from tilth.pipeline.report.cases import Cases, category_rows, picture_rows
 from tilth.pipeline.report.numbers import Numbers, capital, plain
 from tilth.pipeline.report.parts import (
     METRICS,
@@ -11,6 +13,7 @@ from tilth.pipeline.report.parts import (
     Figure,
     Note,
     Section,
+    Strip,
     Table,
     bars_table,
     evaluations,
@@ -18,6 +21,7 @@ from tilth.pipeline.report.parts import (
     some,
     steps_of,
 )
+from tilth.pipeline.report.pictures import Album
 from tilth.pipeline.report.plots import Part, stacked
 from tilth.pipeline.report.tested import compare, compared, curves
 
@@ -127,6 +131,36 @@ def _operating(numbers: Numbers) -> Table | None:
     head = ["category, system", "the policy asks for", "recall", "precision", "false positives"]
     caption = "At the thresholds that are served for an aim of the policy"
     return Table(caption=caption, head=head, rows=rows) if rows else None
+
+
+def pictures_of_change(numbers: Numbers, cases: Cases | None, album: Album) -> Section:
+    """Show test images that changed sides, what is still wrong, and what is taken for what."""
+    section = Section(id="cases", title="What changed, picture by picture", short="Pictures")
+    if cases is None:
+        return section
+    blocks: list[Block] = []
+    note = "Green is the truth, blue dashes what the model found, red dashes a false alarm; below stand category and score as served."
+    if rows := category_rows(cases, album, "caught"):
+        blocks.append(Strip(title=cases.headings()["caught"], rows=rows, note=note))
+    if rows := picture_rows(cases, album, ["lost", "missed", "false_alarms"]):
+        blocks.append(
+            Strip(title="What is still wrong, the hardest of each kind first", rows=rows, note="" if blocks else note)
+        )
+    lead = Markup(
+        "Of the unsafe test images, the new model catches {} that {} missed, and misses {} that it caught; "
+        "{} are missed by both. False alarms on safe images, which the operating point allows: {}."
+    ).format(
+        numbers.show("cases.caught", "count"),
+        cases.before,
+        *(numbers.show(f"cases.{kind}", "count") for kind in ("lost", "missed", "false_alarms")),
+    )
+    if not cases.before:
+        lead = Markup(
+            "At 5\u202f% false positives the model misses {} unsafe test images and raises an alarm on {} safe ones."
+        ).format(*(numbers.show(f"cases.{kind}", "count") for kind in ("missed", "false_alarms")))
+        section = replace(section, title="What is still wrong, picture by picture")
+    absent = Note(text="The pictures are not shown: the test folder of the recipe is not here.")
+    return replace(section, lead=lead, blocks=blocks or [absent])
 
 
 def gate(numbers: Numbers) -> Section:
