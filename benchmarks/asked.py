@@ -38,8 +38,9 @@ from tilth.policy import Policy, load_policy
 from tilth.samples import NewSample
 from tilth.train.artifacts.artifact import read_about
 from tilth.train.judge.calibrate import Calibrate
-from tilth.train.judge.evaluate import Evaluate, category_scores
-from tilth.train.judge.predict import read_predictions
+from tilth.train.judge.evaluate import Evaluate
+from tilth.train.judge.kept import read_columns
+from tilth.train.judge.measure import category_scores
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import TrainDetector
 from tilth.train.measure.metrics import average_precision
@@ -114,10 +115,9 @@ def one_way(work: Work, world: Path, steps: int, detector: str) -> dict[str, Any
 
 def image_precision(work: Work) -> dict[str, float]:
     """Return how well the score of each category ranks the sealed images, as average precision."""
-    predictions = list(read_predictions(work.artifact("evaluate.predictions")))
     names = work.policy.names
-    scores = category_scores(predictions, names, read_about(work.artifact("classifier")))
-    shown = np.array([[name in p.truth for name in names] for p in predictions])
+    predictions = read_columns(work.artifact("evaluate.predictions"), names)
+    scores, shown = category_scores(predictions, read_about(work.artifact("classifier"))), predictions.truth
     return {name: average_precision(scores[:, i], shown[:, i], int(shown[:, i].sum())) for i, name in enumerate(names)}
 
 

@@ -19,8 +19,9 @@ from tilth.pipeline.steps.label_made import LabelMade
 from tilth.pipeline.steps.package import Package, check_language_model
 from tilth.policy import Policy
 from tilth.synth.draw.generate import Generate
-from tilth.train.judge.evaluate import Evaluate, cannot_measure, coco_counts
+from tilth.train.judge.evaluate import Evaluate
 from tilth.train.judge.gate import Gate
+from tilth.train.judge.testsets import cannot_measure, coco_counts
 from tilth.train.learn.enough import Counts, in_dataset, too_few
 from tilth.train.learn.fine_tune import STATES, FineTune
 
@@ -73,10 +74,11 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
         elif isinstance(step, FineTune):
             before = list(steps.values())[: list(steps).index(name)]
             found.notes.extend(f"{name}: {note}" for note in _little(step, before, policy, dataset))
-        elif isinstance(step, Evaluate) and step.test:
-            found.notes.extend(f"{name}: {note}" for note in _test_set(step, policy))
+        elif isinstance(step, Evaluate):
+            notes = [*(_test_set(step, policy) if step.test else ()), *_two_sets(step.against, name, steps)]
+            found.notes.extend(f"{name}: {note}" for note in notes)
         elif isinstance(step, Gate):
-            found.notes.extend(f"{name}: {note}" for note in _two_sets(step, steps))
+            found.notes.extend(f"{name}: {note}" for note in _two_sets(step.old, step.new, steps))
         elif isinstance(step, Package):
             try:
                 check_language_model(step.language_model, policy)
@@ -162,12 +164,10 @@ def _test_set(step: Evaluate, policy: Policy) -> Iterator[str]:
         yield f"{step.test}: {why}"
 
 
-def _two_sets(step: Gate, steps: Mapping[str, Any]) -> Iterator[str]:
+def _two_sets(before: str, after: str, steps: Mapping[str, Any]) -> Iterator[str]:
     judged = [
-        (s.test, s.split if s.test is None else "")
-        for n in (step.old, step.new)
-        if isinstance(s := steps.get(n), Evaluate)
+        (s.test, s.split if s.test is None else "") for n in (before, after) if isinstance(s := steps.get(n), Evaluate)
     ]
     if len(judged) == 2 and judged[0] != judged[1]:
         old, new = (str(test or f"split {split!r}") for test, split in judged)
-        yield f"{step.old} judges {old} and {step.new} judges {new}; only images that both judge can be compared"
+        yield f"{before} judges {old} and {after} judges {new}; only images that both judge can be compared"

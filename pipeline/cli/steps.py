@@ -172,8 +172,12 @@ def run_one(
     digest = inputs_digest(step.inputs())
 
     def folder(opened: "Dataset") -> Path:
-        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made
-        return dataset / "files" / f"{name}-{fingerprint(step, digest, str(opened.at.number))}"
+        # a killed command goes on where it was; a finished one that changed the dataset would start afresh on what it made,
+        # and so does one that names a model which was trained anew since
+        notes = dataset / "published.json"
+        there = json.loads(notes.read_text())["artifacts"] if notes.exists() else {}
+        named = [there[value] for value in vars(step).values() if isinstance(value, str) and value in there]
+        return dataset / "files" / f"{name}-{fingerprint(step, digest, str(opened.at.number), *named)}"
 
     facts: dict[str, Any] = {}
     with opened(dataset, policy, name, folder, device, fingerprint(step, digest), lambda: tell(facts)) as work:

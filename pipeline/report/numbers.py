@@ -14,7 +14,7 @@ NARROW = "\u202f"  # between a number and its unit, so that they never part
 RATIOS = re.compile(
     r"(^|[._])(recall|precision|f1|map|map50|ap|ap50|auc|auroc|accuracy|share|rate|fpr|ece|iou|agreement|coverage|fraction|ratio)"
 )
-CHARTED = ("calibration", "curve", "history", "losses", "matrix")  # long lists that plots show, not tables
+CHARTED = ("calibration", "curve", "pr_curve", "history", "losses", "matrix")  # long lists that plots show, not tables
 
 
 def look_up(document: Any, key: str) -> Any:
@@ -66,7 +66,7 @@ def spell(value: Any, unit: str, digits: int = 1) -> str:
     if not isinstance(value, int | float):
         return str(value)
     if unit == "percent":
-        return f"{100 * value:.{digits}f}{NARROW}%"
+        return f"{round(100 * value, digits) + 0.0:.{digits}f}{NARROW}%"  # no minus before a zero
     if unit == "seconds":
         return duration(value)
     if unit == "mb":

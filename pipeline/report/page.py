@@ -15,19 +15,10 @@ from tilth.pipeline.report.loop import effort, generation, labelling, left_out, 
 from tilth.pipeline.report.numbers import Numbers
 from tilth.pipeline.report.parts import Section, evaluations, steps_of
 from tilth.pipeline.report.pictures import Album, Draw
-from tilth.pipeline.report.results import (
-    by_category,
-    by_slice,
-    calibration,
-    drift,
-    gate,
-    headline,
-    pictures_of_change,
-    results,
-    stage2,
-)
+from tilth.pipeline.report.results import calibration, drift, gate, headline, pictures_of_change, results, stage2
 from tilth.pipeline.report.store import cost, lineage, training
 from tilth.pipeline.report.store import dataset as dataset_section
+from tilth.pipeline.report.tested import by_category, by_severity, by_size, by_slice, confusion
 from tilth.policy import Policy
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,6 +64,9 @@ def sections(run_folder: Path, numbers: Numbers, draw: Draw, album: Album, cases
         benchmark(numbers),
         by_category(numbers),
         by_slice(numbers),
+        by_severity(numbers),
+        by_size(numbers),
+        confusion(numbers, cases, album),
         effort(numbers),
         gate(numbers),
         drift(numbers),

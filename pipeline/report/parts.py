@@ -131,6 +131,7 @@ def bars_table(
     first: str,
     top: float = 1.0,
     unit: str = "percent",
+    beside: tuple[str, Mapping[str, str]] = ("", {}),
 ) -> Table | None:
     """Make a table with bars below each other in every row, and a column of numbers for each series.
 
@@ -142,7 +143,9 @@ def bars_table(
         first: Head of the first column.
         top: Value of a full bar.
         unit: Of the numbers.
+        beside: Head of a column of numbers without bars, and their keys by the name of the row; left out where there are none.
     """
+    more = any(numbers.has(beside[1].get(name, "")) for name, _ in rows) if beside[1] else False
     lines: list[list[str | Markup]] = []
     for name, keys in rows:
         points = [numbers.point(key) for key in keys]
@@ -150,11 +153,13 @@ def bars_table(
             continue
         said = "; ".join(f"{who} {spell(p[0], unit)}" for p, (who, _) in zip(points, series, strict=True) if p)
         drawn = bars([(p, css) for p, (_, css) in zip(points, series, strict=True)], f"{plain(name)}: {said}", top=top)
-        lines.append([capital(plain(name)), drawn, *(numbers.estimate(key, unit) for key in keys)])
+        extra = [numbers.show(beside[1].get(name, ""), unit)] if more else []
+        lines.append([capital(plain(name)), drawn, *extra, *(numbers.estimate(key, unit) for key in keys)])
     if not lines:
         return None
-    heads = [Markup('<i class="key {}"></i>{}').format(css, name) for name, css in series]
+    heads: list[str | Markup] = [Markup('<i class="key {}"></i>{}').format(css, name) for name, css in series]
     scale = Markup('<span class="scale"><i>0</i><i>{}</i></span>').format(spell(top, unit, 0))
+    heads = [beside[0], *heads] if more else heads
     css = "bars systems" + (" strong" if series[-1][1] == "c-final" else "")
     return Table(caption=caption, head=[first, scale, *heads], rows=lines, css=css)
 

@@ -6,7 +6,7 @@ A sample that matched a hash list is never decoded here, let alone shown.
 import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,17 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What to show: a sample, or a file with the categories that its truth names; `marks` replace a sample's claims."""
+    """What to show: a sample, or a file with the categories that its truth names; `marks` replace a sample's claims.
+
+    With a box in `around`, no more than what lies there is shown.
+    """
 
     id: str
     file: str = ""
     caption: str = ""
     marks: tuple[Mapping[str, Any], ...] | None = None
     categories: tuple[str, ...] = ()
+    around: tuple[float, float, float, float] | None = None
 
 
 def is_listed(sample: Sample) -> bool:
@@ -103,6 +107,21 @@ def thumbnail(image: Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
+def cut_out(
+    image: Image, marks: Sequence[Mapping[str, Any]], around: tuple[float, float, float, float] | None
+) -> tuple[Image, list[Mapping[str, Any]]]:
+    """Cut a box and half of its longer side around it out of an image, and move the marks along."""
+    if around is None:
+        return image, [*marks]
+    rim = max(around[2] - around[0], around[3] - around[1]) / 2
+    left, top = (max(0, int(start - rim)) for start in around[:2])
+    cut = image[top : int(around[3] + rim) + 1, left : int(around[2] + rim) + 1]
+    moved: list[Mapping[str, Any]] = [
+        {**mark, "box": [v - (top if i % 2 else left) for i, v in enumerate(mark["box"])]} for mark in marks
+    ]
+    return cut, moved
+
+
 class Album:
     """Turns samples into pictures until the page is full."""
 
@@ -126,27 +145,31 @@ class Album:
             if is_listed(sample):
                 continue
             try:
-                uri = thumbnail(sample.pixels())
+                image = sample.pixels()
             except InputError:
                 continue
-            if len(uri) > self._left:
+            labels = sample.truth.labels
+            names = ", ".join(sorted({c.category.replace("_", " ") for c in labels if c.category})) or _nothing(sample)
+            what = "generated image" if sample.made else "image"
+            caption = want.caption or _said(sample, names, heading)
+            marks: Sequence[Mapping[str, Any]] = claim_marks(labels) if want.marks is None else want.marks
+            shown = replace(want, caption=caption, marks=tuple(marks))
+            veiled = not is_known_safe(sample, self._policy)
+            picture = self._picture(image, shown, f"{what} {sample.id[:8]}, {names}", veiled=veiled)
+            if picture is None:
                 break
-            self._left -= len(uri)
-            made.append(self._picture(sample, want, uri, heading))
+            made.append(picture)
         return tuple(made)
 
-    def _picture(self, sample: Sample, want: Wanted, uri: str, heading: str) -> Picture:
-        labels = sample.truth.labels
-        names = ", ".join(sorted({c.category.replace("_", " ") for c in labels if c.category})) or _nothing(sample)
-        marks: Sequence[Mapping[str, Any]] = claim_marks(labels) if want.marks is None else want.marks
-        what = "generated image" if sample.made else "image"
+    def _picture(self, image: Image, want: Wanted, alt: str, *, veiled: bool) -> Picture | None:
+        """Make a picture, or none where the page is full."""
+        cut, marks = cut_out(image, want.marks or (), want.around)
+        uri, size_wh = thumbnail(cut), (cut.shape[1], cut.shape[0])
+        if len(uri) > self._left:
+            return None
+        self._left -= len(uri)
         return Picture(
-            uri=uri,
-            alt=f"{what} {sample.id[:8]}, {names}",
-            caption=want.caption or _said(sample, names, heading),
-            marks=boxes(marks, sample.size_wh),
-            veiled=not is_known_safe(sample, self._policy),
-            size_wh=sample.size_wh,
+            uri=uri, alt=alt, caption=want.caption, marks=boxes(marks, size_wh), veiled=veiled, size_wh=size_wh
         )
 
     def files(self, folder: Path, wanted: Sequence[Wanted]) -> tuple[Picture, ...]:
@@ -159,21 +182,11 @@ class Album:
                 continue
             if self._dataset.guard and self._dataset.guard(image):
                 continue
-            uri = thumbnail(image)
-            if len(uri) > self._left:
+            veiled = not set(want.categories) <= harmless(self._policy)
+            picture = self._picture(image, want, f"test image {want.file}, {want.caption}", veiled=veiled)
+            if picture is None:
                 break
-            self._left -= len(uri)
-            size_wh = (image.shape[1], image.shape[0])
-            made.append(
-                Picture(
-                    uri=uri,
-                    alt=f"test image {want.file}, {want.caption}",
-                    caption=want.caption,
-                    marks=boxes(want.marks or (), size_wh),
-                    veiled=not set(want.categories) <= harmless(self._policy),
-                    size_wh=size_wh,
-                )
-            )
+            made.append(picture)
         return tuple(made)
 
     def rows(self, groups: Mapping[str, Sequence[Wanted]]) -> tuple[Row, ...]:

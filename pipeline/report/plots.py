@@ -83,11 +83,12 @@ def stacked(parts: Sequence[Part], title: str, *, height: float = 26) -> Markup:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of a chart: its name, its colour, and its points in the units of the axes."""
+    """A line of a chart: its name, its colour, its points in the units of the axes, and a number that the legend tells."""
 
     name: str
     css: str
     points: Sequence[tuple[float, float]]
+    shown: Markup | None = None
 
 
 WIDE, HIGH, LEFT, RIGHT, BELOW, ABOVE = 360.0, 230.0, 52.0, 20.0, 38.0, 8.0  # of a chart and its margins, in px
@@ -129,7 +130,12 @@ def lines(series: Sequence[Line], title: str, *, x: tuple[str, float, str], y: t
         body += Markup('<polyline class="line {}" points="{}"><title>{}</title></polyline>').format(
             line.css, path, line.name
         )
-    legend = Markup("").join(Markup('<li><i class="key {}"></i>{}</li>').format(one.css, one.name) for one in series)
+    legend = Markup("").join(
+        Markup('<li><i class="key {}"></i>{}</li>').format(
+            one.css, Markup("{} <b>{}</b>").format(one.name, one.shown) if one.shown else one.name
+        )
+        for one in series
+    )
     drawn = svg(body, title=title, css="curve", width="100%", height=HIGH, box=f"0 0 {WIDE:g} {HIGH:g}")
     return Markup('{}<ul class="legend">{}</ul>').format(drawn, legend)
 

@@ -1,4 +1,4 @@
-"""What the run achieved: headline, systems side by side, categories and styles, calibration, Stage 2, the gate."""
+"""What the run achieved: headline, systems side by side, the gate, drift, calibration, Stage 2."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,21 +11,19 @@ from tilth.pipeline.report.parts import (
     METRICS,
     Block,
     Figure,
-    Fold,
     Note,
-    Pair,
     Section,
     Strip,
     Table,
     bars_table,
     evaluations,
-    is_estimate,
     metrics_of,
     some,
     steps_of,
 )
 from tilth.pipeline.report.pictures import Album
-from tilth.pipeline.report.plots import Line, Part, lines, stacked
+from tilth.pipeline.report.plots import Part, stacked
+from tilth.pipeline.report.tested import compare, compared, curves
 
 HEADLINE_METRIC = {"recall_at_fpr05": "Recall at 5\u202f% false positives", "map50": "mAP at IoU 0.50", "f1": "F1"}
 
@@ -92,13 +90,6 @@ def certainty(numbers: Numbers) -> Note | None:
     return Note(text=said, tone="good" if good else "plain")
 
 
-def compare(numbers: Numbers, rows: Sequence[tuple[str, str]], caption: str, first: str) -> Table | None:
-    """Compare the systems: `rows` are `(name, path of the estimate below a system)`."""
-    systems = list(evaluations(numbers).values())
-    lines = [(name, [f"{key}.{ending}" for key, _, _ in systems]) for name, ending in rows]
-    return bars_table(numbers, lines, [(name, css) for _, name, css in systems], caption, first)
-
-
 def results(numbers: Numbers) -> Section:
     """Compare the systems on the sealed test set."""
     systems = evaluations(numbers)
@@ -110,63 +101,20 @@ def results(numbers: Numbers) -> Section:
     lead = Markup("Measured on {} images{} that were never mined, trained on, tuned on or generated from.").format(
         numbers.show(f"{base}.n_images", "count"), unsafe if numbers.has(f"{base}.n_unsafe") else ""
     )
-    blocks = (
-        some(certainty(numbers), table, _trivial(numbers, base), _curves(numbers), _operating(numbers)) if table else []
+    opened = [f"{key}.test_opened" for key, _, _ in systems.values() if numbers.has(f"{key}.test_opened")]
+    if times := max(opened, key=numbers.get, default=""):
+        lead += Markup(
+            " Evaluations of this dataset have opened them {} times by now; what is chosen by them fits them a little better each time."
+        ).format(numbers.show(times, "count"))
+    parts = (
+        certainty(numbers),
+        table,
+        *compared(numbers),
+        *curves(numbers),
+        _operating(numbers),
     )
+    blocks = some(*parts) if table else []
     return Section(id="results", title="What it achieved", short="Results", lead=lead if base else "", blocks=blocks)
-
-
-def _trivial(numbers: Numbers, base: str) -> Note | None:
-    """Say what a model scores that has looked at nothing."""
-    if not numbers.has(f"{base}.always_unsafe.f1") or not numbers.has(f"{base}.always_unsafe.precision"):
-        return None
-    text = Markup(
-        "Calling every image unsafe, in every category, would have F1 {} and be right about {} of the images."
-    ).format(
-        numbers.show(f"{base}.always_unsafe.f1", "percent"), numbers.show(f"{base}.always_unsafe.precision", "percent")
-    )
-    return Note(text=text)
-
-
-RARE = 0.01  # share of unsafe images where the costs of a threshold are shown
-
-
-def _curves(numbers: Numbers) -> Pair | None:
-    """Draw what other thresholds would do: recall by false positives, and what is missed by what people look at."""
-    recall, missed = list[Line](), list[Line]()
-    for key, name, css in evaluations(numbers).values():
-        rows = numbers.get(f"{key}.curve") or []
-        if rows:
-            recall.append(Line(name=name, css=css, points=[(fpr, caught) for fpr, caught, _ in rows]))
-            looked = [(1000 * (RARE * caught + (1 - RARE) * fpr), 1 - caught) for fpr, caught, _ in rows]
-            missed.append(Line(name=name, css=css, points=looked))
-    if not recall:
-        return None
-    top = next(end for end in (0.2, 0.4, 0.6, 0.8, 1.0) if end >= max(y for line in missed for _, y in line.points))
-    of = f"of 1,000 images of which {1000 * RARE:.0f} are unsafe"
-    by_rate = lines(
-        recall, "Recall by the share of false positives", x=("false positives", 0.2, ".0%"), y=("recall", 1.0, ".0%")
-    )
-    by_work = lines(
-        missed,
-        f"What is missed by what people look at, {of}",
-        x=("images looked at", 100, ".0f"),
-        y=("missed", top, ".0%"),
-    )
-    return Pair(
-        parts=[
-            Figure(
-                drawing=by_rate,
-                title="At other thresholds",
-                caption="The left of the ROC curve, on the sealed test set.",
-            ),
-            Figure(
-                drawing=by_work,
-                title="What a miss costs",
-                caption=f"Unsafe images that are missed, by how many people look at {of}.",
-            ),
-        ]
-    )
 
 
 def _operating(numbers: Numbers) -> Table | None:
@@ -186,64 +134,33 @@ def _operating(numbers: Numbers) -> Table | None:
 
 
 def pictures_of_change(numbers: Numbers, cases: Cases | None, album: Album) -> Section:
-    """Show test images that changed sides, and what is still wrong."""
+    """Show test images that changed sides, what is still wrong, and what is taken for what."""
     section = Section(id="cases", title="What changed, picture by picture", short="Pictures")
     if cases is None:
         return section
     blocks: list[Block] = []
-    note = "Green is the truth, blue dashes what the final model found, red dashes a false alarm."
-    names = list(dict.fromkeys(name for p in cases.found["caught"] for name in p.truth))
-    if rows := category_rows(cases, album, "caught", names):
-        blocks.append(Strip(title="Missed by the baseline, caught now", rows=rows, note=note))
+    note = "Green is the truth, blue dashes what the model found, red dashes a false alarm; below stand category and score as served."
+    if rows := category_rows(cases, album, "caught"):
+        blocks.append(Strip(title=cases.headings()["caught"], rows=rows, note=note))
     if rows := picture_rows(cases, album, ["lost", "missed", "false_alarms"]):
-        blocks.append(Strip(title="What is still wrong", rows=rows, note="" if blocks else note))
-    lead = Markup(
-        "Of the unsafe test images, the final model catches {} that the baseline missed, and misses {} that it caught; "
-        "{} are missed by both. False alarms on safe images, which the operating point allows: {}."
-    ).format(*(numbers.show(f"cases.{kind}", "count") for kind in ("caught", "lost", "missed", "false_alarms")))
-    if not cases.compared:
-        lead = Markup("At 5\u202f% false positives the final model misses {} unsafe test images.").format(
-            numbers.show("cases.missed", "count")
+        blocks.append(
+            Strip(title="What is still wrong, the hardest of each kind first", rows=rows, note="" if blocks else note)
         )
+    lead = Markup(
+        "Of the unsafe test images, the new model catches {} that {} missed, and misses {} that it caught; "
+        "{} are missed by both. False alarms on safe images, which the operating point allows: {}."
+    ).format(
+        numbers.show("cases.caught", "count"),
+        cases.before,
+        *(numbers.show(f"cases.{kind}", "count") for kind in ("lost", "missed", "false_alarms")),
+    )
+    if not cases.before:
+        lead = Markup(
+            "At 5\u202f% false positives the model misses {} unsafe test images and raises an alarm on {} safe ones."
+        ).format(*(numbers.show(f"cases.{kind}", "count") for kind in ("missed", "false_alarms")))
         section = replace(section, title="What is still wrong, picture by picture")
     absent = Note(text="The pictures are not shown: the test folder of the recipe is not here.")
     return replace(section, lead=lead, blocks=blocks or [absent])
-
-
-def split_section(numbers: Numbers, part: str, section: Section, first: str) -> Section:
-    """Compare the systems by category or by slice, for every measure that was taken there."""
-    names: list[str] = []
-    measures: list[str] = []
-    for key, _, _ in evaluations(numbers).values():
-        for name, value in (numbers.get(f"{key}.{part}") or {}).items():
-            names += [name] if name not in names else []
-            found = metrics_of(numbers, f"{key}.{part}.{name}") if not is_estimate(value) else [""]
-            measures += [m for m in found if m not in measures]
-    tables = []
-    for measure in [m for m in METRICS if m in measures] + [m for m in measures if m not in METRICS]:
-        rows = [(name, f"{part}.{name}.{measure}".rstrip(".")) for name in names]
-        words = capital(plain(measure)) if measure else "Value"
-        tables.append(compare(numbers, rows, f"{words}, {section.title[:1].lower()}{section.title[1:]}", first))
-    blocks: list[Block] = some(*tables[:1])
-    if more := some(*tables[1:]):
-        blocks.append(Fold(title=f"The other measures {section.title[:1].lower()}{section.title[1:]}", parts=more))
-    return replace(section, blocks=blocks)
-
-
-def by_category(numbers: Numbers) -> Section:
-    """Compare by category."""
-    lead = "An average can hide a category that got worse."
-    section = Section(id="categories", title="By category", short="Categories", lead=lead)
-    return split_section(numbers, "per_category", section, "category")
-
-
-def by_slice(numbers: Numbers) -> Section:
-    """Compare by style or another slice."""
-    lead = (
-        "The same measures on parts of the test set. The gap between them shows what the labelled images had none of."
-    )
-    section = Section(id="slices", title="By style", short="Styles", lead=lead)
-    return split_section(numbers, "per_slice", section, "style")
 
 
 def gate(numbers: Numbers) -> Section:

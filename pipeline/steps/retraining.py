@@ -120,7 +120,8 @@ class EvaluateBundle(Tested):
         place.mkdir(exist_ok=True)
         write_about(place, about)
         work.publish(f"{work.name}.classifier", place)
-        facts = self.judge(work, Served(moderator), about, has_boxes=moderator.stage1.detector is not None)
+        detector = moderator.stage1.detector
+        facts = self.judge(work, Served(moderator), about, detector.score_threshold if detector else None)
         return {"bundle": moderator.name, "digest": digest_of(Path(judged)), **facts}
 
 

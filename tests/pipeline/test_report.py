@@ -14,7 +14,7 @@ from report_run import build_run
 
 from tilth.data.dataset import Dataset
 from tilth.errors import InputError
-from tilth.pipeline.report.cases import read_cases
+from tilth.pipeline.report.cases import confused_rows, read_cases
 from tilth.pipeline.report.numbers import Numbers, look_up
 from tilth.pipeline.report.page import write_report
 from tilth.pipeline.report.pictures import Album, Wanted
@@ -212,6 +212,62 @@ def test_the_pictures_that_changed_sides_agree_with_the_measure(
     wrong = cases["lost"] + cases["missed"]
     assert 1 - wrong / unsafe.sum() == pytest.approx(recall_at_fpr(scores, unsafe, 0.05))
     assert cases["false_alarms"] <= 0.05 * (~unsafe).sum()
+
+
+def test_two_models_are_held_against_each_other_and_against_calling_everything_unsafe(
+    html: str, page: Page, summary: dict[str, Any]
+) -> None:
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html)).replace("\u202f", " ")
+    assert "Final, beside baseline: better, by 42.1 to 51.9 points of recall." in words
+    assert "21 of 60 images are right only by final and 2 only by baseline (McNemar's exact test: p = 6.6e-05)" in words
+    assert "Evaluations of this dataset have opened them 3 times by now" in words
+    keys = {attributes["data-key"] for attributes, _ in page.numbers}
+    f1 = "final.per_category.knife.always_unsafe.f1"
+    assert {"final.always_unsafe.f1", f1, "final.per_severity.high.always_unsafe.f1"} <= keys
+    assert "final.per_category.knife.average_precision.mean" in keys, "in the legend of precision by recall"
+    assert {"severities", "confusion"} <= {*page.ids}
+    matrix = re.search(r"<caption>Boxes, by what is there.*?</table>", html, re.S)
+    assert matrix is not None
+    counts = [c for row in summary["final"]["confusion"].values() for c in row.values()]
+    assert len(re.findall(r"<data", matrix[0])) == len(counts) > 5
+
+
+def test_the_largest_confusions_are_cut_out_of_their_images(run: tuple[Path, Dataset], policy: Policy) -> None:
+    cases = read_cases(run[0], json.loads((run[0] / "summary.json").read_text()), policy)
+    assert cases is not None
+    [(pair, crops), *_] = cases.confused.items()
+    assert len(crops) == max(map(len, cases.confused.values()))
+    assert pair[0] != pair[1]
+    rows = confused_rows(cases, Album(run[1], policy))
+    assert rows[0].title == f"{pair[0] or 'nothing'}, seen as {pair[1] or 'nothing'}"
+    assert min(max(p.size_wh) for row in rows for p in row.pictures) < 96, "a part of an image"
+    truth = {row["id"]: row["truth"] for row in final_predictions(run[0])}
+    for row in rows:
+        for picture in row.pictures:
+            file = re.search(r"test image ([^,]+)", picture.alt)[1]  # type: ignore[index]
+            assert picture.veiled == bool(truth[file])
+
+
+def test_a_thousand_categories_make_a_page_that_can_be_read(policy: Policy, tmp_path: Path) -> None:
+    names = [f"thing {i}" for i in range(1000)]
+    one = {
+        "recall_at_fpr05": 0.5,
+        "f1": 0.5,
+        "average_precision": 0.5,
+        "pr_curve": [[0.5, 1.0], [1.0, 0.4]],
+        "always_unsafe": {"f1": 0.1},
+    }
+    each = {name: {**one, "average_precision": {"mean": i / 1000, "ci95": [0, 1]}} for i, name in enumerate(names)}
+    facts = {**one, "f1": {"mean": 0.5, "ci95": [0.4, 0.6]}, "per_category": each}
+    facts["confusion"] = {name: {name: 5, names[i - 1]: i} for i, name in enumerate(names)}
+    summary = {"recipe": "r", "run": "x", "steps": {}, "final": facts, "seconds": {}, "peak_rss_mb": {}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    text = write_report(tmp_path, Dataset(tmp_path / "dataset"), policy).read_text()
+    assert len(text) < 1_000_000
+    assert "The 40 of 1000 that the last system does worst at" in text
+    assert "the 8 worst of 1000 categories" in text
+    assert "The 20 most frequent of 1000 confusions" in text
+    assert "Thing 999" in text
 
 
 def test_without_a_baseline_only_mistakes_are_shown(run: tuple[Path, Dataset], policy: Policy) -> None:

@@ -41,9 +41,9 @@ from tilth.runtime.bundles.champion import Champion
 from tilth.samples import NewSample
 from tilth.starter.world.files import write_world
 from tilth.train.artifacts.artifact import read_about
-from tilth.train.judge.evaluate import category_scores
 from tilth.train.judge.gate import Gate
-from tilth.train.judge.predict import read_predictions
+from tilth.train.judge.kept import read_columns
+from tilth.train.judge.measure import category_scores
 
 RECIPE = """
 recipe: nightly
@@ -58,9 +58,9 @@ steps:
   - changed
   - train.classifier: {{steps: 4, batch_size: 8}}
   - calibrate: {{classifier: train.classifier}}
-  - evaluate: {{test: "${{world}}/test", classifier: train.classifier}}
   - as: evaluate.champion
     evaluate_bundle: {{test: "${{world}}/test", bundle: {here}/champion}}
+  - evaluate: {{test: "${{world}}/test", classifier: train.classifier, against: evaluate.champion}}
   - gate:
       old: evaluate.champion
       old_classifier: evaluate.champion.classifier
@@ -165,6 +165,10 @@ def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) ->
     nights = sorted(path.parent.name for path in folder.glob("*/recipe.yaml"))
     assert len(nights) == 4, f"the killed night is gone on with: {nights}"
     assert told["gate"]["passed"]
+    [judged] = (folder / nights[-1] / "steps").glob("*-evaluate.json")
+    against = json.loads(judged.read_text())["facts"]["against"]
+    assert against["recall_at_fpr05"]["difference"] == told["gate"]["difference"]
+    assert against["images"] == 40
     assert [p.instead_of for p in champion.history()] == ["", first.name]
     states = Dataset(tmp_path / "data").tally("state", dropped=True)
     assert sum(states.values()) == 40
@@ -225,11 +229,10 @@ def test_the_bundle_in_use_is_measured_as_it_is_served(
     facts = step.run(judging)
     moderator = load_bundle(champion.folder)
     assert (facts["bundle"], facts["n_images"]) == (moderator.name, 40)
-    rows = list(read_predictions(judging.artifact("evaluate.again.predictions")))
-    about = read_about(judging.artifact("evaluate.again.classifier"))
-    ours = category_scores(rows, ["knife", "dice"], about)
-    for row, (knife, dice) in zip(rows[:8], ours, strict=False):
-        [screen] = moderator.stage1([decode((world / "test" / "images" / row.file).read_bytes())])
+    rows = read_columns(judging.artifact("evaluate.again.predictions"), ["knife", "dice"])
+    ours = category_scores(rows, read_about(judging.artifact("evaluate.again.classifier")))
+    for file, (knife, dice) in zip(rows.files[:8], ours, strict=False):
+        [screen] = moderator.stage1([decode((world / "test" / "images" / file).read_bytes())])
         assert (screen.scores["knife"], screen.scores["dice"]) == pytest.approx((knife, dice), abs=1e-3)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()

@@ -260,10 +260,16 @@ def test_single_commands_hand_what_they_made_to_the_next(world: Path, tmp_path: 
     test = ("--set", f"test={world}/test", "--set", "classifier=first")
     assert one("eval", data, *test, "--as", "evaluate.first")["n_images"] == 20
     published = json.loads((data / "published.json").read_text())["artifacts"]
-    assert set(published) == {"first", "evaluate.first.predictions"}
+    assert set(published) == {"first", "evaluate.first.predictions", "evaluate.first.classifier"}
+    assert one("train", "few-shot", data, "--as", "first")["train_images"]
+    again = one("eval", data, *test, "--as", "evaluate.first")
+    assert again["test_opened"] == 2, "the model that is named is another one now, and its predictions are"
     refused = tilth("eval", data, "--policy", policy, "--set", "classifier=second")
     assert refused.returncode == 2
-    assert "no artifact 'second'; there are: evaluate.first.predictions, first" in refused.stderr
+    assert (
+        "no artifact 'second'; there are: evaluate.first.classifier, evaluate.first.predictions, first"
+        in refused.stderr
+    )
 
 
 class Terminal(io.StringIO):

@@ -17,10 +17,14 @@ from tilth.errors import GateRefused
 from tilth.fusion import fuse
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About, write_about
-from tilth.train.judge.calibrate import best_box_threshold, calibrate, fit_fusion
-from tilth.train.judge.evaluate import category_scores, coco_targets, measure, whole
+from tilth.train.judge.calibrate import best_box_threshold, fit_fusion
+from tilth.train.judge.calibrate import calibrate as calibrate_columns
 from tilth.train.judge.gate import Gate, decide
-from tilth.train.judge.predict import read_predictions
+from tilth.train.judge.kept import read_predictions
+from tilth.train.judge.measure import category_scores, unsafe_names
+from tilth.train.judge.measure import measure as measure_columns
+from tilth.train.judge.testsets import coco_targets
+from tilth.train.measure.judged import whole
 from tilth.train.measure.metrics import (
     average_precision,
     best_threshold,
@@ -30,7 +34,16 @@ from tilth.train.measure.metrics import (
     recall_at_fpr,
     with_interval,
 )
-from tilth.train.measure.prediction import Prediction
+from tilth.train.measure.prediction import Prediction, Predictions
+
+
+def measure(rows: list[Prediction], policy: Policy, about: About | None, *, has_boxes: bool) -> dict[str, Any]:
+    columns = Predictions.of(rows, unsafe_names(policy))
+    return dict(measure_columns(columns, policy, about, box_threshold=0.5 if has_boxes else None))
+
+
+def calibrate(rows: list[Prediction], about: About, aims: dict[str, tuple[str, float]] | None = None) -> dict[str, Any]:
+    return dict(calibrate_columns(Predictions.of(rows, about.labels), about, aims))
 
 
 def random_predictions(seed: int, n: int = 40) -> list[Prediction]:
@@ -231,7 +244,7 @@ def test_calibration_mends_scores_that_are_too_sure() -> None:
 
 
 def _chance(prediction: Prediction, about: About) -> float:
-    return float(category_scores([prediction], ["knife"], about)[0, 0])
+    return float(category_scores(Predictions.of([prediction], ["knife"]), about)[0, 0])
 
 
 def test_two_models_together_are_better_than_either_and_a_misleading_one_is_left_out() -> None:
@@ -290,8 +303,8 @@ def test_the_threshold_of_boxes_keeps_the_right_ones() -> None:
             id=str(i), file="", part="", truth=("knife",), truth_boxes=[[10, 10, 20, 20, "knife"]], logits={"knife": 0},
             boxes=[right, wrong],
         ))  # fmt: skip
-    assert best_box_threshold(rows, ["knife"]) == pytest.approx(0.6)
-    assert best_box_threshold(rows[:3], ["knife"]) is None
+    assert best_box_threshold(Predictions.of(rows, ["knife"])) == pytest.approx(0.6)
+    assert best_box_threshold(Predictions.of(rows[:3], ["knife"])) is None
 
 
 def test_expected_calibration_error_is_zero_for_honest_scores_and_large_for_liars() -> None:
@@ -394,7 +407,7 @@ def test_the_gate_says_in_words_what_it_cannot_compare_and_keeps_the_old_model(
 def test_a_category_that_a_model_never_learned_scores_nothing_and_is_named(policy: Policy) -> None:
     rows = [replace(p, logits={"dice": 3.0}) for p in random_predictions(1)]
     about = About(kind="classifier", base="x", labels=["dice"], side=8, mean=[0.0], std=[1.0])
-    assert category_scores(rows, ["knife", "dice"], about).max(0).round(2).tolist() == [0, 0.97]
+    assert category_scores(Predictions.of(rows, ["knife", "dice"]), about).max(0).round(2).tolist() == [0, 0.97]
     told = measure(rows, policy, about, has_boxes=False)
     assert "knife" in told["never_learned"]  # type: ignore[operator]
     assert "dice" not in told["never_learned"]  # type: ignore[operator]

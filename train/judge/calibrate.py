@@ -20,16 +20,22 @@ from tilth.engine.work import Work
 from tilth.fusion import Fusion, box_logit, sigmoid
 from tilth.samples import EVEN, Sample
 from tilth.train.artifacts.artifact import About, read_about, write_about
-from tilth.train.judge.evaluate import TEXT_AREA, category_scores
-from tilth.train.judge.predict import Predictor, predict
+from tilth.train.judge.kept import predict, read_columns
+from tilth.train.judge.measure import category_scores
+from tilth.train.judge.predict import Predictor
+from tilth.train.judge.testsets import TEXT_AREA
 from tilth.train.learn.examples import doubtful, held_back, usable
-from tilth.train.measure.metrics import best_threshold, expected_calibration_error, match_boxes, threshold_for
-from tilth.train.measure.prediction import Prediction, Target, known
+from tilth.train.measure.boxes import match
+from tilth.train.measure.metrics import best_threshold, expected_calibration_error, threshold_for
+from tilth.train.measure.prediction import Predictions, Target
 
 MIN_POSITIVES = 5  # fewer cannot place a curve
 MIN_UNSAFE = 20  # fewer cannot say below which score hardly any lies
 BELIEVED = 30.0  # positives that what theory says of a threshold counts as much as
 LEAST = 1e-6  # of a threshold
+MOST_STEPS, CONVERGED = 100, 1e-9  # of Newton's method: steps, and the mean gradient that is as good as none
+DIGITS = 6  # of what was fitted: the same on every machine
+AT_ONCE = 512  # images that it looks at together
 MISSED = 0.02  # share of unsafe validation images that may lie wholly below `clear_below`
 
 Array = np.ndarray[Any, Any]
@@ -50,26 +56,73 @@ def fit_fusion(logits: Array, boxes: Array | None, positive: Array, sure: Array 
     Returns:
         One for each label; None when there are too few positives or negatives, or neither model says anything.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    n, k = positive.shape
-    used = np.ones(n * k, bool) if sure is None else sure.ravel()
-    answers = positive.ravel()[used].astype(float)
-    if min(answers.sum(), (1 - answers).sum()) < MIN_POSITIVES:
+    used = np.ones(positive.shape, bool) if sure is None else sure
+    found = float(positive[used].sum())
+    if min(found, used.sum() - found) < MIN_POSITIVES:
         return None
-    slopes = {"a": logits.ravel()} | ({} if boxes is None else {"d": box_logit(boxes).ravel()})
-    offsets = np.tile(np.eye(k), (n, 1))
+    slopes = {"a": logits} | ({} if boxes is None else {"d": box_logit(boxes)})
     while slopes:
-        columns = np.column_stack([*slopes.values(), offsets])[used]
-        yes_and_no, likely = np.repeat([1, 0], len(answers)), np.concatenate([answers, 1 - answers])
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(np.tile(columns, (2, 1)), yes_and_no, likely)
-        found = dict(zip(slopes, model.coef_[0], strict=False))
-        if min(found.values()) > 0:
-            shared = float(model.intercept_[0])
-            a, d = float(found.get("a", 0.0)), float(found.get("d", 0.0))
-            return [Fusion(a=a, d=d, b=shared + float(own)) for own in model.coef_[0, len(slopes) :]]
-        del slopes[min(found, key=lambda name: found[name])]
+        steep, shared, own = fit_slopes([*slopes.values()], positive, used)
+        by = {name: round(slope, DIGITS) for name, slope in zip(slopes, steep.tolist(), strict=True)}
+        if min(by.values()) > 0:
+            return [Fusion(**{"a": 0.0, "d": 0.0, **by}, b=round(shared + each, DIGITS)) for each in own.tolist()]
+        del slopes[min(by, key=lambda name: by[name])]
     return None
+
+
+def fit_slopes(columns: Sequence[Array], positive: Array, used: Array) -> tuple[Array, float, Array]:
+    """Fit a logistic curve with a slope for each column, an offset for all, and one for each label, by Newton's method.
+
+    The slopes and the labels' offsets are pulled to 0, as scikit-learn's `LogisticRegression(C=1)` does, which would need a matrix of
+    n k rows and k columns.
+
+    Args:
+        columns: Scores, `(n, k)` each.
+        positive: Truth, or its chance, `(n, k)`.
+        used: Where it counts, `(n, k)`.
+
+    Returns:
+        The slopes, the offset of all, and the labels' own.
+    """
+    dense = len(columns) + 1  # the slopes and the offset of all; below them the Hessian is a diagonal
+    found = np.zeros(dense + positive.shape[1])
+    move, lost = np.zeros_like(found), np.inf
+    for _ in range(MOST_STEPS):
+        loss, gradient, bend, edge, own = _curved(found + move, columns, positive, used)
+        if loss > lost:
+            move /= 2
+            continue
+        found, lost = found + move, loss
+        if np.abs(gradient).max() < CONVERGED * used.sum():
+            break
+        first = np.linalg.solve(bend - edge / own @ edge.T, gradient[:dense] - edge / own @ gradient[dense:])
+        move = -np.concatenate([first, (gradient[dense:] - first @ edge) / own])
+    return found[: dense - 1], float(found[dense - 1]), found[dense:]
+
+
+def _curved(
+    at: Array, columns: Sequence[Array], positive: Array, used: Array
+) -> tuple[float, Array, Array, Array, Array]:
+    """Return the loss, its gradient and its Hessian: the corner of slopes and common offset, what lies beside it, and the diagonal."""
+    (n, k), dense = positive.shape, len(columns) + 1
+    pull = np.ones(len(at))
+    pull[dense - 1] = 0.0
+    loss, gradient = float(pull @ at**2 / 2), pull * at
+    bend, edge, own = np.diag(pull[:dense]), np.zeros((dense, k)), np.ones(k)
+    for start in range(0, n, AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        kept, known = used[rows], positive[rows]
+        x = [*(column[rows].astype(float) for column in columns), np.ones(kept.shape)]
+        z = at[dense:] + sum(slope * one for slope, one in zip(at, x, strict=False))
+        chance = sigmoid(z)
+        loss += float((np.logaddexp(0, z) - known * z)[kept].sum())
+        off, weight = np.where(kept, chance - known, 0.0), np.where(kept, chance * (1 - chance), 0.0)
+        gradient += [*((off * one).sum() for one in x), *off.sum(0)]
+        own += weight.sum(0)
+        for i, one in enumerate(x):
+            edge[i] += (weight * one).sum(0)
+            bend[i] += [(weight * one * other).sum() for other in x]
+    return loss, gradient, bend, edge, own
 
 
 VALIDATES = both(usable(), "not made")  # and held back
@@ -99,19 +152,19 @@ class Calibrate:
         targets = (target(s, about.labels) for s in work.dataset.samples(VALIDATES, keep=held_back))
         with work.events.progress(work.name, None) as advance:
             path = work.folder / "predictions.jsonl"
-            predictions = predict(Predictor(folder, detector, work.device), targets, path, advance)
-        facts = {"val_images": len(predictions), **calibrate(predictions, about, aims)}
+            ids = predict(Predictor(folder, detector, work.device), targets, path, advance)
+        facts = {"val_images": len(ids), **calibrate(read_columns(path, about.labels, ids), about, aims)}
         for name in sorted(aims.keys() & set(about.labels) - about.aims.keys()):
             aim, share = aims[name]
             message = (
-                f"  {name}: {aim} of {share:g} is not reached by any threshold on {len(predictions)} validation images, or they are too "
+                f"  {name}: {aim} of {share:g} is not reached by any threshold on {len(ids)} validation images, or they are too "
                 "few to tell; its review_above stays as the policy has it"
             )
             work.events.emit("not_reached", step=work.name, category=name, message=message)
         write_about(folder, about)
         if detector is not None:
             boxes = read_about(detector)
-            boxes.score_threshold = facts["score_threshold"] = best_box_threshold(predictions, boxes.labels)
+            boxes.score_threshold = facts["score_threshold"] = best_box_threshold(read_columns(path, boxes.labels, ids))
             write_about(detector, boxes)
         return facts
 
@@ -136,30 +189,27 @@ def target(sample: Sample, labels: Sequence[str]) -> Target:
 
 
 def calibrate(
-    predictions: Sequence[Prediction], about: About, aims: Mapping[str, tuple[str, float]] | None = None
+    predictions: Predictions, about: About, aims: Mapping[str, tuple[str, float]] | None = None
 ) -> dict[str, Json]:
     """Fit calibration and thresholds into `about`, and report the error before and after.
 
     Args:
-        predictions: On validation images.
+        predictions: On validation images, of the labels of `about`.
         about: Is filled.
         aims: By category what its threshold is to reach, `("recall", 0.95)`; the best F1 for the others.
     """
     per_category: dict[str, dict[str, Any]] = {}
-    shape = (len(predictions), len(about.labels))
-    truth = np.array([[p.chances.get(c, c in p.truth) for c in about.labels] for p in predictions], float).reshape(
-        shape
-    )
-    logits = np.array([[p.logits[c] for c in about.labels] for p in predictions], float).reshape(shape)
-    boxes = np.array([[p.box_score(c) for c in about.labels] for p in predictions], float).reshape(shape)
-    likely = np.array([[c in p.chances for c in about.labels] for p in predictions], bool).reshape(shape)
-    before, sure = sigmoid(logits), known(predictions, about.labels) | likely
-    by = fit_fusion(logits, boxes if boxes.any() else None, truth, sure)
+    truth, sure = predictions.truth.astype(float), predictions.known
+    if predictions.chances is not None:
+        likely = ~np.isnan(predictions.chances)
+        truth[likely], sure = predictions.chances[likely], sure | likely
+    by = fit_fusion(predictions.logits, predictions.best if predictions.best.any() else None, truth, sure)
     if by is not None:
         about.calibration = {label: asdict(one) for label, one in zip(about.labels, by, strict=True)}
-    scores = category_scores(predictions, about.labels, about)
+    scores = category_scores(predictions, about)
     for i, label in enumerate(about.labels):
         told = sure[:, i]
+        before = sigmoid(predictions.logits[told, i].astype(float))
         chosen = best_threshold(scores[told, i], truth[told, i])
         if chosen is not None:
             chosen = steadied(chosen, scores[told, i], truth[told, i]) if by else chosen
@@ -172,7 +222,7 @@ def calibrate(
         per_category[label] = {
             "positives": round(float(truth[told, i].sum()), 1), "threshold": None if chosen is None else round(chosen, 4),
             "nobody_looked": int((~told).sum()),
-            "ece_before": round(expected_calibration_error(before[told, i], truth[told, i]), 4) if told.any() else None,
+            "ece_before": round(expected_calibration_error(before, truth[told, i]), 4) if told.any() else None,
             "ece_after": round(expected_calibration_error(scores[told, i], truth[told, i]), 4) if told.any() else None,
         }  # fmt: skip
     means = {
@@ -210,13 +260,13 @@ def lowest_of(scores: Array) -> float | None:
     return round(float(np.quantile(scores, MISSED)), 4) if len(scores) >= MIN_UNSAFE else None
 
 
-def best_box_threshold(predictions: Sequence[Prediction], labels: Sequence[str]) -> float | None:
+def best_box_threshold(predictions: Predictions) -> float | None:
     """Return the score with the best F1 over the boxes of all categories; None when too few boxes could tell."""
-    matches = [match_boxes(predictions, label) for label in labels]
-    total = sum(int(truths.sum()) for *_, truths in matches)
-    if total < MIN_POSITIVES or not any(len(scores) for scores, *_ in matches):
+    matches = [match(predictions, place) for place in range(len(predictions.categories))]
+    total = sum(len(matched.true) for matched in matches)
+    if total < MIN_POSITIVES or not any(len(matched.score) for matched in matches):
         return None
-    scores, right = (np.concatenate([match[place] for match in matches]) for place in (0, 1))
+    scores, right = np.concatenate([m.score for m in matches]), np.concatenate([m.right[0] for m in matches])
     order = np.argsort(-scores, kind="stable")
     values = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + total)
     return round(float(scores[order[int(np.argmax(values))]]), 4)

@@ -1,6 +1,7 @@
 """The gate: a new model passes only when it is not worse than the old one on the same images, nor on any part of them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -8,13 +9,12 @@ from tilth.claims import Json
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import GateRefused
-from tilth.train.artifacts.artifact import read_about
-from tilth.train.judge.evaluate import FPR, TEXT_AREA, category_scores, whole
-from tilth.train.judge.predict import read_predictions
-from tilth.train.measure.metrics import Array, expected_calibration_error, recall_at_fpr
-from tilth.train.measure.prediction import known
+from tilth.train.judge.compare import Pair
+from tilth.train.measure.judged import FPR, RESAMPLES, whole
+from tilth.train.measure.metrics import with_interval
+from tilth.train.measure.prediction import Array
+from tilth.train.measure.ranked import Ranked
 
-RESAMPLES = 1000
 MIN_UNSAFE = 20  # images that show a category, or are unsafe in a slice, before it is looked at by itself
 
 
@@ -61,42 +61,35 @@ class Gate:
         return facts
 
     def _compare(self, work: Work) -> dict[str, Json]:
-        unsafe = [c.name for c in work.policy.pictured if c.name != TEXT_AREA]
-        sides = []
-        for name, classifier in ((self.old, self.old_classifier), (self.new, self.new_classifier)):
-            predictions = {p.id: p for p in read_predictions(work.artifact(f"{name}.predictions"))}
-            sides.append((predictions, read_about(work.artifact(classifier)) if classifier else None))
-        ids = sorted(sides[0][0].keys() & sides[1][0].keys())
-        rows = [[side[i] for i in ids] for side, _ in sides]
-        truth = np.array([[c in p.truth for c in unsafe] for p in rows[0]], bool).reshape(-1, len(unsafe))
-        sure = known(rows[0], unsafe) & known(rows[1], unsafe)
-        scores = [category_scores(row, unsafe, side[1]) for row, side in zip(rows, sides, strict=True)]
-        (old, is_unsafe, judged), (new, *_) = (whole(each, truth, sure) for each in scores)
+        pair = Pair.read(work, (self.old, self.old_classifier), (self.new, self.new_classifier))
+        sides, truth, sure = (pair.old, pair.new), pair.new.truth, pair.new.sure
+        (old, is_unsafe, judged), (new, *_) = (whole(side.scores, truth, sure) for side in sides)
         facts = decide(old[judged], new[judged], is_unsafe[judged], self.max_drop, work.seed)
-        parts = np.array([p.part for p in rows[0]])
         groups = {
-            f"category {name}": (*(each[sure[:, k], k] for each in scores), truth[sure[:, k], k])
-            for k, name in enumerate(unsafe)
+            f"category {name}": (*(side.scores[sure[:, k], k] for side in sides), truth[sure[:, k], k])
+            for k, name in enumerate(pair.categories)
         }
-        for part in sorted({*parts.tolist()} - {""}):
-            inside = judged & (parts == part)
+        parts = sorted({*pair.parts.tolist()} - {""})
+        for part in parts if len(parts) > 1 else ():  # a part that is the whole tells nothing more
+            inside = judged & (pair.parts == part)
             groups[f"slice {part}"] = (old[inside], new[inside], is_unsafe[inside])
         facts |= self._groups(groups, work.seed)
-        was, found = (_ece(each, truth, sure) for each in scores)
-        facts["ece"] = {"old": was, "new": found}
+        was, found = (side.ece(np.ones(len(truth), int)) for side in sides)
+        facts["ece"] = {
+            name: None if np.isnan(each) else round(each, 4) for name, each in (("old", was), ("new", found))
+        }
         reasons = [str(facts["reason"])]
         if worse := facts["worse"]:
             facts["passed"] = False
             reasons.append(f"worse on {', '.join(worse)}")  # type: ignore[arg-type]  # they are names
-        if found is not None and found > self.max_ece:
+        if found > self.max_ece:
             facts["passed"] = False
             reasons.append(f"its chances are off by {found:.3f} in the mean, allowed {self.max_ece:g}")
-        counts = {name: len(side) for name, (side, _) in zip((self.old, self.new), sides, strict=True)}
-        if len(ids) < max(counts.values()):
-            of = " and ".join(f"{len(ids)} of the {n} images of {name}" for name, n in counts.items())
+        if len(truth) < max(pair.counts.values()):
+            of = " and ".join(f"{len(truth)} of the {n} images of {name}" for name, n in pair.counts.items())
             reasons.append(f"compared were {of}, which both judged")
         facts["reason"] = "; ".join(reasons)
-        return {**facts, "images_left_out": int((~judged).sum()), "images_judged": counts}
+        return {**facts, "images_left_out": int((~judged).sum()), "images_judged": dict(pair.counts)}
 
     def _groups(self, groups: Mapping[str, tuple[Array, ...]], seed: int) -> dict[str, Json]:
         """Compare on each category and slice that has enough images; as many looks find something by chance, intervals are wider."""
@@ -104,12 +97,11 @@ class Gate:
         told: dict[str, Json] = {}
         worse = list[str]()
         for name, (old, new, truth) in fit.items():
-            before, after = recall_at_fpr(old, truth, FPR), recall_at_fpr(new, truth, FPR)
-            low, high = paired(old, new, truth, seed, level=1 - 0.05 / len(fit))
+            before, after, low, high = compared(old, new, truth, seed, level=1 - 0.05 / len(fit))
             told[name] = {
                 "old": round(before, 4),
                 "new": round(after, 4),
-                "interval": [round(low, 4), round(high, 4)],
+                "interval": [low, high],
                 "positives": int(truth.sum()),
             }
             if high < 0 and before - after > self.max_slice_drop:
@@ -117,21 +109,19 @@ class Gate:
         return {"groups": told, "worse": worse, "too_small": sorted(groups.keys() - fit.keys())}
 
 
-def _ece(scores: Array, truth: Array, sure: Array) -> float | None:
-    """Return how far scores are from being chances, the mean over categories; None when nothing is known."""
-    each = [expected_calibration_error(scores[told, k], truth[told, k]) for k, told in enumerate(sure.T) if told.any()]
-    return round(float(np.mean(each)), 4) if each else None
-
-
-def paired(old: Array, new: Array, truth: Array, seed: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Return the ends of an interval of the difference in recall, by a paired bootstrap over images."""
-    rng = np.random.default_rng(seed)
-    differences = []
-    for _ in range(RESAMPLES):
-        rows = rng.integers(0, len(truth), len(truth))
-        differences.append(recall_at_fpr(new[rows], truth[rows], FPR) - recall_at_fpr(old[rows], truth[rows], FPR))
-    low, high = np.nanpercentile(differences, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
+def compared(
+    old: Array, new: Array, truth: Array, seed: int, *, level: float = 0.95
+) -> tuple[float, float, float, float]:
+    """Return the recall of both, and the ends of an interval of the difference, by a paired bootstrap over images."""
+    before, after = Ranked(old, truth), Ranked(new, truth)
+    told: Any = with_interval(
+        lambda counts: after.recall(FPR, counts) - before.recall(FPR, counts),
+        len(truth),
+        resamples=RESAMPLES,
+        seed=seed,
+        level=level,
+    )
+    return before.recall(FPR), after.recall(FPR), *told["ci95"]
 
 
 def decide(old: Array, new: Array, truth: Array, max_drop: float, seed: int) -> dict[str, Json]:
@@ -144,8 +134,7 @@ def decide(old: Array, new: Array, truth: Array, max_drop: float, seed: int) -> 
         )
         nothing: dict[str, Json] = {"passed": False, "reason": reason, "old": None, "new": None}
         return {**nothing, "difference": {"mean": None, "ci95": [None, None]}, "images": len(truth)}
-    low, high = paired(old, new, truth, seed)
-    before, after = recall_at_fpr(old, truth, FPR), recall_at_fpr(new, truth, FPR)
+    before, after, low, high = compared(old, new, truth, seed)
     passed = low >= -max_drop
     moved = f"stayed at {after:.3f}"
     if after != before:
@@ -157,5 +146,5 @@ def decide(old: Array, new: Array, truth: Array, max_drop: float, seed: int) -> 
     )
     return {
         "passed": passed, "reason": reason, "old": round(before, 4), "new": round(after, 4),
-        "difference": {"mean": round(after - before, 4), "ci95": [round(low, 4), round(high, 4)]}, "images": len(truth),
+        "difference": {"mean": round(after - before, 4), "ci95": [low, high]}, "images": len(truth),
     }  # fmt: skip

@@ -4,17 +4,15 @@ Average precision is COCO's, at IoU 0.5 with 101 recall points; a test holds it 
 because an interval needs it a hundred times, and matching boxes once is enough for all of them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from tilth.claims import Json
-from tilth.geometry import iou
-from tilth.train.measure.prediction import Prediction
+from tilth.train.measure.boxes import MIN_IOU, match
+from tilth.train.measure.prediction import Array, Prediction, Predictions
+from tilth.train.measure.ranked import Ranked
 
-Array = npt.NDArray[Any]
 RECALL_POINTS = np.linspace(0, 1, 101)
 
 
@@ -24,12 +22,7 @@ def recall_at_fpr(scores: Array, positive: Array, fpr: float) -> float:
     >>> recall_at_fpr(np.array([.9, .8, .3, .2, .1]), np.array([1, 1, 0, 0, 0], bool), 0.05)
     1.0
     """
-    negatives = np.sort(scores[~positive])[::-1]
-    if len(negatives) == 0 or not positive.any():
-        return float("nan")
-    allowed = int(np.floor(fpr * len(negatives)))
-    threshold = negatives[allowed] if allowed < len(negatives) else -np.inf
-    return float((scores[positive] > threshold).mean())
+    return Ranked(scores, positive).recall(fpr)
 
 
 def f1(said: Array, positive: Array) -> float:
@@ -94,35 +87,16 @@ def threshold_for(scores: Array, positive: Array, aim: str, share: float) -> flo
 
 
 def match_boxes(
-    predictions: Sequence[Prediction], category: str, min_iou: float = 0.5
+    predictions: Sequence[Prediction], category: str, min_iou: float = MIN_IOU
 ) -> tuple[Array, Array, Array, Array]:
-    """Match boxes of a category to the truth, image by image, best score first, as COCO does.
-
-    Boxes in images of which nobody knows whether they show it are left out, and so are true ones.
+    """Match boxes of a category to the truth.
 
     Returns:
         For every predicted box its score, whether it is right, and the place of its image; and the number of true boxes of
         each image.
     """
-    scores, right, owner, truths = [], [], [], np.zeros(len(predictions), int)
-    for place, prediction in enumerate(predictions):
-        if category in prediction.unasked:
-            continue
-        true = np.array([b[:4] for b in prediction.truth_boxes if b[4] == category], float).reshape(-1, 4)
-        truths[place] = len(true)
-        said = sorted((b for b in prediction.boxes if b[5] == category), key=lambda b: -b[4])[:100]
-        overlaps = iou(np.array([b[:4] for b in said], float).reshape(-1, 4), true)
-        free = np.ones(len(true), bool)
-        for box, row in zip(said, overlaps, strict=True):
-            candidates = np.where(free, row, -1.0)
-            best = int(candidates.argmax()) if len(true) else -1
-            hit = best >= 0 and candidates[best] >= min_iou
-            if hit:
-                free[best] = False
-            scores.append(box[4])
-            right.append(hit)
-            owner.append(place)
-    return np.array(scores, float), np.array(right, bool), np.array(owner, int), truths
+    matched = match(Predictions.of(predictions, [category]), 0, (min_iou,))
+    return matched.score, matched.right[0], matched.owner, np.bincount(matched.true, minlength=len(predictions))
 
 
 def average_precision(scores: Array, right: Array, n_true: int, counts: Array | None = None) -> float:
@@ -134,14 +108,16 @@ def average_precision(scores: Array, right: Array, n_true: int, counts: Array | 
         n_true: Number of true boxes.
         counts: How often each box counts, for a bootstrap sample.
     """
+    order = np.argsort(-scores, kind="mergesort")
+    return precision_of_ranked(right[order], n_true, None if counts is None else counts[order])
+
+
+def precision_of_ranked(right: Array, n_true: int, counts: Array | None = None) -> float:
+    """Return the same for boxes in the order of their scores, the best first."""
     if n_true == 0:
         return float("nan")
-    if len(scores) == 0:
-        return 0.0
-    weight = np.ones(len(scores)) if counts is None else counts.astype(float)
-    order = np.argsort(-scores, kind="mergesort")
-    hits = np.cumsum((right * weight)[order])
-    seen = np.cumsum(weight[order])
+    weight = np.ones(len(right)) if counts is None else counts.astype(float)
+    hits, seen = np.cumsum(right * weight), np.cumsum(weight)
     keep = seen > 0
     recall, precision = hits[keep] / n_true, hits[keep] / seen[keep]
     if len(recall) == 0:
@@ -151,32 +127,54 @@ def average_precision(scores: Array, right: Array, n_true: int, counts: Array | 
     return float(np.where(places < len(precision), precision[np.minimum(places, len(precision) - 1)], 0.0).mean())
 
 
-def with_interval(value: Callable[[Array], float], n: int, *, resamples: int, seed: int = 0) -> dict[str, Json]:
-    """Return a number over all images and its 95 % percentile interval.
+def with_interval(
+    value: Callable[[Array], float], n: int, *, resamples: int, seed: int = 0, level: float = 0.95
+) -> dict[str, Json]:
+    """Return a number over all images and its percentile interval."""
+    return with_intervals({"": (value, resamples)}, n, seed=seed, level=level)[""]
+
+
+def with_intervals(
+    values: Mapping[str, tuple[Callable[[Array], float], int]], n: int, *, seed: int = 0, level: float = 0.95
+) -> dict[str, dict[str, Json]]:
+    """Return numbers over all images, each with its percentile interval; all of them see the same bootstrap samples.
+
+    The difference of two models is such a number, too, and its interval that of a paired bootstrap.
 
     Args:
-        value: Of an array that says how often each of `n` images counts.
+        values: Of an array that says how often each of `n` images counts, and the number of bootstrap samples.
         n: Number of images.
-        resamples: Bootstrap samples.
         seed: Of the samples.
+        level: Of the intervals.
     """
     rng = np.random.default_rng(seed)
-    whole = value(np.ones(n, int))
-    drawn = [value(np.bincount(rng.integers(0, n, n), minlength=n)) for _ in range(resamples)] if n else []
-    drawn = [v for v in drawn if not np.isnan(v)]
-    ci = [round(float(v), 4) for v in np.percentile(drawn, [2.5, 97.5])] if drawn else [None, None]
-    return {"mean": None if np.isnan(whole) else round(whole, 4), "ci95": ci}
+    drawn: dict[str, list[float]] = {name: [] for name in values}
+    for turn in range(max((resamples for _, resamples in values.values()), default=0) if n else 0):
+        counts = np.bincount(rng.integers(0, n, n), minlength=n)
+        for name, (value, resamples) in values.items():
+            if turn < resamples and not np.isnan(found := value(counts)):
+                drawn[name].append(found)
+    ends = [50 * (1 - level), 50 * (1 + level)]
+    told: dict[str, dict[str, Json]] = {}
+    for name, (value, _) in values.items():
+        whole = value(np.ones(n, int))
+        ci = [round(float(v), 4) for v in np.percentile(drawn[name], ends)] if drawn[name] else [None, None]
+        told[name] = {"mean": None if np.isnan(whole) else round(whole, 4), "ci95": ci}
+    return told
 
 
-def expected_calibration_error(chances: Array, positive: Array, bins: int = 15) -> float:
+def expected_calibration_error(chances: Array, positive: Array, counts: Array | None = None, bins: int = 15) -> float:
     """Return the mean gap between said and true chance over equal-width bins, weighted by their size.
 
     Paper: https://arxiv.org/abs/1706.04599
+
+    Args:
+        chances: `(n,)`.
+        positive: `(n,)`.
+        counts: How often each image counts; once when None.
+        bins: Their number.
     """
     place = np.clip((chances * bins).astype(int), 0, bins - 1)
-    gap = 0.0
-    for each in range(bins):
-        inside = place == each
-        if inside.any():
-            gap += inside.mean() * abs(chances[inside].mean() - positive[inside].mean())
-    return float(gap)
+    often = np.ones(len(chances)) if counts is None else counts
+    total = often.sum()
+    return float(np.abs(np.bincount(place, often * (chances - positive))).sum() / total) if total else float("nan")
