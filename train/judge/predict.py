@@ -1,7 +1,6 @@
-"""What the trained models say about images, kept on disk so that thresholds can change without running them again."""
+"""What trained models say about images: a classifier and a detector, asked together."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
-from tilth.engine.job import batched
 from tilth.fusion import finite, sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
 from tilth.images import Image, resize
 from tilth.train.artifacts.artifact import any_size, box_logits, load_trained, normalise
-from tilth.train.measure.prediction import Prediction, Target
 
 BATCH = 32
 MIN_SCORE = 0.02  # boxes below are not kept: they change no average precision that anybody reports
@@ -91,39 +88,3 @@ class Predictor:
         kind = torch.device(self.device).type
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
             return model(pixel_values=normalise(to_unit(square, self.device), about), **any_size(model, about.side))
-
-
-def predict(predictor: Asked, targets: Iterable[Target], path: Path, advance: Any) -> list[Prediction]:
-    """Predict whatever `path` lacks, append it there, and return all predictions in the order of the targets."""
-    done = {p.id: p for p in read_predictions(path)}
-    order = []
-    with path.open("a") as stream:
-        for batch in batched(targets, BATCH):
-            todo = [t for t in batch if t.id not in done]
-            for target, (logits, boxes) in zip(todo, predictor([t.image for t in todo]) if todo else [], strict=True):
-                truth_boxes = [
-                    [*map(float, b), c] for b, c in zip(target.boxes_xyxy, target.box_categories, strict=True)
-                ]
-                row = Prediction(
-                    id=target.id, file=target.file, part=target.part, truth=target.categories, truth_boxes=truth_boxes,
-                    logits=logits, boxes=boxes, unasked=target.unasked, chances=dict(target.chances),
-                )  # fmt: skip
-                stream.write(json.dumps(vars(row)) + "\n")
-                done[target.id] = row
-            stream.flush()
-            order += [t.id for t in batch]
-            advance(len(batch))
-    return [done[i] for i in order]
-
-
-def read_predictions(path: Path) -> Iterator[Prediction]:
-    """Read predictions; a torn last line, left by a kill, is cut off."""
-    if not path.exists():
-        return
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    for line in whole.splitlines():
-        row = json.loads(line)
-        yield Prediction(**{**row, "truth": tuple(row["truth"]), "unasked": tuple(row.get("unasked", ()))})
