@@ -41,6 +41,7 @@ from tilth.errors import GateRefused, InputError, TilthError, Unavailable, is_fu
 from tilth.events import Events
 from tilth.mining.copies.listed import guard_of, sweep
 from tilth.pipeline.foresight import foresee
+from tilth.pipeline.track import check_tracker, track
 
 RUNNING = "running.json"  # in a dataset that outlives runs: who is at work, and from which version
 STOP = "enough"  # a step that reports this, a sentence why, ends its run, which is done then
@@ -131,6 +132,7 @@ class Run:
         self._artifacts: dict[str, Path] = {}
         self._version = 0
         self._outcome = "done"
+        self._fresh = False  # nothing was done yet that nobody has been told
         self._root = recipe.dataset or folder / "dataset"
         self._guard = guard_of(recipe.policy)
 
@@ -183,6 +185,8 @@ class Run:
         last = names.index(self.choices.until) + 1 if self.choices.until else len(names)
         if wrong := needed_inputs(self.recipe, self.choices.options.get("review", ""), last):
             raise InputError("\n".join(wrong))
+        if self.recipe.track:
+            check_tracker(self.recipe.track)
         self._ahead = {n: self.recipe.steps[n] for n in names[:last]}
 
     def _left(self, key: str) -> tuple[dict[str, Step], int]:
@@ -219,6 +223,7 @@ class Run:
         else:
             self.events.emit("started", step=name, message=label)
             record = self._do(name, step, key)
+            self._fresh = True
             path.parent.mkdir(exist_ok=True)
             write_beside(path, json.dumps(vars(record), indent=1))
             (self._root / RUNNING).unlink(missing_ok=True)
@@ -312,6 +317,7 @@ class Run:
             finished=utc_now(),
         )
         if refused is not None:
+            self._fresh = True
             self.records[name] = record  # for summary and report; it is not done, and the same command asks it again
             self.events.emit("refused", step=name, facts=brief_facts(facts), message=f"  refused: {refused}")
             raise refused
@@ -320,6 +326,11 @@ class Run:
     def _conclude(self, started: str) -> None:
         write_beside(self.folder / "summary.json", json.dumps(self._summary(started), indent=1))
         self._report()
+        if self.recipe.track and self._fresh:
+            settings = {"seed": str(self.recipe.seed), "policy": self.recipe.policy.tag, **self.recipe.variables}
+            facts = {name: record.facts for name, record in self.records.items()}
+            count = track(self.recipe.track, self.recipe.name, self.folder, settings, facts)
+            self.events.emit("tracked", message=f"  {count:,} numbers sent to {self.recipe.track}")
 
     def _summary(self, started: str) -> dict[str, Any]:
         evaluations = {

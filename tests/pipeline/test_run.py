@@ -83,6 +83,33 @@ def test_a_second_run_does_nothing_and_is_quick(recipe: Path, tmp_path: Path) ->
     assert Dataset(folder / "dataset", "clean").at.number == summary["version"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_numbers_of_a_run_and_the_curves_of_its_trainings_are_sent_to_a_tracker(
+    world: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = tmp_path / "tracked.yaml"
+    path.write_text(
+        f"recipe: tracked\npolicy: {POLICY}\ntrack: tensorboard\nsteps:\n"
+        f"  - import: {{path: {world}/labelled, format: coco, empty_means: confirmed_empty}}\n"
+        "  - train.classifier: {steps: 4, batch_size: 4, image_side: 32, patience: 0}\n"
+    )
+    ran = tilth("run", path, "--runs", tmp_path / "runs")
+    assert ran.returncode == 0, ran.stderr
+    folder = tmp_path / "runs" / "tracked"
+    kept = EventAccumulator(str(folder / "track" / "tracked")).Reload()
+    assert {"train.classifier/best_step", "train.classifier/steps", "train.classifier/loss"} <= set(kept.Tags()["scalars"])
+    losses = kept.Scalars("train.classifier/loss")
+    assert [event.step for event in losses] == [0, 1, 2, 3, 4]  # the end, and every check
+    tilth("run", path, "--runs", tmp_path / "runs")
+    assert len(events(folder, "tracked")) == 1  # nothing new to tell
+    for given, told in (("mlflaw", "no such tracker"), ("dvclive", "pip install dvclive")):
+        path.write_text(path.read_text().replace("track: tensorboard", f"track: {given}"))
+        assert refusal(tilth("run", path, "--name", given, "--runs", tmp_path / "runs")).count(told) == 1
+        path.write_text(path.read_text().replace(f"track: {given}", "track: tensorboard"))
+
+
 def test_a_changed_setting_reruns_from_there_and_not_before(recipe: Path, tmp_path: Path) -> None:
     assert tilth("run", recipe, "--runs", tmp_path / "runs").returncode == 0
     assert tilth("run", recipe, "--runs", tmp_path / "runs", "--set", "distance=10").returncode == 0

@@ -20,14 +20,14 @@ Table = Mapping[str, str]
 """Step name -> `module:Class`; imported only when a recipe names it."""
 
 NAME = re.compile(r"[A-Za-z][\w.-]*")  # of a step in a recipe, and of what it leaves
-KEYS = ("recipe", "policy", "dataset", "seed", "max_fail_rate", "variables", "steps")
+KEYS = ("recipe", "policy", "dataset", "seed", "max_fail_rate", "track", "variables", "steps")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A checked recipe: `steps` maps the name of each step in this recipe to the step, in order.
 
-    `dataset` is a dataset that outlives runs; None where each run has its own.
+    `dataset` is a dataset that outlives runs; None where each run has its own. `track` names the tracker that numbers are sent to.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Recipe:
     document: Mapping[str, Json]
     variables: Mapping[str, str]
     dataset: Path | None = None
+    track: str = ""
 
 
 def load_class(table: Table, name: str) -> type:
@@ -238,6 +239,7 @@ def load_recipe(
         document=document,
         variables=reader.variables,
         dataset=Path(str(document["dataset"])) if document.get("dataset") else None,
+        track=str(document.get("track") or ""),
     )
 
 
