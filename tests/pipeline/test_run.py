@@ -99,7 +99,9 @@ def test_the_numbers_of_a_run_and_the_curves_of_its_trainings_are_sent_to_a_trac
     assert ran.returncode == 0, ran.stderr
     folder = tmp_path / "runs" / "tracked"
     kept = EventAccumulator(str(folder / "track" / "tracked")).Reload()
-    assert {"train.classifier/best_step", "train.classifier/steps", "train.classifier/loss"} <= set(kept.Tags()["scalars"])
+    assert {"train.classifier/best_step", "train.classifier/steps", "train.classifier/loss"} <= set(
+        kept.Tags()["scalars"]
+    )
     losses = kept.Scalars("train.classifier/loss")
     assert [event.step for event in losses] == [0, 1, 2, 3, 4]  # the end, and every check
     tilth("run", path, "--runs", tmp_path / "runs")

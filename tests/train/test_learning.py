@@ -360,31 +360,6 @@ def test_gradients_of_several_batches_make_one_step_as_a_larger_batch_would() ->
 
 
 @needs_starter
-def test_two_processes_learn_what_one_would_have(labelled: Work) -> None:
-    told, weights = [], []
-    for processes in (1, 2):
-        own = replace(labelled, name=f"by{processes}", folder=labelled.folder / str(processes), device="cpu")
-        step = TrainClassifier(steps=6, batch_size=8, image_side=48, spots=0, processes=processes)
-        told.append(step.run(own))
-        weights.append(load_trained(own.artifact(own.name), "cpu")[0].state_dict())
-    assert told[1]["loss"] == pytest.approx(told[0]["loss"], abs=0.01)
-    assert [p["step"] for p in told[1]["curve"]] == [1, 2, 3, 4, 5, 6]  # type: ignore[index,union-attr]
-    one, two = (torch.cat([part.flatten() for name, part in sorted(own.items())]) for own in weights)
-    assert (
-        one - two
-    ).abs().mean() < 5e-5  # a single weight may be a step apart: the sign of a gradient of next to nothing is chance
-    for a, b in zip(*(facts["curve"] for facts in told), strict=True):  # type: ignore[arg-type]
-        assert a == pytest.approx(b, abs=0.005)
-    with pytest.raises(InputError, match="choose a multiple"):
-        replace(step, batch_size=9).run(replace(own, name="odd", folder=labelled.folder / "odd"))
-    broken, _ = load_trained(own.artifact(own.name), "cpu")
-    torch.nn.init.constant_(broken.get_submodule("classifier").weight, float("nan"))
-    labelled.artifacts["broken"] = save_trained(broken, read_about(own.artifact(own.name)), labelled.folder / "broken")
-    with pytest.raises(InputError, match="the loss is nan"):  # said by a process that did not end well
-        replace(step, start="broken").run(replace(own, name="wild", folder=labelled.folder / "wild"))
-
-
-@needs_starter
 def test_a_category_added_on_the_third_day_is_learned_only_where_somebody_looked(work: Work) -> None:
     """Half of the images show knives that nobody looked for on the first day: as negatives they would teach that none is there."""
     policy = Policy(policy="p", version=2, categories=[work.policy["dice"], work.policy["knife"]])

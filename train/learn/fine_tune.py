@@ -13,6 +13,7 @@ import numpy as np
 from tilth import models
 from tilth.claims import State
 from tilth.data.dataset import Dataset
+from tilth.engine.cluster import Cluster
 from tilth.engine.fit import Alone
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
@@ -85,7 +86,7 @@ class FineTune:
         batch_size: Images a step.
         lr: Peak learning rate; 0 for one that fits model and method.
         accumulate: Batches whose gradients make up one step, where memory holds no larger batch.
-        processes: That learn together on this machine, each a part of every batch: one for each GPU.
+        processes: That learn together, each a part of every batch: one for each GPU of this machine, or of the cluster that the run is on.
         checkpointing: Compute what lies between layers twice instead of keeping it: less memory, a third more time.
         image_side: Side of the square that images are resized to; the base model's own when 0.
         cache_gb: Most that decoded squares of all images may take on disk; images beyond are decoded each time they are shown.
@@ -259,14 +260,18 @@ class FineTune:
             if self.processes == 1:
                 told = fitted(Alone(), self, lesson, chosen, folder, advance, noted)
             else:
-                from tilth.train.learn.together import together
+                from tilth.train.learn.together import on_cluster, together
 
                 about_work = {
                     "name": work.name, "policy": work.policy, "folder": work.folder, "artifacts": work.artifacts,
                     "seed": work.seed, "device": work.device,
                 }  # fmt: skip
                 given = (self, about_work, work.dataset.root, about, chosen, folder)
-                together(self.processes, self.batch_size, fitted_there, given, advance)
+                if isinstance(work.executor, Cluster):
+                    there = (self.processes, self.batch_size, fitted_there, given, folder)
+                    on_cluster(work.executor.address, *there, advance)
+                else:
+                    together(self.processes, self.batch_size, fitted_there, given, advance)
                 told = left_by(folder, model, lesson)
         return Learned(model=model, lesson=lesson, plateau=told[0], losses=told[1], learns=learns)
 
