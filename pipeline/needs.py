@@ -41,13 +41,13 @@ class Need:
         model: As the recipe names it.
         peak_mb: The most memory that its process holds.
         measured: Whether that was measured; else the card's estimate.
-        s_an_image: Seconds of two cores; 0 when nobody measured them.
+        core_s_an_image: Seconds of a processor that an image takes; 0 when nobody measured them.
     """
 
     model: str
     peak_mb: float
     measured: bool
-    s_an_image: float
+    core_s_an_image: float
 
 
 @lru_cache(maxsize=1)
@@ -65,8 +65,8 @@ def needs(step: Step) -> list[Need]:
         spec = models.spec(name)
         measured = [value for part in parts if (value := figures.get(f"{spec.full_size}.{part}.peak_mb"))]
         if peak := max(measured, default=spec.peak_mb):
-            seconds = figures.get(f"{spec.full_size}.{parts[0]}.s_an_image", 0.0)
-            found.append(Need(model=name, peak_mb=peak, measured=bool(measured), s_an_image=seconds))
+            seconds = figures.get(f"{spec.full_size}.{parts[0]}.core_s_an_image", 0.0)
+            found.append(Need(model=name, peak_mb=peak, measured=bool(measured), core_s_an_image=seconds))
     return found
 
 

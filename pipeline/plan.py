@@ -22,7 +22,7 @@ def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
     """Return the steps and models of a recipe as rows.
 
     A model's download, memory and licence are what its card in `configs/models` says; 0 and empty mean that none says. What a step takes
-    at its peak, and for an image, was measured on two cores (`needs.py`); None where nobody did.
+    at its peak, and of a processor for an image, was measured (`needs.py`); None where nobody did.
     """
     folder = runs / recipe.name
     steps = []
@@ -39,7 +39,7 @@ def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
                 "inputs": [{"path": str(p), "there": p.exists()} for p in step.inputs()],
                 "last_seconds": record.seconds if record else None,
                 "peak_mb": max((need.peak_mb for need in takes), default=None),
-                "s_an_image": max((need.s_an_image for need in takes), default=0) or None,
+                "core_s_an_image": max((need.core_s_an_image for need in takes), default=0) or None,
                 "too_large": too_large(name, step),
             }
         )
@@ -76,7 +76,8 @@ def plan_text(tables: dict[str, Any]) -> str:
         missing = [i["path"] for i in step["inputs"] if not i["there"]]
         lines.append(f"  {step['step']:28} {', '.join(step['models']):44} {took}".rstrip())
         if step["peak_mb"]:
-            seconds = f", {step['s_an_image']:.3g} s an image on two cores" if step["s_an_image"] else ""
+            took = step["core_s_an_image"]
+            seconds = f", {took:.3g} s of one core an image" if took else ""
             lines.append(f"      at its peak {step['peak_mb']:,.0f} MB of memory{seconds}")
         lines += [f"      missing: {path}" for path in missing]
     large = [line for step in tables["steps"] for line in step["too_large"]]

@@ -25,7 +25,7 @@ DFINE = "ustc-community/dfine-small-obj2coco@2b54"
 DRAWS = "stable-diffusion-v1-5/stable-diffusion-v1-5@451f"
 FIGURES = {
     "d_fine_small.train.peak_mb": 9000.0,
-    "d_fine_small.train.s_an_image": 4.0,
+    "d_fine_small.train.core_s_an_image": 4.0,
     "stable_diffusion_1_5.draw.peak_mb": 7000.0,
     "stable_diffusion_1_5.inpaint.peak_mb": 8000.0,
 }
@@ -66,7 +66,7 @@ def test_a_plan_says_what_each_step_takes_and_what_does_not_fit(
     settings = {name: str(tmp_path) for name in ("labelled", "corpus", "test")}
     tables = plan_tables(load_recipe(HUB, step_table(), settings, None), tmp_path)
     told = plan_text(tables)
-    assert "at its peak 9,000 MB of memory, 4 s an image on two cores" in told
+    assert "at its peak 9,000 MB of memory, 4 s of one core an image" in told
     assert "does not fit this machine\n  package: Qwen/Qwen2.5-7B-Instruct" in told
     assert "takes about 31,000 MB of memory at its peak, and this machine has 24,000; take a smaller model" in told
     rows = {row["step"]: row for row in tables["steps"]}
