@@ -1,22 +1,40 @@
 """The rehearsal at full size: its tokenizers have the published ids, and what is stopped is said, and begun again."""
 
+import importlib
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from places import ROOT
 
+from tilth import models
+
 
 @pytest.fixture
-def tokens(monkeypatch: pytest.MonkeyPatch) -> object:
+def tokens(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import full_size_tokens  # type: ignore[import-not-found]
+    return importlib.import_module("full_size_tokens")
 
-    return full_size_tokens
+
+@pytest.fixture
+def rehearsals(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("full_size_steps")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for n in range(24):
+        Image.fromarray(rng.integers(0, 256, (60, 90, 3), np.uint8)).save(folder / f"{n}.jpg")
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -28,7 +46,7 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> object:
     ],
 )
 def test_a_tokenizer_has_the_size_and_the_marks_of_the_published_one(
-    tokens: object, tmp_path: Path, written: str, size: int, ids: dict[str, int]
+    tokens: Any, tmp_path: Path, written: str, size: int, ids: dict[str, int]
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -39,11 +57,28 @@ def test_a_tokenizer_has_the_size_and_the_marks_of_the_published_one(
     assert len(found.tokenize("a photo of a knife")) <= 6
 
 
-def test_a_family_that_takes_too_long_is_stopped_and_said_and_not_counted_as_done(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    for n in range(24):
-        Image.fromarray(np.full((40, 60, 3), n, np.uint8)).save(tmp_path / "photos" / f"{n}.jpg")
-    words = ["--photos", str(tmp_path / "photos"), "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("model", "rehearsed", "told"),
+    [
+        ("starter:grounding", "find_boxes", "ground.core_s_an_image"),
+        ("starter:retrieval", "mine", "mine.core_s_an_image"),
+        ("starter:verdict", "judge_words", "judge.ms"),
+    ],
+)
+def test_a_rehearsal_tells_what_each_part_took(
+    rehearsals: Any, photos: Path, tmp_path: Path, model: str, rehearsed: str, told: str
+) -> None:
+    made = rehearsals.Rehearsal(models.locate(model), photos, tmp_path / "run")
+    with closing(made.events):
+        rehearsals.REHEARSALS[rehearsed](made)
+    assert made.told[told] > 0
+    parts = {key.partition(".")[0] for key in made.told if key.endswith("_mb")}
+    assert len(parts - {"package"}) >= 2
+    assert all(made.told[f"{part}.{what}"] > 0 for part in parts for what in ("s", "core_s", "peak_mb"))
+
+
+def test_a_family_that_takes_too_long_is_stopped_and_said_and_not_counted_as_done(tmp_path: Path, photos: Path) -> None:
+    words = ["--photos", str(photos), "--work", str(tmp_path / "work"), "--results", str(tmp_path)]
     program = [sys.executable, str(ROOT / "benchmarks" / "full_size.py"), *words, "--only", "d_fine_small"]
     for _ in range(2):
         done = subprocess.run([*program, "--minutes", "0"], capture_output=True, text=True, check=True)
