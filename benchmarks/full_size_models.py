@@ -229,24 +229,26 @@ def write_blip2(folder: Path) -> None:
     tokens.write_bert(folder, more=["[DEC]"])
 
 
-def write_qwen(folder: Path) -> None:
+def write_qwen(folder: Path, **size: Any) -> None:
     import transformers as tf
 
+    half = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
+    half |= {"num_key_value_heads": 2, "tie_word_embeddings": True}
     config = tf.Qwen2Config(
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
+        **{**half, **size},
         max_position_embeddings=32768,
         rope_theta=1_000_000.0,
         rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
         bos_token_id=151643,
         eos_token_id=151645,
     )
     save(made(lambda: tf.Qwen2ForCausalLM(config)), folder, "bfloat16")
     tokens.write_qwen(folder)
+
+
+def write_qwen_7b(folder: Path) -> None:
+    large = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+    write_qwen(folder, **large, num_key_value_heads=4, vocab_size=152064, tie_word_embeddings=False)
 
 
 FAMILIES = {
@@ -270,6 +272,7 @@ FAMILIES = {
     "siglip_base": Family(hub="google/siglip-base-patch16-224", write=write_siglip, steps="mine"),
     "blip2_itm_vit_g": Family(hub="Salesforce/blip2-itm-vit-g", write=write_blip2, steps="mine"),
     "qwen2_5_half_b": Family(hub="Qwen/Qwen2.5-0.5B-Instruct", write=write_qwen, steps="judge_words"),
+    "qwen2_5_7b": Family(hub="Qwen/Qwen2.5-7B-Instruct", write=write_qwen_7b, steps="judge_words"),
     "stable_diffusion_1_5": Family(
         hub="stable-diffusion-v1-5/stable-diffusion-v1-5", write=drawing.write_1_5, steps="draw_and_add"
     ),

@@ -70,6 +70,13 @@ def needs(step: Step) -> list[Need]:
     return found
 
 
+def most(name: str) -> float:
+    """Return the most memory that any step takes with a model, in MB: as measured, or else as its card estimates; 0 when neither says."""
+    spec = models.spec(name)
+    told = [v for k, v in _figures().items() if k.startswith(f"{spec.full_size}.") and k.endswith(".peak_mb")]
+    return max(told, default=spec.peak_mb)
+
+
 def too_large(name: str, step: Step, device: str = "auto") -> list[str]:
     """Say which models of a step this machine has not the memory for, one line each.
 
