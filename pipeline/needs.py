@@ -66,6 +66,8 @@ def needs(step: Step) -> list[Need]:
         measured = [value for part in parts if (value := figures.get(f"{spec.full_size}.{part}.peak_mb"))]
         if peak := max(measured, default=spec.peak_mb):
             seconds = figures.get(f"{spec.full_size}.{parts[0]}.core_s_an_image", 0.0)
+            if isinstance(step, Generate):
+                seconds = figures.get(f"{spec.full_size}.draw.core_s_a_step", 0.0) * step.drawing.steps
             found.append(Need(model=name, peak_mb=peak, measured=bool(measured), core_s_an_image=seconds))
     return found
 

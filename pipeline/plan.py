@@ -39,6 +39,7 @@ def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
                 "inputs": [{"path": str(p), "there": p.exists()} for p in step.inputs()],
                 "last_seconds": record.seconds if record else None,
                 "peak_mb": max((need.peak_mb for need in takes), default=None),
+                "measured": all(need.measured for need in takes),
                 "core_s_an_image": max((need.core_s_an_image for need in takes), default=0) or None,
                 "too_large": too_large(name, step),
             }
@@ -78,7 +79,8 @@ def plan_text(tables: dict[str, Any]) -> str:
         if step["peak_mb"]:
             took = step["core_s_an_image"]
             seconds = f", {took:.3g} s of one core an image" if took else ""
-            lines.append(f"      at its peak {step['peak_mb']:,.0f} MB of memory{seconds}")
+            about = "" if step["measured"] else "about "
+            lines.append(f"      at its peak {about}{step['peak_mb']:,.0f} MB of memory{seconds}")
         lines += [f"      missing: {path}" for path in missing]
     large = [line for step in tables["steps"] for line in step["too_large"]]
     lines += ["", "does not fit this machine", *(f"  {line}" for line in large)] if large else []

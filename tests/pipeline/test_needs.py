@@ -27,6 +27,7 @@ FIGURES = {
     "d_fine_small.train.peak_mb": 9000.0,
     "d_fine_small.train.core_s_an_image": 4.0,
     "stable_diffusion_1_5.draw.peak_mb": 7000.0,
+    "stable_diffusion_1_5.draw.core_s_a_step": 20.0,
     "stable_diffusion_1_5.inpaint.peak_mb": 8000.0,
 }
 
@@ -67,6 +68,8 @@ def test_a_plan_says_what_each_step_takes_and_what_does_not_fit(
     tables = plan_tables(load_recipe(HUB, step_table(), settings, None), tmp_path)
     told = plan_text(tables)
     assert "at its peak 9,000 MB of memory, 4 s of one core an image" in told
+    assert "at its peak 8,000 MB of memory, 600 s of one core an image" in told, "which is drawn in 30 steps"
+    assert "at its peak about 71,000 MB of memory\n" in told
     assert "does not fit this machine\n  package: Qwen/Qwen2.5-7B-Instruct" in told
     assert "takes about 71,000 MB of memory at its peak, and this machine has 24,000; take a smaller model" in told
     rows = {row["step"]: row for row in tables["steps"]}
