@@ -15,6 +15,7 @@ from tilth.data.dataset import Dataset
 from tilth.engine.work import Step
 from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.mining.search.mine import Mine
+from tilth.pipeline.needs import too_large
 from tilth.pipeline.steps.label_made import LabelMade
 from tilth.pipeline.steps.package import Package, check_language_model
 from tilth.policy import Policy
@@ -67,6 +68,7 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
         except ModelError as error:
             found.wrong.append(str(error))
     for name, step in steps.items():
+        found.notes.extend(too_large(name, step))
         if isinstance(step, Ground):
             found.notes.extend(f"{name}: {note}" for note in _words(step, policy))
         elif isinstance(step, Review) and (review or step.backend) == "labelstudio":

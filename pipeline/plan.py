@@ -14,13 +14,15 @@ from tilth import models
 from tilth.engine.recipe import Recipe
 from tilth.errors import ModelError
 from tilth.extras import EXTRAS
+from tilth.pipeline.needs import needs, too_large
 from tilth.pipeline.run import read_record
 
 
 def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
     """Return the steps and models of a recipe as rows.
 
-    A model's download, memory and licence are what its card in `configs/models` says; 0 and empty mean that none says.
+    A model's download, memory and licence are what its card in `configs/models` says; 0 and empty mean that none says. What a step takes
+    at its peak, and of a processor for an image, was measured (`needs.py`); None where nobody did.
     """
     folder = runs / recipe.name
     steps = []
@@ -28,6 +30,7 @@ def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
     for number, (name, step) in enumerate(recipe.steps.items(), 1):
         record = read_record(folder / "steps" / f"{number:02d}-{name}.json")
         names |= dict.fromkeys(step.models())
+        takes = needs(step)
         steps.append(
             {
                 "step": name,
@@ -35,6 +38,10 @@ def plan_tables(recipe: Recipe, runs: Path) -> dict[str, Any]:
                 "models": list(step.models()),
                 "inputs": [{"path": str(p), "there": p.exists()} for p in step.inputs()],
                 "last_seconds": record.seconds if record else None,
+                "peak_mb": max((need.peak_mb for need in takes), default=None),
+                "measured": all(need.measured for need in takes),
+                "core_s_an_image": max((need.core_s_an_image for need in takes), default=0) or None,
+                "too_large": too_large(name, step),
             }
         )
     return {"recipe": recipe.name, "folder": str(folder), "steps": steps, "models": [_model_row(n) for n in names]}
@@ -69,7 +76,14 @@ def plan_text(tables: dict[str, Any]) -> str:
         took = f"took {step['last_seconds']:.0f} s last time" if step["last_seconds"] is not None else ""
         missing = [i["path"] for i in step["inputs"] if not i["there"]]
         lines.append(f"  {step['step']:28} {', '.join(step['models']):44} {took}".rstrip())
+        if step["peak_mb"]:
+            took = step["core_s_an_image"]
+            seconds = f", {took:.3g} s of one core an image" if took else ""
+            about = "" if step["measured"] else "about "
+            lines.append(f"      at its peak {about}{step['peak_mb']:,.0f} MB of memory{seconds}")
         lines += [f"      missing: {path}" for path in missing]
+    large = [line for step in tables["steps"] for line in step["too_large"]]
+    lines += ["", "does not fit this machine", *(f"  {line}" for line in large)] if large else []
     lines += ["", "models"]
     total = 0.0
     for model in tables["models"]:

@@ -105,6 +105,10 @@ def test_every_benchmark_writes_its_figures() -> None:
             "import_rates.py",
             "variants.py",
             "loop_figures.py",
+            "full_size_drawing.py",
+            "full_size_models.py",
+            "full_size_steps.py",
+            "full_size_tokens.py",
         )
     }:
         assert re.search(r"figures\.write\(|\.write\(asked\.results\)", path.read_text()), path.name

@@ -120,7 +120,8 @@ class Studio:
         # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
-        with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast):
+        # without its cache: that would hold all weights a second time, for a twentieth of the time
+        with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast, cache_enabled=False):
             images = self._pipeline(verb)(
                 list(prompts),
                 num_inference_steps=drawing.steps,

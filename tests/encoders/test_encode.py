@@ -1,7 +1,9 @@
 """Every family of encoders gives the vectors of its own model, and BLIP-2 the same ones whichever library runs it."""
 
 import io
+import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from tilth.encoders.families import open_encoder
 from tilth.encoders.inputs import Inputs
 from tilth.encoders.lavis import LavisHeads, pack, unpack
 from tilth.environments import python_of
-from tilth.errors import InputError, ModelError
+from tilth.errors import InputError, MissingExtra, ModelError
 from tilth.images import decode
 
 TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table"]
@@ -49,6 +51,36 @@ def test_texts_do_not_depend_on_their_neighbours(tmp_path: Path, family: str) ->
     assert together.shape == (3, encoder.width)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(together, np.concatenate([encoder.texts([t]) for t in TEXTS]), atol=1e-5)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="the library is here")
+@pytest.mark.parametrize("named", ["BertTokenizer", "SiglipTokenizer"])
+def test_siglip_reads_texts_as_it_was_trained_without_a_library_of_its_own(tmp_path: Path, named: str) -> None:
+    """Its tokenizer's class wants SentencePiece; it was trained on lower case without marks, and no mask hides what is filled up."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    saved("siglip", tmp_path)
+    tokens = AutoTokenizer.from_pretrained(tmp_path)(
+        "a knife", padding="max_length", max_length=20, return_tensors="pt"
+    )
+    with torch.no_grad():
+        theirs = AutoModel.from_pretrained(tmp_path).eval().get_text_features(input_ids=tokens.input_ids).pooler_output
+    told = tmp_path / "tokenizer_config.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "tokenizer_class": named}))
+    found = open_encoder(str(tmp_path), "cpu").texts(["a knife", "A  Knife!"])
+    expected = torch.nn.functional.normalize(theirs, dim=-1)[0].numpy()
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    assert np.allclose(found[1], expected, atol=1e-5) == (named == "SiglipTokenizer")
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="the library is here")
+def test_a_tokenizer_that_only_a_missing_library_reads_is_one_line(tmp_path: Path) -> None:
+    told = saved("siglip", tmp_path) / "tokenizer_config.json"
+    told.write_text(json.dumps({**json.loads(told.read_text()), "tokenizer_class": "SiglipTokenizer"}))
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(MissingExtra, match="its tokenizer needs a library: pip install sentencepiece"):
+        open_encoder(str(tmp_path), "cpu")
 
 
 def test_a_model_without_words_says_how_to_ask_it(tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_the_same_seed_gives_the_same_image_and_another_another(studio: Studio) 
     assert not np.array_equal(first, other)
 
 
+def test_drawing_on_a_cpu_holds_no_second_copy_of_the_weights(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studio, "_autocast", True)
+    import torch
+
+    kept: set[bool] = set()
+    hook = studio.pipeline.unet.register_forward_hook(lambda *_: kept.add(torch.is_autocast_cache_enabled()))
+    studio.from_text(PROMPTS[:1], SEEDS[:1], Drawing(steps=2))
+    hook.remove()
+    assert kept == {False}
+
+
 @pytest.mark.parametrize("verb", ["text", "edges", "inpaint"])
 def test_a_batch_gives_the_same_as_its_images_one_by_one(studio: Studio, verb: str) -> None:
     references = [decode(real_sample(i).data)[:40, :40] for i in range(3)]

@@ -13,6 +13,7 @@ import numpy as np
 from tilth import models
 from tilth.encoders.families import Texts, Vectors
 from tilth.encoders.inputs import Inputs
+from tilth.encoders.words import Reader
 from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.images import Image
@@ -30,7 +31,7 @@ class Contrastive:
 
     Raises:
         ModelError: The model is absent.
-        MissingExtra: transformers is not installed.
+        MissingExtra: transformers is not installed, or a library that the model's tokenizer needs.
     """
 
     queries = 1
@@ -38,7 +39,7 @@ class Contrastive:
     def __init__(self, name: str, device: str = "auto") -> None:
         with optional():
             import torch
-            from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+            from transformers import AutoImageProcessor, AutoModel
         folder = models.locate(name)
         config: dict[str, Any] = models.settings(name)
         self.name, self.digest = name, models.digest(name)
@@ -50,11 +51,9 @@ class Contrastive:
         self._model = self._model.to(self._device).eval()
         self._images = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         self.inputs = Inputs(self._images)
-        # SigLIP was trained on texts padded to their full length, and reads others differently.
-        self._padding = "max_length" if str(config["model_type"]).startswith("siglip") else True
         if self.reads:
-            self._tokens = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._longest = int(self._model.config.text_config.max_position_embeddings)
+            longest = int(self._model.config.text_config.max_position_embeddings)
+            self._tokens = Reader(folder, str(config["model_type"]), longest)
         self.width = int(self.images([np.zeros((32, 32, 3), np.uint8)]).shape[-1])
 
     def images(self, images: Sequence[Image]) -> Vectors:
@@ -75,9 +74,7 @@ class Contrastive:
         """
         if not self.reads:
             raise InputError(f"{self.name} knows no words; ask with example images, or take a model of the CLIP family")
-        tokens = self._tokens(
-            list(texts), padding=self._padding, truncation=True, max_length=self._longest, return_tensors="pt"
-        ).to(self._device)
+        tokens = self._tokens(texts).to(self._device)
         with self._torch.inference_mode():
             unit = self._unit(self._model.get_text_features(**tokens))
         found: Texts = unit.cpu().numpy()
