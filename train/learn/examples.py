@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import SupportsIndex, overload
+from typing import BinaryIO, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,7 @@ class Rows(Sequence[Example]):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
+        self._path = path
         with np.load(path.with_suffix(".npz")) as told:
             self._ends, self.val, self.known = told["ends"], told["val"], told["known"]
 
@@ -96,16 +96,21 @@ class Rows(Sequence[Example]):
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
         i = range(len(self))[at]
+        with self._path.open("rb") as stream:
+            return self._read(stream, i)
+
+    def __iter__(self) -> Iterator[Example]:
+        with self._path.open("rb") as stream:
+            for i in range(len(self)):
+                yield self._read(stream, i)
+
+    def _read(self, stream: BinaryIO, i: int) -> Example:
         begin, end = int(self._ends[i]), int(self._ends[i + 1])
-        text = os.pread(self._file.fileno(), end - begin, begin)
-        told = dict(zip(NAMES, json.loads(text), strict=True))
+        told = dict(zip(NAMES, json.loads(os.pread(stream.fileno(), end - begin, begin)), strict=True))
         boxes = tuple(tuple(box) if box else None for box in told["boxes"])
         maybe = tuple((label, tuple(box), chance) for label, box, chance in told["maybe"])
         lists = {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
         return Example(**{**told, **lists, "boxes": boxes, "maybe": maybe})
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[i] for i in range(len(self)))
 
 
 @dataclass(frozen=True, kw_only=True)
