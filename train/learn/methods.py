@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 METHODS = ("auto", "full", "lora", "probe")
 RANK = 8  # of adapters
-LARGE = 20_000_000  # weights, from which on a model is not learned whole from few images
+LARGE = 5_000_000  # weights, from which on a model is not learned whole from few images
 FEW, SOME = 200, 5_000  # training images below which a large model's last layer is learned, and its adapters
 STEPS = (300, 20_000)  # fewest and most that are taken when nobody says how many
 PASSES = 30  # over the training images, when nobody says how many steps: most trainings end by themselves before
