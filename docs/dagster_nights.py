@@ -165,7 +165,7 @@ def checked(name: str, passed: bool, why: str, **metadata: Any) -> tuple[dg.Asse
 def results(nights: Nights, told: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     """Say in Dagster's words what a night said, each with its key."""
     ended, gate, message = told["exit_code"] in (0, REFUSED), told.get("gate"), told.get("message", "")
-    yield checked("came_to_an_end", ended, message)
+    yield checked("came_to_an_end", ended, message or told["outcome"])
     if not ended:  # it waits for a service or for another night; the next call goes on with it
         return
     folder = Path(nights.folder, str(told["run"])).resolve()
