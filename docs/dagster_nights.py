@@ -175,9 +175,10 @@ def results(nights: Nights, told: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     minutes, whole = round(told["seconds"] / 60, 2), dg.MetadataValue.json(told)
     noted = {**known, **places, **numbers, "minutes": minutes, "told": whole}
     yield NIGHT, dg.MaterializeResult(asset_key=NIGHT, metadata=noted)
-    if gate:
-        refused = told["exit_code"] == REFUSED
-        yield checked("gate", not refused, message if refused else gate["reason"], gate=dg.MetadataValue.json(gate))
+    refused = told["exit_code"] == REFUSED  # by the gate, or by `promote`, when another was put into use meanwhile
+    if gate or refused:
+        why = message if refused else gate["reason"]
+        yield checked("gate", not refused, why, gate=dg.MetadataValue.json(gate or {}))
     for made in nights.steps(told, "Promote") if told.get("promoted") else ():
         came = {"bundle": made["bundle"], "instead_of": made["instead_of"] or "nothing", "why": made["why"]}
         place = dg.MetadataValue.path(Path(nights.folder, made["champion"]).resolve())
