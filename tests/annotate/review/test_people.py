@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import label_studio
 import pytest
+from dagster_file import definitions
 from faulty_proxy import proxying
 from noise import noise_image
 from review_desk import MODEL, Desk, auto, choice, fill, other_person
@@ -104,6 +105,38 @@ def test_nobody_is_waited_for_where_the_dataset_outlives_the_run(people: Work, s
     facts = replace(step, budget=0).run(tomorrow)
     assert desk.sample(first).state == "auto", "whoever took an answer in, it can be taken back"
     assert facts["changed"] == 2
+
+
+def test_dagster_is_told_of_an_answer_until_a_night_or_a_pull_that_a_night_counted_took_it_in(
+    people: Work, server: label_studio.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = definitions(monkeypatch).Nights(recipe="", dataset=str(people.dataset.root))
+    step = Review(backend="labelstudio", wait=False, url=server.url, files=server.files, audit_share=0, budget=3)
+    assert nights.answers() is None, "nothing was put before people"
+    step.run(people)
+    assert nights.answers() is None, "nobody has answered"
+    desk = Desk(replace(people, name="review"), server)
+    first, second, third = desk.tasks()
+    made = desk.answer(first)
+    one = nights.answers()
+    assert one is not None
+    assert abs(one[1].timestamp() - time.time()) < 60
+    assert nights.answers() == one, "it does not take it in"
+    server.call("PATCH", f"/api/annotations/{made['id']}/", {"result": [choice(EMPTY)]})
+    changed = nights.answers()
+    assert changed is not None
+    assert changed != one
+    step.run(people)
+    assert nights.answers() is None
+    desk.answer(second, [], was_cancelled=True)
+    assert nights.answers() is not None, "a skip may take an answer back"
+    desk.answer(third)
+    desk.pull()
+    pulled = nights.answers()
+    assert pulled is not None
+    assert "2 pulled" in pulled[0]
+    step.run(people)
+    assert nights.answers() is None
 
 
 def test_pushing_again_sends_only_what_is_not_there_and_fills_up_what_was_worked_off(desk: Desk) -> None:
