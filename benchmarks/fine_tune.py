@@ -127,7 +127,7 @@ def photographed(photos: Path, seed: int, folder: Path, epochs: int) -> Task:
 def _shown(sample: Sample, photos: Path) -> Shown:
     scale = np.array([*sample.size_wh] * 2)
     boxes = [(str(c.category), tuple(np.array(c.box_xyxy) / scale)) for c in sample.truth.labels if c.box_xyxy]
-    return Shown(path=photos.parent / str(sample.origin["source"]), boxes=boxes)
+    return Shown(path=photos / str(sample.origin["source"]), boxes=boxes)
 
 
 def _work(policy: Policy, folder: Path, seed: int) -> Work:
