@@ -274,6 +274,12 @@ def gathered(work: Work, side: int) -> Examples:
     return Examples(squares=squares, places=places, rows=rows, read=work.dataset.read)
 
 
+def forget(work: Work) -> None:
+    """Remove what `gather` has gathered for a step; the squares stay."""
+    for path in (work.folder / KEPT, (work.folder / KEPT).with_suffix(".npz")):
+        path.unlink(missing_ok=True)
+
+
 def _ids(rows: Rows) -> Iterator[list[str]]:
     """Yield the ids, many at a time."""
     return batched((row.id for row in rows), 16 * BATCH)

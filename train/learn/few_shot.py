@@ -20,7 +20,7 @@ from tilth.encoders.families import family_of, open_encoder
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.train.artifacts.artifact import About, normalise, preprocessing, read_about, save_trained
-from tilth.train.learn.examples import Example, Examples, gather, known, present
+from tilth.train.learn.examples import Example, Examples, forget, gather, known, present
 from tilth.train.learn.fine_tune import STATES, check_states
 from tilth.train.measure.metrics import average_precision
 
@@ -321,6 +321,7 @@ class FewShot:
             "never_shown": [label for label, n in zip(labels, shown, strict=True) if not n],
         }  # fmt: skip
         path = work.publish(work.name, save_trained(model, about, work.folder / "model"))
+        forget(work)
         return {"model": str(path), **about.trained}
 
     def _encoder(self, work: Work, n_labels: int) -> "FewShotClassifier":

@@ -27,7 +27,7 @@ from tilth.train.artifacts.artifact import (
     save_trained,
 )
 from tilth.train.learn.enough import among, too_few
-from tilth.train.learn.examples import KEPT, Example, Examples, gather, gathered
+from tilth.train.learn.examples import Example, Examples, forget, gather, gathered
 from tilth.train.learn.lesson import Batch, Lesson, counts
 from tilth.train.learn.methods import Choice, freeze, groups, keep_less, merge
 from tilth.train.measure.prediction import Prediction
@@ -187,7 +187,8 @@ class FineTune:
             cache_gb=self.cache_gb,
         )  # fmt: skip
         about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
-        weights = sum(weight.numel() for weight in self._fresh(work, labels).parameters())
+        fresh = self._fresh(work, labels)
+        weights = sum(weight.numel() for weight in fresh.parameters())
         images, batch = len(data.indices(val=False)), self.batch_size * self.accumulate
 
         def settle(said: Choice) -> Choice:
@@ -207,17 +208,17 @@ class FineTune:
                 return max(self.learn(work, data, about, how, folder, noted).plateau.scores)
 
             chosen, tuned = tune(work, self.tune, self.choice(), settle, short)
-        learned = self.learn(work, data, about, chosen, work.folder)
+            fresh = self._fresh(work, labels)  # drawn anew, as without a search
+        learned = self.learn(work, data, about, chosen, work.folder, model=fresh)
         model, lesson, plateau, losses = learned.model, learned.lesson, learned.plateau, learned.losses
         told = {"loss": float(np.mean(losses[-LAST:])), **lesson.told} if losses else lesson.told
         ends = plateau.ends_at
         about.trained = {
             **{name: round(value, 4) for name, value in told.items()},
-            **counts(data, labels, ends),
             **asdict(chosen),
+            **counts(data, labels, ends),
             "weights": weights,
             "learns": learned.learns,
-            "steps": ends,
             "curve": lesson.curve,
             **tuned,
             "best_step": min(ends, (plateau.best + 1) * plateau.every) if len(lesson.val) else ends,
@@ -228,13 +229,13 @@ class FineTune:
         model.to(memory_format=torch.contiguous_format)  # as files have it
         path = work.publish(work.name, save_trained(model.cpu(), about, work.folder / "model"))
         shutil.rmtree(work.folder / "checkpoint", ignore_errors=True)
-        for left in (KEPT, Path(KEPT).with_suffix(".npz"), "curve.jsonl"):
-            (work.folder / left).unlink(missing_ok=True)
+        (work.folder / "curve.jsonl").unlink(missing_ok=True)
+        forget(work)
         return {"model": str(path), **about.trained}
 
     def learn(
         self, work: Work, data: Examples, about: About, chosen: Choice, folder: Path,
-        noted: Callable[[int, float], None] | None = None,
+        noted: Callable[[int, float], None] | None = None, model: Any = None,
     ) -> "Learned":  # fmt: skip
         """Train a fresh model, or go on from the last checkpoint.
 
@@ -245,8 +246,9 @@ class FineTune:
             chosen: How.
             folder: Keeps checkpoint and curve.
             noted: Called at each check with the step and the score.
+            model: The fresh model, where it is loaded already.
         """
-        model = self.ready(work, about.labels, chosen)
+        model = self.ready(work, about.labels, chosen, model)
         folder.mkdir(parents=True, exist_ok=True)
         lesson = Lesson(self, work, model, data, about, folder)
         named = [(name, weight) for name, weight in model.named_parameters() if not name.startswith("spots")]
@@ -275,9 +277,9 @@ class FineTune:
                 told = left_by(folder, model, lesson)
         return Learned(model=model, lesson=lesson, plateau=told[0], losses=told[1], learns=learns)
 
-    def ready(self, work: Work, labels: Sequence[str], chosen: Choice) -> Any:
-        """Return a fresh model of which learns what is to learn."""
-        model = self._fresh(work, labels)
+    def ready(self, work: Work, labels: Sequence[str], chosen: Choice, model: Any = None) -> Any:
+        """Return a fresh model, loaded unless it is given, of which learns what is to learn."""
+        model = model if model is not None else self._fresh(work, labels)
         freeze(model, chosen.method, labels=len(labels))
         if self.checkpointing:
             keep_less(model, self.model)
