@@ -85,6 +85,14 @@ class Figures:
             raise ValueError("; ".join(wrong))
         self._figures[key] = told
 
+    def carry(self, folder: Path = RESULTS) -> None:
+        """Take over the figures of an earlier file that were not noted this time, each with the commit that it is of."""
+        path = folder / f"{self.name}.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            told = {key: {"commit": before["commit"], **one} for key, one in before["figures"].items()}
+            self._figures = {**told, **self._figures}
+
     def made_by(self, commit: str) -> None:
         """Note the commit of the code that was measured, where that was another process than this one."""
         self._told["commit"] = commit
@@ -172,6 +180,7 @@ def of_figure(key: str, figure: Any) -> list[str]:
             "ci95": isinstance(value, list) and len(value) == 2 and all(map(is_number, value)) and value[0] <= value[1],
             "n": isinstance(value, int) and value > 0,
             "rival": isinstance(value, str) and bool(value),
+            "commit": isinstance(value, str) and COMMIT.fullmatch(value) is not None,
         }.get(name, False)
         wrong += [] if right else [f"{key}.{name} cannot be {value!r}"]
     return wrong

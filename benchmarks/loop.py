@@ -12,7 +12,8 @@ summary, report, recipe and events, unless `--keep`.
 
 Figures are of all finished runs of the seeds, and are written beside the runs. From five seeds on they are results: those of the variants
 that have all seeds are written to `benchmarks/results/loop.json`, and to `starter.benchmark.json` beside the recipe, where the report of
-the demo finds it; the others are named.
+the demo finds it; the others are named. What runs scored is kept in `benchmarks/results/loop_runs.jsonl`, so that seeds can come together
+on several days and machines; a figure that no run at hand tells stays as it was, with the commit that it is of.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ from typing import Any
 import numpy as np
 import yaml
 from figures import Figures, add_option, commit
-from loop_figures import note_all
-from variants import PARTING, RECIPE, SMALL, VARIANTS, WORLDS, needed, recipe_of
+from loop_figures import note_all, trimmed
+from variants import PARTING, RECIPE, ROOT, SMALL, VARIANTS, WORLDS, needed, recipe_of
 
 ENOUGH = 5  # seeds from which on results are results
 HEAVY = ("dataset", "embeddings", "files", "downloads")  # of a run, not needed once it is done
@@ -89,7 +90,10 @@ class Bench:
     def digest(self, world: str, variant: str, seed: int) -> str:
         """Return what tells a recipe from another."""
         about = [self.document(world, variant, seed), dict(WORLDS[world].settings), self.small]
-        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+        text = json.dumps(about, sort_keys=True)
+        for here in (str(self.runs.resolve()), str(ROOT)):
+            text = text.replace(here, "")  # a run is the same wherever it was made
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def write_world(self, world: str, seed: int) -> None:
         """Write a world's files, or leave them when they are there."""
@@ -181,11 +185,6 @@ RUN = ("-m", "tilth.pipeline.cli.main", "run")
 Job = tuple[str, str, int]  # world, variant, seed
 
 
-def left_of(jobs: Sequence[Job], bench: Bench) -> list[Job]:
-    """Return the runs that are not finished."""
-    return [job for job in jobs if bench.done(*job) is None]
-
-
 def estimate(left: Sequence[Job], bench: Bench, at_once: int) -> str:
     """Say how long runs may take, by the finished ones of the same variant and world, or variant, or of all."""
     seconds: dict[tuple[str, ...], list[float]] = {}
@@ -237,11 +236,28 @@ def make(left: Sequence[Job], bench: Bench, at_once: int) -> list[str]:
     return list(dict.fromkeys(wrong))
 
 
-def finished(jobs: Sequence[Job], bench: Bench) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Yield what finished runs left; the events of each lie in its `folder`."""
+def finished(jobs: Sequence[Job], bench: Bench, kept: Path) -> dict[Job, dict[str, Any]]:
+    """Return what finished runs scored, here or wherever they were made before, and keep it.
+
+    Args:
+        jobs: The runs that are asked for.
+        bench: Where runs are made.
+        kept: File of those that were made before; one of another recipe is none.
+    """
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() and not bench.small else []
+    all_told = {tuple(row["job"]): row for row in rows}
     for job in jobs:
         if told := bench.done(*job):
-            yield job, {**told, "folder": bench.runs / "-".join(map(str, job))}
+            scores = trimmed(told["summary"], bench.runs / "-".join(map(str, job)) / "events.jsonl")
+            all_told[job] = {"job": job, **told, "summary": scores}
+    if not bench.small:
+        kept.write_text("".join(json.dumps(all_told[job]) + "\n" for job in sorted(all_told)))
+    return {
+        job: all_told[job]
+        for job in jobs
+        if job in all_told and all_told[job]["recipe"] == bench.digest(*job)
+        if not bench.fresh or all_told[job]["commit"] == bench.commit
+    }
 
 
 def main() -> int:
@@ -268,13 +284,15 @@ def main() -> int:
     figures = Figures("loop", seeds=asked.seeds)
     asked.runs.mkdir(parents=True, exist_ok=True)
     wanted = [(w, v, s) for s in asked.seeds for w, v in needed(asked.worlds, asked.only)]
-    left = left_of(wanted, bench)
+    kept = asked.results / "loop_runs.jsonl"
+    there = finished(wanted, bench, kept)
+    left = [job for job in wanted if job not in there]
     print(f"{len(wanted)} runs, left: {len(left)}, {estimate(left, bench, asked.jobs) if left else 'nothing to do'}")
     if asked.left:
         print("\n".join("  " + "-".join(map(str, job)) for job in left))
     wrong = [] if asked.left else make(left, bench, asked.jobs)
     pairs = needed(list(WORLDS), [])
-    found = dict(finished([(w, v, s) for s in asked.seeds for w, v in pairs], bench))
+    found = finished([(w, v, s) for s in asked.seeds for w, v in pairs], bench, kept)
     print(f"{len(found)} of {len(pairs) * len(asked.seeds)} runs are there")
     enough = len(asked.seeds) >= ENOUGH and not asked.small
     if enough:  # what has all seeds is a result; the rest is not said at all
@@ -291,6 +309,8 @@ def main() -> int:
         )
     elif found:
         figures.made_by(*commits)
+    if enough and not asked.fresh:
+        figures.carry(asked.results)
     path = figures.write(asked.results if enough else asked.runs)
     if enough:
         shutil.copy(path, RECIPE.with_suffix(".benchmark.json"))

@@ -191,15 +191,41 @@ def seconds_to_plateau(events: Path, step: str) -> float | None:
     return next(at for at, quality in seen if quality >= PLATEAU * best) - began
 
 
+def trimmed(summary: Summary, events: Path) -> dict[str, Any]:
+    """Return what the figures ask of a run, which is little enough to be kept for good.
+
+    Args:
+        summary: That the run left.
+        events: Of the run, which tell when it had learned.
+    """
+    if "figures" in summary:
+        return {"figures": summary["figures"]}
+    names = ("final", "baseline", *(f"random_{point(actions)}" for actions in CURVE))
+    told: dict[str, Any] = {name: _scores(summary[name]) for name in names if name in summary}
+    for name in told:
+        each = summary[name].get("per_category", {})
+        told[name]["per_category"] = {new: _scores(each[new]) for new in NEW if new in each}
+    facts = {name: step.get("facts", {}) for name, step in summary["steps"].items()}
+    told["steps"] = {
+        name: {"facts": {what: own[what] for what in ("human_actions", "hours") if what in own}}
+        for name, own in facts.items()
+        if "human_actions" in own
+    }
+    took = [seconds_to_plateau(events, f"final.{model}") for model in ("classifier", "detector")]
+    return {**told, "seconds_to_plateau": None if None in took else sum(s for s in took if s is not None)}
+
+
+def _scores(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {metric: {"mean": told[metric]["mean"]} for metric in METRICS}
+
+
 def learning(found: Found, figures: Figures) -> None:
     """Tell how long both models take to learn perfect labels, which no student has begun: gathering the images counts."""
-    took = []
-    for (world, variant, _), told in found.items():
-        if (world, variant) == ("known", "perfect"):
-            each = [
-                seconds_to_plateau(told["folder"] / "events.jsonl", f"final.{m}") for m in ("classifier", "detector")
-            ]
-            took += [sum(s for s in each if s is not None)] if None not in each else []
+    took = [
+        told["summary"]["seconds_to_plateau"]
+        for (world, variant, _), told in found.items()
+        if (world, variant) == ("known", "perfect")
+    ]
     note(figures, "train_to_plateau_s", took, "s")
 
 

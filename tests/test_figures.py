@@ -165,6 +165,23 @@ def test_a_benchmark_writes_a_file_that_fits(figures: ModuleType, tmp_path: Path
             found.add(key, value, "s")
 
 
+def test_what_was_not_measured_again_stays_with_its_commit(figures: ModuleType, tmp_path: Path) -> None:
+    first = figures.Figures("search")
+    first.made_by("0123456")
+    first.add("recall", 0.5, "share")
+    first.add("seconds", 2, "s")
+    first.write(tmp_path)
+    again = figures.Figures("search")
+    again.add("recall", 0.6, "share")
+    again.carry(tmp_path)
+    document = json.loads(again.write(tmp_path).read_text())
+    assert figures.of_document(document) == []
+    assert document["figures"] == {
+        "recall": {"value": 0.6, "unit": "share"},
+        "seconds": {"value": 2, "unit": "s", "commit": "0123456"},
+    }
+
+
 def test_a_command_names_no_folder_of_this_machine(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["/home/ana/tilth/benchmarks/dedup.py", "--photos", "/home/ana/photos", "--limit=9", "--results", "/tmp/x"]
     monkeypatch.setattr(sys, "argv", [*given, "--out=/tmp/out", "runs/a"])

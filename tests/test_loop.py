@@ -93,6 +93,9 @@ def test_figures_are_of_the_seeds_that_have_what_they_need(parts: dict[str, Modu
     found |= {("faithful", "loop", seed): run(0.5, 200) for seed in (1, 2)} | {("faithful", "loop", 3): run(0.9, 200)}
     found |= {("faithful", "few", 3): run(0.2, 50)}
     found |= {("faithful", "perfect", 1): run(0.6, 9000), ("faithful", "alone", 1): run(0.4, 0)}
+    (tmp_path / "none.jsonl").touch()
+    for each in found.values():  # what is kept of a run tells as much
+        each["summary"] = parts["loop_figures"].trimmed(each["summary"], tmp_path / "none.jsonl")
     figures = importlib.import_module("figures").Figures("loop", seeds=[1, 2, 3])
     parts["loop_figures"].note_all(found, figures)
     told = json.loads(figures.write(tmp_path).read_text())["figures"]
@@ -124,6 +127,28 @@ def test_the_time_to_learn_is_read_from_the_events_of_the_last_start(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert parts["loop_figures"].seconds_to_plateau(path, "final.detector") == 90
     assert parts["loop_figures"].seconds_to_plateau(path, "final.classifier") is None
+
+
+def test_a_run_counts_wherever_it_was_made_unless_its_recipe_has_changed(
+    parts: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    def bench(name: str) -> Any:
+        return parts["loop"].Bench(runs=tmp_path / name, threads=1, small=False, keep=False, commit="0", fresh=False)
+
+    here, job = bench("here"), ("faithful", "alone", 3)
+    folder = tmp_path / "here" / "faithful-alone-3"
+    folder.mkdir(parents=True)
+    (folder / "events.jsonl").touch()
+    (folder / "summary.json").write_text(json.dumps({"final": judged(0.5), "steps": {}}))
+    done = {"recipe": here.digest(*job), "commit": "0", "seconds": 1, "threads": 1, "summary": "summary.json"}
+    (folder / "done.json").write_text(json.dumps(done))
+    kept, wanted = tmp_path / "kept.jsonl", [job, ("faithful", "loop", 3)]
+    assert [*parts["loop"].finished(wanted, here, kept)] == [job]
+    told = parts["loop"].finished(wanted, bench("there"), kept)
+    assert told[job]["summary"]["final"]["f1"] == {"mean": 0.5}
+    kept.write_text(kept.read_text().replace(here.digest(*job), "0" * 12))
+    assert not parts["loop"].finished(wanted, bench("there"), kept)
+    assert kept.read_text()
 
 
 def test_seeds_are_a_list_or_a_range(parts: dict[str, ModuleType]) -> None:
