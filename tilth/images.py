@@ -272,6 +272,29 @@ def fit_within(image: Image, side: int) -> Image:
     return np.asarray(PilImage.fromarray(image).resize(size, PilImage.Resampling.BICUBIC, reducing_gap=2.0))
 
 
+def frame(size_wh: tuple[int, int], into_wh: tuple[int, int], *, keep_aspect: bool) -> tuple[float, float]:
+    """Return the width and height, in pixels of an image, of what fills a frame: the image itself, or the image with what is beside it.
+
+    >>> frame((640, 480), (64, 64), keep_aspect=False), frame((640, 480), (64, 64), keep_aspect=True)
+    ((640, 480), (640.0, 640.0))
+    """
+    if not keep_aspect:
+        return size_wh
+    scale = max(size_wh[0] / into_wh[0], size_wh[1] / into_wh[1])
+    return into_wh[0] * scale, into_wh[1] * scale
+
+
+def into(image: Image, size_wh: tuple[int, int], *, keep_aspect: bool) -> Image:
+    """Resize to exactly `size_wh`; an image that keeps its aspect lies at the top left, and grey is beside it."""
+    wide, tall = frame((image.shape[1], image.shape[0]), size_wh, keep_aspect=keep_aspect)
+    own = max(1, round(image.shape[1] / wide * size_wh[0])), max(1, round(image.shape[0] / tall * size_wh[1]))
+    if own == size_wh:
+        return resize(image, size_wh)
+    whole = np.full((size_wh[1], size_wh[0], 3), GREY[:3], np.uint8)
+    whole[: own[1], : own[0]] = resize(image, own)
+    return whole
+
+
 def resize(image: Image, size_wh: tuple[int, int]) -> Image:
     """Resize to exactly `size_wh`, antialiased."""
     if image.shape[1::-1] == size_wh:

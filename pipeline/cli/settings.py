@@ -39,16 +39,26 @@ def pairs(settings: list[str] | None) -> dict[str, str]:
 def read_settings(texts: list[str] | None) -> dict[str, Any]:
     """Read `name=value` arguments; a value that begins like a list, a mapping or a quotation is YAML.
 
+    What is in a group may be named by both, `drawing.steps=3`.
+
     Raises:
         InputError: One has no `=`, or is not YAML.
     """
     found: dict[str, Any] = {}
     for name, value in pairs(texts).items():
         try:
-            found[name] = yaml.safe_load(value) if value.startswith(tuple("[{\"'")) or value == "null" else value
+            read = yaml.safe_load(value) if value.startswith(tuple("[{\"'")) or value == "null" else value
         except yaml.YAMLError as error:
             problem = getattr(error, "problem", None) or "not YAML"
             raise InputError(f"--set {name}: {problem}, got {value!r}; lists are [a, b], mappings {{a: 1}}") from error
+        outer, _, inner = name.partition(".")
+        if inner:
+            group = found.setdefault(outer, {})
+            if not isinstance(group, dict):
+                raise InputError(f"--set {name}: {outer} was given as a whole; give one or the other")
+            group[inner] = read
+        else:
+            found[name] = read
     return found
 
 

@@ -76,7 +76,7 @@ class Served:
             scores, places = detector.said(images)
             for i, image in enumerate(images):
                 size_wh = (image.shape[1], image.shape[0])
-                boxes[i] = boxes_of(scores[i], places[i], detector.labels, size_wh)
+                boxes[i] = boxes_of(scores[i], places[i], detector.labels, size_wh, detector.prepare.frame_wh(size_wh))
         return list(zip(logits, boxes, strict=True))
 
 

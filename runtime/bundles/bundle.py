@@ -56,10 +56,11 @@ class _Pixels(_Settings):
     size_wh: tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]]
     mean: tuple[_Number, _Number, _Number]
     std: tuple[_Positive, _Positive, _Positive]
+    keep_aspect: bool = False
 
     @property
     def prepare(self) -> Prepare:
-        return Prepare(size_wh=self.size_wh, mean=self.mean, std=self.std)
+        return Prepare(size_wh=self.size_wh, mean=self.mean, std=self.std, keep_aspect=self.keep_aspect)
 
 
 class _Fusion(_Settings):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tilth.fusion import Fusion, finite, fuse, sigmoid
 from tilth.geometry import Box, clip, iou
-from tilth.images import Image, resize
+from tilth.images import Image, frame, into
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -53,15 +53,24 @@ class Prepare:
         size_wh: Width and height of the input.
         mean: Subtracted from each of R, G and B in [0, 1].
         std: Then divides them.
+        keep_aspect: Whether grey lies beside an image, instead of the image being stretched.
     """
 
     size_wh: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    keep_aspect: bool = False
+
+    def frame_wh(self, size_wh: tuple[int, int]) -> tuple[float, float]:
+        """Return width and height of what the model sees, in pixels of an image of a size."""
+        return frame(size_wh, self.size_wh, keep_aspect=self.keep_aspect)
 
     def __call__(self, images: Sequence[Image]) -> Floats:
         """Return `(n, 3, height, width)`."""
-        stacked = np.stack([resize(image, self.size_wh) for image in images]).astype(np.float32) / 255
+        stacked = (
+            np.stack([into(image, self.size_wh, keep_aspect=self.keep_aspect) for image in images]).astype(np.float32)
+            / 255
+        )
         scaled = (stacked - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
 
@@ -130,7 +139,7 @@ class Detector:
     def _found(self, scores: Floats, boxes_cxcywh: Floats, size_wh: tuple[int, int]) -> tuple[Found, ...]:
         half = boxes_cxcywh[:, 2:] / 2
         corners = np.concatenate([boxes_cxcywh[:, :2] - half, boxes_cxcywh[:, :2] + half], 1)
-        xyxy = clip(corners * np.array([*size_wh, *size_wh], np.float32), size_wh)
+        xyxy = clip(corners * np.array([*self.prepare.frame_wh(size_wh)] * 2, np.float32), size_wh)
         kept: list[Found] = []
         for i in np.argsort(-scores.max(1), kind="stable"):
             label = int(scores[i].argmax())

@@ -86,6 +86,12 @@ def test_help_tells_every_setting_and_gives_an_example_that_can_be_run(name: str
         (["ground", "--set", "tiles=many"], "--set tiles: input should be a valid integer"),
         (["ground", "--set", "threshold"], "--set needs name=value, got 'threshold'"),
         (["synth", "--set", "drawing={stpes: 3}"], "--set drawing.stpes: no such setting; did you mean 'steps'?"),
+        (["synth", "--set", "drawing.stpes=3"], "--set drawing.stpes: no such setting; did you mean 'steps'?"),
+        (
+            ["synth", "--set", "drawing=1", "--set", "drawing.steps=3"],
+            "--set drawing.steps: drawing was given as a whole",
+        ),
+        (["train", "detector", "--set", "views.turn=200"], "--set views: turn must lie in [0, 180], got 200.0"),
         (["synth", "--set", "steps=3"], "--set steps: no such setting; did you mean 'steps' of 'drawing'?"),
         (["synth", "--set", "drawing={steps: 0}"], "--set drawing: steps and batch_size must be at least 1, got 0"),
         (["synth", "--set", "drawing=30"], "--set drawing: must be a mapping, as in {a: 1}, got '30'"),

@@ -17,7 +17,7 @@ from tilth.claims import Claim
 from tilth.data.dataset import Dataset
 from tilth.engine.fit import fit
 from tilth.engine.plateau import Plateau
-from tilth.engine.views import views
+from tilth.engine.views import Views, views
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.images import decode, encode_png, resize
@@ -32,7 +32,7 @@ from tilth.train.artifacts.export import (
     export_language_model,
     verdict_settings,
 )
-from tilth.train.judge.predict import Predictor
+from tilth.train.judge.predict import Predictor, boxes_of
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.learn.detector import Blind, TrainDetector
 from tilth.train.learn.examples import Example, Rows, example, gather, held_back, known, likely
@@ -227,6 +227,8 @@ def test_a_detector_of_each_family_is_fine_tuned_judged_and_exported(
     labelled.add("partly", [scene_sample(200 + i, "dice", asked=("dice",)) for i in range(6)])
     own = replace(labelled, name=family, folder=tmp_path)
     step = TrainDetector(model=build(family, tmp_path / "base"), steps=3, batch_size=4, image_side=SIDE)
+    if family == "deformable_detr":
+        step = replace(step, multi_scale=0.5, views=Views(turn=10, erase=0.5))
     assert step.run(own)["train_images"] > 20  # type: ignore[operator]
     (_, boxes), *_ = Predictor(None, own.artifact(family), "cpu")([decode(scene_sample(5, "knife").data)])
     assert all(0 < score < 1 and name in ALL for *_, score, name in boxes)
@@ -235,6 +237,67 @@ def test_a_detector_of_each_family_is_fine_tuned_judged_and_exported(
     if family == "rf_detr":  # whose windows take an even number of patches
         with pytest.raises(InputError, match="set image_side to a multiple"):
             replace(step, image_side=SIDE + 8).run(replace(own, name="odd", folder=tmp_path / "odd"))
+
+
+def test_batches_come_in_the_sizes_that_the_model_can_take(labelled: Work, tmp_path: Path) -> None:
+    sides = list[int]()
+
+    class Watched(TrainClassifier):
+        def loss(self, model: Any, said: Any, batch: Any) -> torch.Tensor:
+            sides.append(batch.pixels.shape[-1])
+            assert batch.pixels.shape[-1] == batch.pixels.shape[-2]
+            return super().loss(model, said, batch)
+
+    own = replace(labelled, name="many", folder=tmp_path)
+    facts = Watched(steps=12, batch_size=4, image_side=96, multi_scale=0.4, patience=0, spots=0).run(own)
+    assert facts["steps"] == 12
+    assert set(sides) == {64, 96, 128}, "from 58 to 134 pixels, each a multiple of 32"
+    assert read_about(own.artifact("many")).side == 96
+
+
+def test_an_image_that_keeps_its_aspect_is_seen_alike_in_training_judging_and_serving(
+    work: Work, tmp_path: Path
+) -> None:
+    from tilth.claims import State
+    from tilth.runtime.stages.stage1 import Detector, Prepare
+
+    wide = np.full((60, 120, 3), 255, np.uint8)
+    wide[15:45, 90:120] = (200, 0, 0)
+    claim = Claim(says="label", source="human:test", asked=ALL, category="knife", box_xyxy=(90, 15, 120, 45))
+    work.add(
+        "wide",
+        [NewSample(data=encode_png(wide), origin={"source": "wide"}, claims=(claim,), columns={"split": "train"})],
+    )
+    states = [State.REVIEWED]
+    data = gather(work, list(ALL), 40, states=states, max_made_ratio=1, boxes_only=True, keep_aspect=True)
+    (box,) = data.rows[0].boxes
+    assert box == (0.75, 0.125, 1, 0.375)
+    seen = data.images(np.array([0]))[0]
+    assert np.abs(seen[7:13, 32:38].astype(int) - (200, 0, 0)).max() < 10, "the thing is where its box is"
+    assert (seen[20:] == 128).all(), "and below the image nothing is"
+    prepare = Prepare(size_wh=(40, 40), mean=(0, 0, 0), std=(1, 1, 1), keep_aspect=True)
+    assert np.array_equal(np.round(prepare([wide])[0].transpose(1, 2, 0) * 255), seen)
+    served = Detector(session=None, labels=("knife",), prepare=prepare, score_threshold=0.5)  # type: ignore[arg-type]
+    cxcywh = np.array(
+        [[0.875, 0.25, 0.25, 0.25], [0.5, 0.75, 0.5, 0.25]], np.float32
+    )  # the second lies beside the image
+    (found,) = served._found(np.array([[0.9], [0.8]], np.float32), cxcywh, (120, 60))
+    assert found.box_xyxy == (90, 15, 120, 45)
+    assert boxes_of(np.array([[0.9], [0.8]]), cxcywh, ["knife"], (120, 60), (120, 120)) == [
+        [90, 15, 120, 45, 0.9, "knife"]
+    ]
+
+
+def test_a_detector_of_images_that_keep_their_aspect_is_judged_as_it_is_served(labelled: Work, tmp_path: Path) -> None:
+    base = build("detr", tmp_path / "base")
+    told = {"size": {"shortest_edge": 800, "longest_edge": 1333}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps(told))
+    own = replace(labelled, name="kept", folder=tmp_path)
+    TrainDetector(model=base, steps=2, batch_size=4, image_side=SIDE).run(own)
+    assert read_about(own.artifact("kept")).keep_aspect, "as DETR was trained"
+    (tmp_path / "out").mkdir()
+    export_detector(own.artifact("kept"), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "detector.json").read_text())["keep_aspect"]
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "probe"])
@@ -453,17 +516,40 @@ def test_a_killed_training_goes_the_way_of_an_unbroken_one(tmp_path: Path, until
     assert torch.equal(train(tmp_path / "broken"), whole)
 
 
-def test_views_move_boxes_with_their_things() -> None:
+@pytest.mark.parametrize(
+    "how",
+    [Views(), Views(turn=20, zoom=0.1, shift=0.05), Views(jpeg=1, blur=1, grey=0.5)],
+    ids=["usual", "turned", "worn"],
+)
+def test_views_move_boxes_with_their_things(how: Views) -> None:
     rng = np.random.default_rng(0)
     x = torch.zeros(12, 3, 64, 64)
     box = np.array([[0.375, 0.25, 0.625, 0.5]], np.float32)
     x[:, :, 16:32, 24:40] = 1
-    for moved, boxes, seen in zip(*views(x, [box] * 12, rng), strict=True):
+    for moved, boxes, seen in zip(*views(x, [box] * 12, rng, how=how), strict=True):
         assert seen.all()
         bright = moved.mean(0) > moved.mean(0).max() * 0.5
         rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
         shown = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / 64
         assert np.abs(boxes[0] - shown).max() < 0.04
+
+
+def test_what_is_erased_is_not_asked_for_and_a_part_of_a_batch_is_seen_as_in_the_whole() -> None:
+    how = Views(flip=0.5, turn=10, grey=0.5, blur=0.5, jpeg=0.5, erase=1)
+    x = torch.rand(64, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    small, large = [0.45, 0.45, 0.55, 0.55], [0.1, 0.1, 0.9, 0.9]
+    boxes = [np.array([small, large], np.float32)] * 64
+    whole, moved, seen = views(x, boxes, np.random.default_rng(1), how=how)
+    assert all(one[1] for one in seen), "no hole covers a large thing"
+    assert 0 < sum(not one[0] for one in seen) < 32, "some holes cover a small one"
+    grey = (whole == 0.5).all(1).flatten(1).float().mean(1)
+    assert ((grey > 0.015) & (grey < 0.22)).all()
+    part, moved_part, seen_part = views(x[4:9], boxes[4:9], np.random.default_rng(1), slice(4, 9), 64, how)
+    assert torch.equal(part, whole[4:9])
+    assert all(np.array_equal(a, b) for a, b in zip(moved[4:9], moved_part, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(seen[4:9], seen_part, strict=True))
+    with pytest.raises(ValueError, match=r"jpeg is a chance and must lie in \[0, 1\], got 15"):
+        Views(jpeg=15)
 
 
 @needs_starter

@@ -32,6 +32,7 @@ class About:
         side: Images are resized to a square of so many pixels.
         mean: Subtracted from pixels in [0, 1], by channel.
         std: Then divided by.
+        keep_aspect: Whether what is beside an image in the square is grey, instead of the image being stretched.
         calibration: Of a classifier, `{label: {a, d, b}}`; see `tilth.fusion.Fusion`.
         thresholds: `{label: probability}`: what reaches the policy's aim on validation images, else what gave the best F1 there.
         aims: `{label: {recall: 0.95}}` that the threshold reaches there.
@@ -47,6 +48,7 @@ class About:
     side: int
     mean: list[float]
     std: list[float]
+    keep_aspect: bool = False
     calibration: dict[str, dict[str, float]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     aims: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -92,6 +94,14 @@ def preprocessing(base: str) -> tuple[int, list[float], list[float]]:
         return side, [0.0] * 3, [1.0] * 3
     told = {"image_mean": timm.get("mean", MEAN), "image_std": timm.get("std", STD), **told}
     return side, list(told["image_mean"]), list(told["image_std"])
+
+
+def keeps_aspect(base: str) -> bool:
+    """Tell whether a base model was trained on images of any shape, as DETR was, and not on stretched or cropped ones."""
+    folder = models.locate(base)
+    told = _read_json(folder / "preprocessor_config.json")
+    size = told.get("size")
+    return isinstance(size, dict) and "longest_edge" in size and not told.get("do_center_crop")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -27,7 +27,13 @@ SCORE_THRESHOLD = 0.3  # of a detector that was not calibrated: boxes below are 
 
 
 def _settings(about: About) -> dict[str, object]:
-    return {"labels": about.labels, "size_wh": [about.side, about.side], "mean": about.mean, "std": about.std}
+    return {
+        "labels": about.labels,
+        "size_wh": [about.side, about.side],
+        "mean": about.mean,
+        "std": about.std,
+        "keep_aspect": about.keep_aspect,
+    }
 
 
 def export_classifier(folder: Path, out: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tilth import models
 from tilth.fusion import finite, sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
-from tilth.images import Image, resize
+from tilth.images import Image, frame, into
 from tilth.train.artifacts.artifact import any_size, box_logits, load_trained, normalise
 
 BATCH = 32
@@ -22,7 +22,11 @@ Asked: TypeAlias = Callable[[Sequence[Image]], list[tuple[dict[str, float], list
 
 
 def boxes_of(
-    scores: npt.NDArray[Any], boxes_cxcywh: npt.NDArray[Any], labels: Sequence[str], size_wh: tuple[int, int]
+    scores: npt.NDArray[Any],
+    boxes_cxcywh: npt.NDArray[Any],
+    labels: Sequence[str],
+    size_wh: tuple[int, int],
+    frame_wh: tuple[float, float],
 ) -> list[list[Any]]:
     """Write what a detector says of an image as predictions do, best first.
 
@@ -31,8 +35,9 @@ def boxes_of(
         boxes_cxcywh: `(q, 4)` in [0, 1].
         labels: The k names.
         size_wh: Of the image, in pixels.
+        frame_wh: Of what the model saw, in pixels of the image.
     """
-    xyxy = clip(cxcywh_to_xyxy(boxes_cxcywh) * np.array([*size_wh] * 2), size_wh)
+    xyxy = clip(cxcywh_to_xyxy(boxes_cxcywh) * np.array([*frame_wh] * 2), size_wh)
     found = []
     for query, label in np.argwhere(scores >= MIN_SCORE):
         x0, y0, x1, y1 = (round(float(v), 2) for v in xyxy[query])
@@ -75,7 +80,9 @@ class Predictor:
             scores = sigmoid(finite(logits_of.cpu().numpy(), "the detector"))
             places = finite(out.pred_boxes.float().cpu().numpy(), "the detector")
             for i, image in enumerate(images):
-                boxes[i] = boxes_of(scores[i], places[i], self.detector[1].labels, (image.shape[1], image.shape[0]))
+                about, size_wh = self.detector[1], (image.shape[1], image.shape[0])
+                seen_wh = frame(size_wh, (about.side, about.side), keep_aspect=about.keep_aspect)
+                boxes[i] = boxes_of(scores[i], places[i], about.labels, size_wh, seen_wh)
         return list(zip(logits, boxes, strict=True))
 
     def _forward(self, pair: Any, images: Sequence[Image]) -> Any:
@@ -84,7 +91,7 @@ class Predictor:
         from tilth.engine.views import to_unit
 
         model, about = pair
-        square = np.stack([resize(image, (about.side, about.side)) for image in images])
+        square = np.stack([into(image, (about.side, about.side), keep_aspect=about.keep_aspect) for image in images])
         kind = torch.device(self.device).type
         with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.bf16):
             return model(pixel_values=normalise(to_unit(square, self.device), about), **any_size(model, about.side))

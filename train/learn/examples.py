@@ -17,8 +17,9 @@ from tilth.data.where import both, one_of
 from tilth.engine.job import batched
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.images import frame
 from tilth.samples import Sample
-from tilth.train.learn.squares import BATCH, Squares, square
+from tilth.train.learn.squares import BATCH, Squares
 
 VAL_SHARE = 0.15
 DOUBT = 0.1  # a chance farther than this from what is said leaves it in doubt
@@ -34,7 +35,7 @@ class Example:
     Args:
         id: Of the sample.
         labels: Category of each box or of the image, as an index into the labels that are trained.
-        boxes: `(x0, y0, x1, y1)` in parts of the image, for labels that have one; None for others.
+        boxes: `(x0, y0, x1, y1)` in parts of the square that the image lies in, for labels that have one; None for others.
         looked: Kind of source that looked for each of the labels that are trained; empty where nobody did.
         reviewed: Whether a person said so.
         made: Whether the image was generated.
@@ -137,7 +138,7 @@ class Examples:
         found = np.empty((len(chosen), self.squares.side, self.squares.side, 3), np.uint8)
         if (places >= 0).any():
             found[places >= 0] = self.squares.read(places[places >= 0])
-        found[places < 0] = square(self.read([self.rows[i].id for i in chosen[places < 0]]), self.squares.side)
+        found[places < 0] = self.squares.make(self.read([self.rows[i].id for i in chosen[places < 0]]))
         return found
 
     def indices(self, *, val: bool) -> npt.NDArray[np.int64]:
@@ -233,7 +234,7 @@ def usable(states: Sequence[State] = KNOWN) -> str:
 
 def gather(
     work: Work, labels: Sequence[str], side: int, *, states: Sequence[State], max_made_ratio: float, boxes_only: bool,
-    cache_gb: float = 20.0,
+    cache_gb: float = 20.0, keep_aspect: bool = False,
 ) -> Examples:  # fmt: skip
     """Read what is known of the usable samples of the dataset, and decode those that no step has decoded before.
 
@@ -247,13 +248,17 @@ def gather(
     made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
     chosen = set(sorted(sample.id for sample in made)[: int(real * max_made_ratio)])
     wanted = work.dataset.samples(usable(states), images=False, keep=lambda s: not s.made or s.id in chosen)
-    known = (row for sample in wanted if (row := example(sample, labels, boxes_only=boxes_only)) is not None)
+    known = (
+        row
+        for sample in wanted
+        if (row := example(sample, labels, boxes_only=boxes_only, keep_aspect=keep_aspect)) is not None
+    )
     rows = Rows.write(work.folder / KEPT, known)
     if not len(rows):
         raise InputError(f"{work.name}: no labelled image to train on; import, ground or review some first")
     if not any(row.labels for row in rows if not row.val):
         raise InputError(f"{work.name}: no training image shows any of {', '.join(labels)}; label some first")
-    squares = Squares(work.dataset.root / "squares", side, cache_gb * 1e9)
+    squares = Squares(work.dataset.root / "squares", side, cache_gb * 1e9, keep_aspect=keep_aspect)
     lacking = sum(int((squares.places(some) < 0).sum()) for some in _ids(rows))
     if lacking > squares.room:
         left = f"{lacking - squares.room:,} of {len(rows):,} images do not fit into {cache_gb:g} GB of decoded squares"
@@ -264,12 +269,12 @@ def gather(
                 : squares.room
             ]:
                 squares.add(work.dataset.samples(ids=missing), advance)
-    return gathered(work, side)
+    return gathered(work, side, keep_aspect=keep_aspect)
 
 
-def gathered(work: Work, side: int) -> Examples:
+def gathered(work: Work, side: int, *, keep_aspect: bool = False) -> Examples:
     """Return what `gather` has gathered for a step, in this process or another one."""
-    rows, squares = Rows(work.folder / KEPT), Squares(work.dataset.root / "squares", side, 0)
+    rows, squares = Rows(work.folder / KEPT), Squares(work.dataset.root / "squares", side, 0, keep_aspect=keep_aspect)
     places = np.concatenate([squares.places(some) for some in _ids(rows)])
     return Examples(squares=squares, places=places, rows=rows, read=work.dataset.read)
 
@@ -285,13 +290,15 @@ def _ids(rows: Rows) -> Iterator[list[str]]:
     return batched((row.id for row in rows), 16 * BATCH)
 
 
-def example(sample: Sample, labels: Sequence[str], *, boxes_only: bool = False) -> Example | None:
+def example(
+    sample: Sample, labels: Sequence[str], *, boxes_only: bool = False, keep_aspect: bool = False
+) -> Example | None:
     """Return what is known of a sample; None when it shows something and a box is needed that nobody has drawn."""
     truth = sample.truth
     kept = [c for c in truth.labels if c.category in labels]
     if boxes_only and any(c.box_xyxy is None for c in kept):
         return None  # nobody knows where: neither an example nor a counter-example
-    width, height = sample.size_wh
+    width, height = frame(sample.size_wh, (1, 1), keep_aspect=keep_aspect)
     scale = np.array([width, height, width, height])
 
     def part(claim: Claim) -> Box | None:

@@ -16,11 +16,13 @@ from tilth.data.dataset import Dataset
 from tilth.engine.cluster import Cluster
 from tilth.engine.fit import Alone
 from tilth.engine.steps import Facts, step
+from tilth.engine.views import USUAL, Views
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.events import Advance, Events
 from tilth.train.artifacts.artifact import (
     About,
+    keeps_aspect,
     load_for_training,
     preprocessing,
     read_about,
@@ -89,6 +91,10 @@ class FineTune:
         processes: That learn together, each a part of every batch: one for each GPU of this machine, or of the cluster that the run is on.
         checkpointing: Compute what lies between layers twice instead of keeping it: less memory, a third more time.
         image_side: Side of the square that images are resized to; the base model's own when 0.
+        aspect: Of images in that square: `stretch` them, or `keep` it, with grey beside them; `auto` as the base model was trained.
+        multi_scale: Share by which that side differs from batch to batch, such as 0.25, so that things are learned in many sizes; 0 for one
+            side. Takes what the model can.
+        views: How far what is learned from may differ from the images.
         cache_gb: Most that decoded squares of all images may take on disk; images beyond are decoded each time they are shown.
         save_every: Steps between checkpoints, which a killed training goes on from.
         states: Which samples to learn from: reviewed, confirmed_empty, auto.
@@ -112,6 +118,9 @@ class FineTune:
     checkpointing: bool = False
     processes: int = 1
     image_side: int = 0
+    aspect: str = "auto"
+    multi_scale: float = 0.0
+    views: Views = USUAL
     cache_gb: float = 20.0
     save_every: int = 100
     states: tuple[str, ...] = ("reviewed", "confirmed_empty", "auto")
@@ -124,6 +133,10 @@ class FineTune:
             raise ValueError(f"steps must not be negative, batch_size and accumulate at least 1, got {told}")
         if self.processes < 1:
             raise ValueError(f"processes must be at least 1, got {self.processes}")
+        if self.aspect not in ("auto", "keep", "stretch"):
+            raise ValueError(f"aspect must be auto, keep or stretch, got {self.aspect}")
+        if not 0 <= self.multi_scale <= 0.5:
+            raise ValueError(f"multi_scale must lie in [0, 0.5], got {self.multi_scale}")
         if self.cache_gb < 0 or self.save_every < 1:
             told = f"{self.cache_gb} and {self.save_every}"
             raise ValueError(f"cache_gb must not be negative and save_every at least 1, got {told}")
@@ -181,12 +194,21 @@ class FineTune:
         labels = [c.name for c in work.policy.pictured]
         side, mean, std = preprocessing(self.model)
         side = self.image_side or side
+        keep = keeps_aspect(self.model) if self.aspect == "auto" else self.aspect == "keep"
         states = [STATES[name] for name in self.states]
         data = gather(
             work, labels, side, states=states, max_made_ratio=self.max_made_ratio, boxes_only=self.boxes_only,
-            cache_gb=self.cache_gb,
+            cache_gb=self.cache_gb, keep_aspect=keep,
         )  # fmt: skip
-        about = About(kind=self.kind, base=models.source(self.model), labels=labels, side=side, mean=mean, std=std)
+        about = About(
+            kind=self.kind,
+            base=models.source(self.model),
+            labels=labels,
+            side=side,
+            mean=mean,
+            std=std,
+            keep_aspect=keep,
+        )
         fresh = self._fresh(work, labels)
         weights = sum(weight.numel() for weight in fresh.parameters())
         images, batch = len(data.indices(val=False)), self.batch_size * self.accumulate
@@ -359,7 +381,7 @@ def fitted_there(
     work = Work(**about_work, dataset=Dataset(dataset), events=Events(stream=io.StringIO()))
 
     model = step.ready(work, about.labels, chosen)
-    lesson = Lesson(step, work, model, gathered(work, about.side), about, folder, place)
+    lesson = Lesson(step, work, model, gathered(work, about.side, keep_aspect=about.keep_aspect), about, folder, place)
     with contextlib.closing(lesson):
         plateau, losses = fitted(place, step, lesson, chosen, folder, advance)
     if place.rank == 0:

@@ -1,6 +1,7 @@
 """What one training learns from, batch by batch, and what it is judged by meanwhile."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +15,7 @@ from tilth import models
 from tilth.claims import PEOPLE
 from tilth.data.files import write_beside
 from tilth.engine.fit import Alone
+from tilth.engine.views import Views
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.events import Advance
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_VAL = 256  # held-back images that are looked at while training
 ENOUGH = 20  # labels on held-back images, from which on what the model finds says more than its loss
+SIDES = 32  # pixels from one side to the next, where sides differ
 AHEAD = 2  # batches whose images are read while one is learned
 PEOPLE_DRAWN = 4.0  # times as often as others are images drawn that people looked at
 
@@ -58,6 +61,10 @@ class Subject(Protocol):
     def batch_size(self) -> int: ...
     @property
     def accumulate(self) -> int: ...
+    @property
+    def multi_scale(self) -> float: ...
+    @property
+    def views(self) -> Views: ...
     def choose(self, model: Any, rows: Sequence[Example], side: int) -> Sequence[bool]: ...
     def beside(self, model: Any, batch: Batch) -> dict[str, Any]: ...
     def loss(self, model: Any, said: Any, batch: Batch) -> "torch.Tensor": ...
@@ -96,7 +103,7 @@ class Lesson:
         self.step, self.model, self.data, self.about, self.seed = step, model, data, about, work.seed
         self.place = place or Alone()
         self.device = models.device(work.device)
-        self._try_size()
+        self.sides = self._sides(step.multi_scale)
         fits = np.array(step.choose(model, data.rows, about.side), bool)
         model.to(self.device).to(memory_format=torch.channels_last)  # convolutions are faster so
         self.train, val = (places[fits[places]] for places in (data.indices(val=False), data.indices(val=True)))
@@ -118,26 +125,33 @@ class Lesson:
         self.curve: list[dict[str, float]] = [json.loads(line) for line in told_before]
         self._step, self._losses = 0, list[float]()
 
-    def _try_size(self) -> None:
-        """Show the model an image of the size that it will get.
+    def _sides(self, share: float) -> list[int]:
+        """Return the sides of squares that the model is shown: its own, and others near it that it can take.
 
         Raises:
-            InputError: It cannot take one, as sides have to be a multiple of its patches or windows.
+            InputError: It cannot take its own, as sides have to be a multiple of its patches or windows.
         """
+        own = self.about.side
+        if why := self._refuses(own):
+            cure = "set image_side to a multiple of its patches and windows, or to 0 for its own"
+            raise InputError(f"{self.step.model} takes no images of {own} × {own} pixels ({why}); {cure}")
+        near = range(math.ceil(own * (1 - share) / SIDES) * SIDES, int(own * (1 + share)) + 1, SIDES) if share else ()
+        return sorted({own, *(side for side in near if not self._refuses(side))})
+
+    def _refuses(self, side: int) -> str:
+        """Show the model an empty image, and return why it cannot take it."""
         import torch
 
-        side = self.about.side
         try:
             with torch.no_grad():
                 self.model.eval()(pixel_values=torch.zeros(1, 3, side, side), **any_size(self.model, side))
         except (ValueError, RuntimeError, AssertionError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            cure = "set image_side to a multiple of its patches and windows, or to 0 for its own"
-            raise InputError(f"{self.step.model} takes no images of {side} × {side} pixels ({why}); {cure}") from error
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return ""
 
     def answer(
         self, net: Any, chosen: "np.ndarray[Any, Any]", squares: "np.ndarray[Any, Any]", rng: np.random.Generator, *,
-        draw: bool = False, part: slice | None = None,
+        draw: bool = False, part: slice | None = None, side: int = 0,
     ) -> "tuple[Any, Batch]":  # fmt: skip
         """Show a model a random view of each of some examples; return what it says, and the views.
 
@@ -148,6 +162,7 @@ class Lesson:
             rng: Of the views.
             draw: Whether what is in doubt is there in as many views as it is likely.
             part: Shows these alone; everything random is drawn for all.
+            side: Of the views; that of the squares when 0.
         """
         import torch
 
@@ -156,7 +171,9 @@ class Lesson:
         rows = [drawn(self.data.rows[i], rng) if draw else self.data.rows[i] for i in chosen]
         own = part or slice(None)
         images, rows = to_unit(squares[own], self.device), rows[own]
-        x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng, own, len(chosen))
+        x, boxes, seen = views(images, [boxes_of(row) for row in rows], rng, own, len(chosen), self.step.views)
+        if side and side != x.shape[-1]:
+            x = torch.nn.functional.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
         batch = Batch(pixels=normalise(x, self.about), rows=rows, boxes=boxes, seen=seen)
         beside = self.step.beside(net, batch)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._bf16):
@@ -174,7 +191,10 @@ class Lesson:
             if at not in self._coming:
                 self._coming[at] = self._reader.submit(lambda at: self.data.images(self._drawn(at)[1]), at)
         images, part = self._coming.pop(step).result(), self.place.part(self.step.batch_size)
-        loss = self.step.loss(self.model, *self.answer(self.model, chosen, images, rng, draw=True, part=part))
+        side = int(rng.choice(self.sides)) if len(self.sides) > 1 else 0
+        loss = self.step.loss(
+            self.model, *self.answer(self.model, chosen, images, rng, draw=True, part=part, side=side)
+        )
         self._step = step // self.step.accumulate + 1
         self._losses.append(self.place.mean(loss))
         return loss

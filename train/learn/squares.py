@@ -1,6 +1,6 @@
 """Images as small squares, decoded once for all that is trained on a dataset and kept beside it, as many as there is room for.
 
-<side>.bin  squares `(side, side, 3)` uint8, one after another
+<side>.bin  or <side>-kept.bin where images keep their aspect: squares `(side, side, 3)` uint8, one after another
 <side>.ids  their ids, a line each; what a kill left in the other file beyond these is written over
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.engine.job import batched
-from tilth.images import Image, resize
+from tilth.images import Image, into
 from tilth.samples import Sample
 
 BATCH = 256
@@ -27,11 +27,14 @@ class Squares:
         folder: Where they lie.
         side: Width and height in pixels.
         most_bytes: That they may take on disk.
+        keep_aspect: Of images; what is beside them is grey.
     """
 
-    def __init__(self, folder: Path, side: int, most_bytes: float) -> None:
+    def __init__(self, folder: Path, side: int, most_bytes: float, *, keep_aspect: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.side, self._squares, self._ids = side, folder / f"{side}.bin", folder / f"{side}.ids"
+        name = f"{side}-kept" if keep_aspect else f"{side}"
+        self.side, self.keep_aspect = side, keep_aspect
+        self._squares, self._ids = folder / f"{name}.bin", folder / f"{name}.ids"
         self._most = round(most_bytes) // (side * side * 3)
         self._look()
 
@@ -61,7 +64,7 @@ class Squares:
         """Keep the squares of samples that are not there, while there is room; they must come with their images."""
         kept = len(self)
         for batch in batched(samples, BATCH):
-            squares = square(batch, self.side)
+            squares = self.make(batch)
             with self._squares.open("r+b" if self._squares.exists() else "w+b") as stream:
                 stream.seek(kept * self.side * self.side * 3)
                 stream.write(squares.tobytes())
@@ -73,6 +76,15 @@ class Squares:
             advance(len(batch))
         self._look()
 
+    def make(self, samples: Sequence[Sample]) -> npt.NDArray[np.uint8]:
+        """Decode images, several at a time, into squares `(n, side, side, 3)`."""
+
+        def one(sample: Sample) -> Image:
+            return into(sample.pixels(), (self.side, self.side), keep_aspect=self.keep_aspect)
+
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(one, samples)))
+
     def read(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Return the squares at some places, `(n, side, side, 3)`.
 
@@ -80,13 +92,3 @@ class Squares:
         """
         shape = (len(self), self.side, self.side, 3)
         return np.asarray(np.memmap(self._squares, np.uint8, "r", shape=shape)[places])
-
-
-def square(samples: Sequence[Sample], side: int) -> npt.NDArray[np.uint8]:
-    """Decode images, several at a time, and resize them to `(n, side, side, 3)`."""
-
-    def one(sample: Sample) -> Image:
-        return resize(sample.pixels(), (side, side))
-
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(one, samples)))
