@@ -226,8 +226,9 @@ def recipe_of(variant: str, world: str, seed: int, folder: Path, *, small: bool 
     names = {name_of(one) for one in flat(made["steps"])}
     for one in flat(made["steps"]):
         settings = one[kind_of(one)] if isinstance(one, dict) else {}
-        if kind_of(one).startswith("train.") and settings.get("start", "") not in names:
-            settings.pop("start", None)  # there is no student to go on from
+        for name in ("start", "against"):  # there is no student to go on from, or no baseline to compare with
+            if settings.get(name, "") not in names:
+                settings.pop(name, None)
     if small:
         _shrink(made["steps"])
     return made

@@ -42,6 +42,7 @@ def test_every_variant_is_a_recipe_of_its_world(parts: dict[str, ModuleType], tm
             made = recipe(parts, world, variant, tmp_path, small=small)
             assert made.seed == 3
             assert any("evaluate" in name for name in made.steps)
+            assert {getattr(step, "against", "") for step in made.steps.values()} <= {"", *made.steps}
             assert "Gate" not in kinds(made)
         if variant != "random":  # it goes on from the base
             base = recipe(parts, world, "base", tmp_path, small=True)

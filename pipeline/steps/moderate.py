@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -93,6 +93,8 @@ class Moderate:
 
     images: Path
     truth: Path
+    refers: ClassVar[tuple[str, ...]] = ("bundle",)
+
     split: str = "test"
     bundle: str = "bundle"
 

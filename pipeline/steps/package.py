@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
@@ -32,6 +33,9 @@ class Package:
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
             calibration found on validation images, at most the policy's lowest `review_above`.
     """
+
+    leaves: ClassVar[tuple[str, ...]] = ("bundle",)
+    refers: ClassVar[tuple[str, ...]] = ("classifier", "detector")
 
     classifier: str = "final.classifier"
     detector: str = "final.detector"

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class RandomEffort:
         classifier: How to train the classifier.
         detector: How to train the detector.
     """
+
+    leaves: ClassVar[tuple[str, ...]] = ("random.classifier", "random.detector")
 
     labelled: Path
     corpus: Path

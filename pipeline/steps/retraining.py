@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tilth.claims import Json
 from tilth.data.files import write_beside
@@ -138,6 +138,8 @@ class Promote:
     """
 
     champion: Path
+    refers: ClassVar[tuple[str, ...]] = ("bundle", "judged")
+
     bundle: str = "bundle"
     judged: str = "evaluate.champion"
     kept: int = KEPT

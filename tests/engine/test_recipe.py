@@ -39,6 +39,18 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
     assert "recipe.yaml:7: stps: no such key; did you mean 'steps'?" in text
 
 
+def test_a_step_that_is_named_and_not_there_is_missed_at_once(tmp_path: Path) -> None:
+    steps = "- train.classifier\n- calibrate: {classifier: train.clasifier}\n- package: {classifier: train.classifier, detector: ''}\n"
+    more = "- moderate: {images: a, truth: b}\n- as: late\n  train.detector: {start: later}\n- as: later\n  train.detector: {}\n"
+    told = mistakes(tmp_path, f"policy: POLICY\nsteps:\n{steps}{more}")
+    assert len(told) == 2, "what package leaves is there for moderate"
+    assert told[0].endswith(
+        "recipe.yaml:4: steps[1].calibrate.classifier: no step before this one is called 'train.clasifier'; "
+        "did you mean 'train.classifier'?"
+    )
+    assert "recipe.yaml:8: steps[4].train.detector.start: no step before this one is called 'later'" in told[1]
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

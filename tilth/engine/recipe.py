@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ class _Reader:
         """Build every step."""
         steps: dict[str, Step] = {}
         named: set[str] = set()
+        left: set[str] = set()
         entries = self.document.get("steps")
         if not isinstance(entries, list) or not entries:
             self.wrong(("steps",), "needs a list with at least one step")
@@ -111,10 +112,19 @@ class _Reader:
                 self.wrong((*place, "as"), f"a name is letters, digits, '.', '-' and '_', got {label!r}")
             if label in named:
                 self.wrong(place, f"two steps are called {label!r}; give one another name with 'as: …'")
-            named.add(label)
             if (built := self._step((*place, name), name, entry[name])) is not None:
                 steps[label] = built
+                self._refers((*place, name), built, sorted(named | left))
+                left |= set(getattr(built, "leaves", ()))
+            named.add(label)
         return steps
+
+    def _refers(self, place: Place, step: Step, before: Sequence[str]) -> None:
+        """Miss now what a step would miss hours later: the earlier step that one of its settings names."""
+        for key in getattr(step, "refers", ()):
+            value = getattr(step, key)
+            if value and not any(value == n or value.startswith(f"{n}.") for n in before):
+                self.wrong((*place, key), f"no step before this one is called {value!r}{_near(value, tuple(before))}")
 
     def _unrolled(self, entries: list[Any]) -> Iterator[tuple[Place, Any]]:
         """Yield every entry, those of `rounds` once for each round; afterwards their names mean the last round's."""

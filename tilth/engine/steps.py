@@ -1,7 +1,8 @@
 """What a step and a mapper are made of: settings, their key, and what they report.
 
-A step is a frozen dataclass; its fields are its configuration, and `run` is its one verb (`work.py` has the protocol). Many
-settings come in groups, which are frozen dataclasses as well: `drawing: {steps: 20, guidance: 3.0}`. A mapper is
+A step is a frozen dataclass; its fields are its configuration, and `run` is its one verb (`work.py` has the protocol). Fields
+that name earlier steps are listed in `refers`, what a step leaves under other names than its own in `leaves`. Many settings
+come in groups, which are frozen dataclasses as well: `drawing: {steps: 20, guidance: 3.0}`. A mapper is
 a frozen dataclass too; it touches every image: `load` gets its model ready once and returns the function that turns a batch into
 results.
 """

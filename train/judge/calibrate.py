@@ -9,7 +9,7 @@ Differs: two scores go in, the classifier's logit and that of the detector's bes
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -138,6 +138,8 @@ class Calibrate:
         classifier: Name of the classifier artifact; its `tilth.json` is written anew.
         detector: Name of the detector artifact that it is used with, whose `tilth.json` is too; empty for none.
     """
+
+    refers: ClassVar[tuple[str, ...]] = ("classifier", "detector")
 
     classifier: str
     detector: str = ""

@@ -10,6 +10,7 @@ were all of them.
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 from tilth.claims import Json
 from tilth.engine.steps import Facts, inputs_digest, step
@@ -106,6 +107,8 @@ class Evaluate(Tested):
         classifier: Name of the classifier artifact; empty for none.
         detector: Name of the detector artifact; empty for none.
     """
+
+    refers: ClassVar[tuple[str, ...]] = ("classifier", "detector", "against")
 
     classifier: str = ""
     detector: str = ""

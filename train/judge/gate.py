@@ -1,7 +1,7 @@
 """The gate: a new model passes only when it is not worse than the old one on the same images, nor on any part of them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Gate:
         max_slice_drop: By so much on a single category or slice, where it surely fell: few images tell less, and one of many always falls.
         max_ece: Expected calibration error of the new model at most, the mean over categories; 1 for any.
     """
+
+    refers: ClassVar[tuple[str, ...]] = ("old", "new", "old_classifier", "new_classifier")
 
     old: str = "evaluate.baseline"
     new: str = "evaluate.final"

@@ -189,6 +189,8 @@ class Relabel:
         batch_size: Images at a time.
     """
 
+    refers: ClassVar[tuple[str, ...]] = ("detector",)
+
     detector: str = ""
     sure: float = 0.7
     absent: float = 0.01

@@ -106,6 +106,7 @@ class FineTune:
     weight_decay: ClassVar[float]
     clip: ClassVar[float] = 1.0
     boxes_only: ClassVar[bool] = False
+    refers: ClassVar[tuple[str, ...]] = ("start",)
 
     model: str
     steps: int
