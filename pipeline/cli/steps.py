@@ -271,11 +271,67 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
     app.command(command, short_help=one.does, cls=type("StepCommand", (_StepCommand,), {"one": one, "full": full}))(act)
 
 
+def auto(
+    dataset: DatasetPath,
+    policy: Annotated[Path, typer.Option(help="Policy file.")],
+    category: Annotated[list[str] | None, typer.Option(help="Learn this one alone; may be given again.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of a part instead of what is chosen: --set classifier.steps=600."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    runs: Annotated[Path, typer.Option(help="Folder that holds all runs.")] = Path("runs"),
+    name: Annotated[str, typer.Option(help="Of the run; made of policy and categories when empty.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and print the recipe, and train nothing.")] = False,
+) -> None:
+    """Train, calibrate, measure and package with settings chosen by the set and the machine; the same command goes on where it stopped."""
+    import yaml
+
+    from tilth.engine.recipe import NAME, load_recipe
+    from tilth.models import check_device
+    from tilth.pipeline.choose import change, write
+    from tilth.pipeline.cli.settings import existing
+    from tilth.pipeline.retrain import newest, open_night, retrain
+    from tilth.pipeline.run import Choices
+    from tilth.pipeline.table import step_table
+    from tilth.policy import load_policy
+
+    check_device(device)
+    name = name or "-".join(["train", load_policy(policy).policy, *(one.replace(" ", "_") for one in category or ())])
+    if not NAME.fullmatch(name):
+        raise InputError(f"--name: a name is letters, digits, '.', '-' and '_', got {name!r}")
+    given = read_settings(settings)
+    if wrong := [key for key, value in given.items() if not isinstance(value, dict)]:
+        raise InputError(f"--set {wrong[0]}: name a part and its setting, as in --set classifier.steps=600")
+    given = {part: {key: yaml.safe_load(str(one)) for key, one in own.items()} for part, own in given.items()}
+    home = runs / name
+    began = open_night(home)
+    if began is None:
+        path, chosen = write(home, dataset, policy, category or [], device, given)
+        streams.settle()
+        typer.echo("\n".join(() if dry_run else chosen.reasons))
+    else:
+        path = home / "recipe-chosen.yaml"
+        change(path, given)
+        typer.echo(f"goes on with {began}; remove it to choose anew")
+    recipe = load_recipe(path, step_table())
+    if dry_run:
+        typer.echo(path.read_text(), nl=False)
+        return
+    retrain(recipe, home, Choices(device=device), night=f"version-{existing(dataset).at.number}")
+    folder = newest(home)
+    streams.settle()
+    typer.echo(f"report: {folder}/report.html\nbundle: {folder}/bundle\nto change how it learns: {path}")
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command, one in COMMANDS.items():
         _add(app, command, one, command)
     train = typer.Typer(no_args_is_help=True, help="Train a classifier or a detector on a dataset.")
     app.add_typer(train, name="train")
+    train.command(epilog="Example: tilth train auto data/mine --policy configs/policies/starter.yaml --category knife")(
+        auto
+    )
     for command, one in TRAINED.items():
         _add(train, command, one, f"train {command}")

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "report": "of a run, in test_report.py",
     "serve": "in test_first_hour.py",
     "retrain": "in test_retrain.py",
+    "train auto": "with fewer steps, in test_choose.py",
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "env": "it would fetch gigabytes",
     "review up": "with a real server, in tests/annotate/review",

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from commands import command, tilth
 from noise import noise_samples
 from places import POLICY, ROOT
 from refusals import refusal
@@ -29,14 +29,6 @@ from tilth.pipeline.table import step_table
 from tilth.starter.world.files import write_world
 
 EVERY = {**cli_steps.COMMANDS, **{f"train {name}": one for name, one in cli_steps.TRAINED.items()}}
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "tilth.pipeline.cli.main", *map(str, arguments)]
-
-
-def tilth(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, cwd=cwd, timeout=240)
 
 
 def refused(*arguments: object, cwd: Path) -> str:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import tilth
 from places import POLICY
 from refusals import refusal
 
@@ -48,11 +49,6 @@ def recipe(tmp_path: Path, world: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE.format(policy=POLICY, world=world))
     return path
-
-
-def tilth(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tilth.pipeline.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=240)
 
 
 def events(folder: Path, kind: str) -> list[dict[str, object]]:
