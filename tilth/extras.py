@@ -26,6 +26,7 @@ EXTRAS = {
     "label_studio_sdk": "review",
     "groundingdino": "groundingdino",
     "onnxruntime": "runtime",
+    "openvino": "openvino",
     "rapidocr": "runtime",
     "fastapi": "runtime",
     "uvicorn": "runtime",

@@ -14,8 +14,8 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.policy import Policy
-from tilth.runtime.bundles.bundle import CLEAR_BELOW, load_bundle, seal
-from tilth.runtime.stages.stage1 import TEXT_AREA
+from tilth.runtime.bundles.bundle import load_bundle, seal
+from tilth.runtime.bundles.settings import CLEAR_BELOW
 from tilth.runtime.stages.template import SAFE, VERSION
 from tilth.train.artifacts.artifact import About, read_about
 
@@ -128,7 +128,7 @@ class Package:
 
 
 def _verdicts(policy: Policy) -> tuple[str, ...]:
-    return (SAFE, *(c.name for c in policy.categories if c.name != TEXT_AREA))
+    return (SAFE, *(c.name for c in policy.categories if not c.is_signpost))
 
 
 def check_language_model(name: str, policy: Policy) -> None:
