@@ -27,6 +27,7 @@ EXTRAS = {
     "groundingdino": "groundingdino",
     "onnxruntime": "runtime",
     "openvino": "openvino",
+    "mlcroissant": "cards",
     "rapidocr": "runtime",
     "fastapi": "runtime",
     "uvicorn": "runtime",

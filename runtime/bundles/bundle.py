@@ -208,9 +208,17 @@ def _noise() -> Image:
 def _stage2(folder: Path, verdict: VerdictSettings, threads: int) -> Stage2:
     with optional():
         from tokenizers import Tokenizer
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # which is what tokenizers raises
+        raise ModelError(f"{folder}/tokenizer.json: not a tokenizer: {str(error)[:200]}") from error
+    if absent := [str(each) for each in verdict.label_token_ids if tokenizer.id_to_token(each) is None]:
+        raise ModelError(
+            f"{folder}/tokenizer.json: lacks the label tokens {', '.join(absent)} of verdict.json; package it again"
+        )
     return Stage2(
         session=open_graph(folder / "verdict.onnx", {"ids", "mask"}, {"logits"}, threads=threads),
-        tokenizer=Tokenizer.from_file(str(folder / "tokenizer.json")),
+        tokenizer=tokenizer,
         labels=verdict.labels,
         max_tokens=verdict.max_tokens,
         padding=verdict.padding,

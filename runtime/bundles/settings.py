@@ -98,6 +98,12 @@ def check_agreement(
         wrong.append(f"verdict.json: template {verdict.template_version}, this runtime writes {template.VERSION}")
     if verdict and len(verdict.labels) != len(verdict.label_token_ids):
         wrong.append(f"verdict.json: {len(verdict.labels)} labels but {len(verdict.label_token_ids)} label_token_ids")
+    if verdict and len(verdict.labels) > len(template.LETTERS):
+        wrong.append(
+            f"verdict.json: {len(verdict.labels)} labels, but a verdict is one of {len(template.LETTERS)} letters"
+        )
+    if verdict and len({*verdict.label_token_ids}) < len(verdict.label_token_ids):
+        wrong.append("verdict.json: two labels have one label_token_id, so no answer could tell them apart")
     if verdict and template.SAFE not in verdict.labels:
         wrong.append(f"verdict.json: labels lack {template.SAFE!r}")
     boxed = detector.labels if detector else ()
