@@ -15,6 +15,7 @@ import yaml
 from places import ROOT
 
 from tilth.engine.recipe import load_class, load_recipe
+from tilth.pipeline.cli import bundle as cli_bundle
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import nights as cli_nights
@@ -53,7 +54,7 @@ def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     """Let the real command line read arguments; it raises what it would print. Nothing is run."""
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle):
         part.add_to(app)
     command: Any = typer.main.get_command(app)
     context: Any = None

@@ -51,6 +51,7 @@ HEAVY = {
     "onnxruntime",
     "label_studio_sdk",
     "rapidocr",
+    "openvino",
     "matplotlib",
 }
 

@@ -26,6 +26,8 @@ EXTRAS = {
     "label_studio_sdk": "review",
     "groundingdino": "groundingdino",
     "onnxruntime": "runtime",
+    "openvino": "openvino",
+    "mlcroissant": "cards",
     "rapidocr": "runtime",
     "fastapi": "runtime",
     "uvicorn": "runtime",

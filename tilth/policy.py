@@ -178,6 +178,11 @@ class Policy(BaseModel):
         """The categories that are decided by words."""
         return tuple(category for category in self.categories if category.evidence == "text")
 
+    @cached_property
+    def signposts(self) -> tuple[str, ...]:
+        """Name the categories that only say where there are words to read."""
+        return tuple(category.name for category in self.categories if category.is_signpost)
+
     def check_pictured(self, names: Iterable[str], setting: str) -> None:
         """Refuse names of things that cannot be pictured.
 

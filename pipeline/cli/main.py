@@ -259,6 +259,7 @@ def _terminate(*_: object) -> None:
 
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
+    from tilth.pipeline.cli import bundle as cli_bundle
     from tilth.pipeline.cli import data as cli_data
     from tilth.pipeline.cli import nights as cli_nights
     from tilth.pipeline.cli import policy as cli_policy
@@ -270,6 +271,7 @@ def main() -> None:
     cli_review.add_to(app)
     cli_policy.add_to(app)
     cli_nights.add_to(app)
+    cli_bundle.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,6 @@ from tilth.images import decode
 from tilth.runtime.bundles.bundle import load_bundle
 from tilth.runtime.serving.doubts import Doubts
 from tilth.runtime.stages.cascade import Moderator, Verdict
-from tilth.runtime.stages.stage1 import TEXT_AREA
 from tilth.sources.walk import images_in
 
 BATCH = 16
@@ -82,7 +81,7 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
 class Moderate:
     """Moderate the sealed test images through both stages and say what Stage 2 changed.
 
-    An image is unsafe when the truth names a picture category of the policy other than `text_area`, or a text category.
+    An image is unsafe when the truth names a picture category of the policy that is no signpost, or a text category.
 
     Args:
         images: Folder of test images.
@@ -126,7 +125,7 @@ class Moderate:
         seconds = time.monotonic() - began
         verdicts = list(_done(out).values())
         return {
-            **compare(rows, verdicts),
+            **compare(rows, verdicts, work.policy.signposts),
             "seconds_moderating": round(seconds, 1),
             "images_per_s": round((len(rows) - len(done)) / max(seconds, 1e-6), 1),
         }
@@ -142,23 +141,31 @@ def _done(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def compare(truth: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> dict[str, Json]:
-    """Count what each stage decided, and how often Stage 2 put Stage 1 right or wrong."""
-    by_file = {row["file"]: row for row in truth}
+def compare(
+    truth: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]], signposts: Collection[str]
+) -> dict[str, Json]:
+    """Count what each stage decided, and how often Stage 2 put Stage 1 right or wrong.
+
+    Args:
+        truth: Of the images, a row each.
+        verdicts: Of the images, a row each.
+        signposts: Categories of the truth that make no image unsafe.
+    """
+    pictured = {row["file"]: any(label["category"] not in signposts for label in row["labels"]) for row in truth}
+    unsafe_by_file = {row["file"]: pictured[row["file"]] or bool(row["text_category"]) for row in truth}
     counts: Counter[str] = Counter()
     rights: dict[str, list[bool]] = {"both_stages": [], "stage1_alone": []}
     latencies: dict[str, list[float]] = {"stage1": [], "ocr": [], "language": [], "total": [], "total_stage2": []}
     words: list[tuple[bool, bool]] = []
     for verdict in verdicts:
-        row = by_file[verdict["file"]]
-        unsafe = _unsafe(row)
+        unsafe = unsafe_by_file[verdict["file"]]
         flagged, alone = verdict["action"] != "allow", verdict["stage1_action"] != "allow"
         counts[f"decided_by_stage{verdict['stage']}"] += 1
         if alone != flagged:
             counts["corrected" if flagged == unsafe else "harmed"] += 1
         rights["both_stages"].append(flagged == unsafe)
         rights["stage1_alone"].append(alone == unsafe)
-        if unsafe and not _pictured(row):
+        if unsafe and not pictured[verdict["file"]]:
             words.append((flagged, alone))
         for part, ms in verdict["ms"].items():
             latencies.setdefault(part, []).append(ms)
@@ -168,7 +175,7 @@ def compare(truth: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]])
         "images": len(verdicts),
         **{k: counts[k] for k in ("decided_by_stage1", "decided_by_stage2", "corrected", "harmed")},
         **{f"accuracy_{name}": round(float(np.mean(right)), 4) for name, right in rights.items()},
-        **_flags(verdicts, by_file),
+        **_flags(verdicts, unsafe_by_file),
         "harm_only_in_text": {
             "images": len(words),
             "recall_both_stages": round(float(np.mean([a for a, _ in words])), 4) if words else None,
@@ -182,10 +189,10 @@ def compare(truth: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]])
     }
 
 
-def _flags(verdicts: Sequence[dict[str, Any]], by_file: dict[str, dict[str, Any]]) -> dict[str, Json]:
+def _flags(verdicts: Sequence[dict[str, Any]], unsafe: Mapping[str, bool]) -> dict[str, Json]:
     """Return precision, recall and F1 of "somebody needs to look", with and without Stage 2."""
     told: dict[str, Json] = {}
-    truth = np.array([_unsafe(by_file[v["file"]]) for v in verdicts])
+    truth = np.array([unsafe[v["file"]] for v in verdicts])
     for name, key in (("both_stages", "action"), ("stage1_alone", "stage1_action")):
         said = np.array([v[key] != "allow" for v in verdicts])
         hits = int((said & truth).sum())
@@ -196,11 +203,3 @@ def _flags(verdicts: Sequence[dict[str, Any]], by_file: dict[str, dict[str, Any]
             "f1": round(2 * precision * recall / max(1e-9, precision + recall), 4),
         }
     return told
-
-
-def _pictured(row: dict[str, Any]) -> bool:
-    return any(label["category"] != TEXT_AREA for label in row["labels"])
-
-
-def _unsafe(row: dict[str, Any]) -> bool:
-    return _pictured(row) or bool(row["text_category"])

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import yaml
 
 from tilth import models
@@ -14,11 +16,18 @@ from tilth.data.files import folder_beside
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.images import Image
+from tilth.pipeline.steps.cards import evaluations_of, licences_of, write_cards
 from tilth.policy import Policy
-from tilth.runtime.bundles.bundle import CLEAR_BELOW, load_bundle, seal
-from tilth.runtime.stages.stage1 import TEXT_AREA
-from tilth.runtime.stages.template import SAFE, VERSION
+from tilth.runtime.bundles.bundle import MANIFEST, load_bundle, seal
+from tilth.runtime.bundles.settings import CLEAR_BELOW
+from tilth.runtime.bundles.tune import tune
+from tilth.runtime.stages.cascade import Moderator
+from tilth.runtime.stages.stage1 import Floats, Prepare
+from tilth.runtime.stages.template import LETTERS, SAFE, VERSION
 from tilth.train.artifacts.artifact import About, read_about
+
+COMPARED = 8  # images by which a graph is held to its model
 
 
 @step
@@ -32,6 +41,8 @@ class Package:
             words decide.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
             calibration found on validation images, at most the policy's lowest `review_above`.
+        measured_on: Images of the dataset by which graphs are held to their models, and back ends to each other; 0 to choose
+            none but onnxruntime. The bundle keeps none of them.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ("bundle",)
@@ -41,6 +52,7 @@ class Package:
     detector: str = "final.detector"
     language_model: str = "starter:verdict"
     clear_below: float | None = None
+    measured_on: int = 32
 
     def models(self) -> tuple[str, ...]:
         """Name the language model."""
@@ -60,8 +72,11 @@ class Package:
             with folder_beside(folder) as partial:
                 partial.mkdir(parents=True)
                 try:
-                    self._write(work, partial)
+                    images = self._images(work)
+                    self._write(work, partial, images)
                     load_bundle(partial)
+                    if images:
+                        tune(partial, images, made=work.now())
                 except BaseException:  # what is left would look like a bundle
                     shutil.rmtree(partial)
                     raise
@@ -69,17 +84,29 @@ class Package:
         work.publish("bundle", folder)
         link_beside(folder, link)
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        for note in notes_on(folder, moderator):
+            work.events.emit("note", step=work.name, message=f"  note: {note}")
         work.events.emit("packaged", folder=str(link), message=f"  {link}; serve it with: tilth serve {link}")
         return {
             "folder": str(link),
             "bundle": moderator.name,
             "size_mb": round(size / 2**20, 2),
-            "files": len(list(folder.iterdir())),
+            "files": sum(path.is_file() for path in folder.rglob("*")),
             "clear_below": moderator.clear_below,
+            "back_ends": dict(moderator.stage1.back_ends),
+            "reads": reads_what(moderator),
+            "evaluations": [*json.loads((folder / "evaluation.json").read_text())],
+            "notes": notes_on(folder, moderator),
             "review_above": {category.name: category.review_above for category in moderator.policy.pictured},
         }
 
-    def _write(self, work: Work, folder: Path) -> None:
+    def _images(self, work: Work) -> list[Image]:
+        """Draw images that the models may know, never sealed ones."""
+        ids = [one for some in work.dataset.ids("split is null or split != 'test'", dropped=False) for one in some]
+        drawn = np.random.default_rng(work.seed).permutation(len(ids))[: self.measured_on]
+        return [sample.pixels() for sample in work.dataset.read([ids[i] for i in sorted(drawn)])]
+
+    def _write(self, work: Work, folder: Path, images: Sequence[Image]) -> None:
         from tilth.train.artifacts.export import (
             export_classifier,
             export_detector,
@@ -87,15 +114,17 @@ class Package:
             verdict_settings,
         )
 
-        export_classifier(work.artifact(self.classifier), folder)
-        if self.detector:
-            export_detector(work.artifact(self.detector), folder)
+        classifier, detector = work.artifact(self.classifier), self.detector and work.artifact(self.detector)
+        export_classifier(classifier, folder, _pixels(classifier, images))
+        if detector:
+            export_detector(detector, folder, _pixels(detector, images))
         reads = self.language_model if work.policy.written else ""
         if reads:
             place = models.locate(reads)
             export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), VERSION))
+        served = self._served(work)
         policy = yaml.safe_dump(
-            self._served(work).model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True),
+            served.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True),
             sort_keys=False,
             allow_unicode=True,
         )
@@ -108,7 +137,9 @@ class Package:
             "classifier": work.artifact(self.classifier).name,
             "detector": work.artifact(self.detector).name if self.detector else None,
         }
-        seal(folder, clear_below=self._clear_below(work), facts=facts)
+        licences = licences_of(work, self.classifier, self.detector, reads)
+        left_out = write_cards(folder, work, served, licences, evaluations_of(work, self.classifier))
+        seal(folder, clear_below=self._clear_below(work), facts={**facts, "left_out": left_out})
 
     def _clear_below(self, work: Work) -> float:
         if self.clear_below is not None:
@@ -131,8 +162,35 @@ class Package:
         return work.policy.model_copy(update={"categories": tuple(categories)})
 
 
+def _pixels(model: Path, images: Sequence[Image]) -> Floats | None:
+    """Prepare some images for a model; None when there are too few to compare by."""
+    about = read_about(model)
+    (r, g, b), (x, y, z) = about.mean, about.std
+    way = Prepare(size_wh=(about.side, about.side), mean=(r, g, b), std=(x, y, z))
+    return way(images[:COMPARED]) if len(images) > 1 else None
+
+
+def reads_what(moderator: Moderator) -> str:
+    """Say which images have their words read."""
+    if moderator.stage2 is None:
+        return "none"
+    return f"those that show {' or '.join(moderator.signposts)}" if moderator.signposts else "all that are not blocked"
+
+
+def notes_on(folder: Path, moderator: Moderator) -> list[str]:
+    """Say what whoever serves the bundle should know."""
+    left_out = json.loads((folder / MANIFEST).read_text()).get("left_out")
+    notes = [left_out] if left_out else []
+    if moderator.stage2 is not None and not moderator.signposts:
+        notes.append(
+            "no category of the policy says where there are words, so those of every image that is not blocked are read, which takes "
+            "long; a pictured category with severity: low, review_above: 1 and block_above: 1, such as sign, would say it"
+        )
+    return notes
+
+
 def _verdicts(policy: Policy) -> tuple[str, ...]:
-    return (SAFE, *(c.name for c in policy.categories if c.name != TEXT_AREA))
+    return (SAFE, *(c.name for c in policy.categories if not c.is_signpost))
 
 
 def check_language_model(name: str, policy: Policy) -> None:
@@ -155,6 +213,12 @@ def check_language_model(name: str, policy: Policy) -> None:
     if not name:
         raise InputError(
             f"words decide {', '.join(written)}, and without a language model nobody reads them; {another}"
+        )
+    if len(_verdicts(policy)) > len(LETTERS):
+        raise InputError(
+            f"policy {policy.policy} has {len(_verdicts(policy)) - 1} categories to judge; a verdict is one letter, so Stage 2 can tell at "
+            f"most {len(LETTERS) - 1} apart: divide the policy, or leave out the categories that words decide ({', '.join(written[:5])}"
+            f"{', …' if len(written) > 5 else ''})"
         )
     own = models.find(name) / "verdict.json" if models.is_here(name) else None
     if own is None or not own.exists():

@@ -16,6 +16,7 @@ from tilth.images import Image
 from tilth.runtime.bundles.bundle import BUNDLES, digest_of, in_use, load_bundle
 from tilth.runtime.bundles.champion import KEPT, LOG, Champion
 from tilth.runtime.stages.cascade import Moderator
+from tilth.runtime.stages.stage1 import prepared
 from tilth.train.artifacts.artifact import About, write_about
 from tilth.train.judge.evaluate import Tested
 from tilth.train.judge.predict import boxes_of
@@ -70,10 +71,12 @@ class Served:
     def __call__(self, images: Sequence[Image]) -> list[tuple[dict[str, float], list[list[Any]]]]:
         """Return logits by category, and boxes, of each image."""
         classifier, detector = self._stage1.classifier, self._stage1.detector
-        logits = [dict(zip(classifier.labels, map(float, row), strict=True)) for row in classifier(images)]
+        ways = [model.prepare for model in (classifier, detector) if model]
+        pixels = prepared(images, ways)
+        logits = [dict(zip(classifier.labels, map(float, row), strict=True)) for row in classifier(pixels[0])]
         boxes: list[list[list[Any]]] = [[] for _ in images]
         if detector is not None:
-            scores, places = detector.said(images)
+            scores, places = detector.said(pixels[-1])
             for i, image in enumerate(images):
                 size_wh = (image.shape[1], image.shape[0])
                 boxes[i] = boxes_of(scores[i], places[i], detector.labels, size_wh, detector.prepare.frame_wh(size_wh))
@@ -108,7 +111,7 @@ class EvaluateBundle(Tested):
         judged = json.loads(note.read_text())["bundle"]
         if judged is None:
             return {"bundle": None, "reason": f"no bundle is in use yet in {self.bundle}"}
-        moderator = load_bundle(Path(judged))
+        moderator = load_bundle(Path(judged), tuned=False)  # its challenger is not measured in bf16 either
         classifier = moderator.stage1.classifier
         about = About(
             kind="classifier", base=moderator.name, labels=list(classifier.labels), side=max(classifier.prepare.size_wh),

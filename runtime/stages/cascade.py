@@ -1,4 +1,9 @@
-"""The cascade: clear cases stop at Stage 1, others are read and judged; the policy's thresholds decide the action."""
+"""The cascade: clear cases stop at Stage 1, others are read and judged; the policy's thresholds decide the action.
+
+Where the policy has a signpost, a category that says where there are words (`Category.is_signpost`), only images that show one are read.
+Where it has none, nobody knows which images hold words, so every image that Stage 1 does not block is read: harm that is only written
+would otherwise pass unread as clear.
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +15,7 @@ from tilth.errors import InputError
 from tilth.images import Image
 from tilth.policy import Category, Policy
 from tilth.runtime.stages.reading import Reader
-from tilth.runtime.stages.stage1 import TEXT_AREA, Found, Screen, Stage1
+from tilth.runtime.stages.stage1 import Found, Screen, Stage1
 from tilth.runtime.stages.stage2 import Stage2
 
 
@@ -116,6 +121,11 @@ class Moderator:
         return [verdict for verdict in verdicts if verdict is not None]
 
     @property
+    def signposts(self) -> tuple[str, ...]:
+        """The policy's signposts that Stage 1 knows: what says that reading is worth it."""
+        return tuple(name for name in self.policy.signposts if name in self.stage1.labels)
+
+    @property
     def judged_in_texts(self) -> tuple[str, ...]:
         """The categories that Stage 2 can find in a text without an image."""
         known = self.stage2.labels if self.stage2 else ()
@@ -132,9 +142,8 @@ class Moderator:
             raise InputError(f"texts are not judged here, as the bundle {what}; send images")
         if not texts:
             return []
-        seen = TEXT_AREA in self.stage1.labels
-        boxes = (Found(category=TEXT_AREA, box_xyxy=(0, 0, 1, 1), score=1.0),) if seen else ()
-        board = Screen(scores={TEXT_AREA: 1.0} if seen else {}, boxes=boxes)
+        boxes = tuple(Found(category=name, box_xyxy=(0, 0, 1, 1), score=1.0) for name in self.signposts[:1])
+        board = Screen(scores=dict.fromkeys(self.signposts[:1], 1.0), boxes=boxes)
         began = self.clock()
         judged = self.stage2([board] * len(texts), texts)
         timings = {"language": 1000 * (self.clock() - began) / len(texts)}
@@ -143,22 +152,28 @@ class Moderator:
         return [replace(self._verdict(blank, scores, 2, "text", timings), of="text") for scores in found]
 
     def _clear_case(self, screen: Screen, stage1_ms: float) -> Verdict | None:
-        """Return the verdict of Stage 1, or None when it is not for Stage 1 to give.
+        """Return the verdict of Stage 1, or None when there may be words to read.
 
-        To clear an image, no score may be worth a look; to block it, a box must say where. The policy's lowest score is
-        no limit here: whatever lies in between is worth a second look, and so is anything with writing on it.
+        To clear an image, no score may be worth a look; to block it, a box must say where. What lies in between is read where Stage 1
+        sees writing; without, there is nothing that Stage 2 could add, and the calibrated scores decide.
         """
-        if all(score < self.clear_below for score in screen.scores.values()):
-            return self._verdict(screen, screen.scores, 1, "clear: nothing found", {"stage1": stage1_ms})
+        timings = {"stage1": stage1_ms}
+        if self.signposts and all(score < self.clear_below for score in screen.scores.values()):
+            return self._verdict(screen, screen.scores, 1, "clear: nothing found", timings)
         boxed = {found.category for found in screen.boxes}
         sure = [
             label for label, score in screen.scores.items()
             if score > self.policy[label].block_above and (label in boxed or label not in self.stage1.boxed)
         ]  # fmt: skip
         if sure:
-            reason = f"clear: {', '.join(sure)}"
-            return self._verdict(screen, screen.scores, 1, reason, {"stage1": stage1_ms})
+            return self._verdict(screen, screen.scores, 1, f"clear: {', '.join(sure)}", timings)
+        if self.signposts and not self._has_writing(screen):
+            return self._verdict(screen, screen.scores, 1, "doubtful, without writing", timings)
         return None
+
+    def _has_writing(self, screen: Screen) -> bool:
+        boxed = any(found.category in self.signposts for found in screen.boxes)
+        return boxed or any(screen.scores.get(name, 0.0) >= self.clear_below for name in self.signposts)
 
     def _judged_case(
         self, screen: Screen, text: str, chances: Mapping[str, float], timings_ms: Mapping[str, float]
@@ -169,7 +184,7 @@ class Moderator:
         """
         written = {category.name for category in self.policy.written}
         scores = {**screen.scores, **{name: chance for name, chance in chances.items() if name in written}}
-        reason = "writing" if _has_writing(screen, self.clear_below) else "doubtful"
+        reason = "writing" if self._has_writing(screen) else "may hold words"
         return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=text)
 
     def _verdict(
@@ -192,8 +207,3 @@ def _action(category: Category, score: float) -> Action:
     if score > category.block_above:
         return Action.BLOCK
     return Action.REVIEW if score > category.review_above else Action.ALLOW
-
-
-def _has_writing(screen: Screen, clear_below: float) -> bool:
-    boxed = any(found.category == TEXT_AREA for found in screen.boxes)
-    return boxed or screen.scores.get(TEXT_AREA, 0.0) >= clear_below

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from functools import cached_property
+from typing import TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from tilth.fusion import Fusion, finite, fuse, sigmoid
 from tilth.geometry import Box, clip, iou
 from tilth.images import Image, frame, into
+from tilth.runtime.stages.graphs import Graph
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-TEXT_AREA = "text_area"  # the label of boards with writing
 SAME_BOX_IOU = 0.7  # two boxes of a category that share more than this are one
 MAX_BATCH = 32
 
@@ -66,13 +65,41 @@ class Prepare:
         return frame(size_wh, self.size_wh, keep_aspect=self.keep_aspect)
 
     def __call__(self, images: Sequence[Image]) -> Floats:
-        """Return `(n, 3, height, width)`."""
-        stacked = (
-            np.stack([into(image, self.size_wh, keep_aspect=self.keep_aspect) for image in images]).astype(np.float32)
-            / 255
-        )
-        scaled = (stacked - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        """Return images of any size as `(n, 3, height, width)`."""
+        return self.scaled([self.placed(image) for image in images])
+
+    def placed(self, image: Image) -> Image:
+        """Bring an image to this size."""
+        return into(image, self.size_wh, keep_aspect=self.keep_aspect)
+
+    def scaled(self, images: Sequence[Image]) -> Floats:
+        """Return images of this size as `(n, 3, height, width)`, in one pass: each of 256 values stands in a table."""
+        width, height = self.size_wh
+        pixels = np.empty((len(images), 3, height, width), np.float32)
+        for image, planes in zip(images, pixels, strict=True):
+            for channel, table, plane in zip(cv2.split(image), self._tables, planes, strict=True):
+                cv2.LUT(channel, table, dst=plane)
+        return pixels
+
+    @cached_property
+    def _tables(self) -> Floats:
+        """What becomes of each value of R, G and B, `(3, 256)`."""
+        values = np.arange(256, dtype=np.float32)[None] / 255
+        scaled = (values - np.array(self.mean, np.float32)[:, None]) / np.array(self.std, np.float32)[:, None]
+        return np.asarray(scaled, np.float32)
+
+
+def prepared(images: Sequence[Image], ways: Sequence[Prepare]) -> list[Floats]:
+    """Prepare images in several ways, doing once what these share: each size, and each input."""
+    resized: dict[tuple[tuple[int, int], bool], list[Image]] = {}
+    pixels: dict[Prepare, Floats] = {}
+    for way in ways:
+        size = way.size_wh, way.keep_aspect
+        if size not in resized:
+            resized[size] = [way.placed(image) for image in images]
+        if way not in pixels:
+            pixels[way] = way.scaled(resized[size])
+    return [pixels[way] for way in ways]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,24 +107,24 @@ class Classifier:
     """An ONNX graph `pixels (n, 3, h, w) -> logits (n, k)`, a sigmoid for each label.
 
     Args:
-        session: The graph.
+        graph: Open.
         labels: Names of the outputs.
         prepare: How pixels become input.
         fusions: How each label's logit and the detector's best box become a probability, `k` of them.
     """
 
-    session: "InferenceSession"
+    graph: Graph
     labels: tuple[str, ...]
     prepare: Prepare
     fusions: tuple[Fusion, ...]
 
-    def __call__(self, images: Sequence[Image]) -> Floats:
-        """Return logits `(n, k)`.
+    def __call__(self, pixels: Floats) -> Floats:
+        """Return logits `(n, k)` of prepared images.
 
         Raises:
             ModelError: One is not a number.
         """
-        (logits,) = self.session.run(["logits"], {"pixels": self.prepare(images)})
+        (logits,) = self.graph.run(["logits"], {"pixels": pixels})
         return np.asarray(finite(logits, "classifier.onnx"), np.float32)
 
 
@@ -106,34 +133,37 @@ class Detector:
     """An ONNX graph `pixels (n, 3, h, w) -> logits (n, q, k), boxes (n, q, 4)`, boxes as cx, cy, w, h in [0, 1].
 
     Args:
-        session: The graph.
+        graph: Open.
         labels: Names of the k outputs.
         prepare: How pixels become input.
         score_threshold: Boxes below it are left out.
     """
 
-    session: "InferenceSession"
+    graph: Graph
     labels: tuple[str, ...]
     prepare: Prepare
     score_threshold: float
 
-    def __call__(self, images: Sequence[Image]) -> tuple[list[tuple[Found, ...]], Floats]:
+    def __call__(self, pixels: Floats, sizes_wh: Sequence[tuple[int, int]]) -> tuple[list[tuple[Found, ...]], Floats]:
         """Return the boxes of each image, best first, and the best score of each label, however low, `(n, k)`.
 
-        Raises:
-            ModelError: A logit or a box is not a number.
-        """
-        scores, boxes = self.said(images)
-        sizes = [(image.shape[1], image.shape[0]) for image in images]
-        return [self._found(*one) for one in zip(scores, boxes, sizes, strict=True)], scores.max(1)
-
-    def said(self, images: Sequence[Image]) -> tuple[Floats, Floats]:
-        """Return all that the graph says: scores in [0, 1] `(n, q, k)` and boxes as cx, cy, w, h in [0, 1] `(n, q, 4)`.
+        Args:
+            pixels: Prepared images.
+            sizes_wh: Of the images before, in which the boxes are given.
 
         Raises:
             ModelError: A logit or a box is not a number.
         """
-        logits, boxes = self.session.run(["logits", "boxes"], {"pixels": self.prepare(images)})
+        scores, boxes = self.said(pixels)
+        return [self._found(*one) for one in zip(scores, boxes, sizes_wh, strict=True)], scores.max(1)
+
+    def said(self, pixels: Floats) -> tuple[Floats, Floats]:
+        """Return all that the graph says of prepared images: scores in [0, 1] `(n, q, k)` and boxes as cx, cy, w, h in [0, 1] `(n, q, 4)`.
+
+        Raises:
+            ModelError: A logit or a box is not a number.
+        """
+        logits, boxes = self.graph.run(["logits", "boxes"], {"pixels": pixels})
         return sigmoid(finite(logits, "detector.onnx")), finite(boxes, "detector.onnx")
 
     def _found(self, scores: Floats, boxes_cxcywh: Floats, size_wh: tuple[int, int]) -> tuple[Found, ...]:
@@ -168,24 +198,35 @@ class Stage1:
         object.__setattr__(self, "boxed", boxed)
         object.__setattr__(self, "labels", tuple(dict.fromkeys([*self.classifier.labels, *boxed])))
 
+    @property
+    def back_ends(self) -> dict[str, str]:
+        """What runs each of its graphs."""
+        models = {"classifier": self.classifier, "detector": self.detector}
+        return {name: model.graph.back_end for name, model in models.items() if model}
+
     def __call__(self, images: Sequence[Image]) -> list[Screen]:
         """Screen images of any size."""
         screens: list[Screen] = []
         for start in range(0, len(images), MAX_BATCH):
             some = images[start : start + MAX_BATCH]
-            found, best = self._boxes(some)
-            probabilities = fuse(self.classifier(some), best, self.classifier.fusions)
-            for image, boxes, row in zip(some, found, probabilities, strict=True):
+            sizes_wh = [(image.shape[1], image.shape[0]) for image in some]
+            ways = [model.prepare for model in (self.classifier, self.detector) if model]
+            pixels = prepared(some, ways)
+            found, best = self._boxes(pixels[-1], sizes_wh)
+            probabilities = fuse(self.classifier(pixels[0]), best, self.classifier.fusions)
+            for size_wh, boxes, row in zip(sizes_wh, found, probabilities, strict=True):
                 scores = dict(zip(self.classifier.labels, map(float, row), strict=True))
-                screens.append(Screen(scores=scores, boxes=boxes, size_wh=(image.shape[1], image.shape[0])))
+                screens.append(Screen(scores=scores, boxes=boxes, size_wh=size_wh))
         return screens
 
-    def _boxes(self, images: Sequence[Image]) -> tuple[list[tuple[Found, ...]], Floats | None]:
+    def _boxes(
+        self, pixels: Floats, sizes_wh: Sequence[tuple[int, int]]
+    ) -> tuple[list[tuple[Found, ...]], Floats | None]:
         """Return the boxes of each image, and the best score of each of the classifier's labels; None without a detector."""
         if self.detector is None:
-            return [()] * len(images), None
-        found, best = self.detector(images)
-        boxed = np.zeros((len(images), len(self.classifier.labels)), np.float32)
+            return [()] * len(pixels), None
+        found, best = self.detector(pixels, sizes_wh)
+        boxed = np.zeros((len(pixels), len(self.classifier.labels)), np.float32)
         for column, label in enumerate(self.classifier.labels):
             if label in self.boxed:
                 boxed[:, column] = best[:, self.boxed.index(label)]

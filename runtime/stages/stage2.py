@@ -8,11 +8,11 @@ import numpy as np
 
 from tilth.errors import InputError
 from tilth.fusion import finite
+from tilth.runtime.stages.graphs import Graph
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.template import SAFE, render
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
     from tokenizers import Tokenizer
 
 MAX_BATCH = 16
@@ -31,7 +31,7 @@ class Stage2:
         padding: The side that shorter prompts of a batch are filled on.
     """
 
-    session: "InferenceSession"
+    session: Graph
     tokenizer: "Tokenizer"
     labels: tuple[str, ...]
     max_tokens: int

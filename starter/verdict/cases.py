@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilth.runtime.stages.stage1 import TEXT_AREA, Found, Screen
+from tilth.runtime.stages.stage1 import Found, Screen
 from tilth.starter.world.scene import UNSAFE_KINDS
 from tilth.starter.world.texts import draw_text
 
+TEXT_AREA = "text_area"  # of the starter world's policies: a board with writing
 WRITTEN = ("gambling_ad", "illicit_sale", "threat")
 LABELS = ("safe", *UNSAFE_KINDS, *WRITTEN)
 

@@ -10,6 +10,7 @@ from places import ROOT
 from typer.testing import CliRunner
 
 from tilth.data.dataset import Dataset
+from tilth.pipeline.cli import bundle as cli_bundle
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import nights as cli_nights
@@ -34,7 +35,8 @@ BEFORE = {
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
     "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth",
-    "train classifier", "train detector", "train few-shot", "calibrate", "eval", "gate", "relabel", "package", "moderate",
+    "train classifier", "train detector", "train few-shot", "calibrate", "eval", "gate", "relabel", "package",
+    "bundle verify", "tune", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",
 )  # fmt: skip
 ELSEWHERE = {
@@ -58,7 +60,7 @@ ELSEWHERE = {
 def app() -> typer.Typer:
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle):
         part.add_to(app)
     return app
 

@@ -74,6 +74,12 @@ def test_facts_are_kept_and_cannot_replace_the_digests(bundle: Path) -> None:
     [
         ("verdict.json", {"template_version": 99}, "template 99, this runtime writes 1"),
         ("verdict.json", {"label_token_ids": [1]}, "9 labels but 1 label_token_ids"),
+        ("verdict.json", {"label_token_ids": [5] * 9}, "two labels have one label_token_id"),
+        (
+            "verdict.json",
+            {"labels": ["safe", *(f"kind{n}" for n in range(300))], "label_token_ids": list(range(301))},
+            "301 labels, but a verdict is one of 26 letters",
+        ),
         ("verdict.json", {"padding": "middle"}, "padding: Input should be 'left' or 'right'"),
         (
             "classifier.json",
@@ -92,6 +98,19 @@ def test_settings_that_contradict_each_other_are_refused(
     seal(bundle)
     with pytest.raises(InputError, match=message):
         load_bundle(bundle)
+
+
+def test_a_tokenizer_without_the_label_tokens_is_refused_in_one_line(bundle: Path) -> None:
+    told = json.loads((bundle / "verdict.json").read_text())["label_token_ids"]
+    change(bundle / "verdict.json", label_token_ids=[*told[:-1], 999_999])
+    seal(bundle)
+    with pytest.raises(ModelError, match=r"tokenizer\.json: lacks the label tokens 999999 of verdict\.json") as told_of:
+        load_bundle(bundle, threads=1)
+    assert "\n" not in str(told_of.value)
+    (bundle / "tokenizer.json").write_text("{}")
+    seal(bundle)
+    with pytest.raises(ModelError, match=r"tokenizer\.json: not a tokenizer"):
+        load_bundle(bundle, threads=1)
 
 
 def test_a_graph_of_another_shape_is_refused(bundle: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_server_keeps_what_it_doubts_as_it_came_and_nothing_else(
         "served": {
             "by": shared_moderator().name,
             "time": NOON,
-            "stage": 2,
+            "stage": 1,
             "action": told["tilth"]["action"],
             "doubt": row["served"]["doubt"],  # type: ignore[index]
             "scores": told["category_scores"],

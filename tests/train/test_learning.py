@@ -277,7 +277,7 @@ def test_an_image_that_keeps_its_aspect_is_seen_alike_in_training_judging_and_se
     assert (seen[20:] == 128).all(), "and below the image nothing is"
     prepare = Prepare(size_wh=(40, 40), mean=(0, 0, 0), std=(1, 1, 1), keep_aspect=True)
     assert np.array_equal(np.round(prepare([wide])[0].transpose(1, 2, 0) * 255), seen)
-    served = Detector(session=None, labels=("knife",), prepare=prepare, score_threshold=0.5)  # type: ignore[arg-type]
+    served = Detector(graph=None, labels=("knife",), prepare=prepare, score_threshold=0.5)  # type: ignore[arg-type]
     cxcywh = np.array(
         [[0.875, 0.25, 0.25, 0.25], [0.5, 0.75, 0.5, 0.25]], np.float32
     )  # the second lies beside the image

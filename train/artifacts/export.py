@@ -11,9 +11,10 @@ import string
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.errors import ModelError
 from tilth.fusion import finite
@@ -26,6 +27,18 @@ MAX_PROMPT_TOKENS = 512  # of a language model that does not say
 SCORE_THRESHOLD = 0.3  # of a detector that was not calibrated: boxes below are noise to a reader
 
 
+Pixels: TypeAlias = npt.NDArray[np.float32]
+
+
+def _images(about: About, pixels: Pixels | None) -> Any:
+    """Return what graph and model are compared by, as a tensor `(n, 3, h, w)`."""
+    import torch
+
+    if pixels is None:
+        return torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
+    return torch.from_numpy(pixels)
+
+
 def _settings(about: About) -> dict[str, object]:
     return {
         "labels": about.labels,
@@ -36,8 +49,13 @@ def _settings(about: About) -> dict[str, object]:
     }
 
 
-def export_classifier(folder: Path, out: Path) -> Path:
+def export_classifier(folder: Path, out: Path, pixels: Pixels | None = None) -> Path:
     """Write `classifier.onnx` and `classifier.json` into `out`.
+
+    Args:
+        folder: The model.
+        out: The bundle.
+        pixels: Real images, prepared `(n, 3, h, w)`, by which graph and model are compared; noise when None.
 
     Raises:
         ModelError: The graph does not say the same as the model, or either says what is no number.
@@ -55,14 +73,13 @@ def export_classifier(folder: Path, out: Path) -> Path:
             logits: torch.Tensor = self.model(pixel_values=pixels, **any_size(self.model, about.side)).logits
             return logits
 
-    pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
-    path = _export(Logits(), {"pixels": pixels}, ["logits"], out / "classifier.onnx")
+    path = _export(Logits(), {"pixels": _images(about, pixels)}, ["logits"], out / "classifier.onnx")
     (out / "classifier.json").write_text(json.dumps({**_settings(about), "calibration": about.calibration}, indent=1))
     return path
 
 
-def export_detector(folder: Path, out: Path) -> Path:
-    """Write `detector.onnx` and `detector.json` into `out`.
+def export_detector(folder: Path, out: Path, pixels: Pixels | None = None) -> Path:
+    """Write `detector.onnx` and `detector.json` into `out`; see `export_classifier`.
 
     Raises:
         ModelError: The graph does not say the same as the model, or either says what is no number.
@@ -80,8 +97,9 @@ def export_detector(folder: Path, out: Path) -> Path:
             said = self.model(pixel_values=pixels)
             return box_logits(said.logits, len(about.labels)), said.pred_boxes
 
-    pixels = torch.rand(3, 3, about.side, about.side, generator=torch.Generator().manual_seed(0))
-    path = _export(Boxes(), {"pixels": pixels}, ["logits", "boxes"], out / "detector.onnx", ordered=False)
+    path = _export(
+        Boxes(), {"pixels": _images(about, pixels)}, ["logits", "boxes"], out / "detector.onnx", ordered=False
+    )
     threshold = SCORE_THRESHOLD if about.score_threshold is None else about.score_threshold
     (out / "detector.json").write_text(json.dumps({**_settings(about), "score_threshold": threshold}, indent=1))
     return path
@@ -112,8 +130,10 @@ def verdict_settings(folder: Path, labels: Sequence[str], template_version: int)
         # after the colon that ends the prompt, most models write a letter with the space before it
         found = [tokenizer.encode(form, add_special_tokens=False).ids for form in (f" {letter}", letter)]
         single = next((ids[0] for ids in found if len(ids) == 1), None)
-        if single is None:
-            raise ModelError(f"{folder}: its tokenizer cuts the letter {letter} up; choose another language model")
+        if single is None or single in tokens:  # all letters that it does not know are one token
+            raise ModelError(
+                f"{folder}: its tokenizer has no token for the letter {letter}; choose another language model"
+            )
         tokens.append(single)
     return {
         "template_version": template_version, "labels": list(labels), "label_token_ids": tokens,

@@ -7,7 +7,7 @@ Differs: two scores go in, the classifier's logit and that of the detector's bes
     look again, then calibrate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -23,7 +23,6 @@ from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.kept import predict, read_columns
 from tilth.train.judge.measure import category_scores
 from tilth.train.judge.predict import Predictor
-from tilth.train.judge.testsets import TEXT_AREA
 from tilth.train.learn.examples import doubtful, held_back, usable
 from tilth.train.measure.boxes import match
 from tilth.train.measure.metrics import best_threshold, expected_calibration_error, threshold_for
@@ -155,7 +154,10 @@ class Calibrate:
         with work.events.progress(work.name, None) as advance:
             path = work.folder / "predictions.jsonl"
             ids = predict(Predictor(folder, detector, work.device), targets, path, advance)
-        facts = {"val_images": len(ids), **calibrate(read_columns(path, about.labels, ids), about, aims)}
+        facts = {
+            "val_images": len(ids),
+            **calibrate(read_columns(path, about.labels, ids), about, aims, work.policy.signposts),
+        }
         for name in sorted(aims.keys() & set(about.labels) - about.aims.keys()):
             aim, share = aims[name]
             message = (
@@ -191,7 +193,10 @@ def target(sample: Sample, labels: Sequence[str]) -> Target:
 
 
 def calibrate(
-    predictions: Predictions, about: About, aims: Mapping[str, tuple[str, float]] | None = None
+    predictions: Predictions,
+    about: About,
+    aims: Mapping[str, tuple[str, float]] | None = None,
+    signposts: Collection[str] = (),
 ) -> dict[str, Json]:
     """Fit calibration and thresholds into `about`, and report the error before and after.
 
@@ -199,6 +204,7 @@ def calibrate(
         predictions: On validation images, of the labels of `about`.
         about: Is filled.
         aims: By category what its threshold is to reach, `("recall", 0.95)`; the best F1 for the others.
+        signposts: Labels that make no image unsafe.
     """
     per_category: dict[str, dict[str, Any]] = {}
     truth, sure = predictions.truth.astype(float), predictions.known
@@ -231,7 +237,7 @@ def calibrate(
         name: round(float(np.mean([row[name] for row in per_category.values() if row[name] is not None])), 4)
         for name in ("ece_before", "ece_after")
     } if sure.any() else {}  # fmt: skip
-    unsafe = [i for i, label in enumerate(about.labels) if label != TEXT_AREA]
+    unsafe = [i for i, label in enumerate(about.labels) if label not in signposts]
     about.clear_below = lowest_of(scores.max(1, initial=0.0)[(truth[:, unsafe] > EVEN).any(1)])
     slopes = {"classifier_slope": round(by[0].a, 4), "detector_slope": round(by[0].d, 4)} if by else {}
     return {**means, **slopes, "clear_below": about.clear_below, "per_category": per_category}

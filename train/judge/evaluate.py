@@ -1,6 +1,6 @@
 """Judge a classifier and a detector together on images with known truth.
 
-An image is unsafe when its truth names a picture category of the policy other than `text_area`. Its score for a category is
+An image is unsafe when its truth names a picture category of the policy that is no signpost. Its score for a category is
 the probability that calibration makes of the classifier and the detector's best box, as the runtime does; when only one of
 them is there, it alone counts. Its unsafe score is the largest over categories.
 

@@ -10,7 +10,7 @@ from tilth.claims import Json
 from tilth.fusion import fuse, fusions
 from tilth.policy import SAFE, Policy
 from tilth.train.artifacts.artifact import About
-from tilth.train.judge.testsets import TEXT_AREA, cannot_measure
+from tilth.train.judge.testsets import cannot_measure
 from tilth.train.measure.boxes import MIN_IOU, confusions, match
 from tilth.train.measure.judged import FEWER, Judged, whole
 from tilth.train.measure.metrics import with_interval
@@ -27,7 +27,7 @@ AT_ONCE = 64  # categories whose scores are computed together
 
 def unsafe_names(policy: Policy) -> list[str]:
     """Name the categories that make an image unsafe by what is pictured."""
-    return [c.name for c in policy.pictured if c.name != TEXT_AREA]
+    return [c.name for c in policy.pictured if not c.is_signpost]
 
 
 def category_scores(predictions: Predictions, about: About | None) -> Array:

@@ -17,7 +17,6 @@ from tilth.policy import Policy
 from tilth.train.measure.judged import FPR
 from tilth.train.measure.prediction import Target
 
-TEXT_AREA = "text_area"
 OPENED = "opened.jsonl"  # beside the dataset: each evaluation that looked at a sealed set
 
 
@@ -54,7 +53,7 @@ def coco_targets(folder: Path, wanted: Sequence[str], parts: dict[str, str]) -> 
 
 def coco_counts(folder: Path, policy: Policy) -> tuple[int, int]:
     """Count the unsafe and the safe images of a COCO test folder by its list alone."""
-    wanted = [c.name for c in policy.pictured if c.name != TEXT_AREA]
+    wanted = [c.name for c in policy.pictured if not c.is_signpost]
     document = json.loads((folder / "annotations.json").read_text())
     names = {c["id"]: c["name"] for c in document["categories"]}
     unsafe = {a["image_id"] for a in document["annotations"] if names.get(a["category_id"]) in wanted}
