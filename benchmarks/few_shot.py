@@ -22,6 +22,7 @@ from loop_figures import note
 from sklearn.linear_model import LogisticRegression
 from variants import ROOT
 
+from tilth.encoders.families import max_similarity
 from tilth.engine.views import to_unit
 from tilth.images import decode, resize
 from tilth.policy import Policy, load_policy
@@ -29,7 +30,7 @@ from tilth.starter.world.files import draw
 from tilth.starter.world.settings import World
 from tilth.train.artifacts.artifact import About, normalise, preprocessing
 from tilth.train.artifacts.few_shot import FewShotClassifier, around
-from tilth.train.learn.few_shot import Floats, Shots, fit_best, likeness, quality, words_of
+from tilth.train.learn.few_shot import Floats, Shots, fit_best, quality, words_of
 
 ENCODER = "starter:retrieval"
 SHOTS = (1, 2, 4, 8, 16)
@@ -66,7 +67,7 @@ def drawn(corpus: Shots, shots: int, seed: int) -> Shots:
 def tip_adapter(some: Shots, test: Shots, texts: Floats) -> Floats:
     """Return the logits of Tip-Adapter's formula."""
     cache = np.exp(-5.5 * (1 - test.flat @ some.flat.T)) @ some.truth.astype(np.float32)
-    return np.asarray(100 * likeness(test.vectors, texts) + cache, np.float32)
+    return np.asarray(100 * max_similarity(test.vectors, texts) + cache, np.float32)
 
 
 def probe(some: Shots, test: Shots) -> Floats:
@@ -107,10 +108,10 @@ def measure(world: str, seed: int) -> dict[str, float]:
     for shots in SHOTS:
         some = drawn(corpus, shots, seed)
         logits = {
-            "words": likeness(test.vectors, texts),
+            "words": max_similarity(test.vectors, texts),
             "tip": tip_adapter(some, test, texts),
             "probe": probe(some, test),
-            "few_shot": fit_best("auto", some, texts, seed)[0](test, texts),
+            "few_shot": fit_best("auto", some, texts, seed)[0](test.vectors, texts),
         }
         told |= {f"{way}.{shots}": quality(logits[way], test) for way in WAYS}
         told |= {f"{way}.recall_{shots}": recall_at(logits[way], test, PRECISION) for way in WAYS}

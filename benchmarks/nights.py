@@ -3,8 +3,8 @@
     python benchmarks/nights.py --nights 30
 
 The same nights twice, in turns: with old tables carried forward into few, and as they would be without. Each night images come, a
-grounding model and a student that was trained that night judge all of them, and people answer about ten. Nights are small, so that what
-grows with their number is seen. What is understood must be the same: the states, and the curves that people's answers teach.
+grounding model decides anew about all of them, its labels are weighed before and after people answer about ten. Nights are small, so
+that what grows with their number is seen, and nothing is trained. What is understood must be the same: the states, and the curves that people's answers teach.
 """
 
 import argparse
@@ -43,12 +43,9 @@ steps:
   - split
   - as: scores
     relabel: {{}}
-  - as: student
-    train.detector: {{steps: 2, batch_size: 4}}
-  - relabel: {{detector: student}}
   - review: {{backend: simulated, truth: {world}/truth.jsonl, budget: 10, wait: false}}
   - as: weigh
-    relabel: {{detector: student}}
+    relabel: {{}}
 """
 
 
@@ -69,9 +66,7 @@ def night(here: Path, world: Path, number: int, images: list[Path], *, forward: 
     took = time.perf_counter() - began
     data = Dataset(here / "data")
     steps = json.loads((folder / "summary.json").read_text())["steps"]
-    curves = [
-        [steps[name]["facts"][what] for what in ("curves", "learned_from")] for name in ("scores", "relabel", "weigh")
-    ]
+    curves = [[steps[name]["facts"][what] for what in ("curves", "learned_from")] for name in ("scores", "weigh")]
     said = {"states": sorted((str(k), v) for k, v in data.tally("state", "labels").items()), "curves": curves}
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as fresh:
