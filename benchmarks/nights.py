@@ -3,8 +3,9 @@
     python benchmarks/nights.py --nights 30
 
 The same nights twice, in turns: with old tables carried forward into few, and as they would be without. Each night images come, a
-grounding model decides anew about all of them, its labels are weighed before and after people answer about ten. Nights are small, so
-that what grows with their number is seen, and nothing is trained. What is understood must be the same: the states, and the curves that people's answers teach.
+grounding model decides anew about all of them, its labels are weighed before and after people answer about ten. Nights are small and
+nothing is trained, so that what grows with their number is seen. What is understood must be the same: the states, and the curves that
+people's answers teach.
 """
 
 import argparse

@@ -88,7 +88,16 @@ def test_a_word_that_the_encoder_does_not_know_counts_less_and_examples_more_the
         assert fitted.words[2] < fitted.words[0] or n == 4
     alone = quality(max_similarity(test.vectors, some), test)
     assert told[4] > alone - 0.03
-    assert told[64] > told[16] > alone
+    assert told[64] > told[16] >= alone, "four examples of each may say nothing yet"
+
+
+def test_examples_that_can_hardly_say_more_than_the_words_do_not_count() -> None:
+    few, test, named = drawn(8, 5, apart=0.5), drawn(400, 6, apart=0.5), texts()
+    alone = quality(max_similarity(test.vectors, named), test)
+    assert alone > 0.7
+    fitted, _ = fit_best("auto", few, named, 0)
+    assert quality(fitted(test.vectors, named), test) == pytest.approx(alone, abs=0.001)
+    assert quality(gaussian(few)(test.vectors, named), test) < alone, "which two examples of each would make worse"
 
 
 @pytest.mark.parametrize("n", [4, 64])

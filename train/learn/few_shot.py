@@ -165,30 +165,46 @@ def weigh(said: Floats, words: Floats, shots: Shots) -> tuple[Floats, Floats, Fl
     return told
 
 
-def quality(logits: Floats, shots: Shots) -> float:
-    """Return the mean average precision of the labels that some image shows; nan when none is."""
-    each = []
+def precisions(logits: Floats, shots: Shots) -> npt.NDArray[np.float64]:
+    """Return the average precision of each label, `(k,)`; nan where no image shows it."""
+    found = []
     for k in range(logits.shape[1]):
         told = shots.sure[:, k]
         right = shots.truth[told, k]
-        each.append(average_precision(logits[told, k], right, int(right.sum())))
-    shown = [value for value in each if not np.isnan(value)]
-    return float(np.mean(shown)) if shown else float("nan")
+        found.append(average_precision(logits[told, k], right, int(right.sum())))
+    return np.array(found)
+
+
+def quality(logits: Floats, shots: Shots) -> float:
+    """Return the mean average precision of the labels that some image shows; nan when none is."""
+    each = precisions(logits, shots)
+    return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
 
 
 def fit_best(method: str, shots: Shots, texts: Floats, seed: int) -> tuple[Fitted, float]:
     """Fit in each way that a method allows, and return the best on examples that were held out, with its quality there.
 
-    Where no label has two examples nothing can be held out: the texts count ten times as much then, and the quality is nan.
+    Examples of a label count only where they raise its average precision on those held out by more than one of them could by chance: a few
+    unlike the others made it worse than words alone. Where no label has two examples nothing can be held out: the texts count ten times as
+    much then, and the quality is nan.
     """
     ways: list[Fit] = [gaussian] if method in ("auto", "gaussian") else []
     ways += [partial(tip, sharpness=sharpness) for sharpness in SHARPNESS] if method in ("auto", "tip") else []
     words = max_similarity(shots.vectors, texts)
     alone = shots.shown.sum(0).max() < 2
+    by_words = np.where(
+        np.ptp(words, axis=0) > 0, precisions(words, shots), -1.0
+    )  # below any, of an encoder that reads nothing
+    least = by_words + 1 / np.maximum(1, shots.shown.sum(0))
     found: list[tuple[float, Fit, tuple[Floats, Floats, Floats]]] = []
     for fit in [gaussian if method == "auto" else ways[len(ways) // 2]] if alone else ways:
         said = np.zeros_like(words) if alone else judged(fit, shots, texts, seed)
         slopes, heard, offsets = weigh(said, words, shots)
+        if not alone:
+            better = precisions(said * slopes + words * heard, shots) > least
+            said = np.asarray(said * better, np.float32)
+            slopes, heard, offsets = weigh(said, words, shots)
+            slopes = slopes * better
         found.append((quality(said * slopes + words * heard + offsets, shots), fit, (slopes, heard, offsets)))
     best, fit, (slopes, heard, offsets) = max(found, key=lambda one: one[0])
     fitted = fit(shots)
