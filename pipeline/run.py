@@ -41,6 +41,7 @@ from tilth.errors import GateRefused, InputError, TilthError, Unavailable, is_fu
 from tilth.events import Events
 from tilth.mining.copies.listed import guard_of, sweep
 from tilth.pipeline.foresight import foresee
+from tilth.pipeline.forward import forget
 from tilth.pipeline.track import check_tracker, track
 
 RUNNING = "running.json"  # in a dataset that outlives runs: who is at work, and from which version
@@ -73,6 +74,7 @@ class Record:
     models: dict[str, str]
     started: str
     finished: str
+    tables: tuple[str, ...] = ()
 
 
 class PeakMemory:
@@ -315,6 +317,7 @@ class Run:
             models={m: models.digest(m) for m in step.models()},
             started=started,
             finished=utc_now(),
+            tables=tuple(sorted(work.dataset.opened)),
         )
         if refused is not None:
             self._fresh = True
@@ -323,7 +326,19 @@ class Run:
             raise refused
         return record
 
+    def _forget(self) -> None:
+        """Let a dataset that outlives its runs not grow with their number; only after one that went through all steps."""
+        dataset, used = self._dataset(), {name: record.tables for name, record in self.records.items()}
+        decide = [name for name, step in self.recipe.steps.items() if getattr(step, "decides", False)]
+        tables, versions = forget(dataset, str(self.folder.resolve()), used, decide, utc_now())
+        self._version = dataset.at.number
+        if tables or versions:
+            told = f"  {tables} tables of earlier nights carried forward, {versions} old versions let go of"
+            self.events.emit("forgot", tables=tables, versions=versions, message=told)
+
     def _conclude(self, started: str) -> None:
+        if self.recipe.dataset and self._outcome in ("done", "refused"):
+            self._forget()
         write_beside(self.folder / "summary.json", json.dumps(self._summary(started), indent=1))
         self._report()
         if self.recipe.track and self._fresh:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tilth.claims import PEOPLE, Answer, Claim, State, Truth, agree, asked_in, resolve, shared, standing
+from tilth.data.spent import spent
 from tilth.samples import Sample
 
 NAMES = ("knife", "pill", "dice")
@@ -95,9 +96,8 @@ def rounds(draw: st.DrawFn, askable: st.SearchStrategy[tuple[str, ...]], least: 
         if says != "label":
             told.append([Claim(says=says, **common)])
             continue
-        things = draw(
-            st.lists(st.tuples(st.sampled_from(asked or NAMES), st.sampled_from([A, B, C])), min_size=1, max_size=3)
-        )
+        thing = st.tuples(st.sampled_from(asked or NAMES), st.sampled_from([A, B, C]))
+        things = draw(st.lists(thing, min_size=1, max_size=3, unique=not source.startswith("human:")))
         score = draw(st.sampled_from([0.4, 0.6, 0.9]))
         told.append([Claim(category=c, box_xyxy=box, score=score, **common) for c, box in things])
     return told
@@ -163,6 +163,57 @@ def test_a_round_changes_what_its_source_says_of_no_category_that_it_did_not_ask
     labels = [(c.category, c.box_xyxy) for c in was if c.category and c.category not in asked]
     assert labels == [(c.category, c.box_xyxy) for c in now if c.category and c.category not in asked]
     assert [c for c in now if c.category in asked] == [c for c in last if c.category in asked]
+
+
+@settings(deadline=None, max_examples=100)
+@given(rounds(some))
+def test_what_a_model_or_a_file_repeats_in_a_round_it_has_said_once(told: list[list[Claim]]) -> None:
+    twice = [[*said, *said] if said[0].kind != "human" else said for said in told]
+    assert standing(flat(twice)) == standing(flat(told))
+
+
+@settings(deadline=None, max_examples=400)
+@given(rounds(some), rounds(some), st.booleans())
+def test_nothing_that_is_said_later_depends_on_what_is_spent(
+    told: list[list[Claim]], later: list[list[Claim]], again: bool
+) -> None:
+    rows = [*told, *(told if again else [])]  # the same settings decide again on another night
+    gone = spent(rows)
+    kept = [[claim for claim in row if (n, claim.source) not in gone] for n, row in enumerate(rows)]
+    assert all(source.startswith("model:") for _, source in gone)
+    for more in ([], later):
+        before, after = flat([*rows, *more]), flat([*kept, *more])
+        truth, now = resolve(before), resolve(after)
+        assert (truth.state, truth.categories, truth.looked) == (now.state, now.categories, now.looked)
+        for leave in ("", "model:a", "model:b"):  # such as a student, whom its teachers are compared with
+            was, is_ = (
+                standing(c for c in all_ if not leave or not c.source.startswith(leave)) for all_ in (before, after)
+            )
+            assert {k: v for k, v in was.items() if not gone_by_now(v)} == {
+                k: v for k, v in is_.items() if not gone_by_now(v)
+            }
+
+
+def gone_by_now(said: list[Claim]) -> bool:
+    return said[0].kind == "model" and all(claim.says == "withdraw" for claim in said)
+
+
+def test_a_night_after_another_leaves_no_more_to_remember_than_one() -> None:
+    rows: list[list[Claim]] = []
+    most = []
+    for night in range(20):
+        teacher = [Claim(category="knife", box_xyxy=A, source="model:t@1", asked=NAMES, evidence={"round": "r"})]
+        mine = {"source": f"model:student@{night}", "asked": ("knife",)}
+        evidence = {"round": night, "instead_of": ["model:t@1"]}
+        gone = [
+            Claim(says="withdraw", source=s) for row in rows for s in {c.source for c in row if "student" in c.source}
+        ]
+        rows += [teacher, [Claim(category="knife", box_xyxy=C, evidence=evidence, **mine), *gone]]  # type: ignore[arg-type]
+        lost = spent(rows)
+        rows = [left for n, row in enumerate(rows) if (left := [c for c in row if (n, c.source) not in lost])]
+        most.append(sum(map(len, rows)))
+        assert [c.box_xyxy for c in resolve(flat(rows)).labels] == [C]
+    assert max(most) <= 4, most
 
 
 def person(*labels: str, asked: tuple[str, ...] = (), who: str = "ann", round_: int = 1) -> list[Claim]:

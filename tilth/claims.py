@@ -178,14 +178,23 @@ def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
     Claims of one source count as a round when they share a `round` in their evidence. A round of a person or a model takes the place
     of what they said before about the categories that it asked for, and what they said about others stands; a round that does not
     say what it asked for, that is about the whole image, or that is a file read again, takes the place of all. A model whose
-    evidence names other models under `instead_of`, as fused boxes do, takes the place of what those said before in the same way.
+    evidence names other models under `instead_of`, as fused boxes do, takes the place of what those said before in the same way. What
+    a model or a file repeats in a round it has said once.
     """
-    by_source: dict[str, tuple[list[Claim], list[Claim]]] = {}  # what stands of earlier rounds, and the round at hand
+    return {source: _after(before, now) for source, (before, now) in rounds(claims).items()}
+
+
+def rounds(claims: Iterable[Claim]) -> dict[str, tuple[list[Claim], list[Claim]]]:
+    """Return of each source what stands of its earlier rounds, and the round at hand: all that later claims can change."""
+    by_source: dict[str, tuple[list[Claim], list[Claim]]] = {}
     for claim in claims:
         before, now = by_source.setdefault(claim.source, ([], []))
         if now and now[-1].evidence.get("round") != claim.evidence.get("round"):
             before[:], now[:] = _after(before, now), []
-        now.append(claim)
+        if (
+            claim.kind == "human" or claim not in now
+        ):  # else the same settings decided again, or a file was read again, another night
+            now.append(claim)
         replaced = claim.evidence.get("instead_of") if claim.kind == "model" else None
         for other in replaced if isinstance(replaced, list | tuple) else ():
             if str(other).startswith("model:") and other in by_source and other != claim.source:
@@ -193,7 +202,7 @@ def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
                 by_source[str(other)] = (left, [])
                 if not left:
                     del by_source[str(other)]
-    return {source: _after(before, now) for source, (before, now) in by_source.items()}
+    return by_source
 
 
 def _after(before: list[Claim], now: list[Claim]) -> list[Claim]:

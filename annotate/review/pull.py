@@ -22,11 +22,12 @@ from tilth.samples import Result, Sample
 MARGIN_S = 30
 PULL_ROWS = 500
 BEFORE = ("right", "shown", "present")
+PEOPLE_SAY = "-people-"  # in the names of tables of answers
 
 
 def table_name(work: Work, ledger: Ledger) -> str:
     """Name the table of the answers: one a project, whose rows grow with what people say."""
-    return f"{work.name}-people-{ledger.title.rpartition(' ')[2]}-{ledger.project}"
+    return f"{work.name}{PEOPLE_SAY}{ledger.title.rpartition(' ')[2]}-{ledger.project}"
 
 
 def pull(review: Asking, work: Work, ledger: Ledger) -> Facts:

@@ -25,6 +25,7 @@ from tilth.mining.corpora.opening import open_corpus
 from tilth.mining.search.examples import Examples
 from tilth.mining.search.feedback import Feedback
 from tilth.mining.search.rank import Candidate, Question, Searcher, questions, share_out
+from tilth.mining.search.scored import Scored, load_scores
 from tilth.mining.search.truth import precision_report
 from tilth.mining.vectors.embed import Spread, embed, store_folder
 from tilth.mining.vectors.index import BUDGET_MB, Index, Kind
@@ -55,6 +56,8 @@ class Mine:
         feedback_weight: How much it counts that people accepted, or rejected, images like it in earlier rounds.
         example_weight: How much likeness to image examples counts beside similarity to the prompts.
         few_shot: Reviewed images of the dataset that serve as examples of each category, beside those of the policy.
+        classifier: A few-shot classifier around the same model, by the name of the `train.few_shot` step that fitted it, or its folder;
+            what it says takes the place of words and examples for the categories that it knows.
         rerank: Candidates that the matching head looks at, per image wanted.
         hard_negatives: Share of `per_category` that goes to benign look-alikes near the boundary.
         explore: Share of all mined images that is drawn at random, so that the loop sees what it would not search for.
@@ -83,6 +86,7 @@ class Mine:
     feedback_weight: float = 10.0
     example_weight: float = 0.1
     few_shot: int = 0
+    classifier: str = ""
     rerank: int = 3
     hard_negatives: float = 0.2
     explore: float = 0.1
@@ -122,7 +126,8 @@ class Mine:
     def inputs(self) -> tuple[Path, ...]:
         """Name the corpus, the sealed folders and the truth."""
         here = [] if "://" in self.corpus else [Path(self.corpus)]
-        return (*here, *self.never, *([self.truth] if self.truth else []))
+        fitted = [Path(self.classifier)] if Path(self.classifier, "tilth.json").exists() else []
+        return (*here, *self.never, *fitted, *([self.truth] if self.truth else []))
 
     def run(self, work: Work) -> Facts:
         """Embed, search, choose, add."""
@@ -143,6 +148,15 @@ class Mine:
         # last: what was chosen and not added, as by a run that is never gone on with, is looked at again
         write_beside(Path(chosen["seen"]["vectors"]) / MINED, json.dumps({"rows": chosen["seen"]["rows"]}))
         return {"mined": counts.get("ok", 0), **chosen["facts"]}
+
+    def _scored(self, work: Work, store: Store, first: int) -> Scored | None:
+        """Ask the classifier, if there is one, about the corpus."""
+        if not self.classifier:
+            return None
+        folder = Path(self.classifier)
+        scores = load_scores(folder if (folder / "tilth.json").exists() else work.artifact(self.classifier), self.model)
+        wanted = max([*self.quotas.values(), self.per_category])
+        return Scored(scores, store, 2 * self.rerank * wanted + work.dataset.count(dropped=True), first)
 
     @staticmethod
     def _downloads(work: Work) -> Path:
@@ -231,6 +245,7 @@ class Mine:
             example_weight=self.example_weight,
             batch_size=self.batch_size,
             first=before,
+            scored=self._scored(work, store, before),
         )
         chosen = _Chooser(self, work, searcher).choose(asked)
         facts: dict[str, Json] = {

@@ -11,7 +11,8 @@ both a knife and a spoon is a good find, and all that is long and thin is a litt
 are added, as in the authors' own evaluation (LAVIS, `blip2_qformer.compute_sim_matrix`), so that neither head's blind
 spot decides alone; g stands for the temperature, which published checkpoints do not hold. Feedback is what people said of
 images like it in earlier rounds; see `feedback.py`. Where a category has image examples, their likeness (`examples.py`) times e
-is added to the score; for a model that reads no words it is the score.
+is added to the score; for a model that reads no words it is the score. For a category that a few-shot classifier knows (`scored.py`), what
+that says decides who becomes a candidate, and with the feedback the order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from tilth.mining.copies.sealed import Sealed
 from tilth.mining.corpora.corpus import Corpus
 from tilth.mining.search.examples import Examples
 from tilth.mining.search.feedback import Feedback
+from tilth.mining.search.scored import Scored
 from tilth.mining.vectors.index import Index
 from tilth.mining.vectors.store import Rows, Store
 from tilth.policy import Policy
@@ -98,6 +100,7 @@ class Candidate:
     lead: float
     feedback: float = 0.0
     likeness: float = 0.0
+    logit: float | None = None
 
     def explain(self) -> dict[str, Json]:
         """Say what scored what."""
@@ -110,6 +113,7 @@ class Candidate:
             "counter_match": round(self.counter_match, 4),
             "feedback": round(self.feedback, 4),
             "examples": round(self.likeness, 4),
+            **({} if self.logit is None else {"classifier": round(self.logit, 4)}),
             "order": round(self.order, 4),
         }
 
@@ -143,6 +147,7 @@ class Searcher:
         example_weight: e.
         batch_size: Images per forward pass.
         first: Row of the store from which on images are looked for.
+        scored: What a few-shot classifier says.
     """
 
     def __init__(
@@ -162,8 +167,9 @@ class Searcher:
         example_weight: float,
         batch_size: int,
         first: int = 0,
+        scored: Scored | None = None,
     ) -> None:
-        self.first = first
+        self.first, self._scored = first, scored
         self._among = np.arange(first, len(store)) if first else None
         self.corpus, self.store, self.index = corpus, store, index
         self._encoder, self._sealed, self._dataset = encoder, sealed, dataset
@@ -180,15 +186,8 @@ class Searcher:
         They are at least `depth` and `alike_depth` even without those that the dataset has, if the corpus has so many.
         """
         texts, asked = self._texts(question)
-        queries = texts[:asked]
-        if question.category in self._examples:
-            queries = np.concatenate([queries, self._examples.queries(question.category)])
-        # Twice as many as wanted, since counter-prompts reorder them.
-        answers = self.index.search(queries, 2 * depth + self._owned, self._among)
-        found = np.unique(np.concatenate([rows for rows, _ in answers]))
-        score = self._score(self.index.similarity(found, texts), asked)
-        score += self._example_weight * self._likeness(question, found)
-        likely: Rows = found[np.lexsort((found, -score))]
+        scored = self._scored_for(question)
+        likely = scored.best(question.category) if scored else self._likely(question, texts, asked, depth)
         if len(texts) == asked or not alike_depth:
             return likely, likely[:0]
         answers = self.index.search(texts[asked:], POOL * alike_depth + self._owned, self._among)
@@ -198,6 +197,22 @@ class Searcher:
         benign = scores[:, asked:].max(1) > scores[:, :asked].max(1)
         alike, scores = alike[benign], scores[benign]
         return likely, alike[np.lexsort((alike, -scores[:, :asked].max(1)))]
+
+    def _likely(self, question: Question, texts: Texts, asked: int, depth: int) -> Rows:
+        """Return rows by their similarity to prompts and examples, best first."""
+        queries = texts[:asked]
+        if question.category in self._examples:
+            queries = np.concatenate([queries, self._examples.queries(question.category)])
+        # Twice as many as wanted, since counter-prompts reorder them.
+        answers = self.index.search(queries, 2 * depth + self._owned, self._among)
+        found = np.unique(np.concatenate([rows for rows, _ in answers]))
+        score = self._score(self.index.similarity(found, texts), asked)
+        score += self._example_weight * self._likeness(question, found)
+        likely: Rows = found[np.lexsort((found, -score))]
+        return likely
+
+    def _scored_for(self, question: Question) -> Scored | None:
+        return self._scored if self._scored and question.category in self._scored else None
 
     def _texts(self, question: Question) -> tuple[Texts, int]:
         """Return the vectors of a question's phrases `(t, d)`, prompts first, and how many are prompts."""
@@ -224,6 +239,7 @@ class Searcher:
     def judge(self, question: Question, rows: Rows, depth: int) -> list[Candidate]:
         """Look at the first `depth` images that may be taken with the matching head; the best comes first."""
         texts, asked = self._texts(question)
+        scored = self._scored_for(question)
         prompts, counters = (question.prompts, question.counters) if asked else ((), ())
         found: list[Candidate] = []
         for batch in batched(islice(self.look(rows.tolist()), depth), self._batch_size):
@@ -236,7 +252,9 @@ class Searcher:
             score = self._score(similar, asked) + self._example_weight * like
             odds = log_odds(match)
             said = self.feedback(question.category, numbers)
-            order = self._score(odds, asked) + self._similarity_weight * score + self._feedback_weight * said
+            order = self._score(odds, asked) + self._similarity_weight * score
+            logits = scored(question.category, numbers) if scored else None
+            order = (order if logits is None else logits) + self._feedback_weight * said
             both = odds + self._similarity_weight * similar
             own = both[:, :asked].max(1) if asked else 0.0
             lead = both[:, asked:].max(1, initial=-np.inf) - own
@@ -258,6 +276,7 @@ class Searcher:
                         lead=float(lead[i]),
                         feedback=float(said[i]),
                         likeness=float(like[i]),
+                        logit=None if logits is None else float(logits[i]),
                     )
                 )
         # Both heads together, as BLIP-2's own evaluation ranks: each is wrong about other images.

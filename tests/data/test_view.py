@@ -6,59 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from noise import noise_image, noise_samples
 from places import PARTS, POLICY
+from told import BOX, drawn, told_by_tables, told_by_view
 
-from tilth.claims import Claim, Json, resolve
+from tilth.claims import Claim
 from tilth.data import making, stored
 from tilth.data import rows as view_rows
 from tilth.data.dataset import Dataset
-from tilth.data.table import read_claim, read_columns, result_row
+from tilth.data.table import result_row
 from tilth.data.where import SOMETIMES, check_named, quoted, translate, unmeasured
 from tilth.engine.apply import Apply
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.samples import NewSample, Result
-
-BOX = (1.0, 1.0, 8.0, 8.0)
-
-
-def told_by_tables(dataset: Dataset) -> dict[str, tuple[object, ...]]:
-    """What the tables of a version say of each sample, read one by one: the reference."""
-    ids: list[str] = []
-    for ref in dataset.at.tables:
-        if ref.adds:
-            for batch in dataset.table(ref.name, ref.lance_version).ids(where="status = 'ok'"):
-                ids += [i for i in batch if i not in ids]
-    told: dict[str, tuple[object, ...]] = {}
-    for id_ in ids:
-        claims: list[Claim] = []
-        columns: dict[str, Json] = {}
-        drops: list[tuple[str, str]] = []
-        for ref in dataset.at.tables:
-            table = dataset.table(ref.name, ref.lance_version)
-            row = table.get([id_], ["status", "reason", "claims", "columns", "nested"]).get(id_)
-            if row:
-                claims += [read_claim(claim) for claim in row["claims"]]  # type: ignore[attr-defined]
-                columns |= {name: value for name, value in read_columns(row).items() if value is not None}
-                drops += [(ref.step, str(row["reason"]))] if row["status"] == "dropped" else []
-        told[id_] = (tuple(claims), columns, tuple(drops), resolve(claims))
-    return told
-
-
-def told_by_view(dataset: Dataset) -> dict[str, tuple[object, ...]]:
-    samples = dataset.samples(images=False, dropped=True)
-    # read to the end, as the view may be deleted next
-    return {
-        s.id: (tuple(s.claims), dict(s.columns), s.drops, replace(s.truth, labels=tuple(s.truth.labels)))
-        for s in samples
-    }
 
 
 def same(dataset: Dataset) -> bool:
@@ -68,35 +33,6 @@ def same(dataset: Dataset) -> bool:
     fresh = list(told_by_view(Dataset(dataset.root, dataset.at.number)).items())
     assert [id_ for id_, _ in grown] == [id_ for id_, _ in fresh]
     return grown == fresh == list(told_by_tables(dataset).items())
-
-
-def drawn(rng: np.random.Generator, ids: Sequence[str], share: float = 0.6) -> dict[str, Result]:
-    """Anything that a step may say."""
-    found: dict[str, Result] = {}
-    for id_ in ids:
-        if rng.random() > share:
-            continue
-        source = str(rng.choice(["human:ann", "human:bob", "model:a@1", "model:b@2", "import:x"]))
-        kind, asked = rng.integers(5), tuple(c for c in ("knife", "dice", "pill") if rng.random() < 0.5)
-        claims = (Claim(says="empty", source=source, asked=asked, policy="p@1"),) if kind == 0 else ()
-        if kind == 2 and source.startswith("human"):
-            claims = (Claim(says=str(rng.choice(["reject", "withdraw", "escalate"])), source=source),)  # type: ignore[arg-type]
-        if kind == 1:
-            claims = (
-                Claim(
-                    category=str(rng.choice(["knife", "dice"])),
-                    box_xyxy=BOX,
-                    score=0.5,
-                    source=source,
-                    evidence={"round": int(rng.integers(9))},
-                    asked=asked,
-                    policy="p@2",
-                ),
-            )
-        values: list[Json] = [1.5, 3, True, "it's", ["a", 1], {"k": 2}, None]
-        columns = {str(rng.choice(["a.x", "b", "c-d.e"])) + str(n): values[n] for n in rng.choice(7, 3, replace=False)}
-        found[id_] = Result(claims=claims, columns=columns, dropped="too plain" if rng.random() < 0.1 else "")
-    return found
 
 
 @pytest.mark.parametrize("seed", range(4))

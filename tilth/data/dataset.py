@@ -60,6 +60,7 @@ class Dataset:
         (root / "versions").mkdir(parents=True, exist_ok=True)
         self.pool = Table(root / "pool.lance", POOL, pinned=False)
         self._tables: dict[tuple[str, int], Table] = {}
+        self.opened: set[str] = set()  # tables, to write into
         self._view: tuple[tuple[str, int], View] | None = None
         self.at = self._load(version)
 
@@ -76,7 +77,8 @@ class Dataset:
         try:
             document = json.loads(self._path(number).read_text())
         except FileNotFoundError as error:
-            raise InputError(f"{self.root}: no version {number}") from error
+            there = ", ".join(str(int(path.stem)) for path in sorted((self.root / "versions").glob("*.json")))
+            raise InputError(f"{self.root}: no version {number}; there are {there or 'none'}") from error
         except ValueError as error:
             raise DatasetError(f"{self._path(number)}: not a version file: {error}") from error
         if document.pop("format", 1) != FORMAT:
@@ -144,6 +146,7 @@ class Dataset:
     def table(self, name: str, lance_version: int | None = None) -> Table:
         """Open a results table, at its newest state unless a version is given."""
         if lance_version is None:
+            self.opened.add(name)
             return Table(self.root / "results" / f"{name}.lance", RESULT)
         key = (name, lance_version)
         if key not in self._tables:
@@ -250,11 +253,14 @@ class Dataset:
     # reading
 
     def came_with(self, ids: Sequence[str]) -> dict[str, int]:
-        """Return for samples with which of the tables that add some they came first, counted from 0."""
+        """Return for samples a number that is the greater, the later the table that they first came with."""
         found: dict[str, int] = {}
-        for number, ref in enumerate(ref for ref in self.at.tables if ref.adds):
-            rows = self.table(ref.name, ref.lance_version).get([i for i in ids if i not in found], ["status"])
-            found |= {id_: number for id_, row in rows.items() if row["status"] == "ok"}
+        number = 0
+        for ref in (ref for ref in self.at.tables if ref.adds):
+            rows = self.table(ref.name, ref.lance_version).get([i for i in ids if i not in found], ["status", "reason"])
+            # of several tables that were carried forward into one, the row says which
+            found |= {id_: number + int(str(row["reason"] or 0)) for id_, row in rows.items() if row["status"] == "ok"}
+            number += ref.came
         return found
 
     def read(self, ids: Sequence[str], *, images: bool = True) -> list[Sample]:

@@ -56,6 +56,7 @@ READERS_HAVE = timedelta(hours=1)  # what a pool compacted away stays so long fo
 BATCH_ROWS = 256
 READ_AHEAD = 4 << 20  # bytes of a table
 QUARANTINED = "quarantined"  # in the origin of an image whose bytes were taken out
+CARRIED = "carried-"  # how the names of tables begin that are made of others
 HASH_GATE = "hash gate"  # the step that its drop names
 SESSION = lance.Session(index_cache_size_bytes=1 << 28, metadata_cache_size_bytes=1 << 26)  # for all tables
 
@@ -68,6 +69,16 @@ class TableRef:
     name: str
     lance_version: int
     adds: bool = False
+
+    @property
+    def carried(self) -> bool:
+        """Whether it is made of others; see `carrying.py`."""
+        return self.name.startswith(CARRIED)
+
+    @property
+    def came(self) -> int:
+        """How many tables that brought samples it is made of."""
+        return int(self.name.rpartition("-")[2]) if self.carried and self.adds else 1
 
 
 def claim_row(claim: Claim) -> dict[str, object]:

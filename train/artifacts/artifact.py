@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tilth import models
 from tilth.claims import Json
 from tilth.data.files import folder_beside, write_beside
+from tilth.encoders.few_shot import MODEL_TYPE
 from tilth.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, by channel
-FEW_SHOT = "tilth-few-shot"  # the model type of few-shot classifiers
 
 
 @dataclass(kw_only=True)
@@ -143,7 +143,7 @@ def load_trained(folder: Path, device: str) -> "tuple[torch.nn.Module, About]":
     from transformers import AutoModelForImageClassification, AutoModelForObjectDetection
 
     about = read_about(folder)
-    if _read_json(folder / "config.json").get("model_type") == FEW_SHOT:
+    if _read_json(folder / "config.json").get("model_type") == MODEL_TYPE:
         importlib.import_module("tilth.train.artifacts.few_shot")  # which tells transformers of it
     auto = AutoModelForImageClassification if about.kind == "classifier" else AutoModelForObjectDetection
     model = auto.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)

@@ -1,8 +1,6 @@
 """A frozen encoder and what a few examples say, as an image classifier like any other: trained, judged, exported and served so.
 
-logits = linear(image) + Σ over the examples of exp(-sharpness · (1 - cos)) · says + words · cos(image, text)
-
-What a method does not need is zero.
+Its logits are those of `tilth/encoders/few_shot.py`. What a method does not need is zero.
 """
 
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +19,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from tilth import models
 from tilth.encoders.families import family_of
-from tilth.train.artifacts.artifact import FEW_SHOT, preprocessing
+from tilth.encoders.few_shot import MODEL_TYPE
+from tilth.train.artifacts.artifact import preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +40,7 @@ class FewShotConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has
         width: Of a vector, d.
     """
 
-    model_type = FEW_SHOT
+    model_type = MODEL_TYPE
     has_no_defaults_at_init = True
 
     def __init__(
@@ -58,7 +57,7 @@ class FewShotConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has
 
 
 class FewShotClassifier(PreTrainedModel):  # type: ignore[misc]  # nor for this
-    """See the head of this file.
+    """See `tilth.encoders.few_shot`.
 
     Args:
         config: Its shape, k labels among it.

@@ -7,7 +7,7 @@ Differs: categories do not exclude each other, so each is told from all images t
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
-from tilth.encoders.families import family_of, open_encoder
+from tilth.encoders.families import family_of, max_similarity, open_encoder
+from tilth.encoders.few_shot import Fitted, Floats, side_by_side
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.train.artifacts.artifact import About, normalise, preprocessing, read_about, save_trained
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from tilth.policy import Policy
     from tilth.train.artifacts.few_shot import FewShotClassifier
 
-Floats = npt.NDArray[np.float32]
 Table = npt.NDArray[np.bool_]
 Fit = Callable[["Shots"], "Fitted"]
 
@@ -71,47 +71,7 @@ class Shots:
     @property
     def flat(self) -> Floats:
         """Return a vector of length one an image, `(n, q·d)`."""
-        n, q, d = self.vectors.shape
-        return self.vectors.reshape(n, q * d) / np.float32(q**0.5)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What was fitted; see `tilth.train.artifacts.few_shot`.
-
-    Args:
-        weight: `(k, q·d)`.
-        bias: `(k,)`.
-        examples: `(n, q·d)`; none for a Gaussian.
-        says: `(n, k)`.
-        sharpness: How near an example must be to count.
-        words: What the text of each label counts, `(k,)`.
-    """
-
-    weight: Floats
-    bias: Floats
-    examples: Floats
-    says: Floats
-    words: Floats
-    sharpness: float = 0.0
-
-    def __call__(self, shots: Shots, texts: Floats) -> Floats:
-        """Return logits, `(n, k)`."""
-        flat = shots.flat
-        found = flat @ self.weight.T + self.bias + self.words * likeness(shots.vectors, texts)
-        if len(self.examples):
-            found += np.exp(self.sharpness * (flat @ self.examples.T - 1)) @ self.says
-        return np.asarray(found, np.float32)
-
-    def scaled(self, slopes: Floats, offsets: Floats, words: Floats) -> "Fitted":
-        """Return it with each logit times a slope and moved, and with what the texts count, all `(k,)`."""
-        weight, bias = self.weight * slopes[:, None], self.bias * slopes + offsets
-        return replace(self, weight=weight, bias=bias, says=self.says * slopes, words=words)
-
-
-def likeness(vectors: Floats, texts: Floats) -> Floats:
-    """Return the similarity of images `(n, q, d)` and texts `(k, d)`, the best over the vectors of an image, `(n, k)`."""
-    return np.asarray((vectors @ texts.T).max(1), np.float32)
+        return side_by_side(self.vectors)
 
 
 def gaussian(shots: Shots) -> Fitted:
@@ -170,7 +130,7 @@ def judged(fit: Fit, shots: Shots, texts: Floats, seed: int) -> Floats:
     for each in np.unique(part):
         inside = np.flatnonzero(part == each)
         if len(inside) < len(part):
-            found[inside] = fit(shots.of(np.flatnonzero(part != each)))(shots.of(inside), texts)
+            found[inside] = fit(shots.of(np.flatnonzero(part != each)))(shots.vectors[inside], texts)
     return found
 
 
@@ -205,35 +165,51 @@ def weigh(said: Floats, words: Floats, shots: Shots) -> tuple[Floats, Floats, Fl
     return told
 
 
-def quality(logits: Floats, shots: Shots) -> float:
-    """Return the mean average precision of the labels that some image shows; nan when none is."""
-    each = []
+def precisions(logits: Floats, shots: Shots) -> npt.NDArray[np.float64]:
+    """Return the average precision of each label, `(k,)`; nan where no image shows it."""
+    found = []
     for k in range(logits.shape[1]):
         told = shots.sure[:, k]
         right = shots.truth[told, k]
-        each.append(average_precision(logits[told, k], right, int(right.sum())))
-    shown = [value for value in each if not np.isnan(value)]
-    return float(np.mean(shown)) if shown else float("nan")
+        found.append(average_precision(logits[told, k], right, int(right.sum())))
+    return np.array(found)
+
+
+def quality(logits: Floats, shots: Shots) -> float:
+    """Return the mean average precision of the labels that some image shows; nan when none is."""
+    each = precisions(logits, shots)
+    return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
 
 
 def fit_best(method: str, shots: Shots, texts: Floats, seed: int) -> tuple[Fitted, float]:
     """Fit in each way that a method allows, and return the best on examples that were held out, with its quality there.
 
-    Where no label has two examples nothing can be held out: the texts count ten times as much then, and the quality is nan.
+    Examples of a label count only where they raise its average precision on those held out by more than one of them could by chance: a few
+    unlike the others made it worse than words alone. Where no label has two examples nothing can be held out: the texts count ten times as
+    much then, and the quality is nan.
     """
     ways: list[Fit] = [gaussian] if method in ("auto", "gaussian") else []
     ways += [partial(tip, sharpness=sharpness) for sharpness in SHARPNESS] if method in ("auto", "tip") else []
-    words = likeness(shots.vectors, texts)
+    words = max_similarity(shots.vectors, texts)
     alone = shots.shown.sum(0).max() < 2
+    by_words = np.where(
+        np.ptp(words, axis=0) > 0, precisions(words, shots), -1.0
+    )  # below any, of an encoder that reads nothing
+    least = by_words + 1 / np.maximum(1, shots.shown.sum(0))
     found: list[tuple[float, Fit, tuple[Floats, Floats, Floats]]] = []
     for fit in [gaussian if method == "auto" else ways[len(ways) // 2]] if alone else ways:
         said = np.zeros_like(words) if alone else judged(fit, shots, texts, seed)
         slopes, heard, offsets = weigh(said, words, shots)
+        if not alone:
+            better = precisions(said * slopes + words * heard, shots) > least
+            said = np.asarray(said * better, np.float32)
+            slopes, heard, offsets = weigh(said, words, shots)
+            slopes = slopes * better
         found.append((quality(said * slopes + words * heard + offsets, shots), fit, (slopes, heard, offsets)))
     best, fit, (slopes, heard, offsets) = max(found, key=lambda one: one[0])
     fitted = fit(shots)
     if alone:
-        own = fitted(shots, texts)
+        own = fitted(shots.vectors, texts)
         spread = (
             float((words * heard).std()) / 10 or 1.0
         )  # of an encoder that reads nothing, the examples are all there is
