@@ -14,6 +14,7 @@ import yaml
 from runtime_graphs import BLUE, GREEN, GREY, RED, plain, shared_bundle, shared_moderator, write_classifier
 
 from tilth.errors import InputError, ModelError
+from tilth.images import resize
 from tilth.runtime.bundles.bundle import STAGE2, load_bundle, seal
 from tilth.runtime.stages import stage1
 from tilth.runtime.stages.cascade import Action, Moderator
