@@ -194,6 +194,9 @@ def serve(
         list[str] | None,
         typer.Option(help="Host from which images may be fetched by URL, such as images.example.org; may be repeated."),
     ] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Images of different requests that Stage 1 sees at once; 1 for one by one.")
+    ] = 32,
     timeout_s: Annotated[float, typer.Option(help="Seconds until a request has its answer.")] = 30.0,
     max_requests: Annotated[
         int, typer.Option(help="Requests that are inside, at work or waiting; more are told when to come back.")
@@ -207,12 +210,14 @@ def serve(
 ) -> None:
     """Serve a bundle: POST /v1/moderations; see docs/serve.md."""
     from tilth.runtime.serving.admission import Limits
+    from tilth.runtime.serving.desk import Batching
     from tilth.runtime.serving.server import Access
     from tilth.runtime.serving.server import serve as serve_bundle
 
     serve_bundle(
         bundle, host=host, port=port, threads=threads, drain_s=drain_s,
         limits=Limits(timeout_s=timeout_s, requests=max_requests),
+        batching=Batching(stage1=max_batch, language=min(max_batch, Batching.language)),
         access=Access(token_file=token_file, allow_hosts=tuple(allow_host or ())),
         keeping=keeping(keep_doubts, keep_most, policy),
     )  # fmt: skip

@@ -24,6 +24,7 @@ from tilth.runtime.serving.remote import Remote
 from tilth.runtime.stages.cascade import Case, Moderator, Verdict
 
 T = TypeVar("T")
+SMALL = 2**16  # bytes of a body that is read at once: going to a thread and back would take longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Batching:
 
     stage1: int = 32
     language: int = 16
-    workers: int = 1
+    workers: int = 2  # one prepares its pixels while the other's are judged
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -157,11 +158,12 @@ class Desk:
         if bench is None:
             raise RuntimeError("nothing is served yet")
         with bench:
-            items, files = await self._in_thread(_opened, body, content_type)
+            told = (body, content_type, self.limits.pixels)
+            items, files, pixels = _opened(*told) if len(body) <= SMALL else await self._in_thread(_opened, *told)
             texts = [one.text for one in items if isinstance(one, Text)]
             if texts:
                 bench.moderator.check_texts()
-            judged = await _together(bench.texts(texts), self._on_images(bench, items, files, place))
+            judged = await _together(bench.texts(texts), self._on_images(bench, items, files, pixels, place))
             on_texts, on_images = map(iter, judged)
             verdicts = [next(on_texts if isinstance(one, Text) else on_images) for one in items]
         self.metrics.judged(verdicts)
@@ -178,14 +180,14 @@ class Desk:
             await asyncio.to_thread(self.doubts.close)
 
     async def _on_images(
-        self, bench: _Bench, items: Sequence[Item], files: dict[int, bytes], place: Place
+        self, bench: _Bench, items: Sequence[Item], files: dict[int, bytes], pixels: int, place: Place
     ) -> list[Verdict]:
         if away := {i: one.url for i, one in enumerate(items) if isinstance(one, Url) and i not in files}:
             came = await _together(*(self._fetched(i, url) for i, url in away.items()))
             files = dict(sorted({**files, **dict(zip(away, came, strict=True))}.items()))
+            pixels = await self._in_thread(pixels_of, files, self.limits.pixels)
         if not files:
             return []
-        pixels = await self._in_thread(pixels_of, files, self.limits.pixels)
         await self.door.hold(place, pixels)
         images = await self._in_thread(images_of, files)
         verdicts = await bench.on_images(images)
@@ -215,8 +217,8 @@ async def _together(*work: Coroutine[Any, Any, T]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-def _opened(body: bytes, content_type: str) -> tuple[list[Item], dict[int, bytes]]:
-    """Read a body: what is to be judged, and the files of those images that came with it, each under its place."""
+def _opened(body: bytes, content_type: str, limit: int) -> tuple[list[Item], dict[int, bytes], int]:
+    """Read a body: what is to be judged, the files of those images that came with it, each under its place, and their pixels."""
     items = items_of(body, content_type)
     files = {}
     for i, one in enumerate(items):
@@ -225,4 +227,4 @@ def _opened(body: bytes, content_type: str) -> tuple[list[Item], dict[int, bytes
         elif isinstance(one, Url) and not is_remote(one.url):
             with told_of(i):
                 files[i] = bytes_of(one.url)
-    return items, files
+    return items, files, pixels_of(files, limit)

@@ -20,7 +20,7 @@ from tilth.events import LogLines
 from tilth.runtime.bundles.bundle import in_use, load_bundle, verify
 from tilth.runtime.serving.admission import Limits, Tokens
 from tilth.runtime.serving.app import make_app
-from tilth.runtime.serving.desk import Desk
+from tilth.runtime.serving.desk import Batching, Desk
 from tilth.runtime.serving.doubts import Doubts
 from tilth.runtime.serving.refusals import protocol
 from tilth.runtime.serving.remote import Remote
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tilth.serve")
 DRAIN_S = 2.0
+KEEP_ALIVE_S = 75  # longer than balancers keep a connection, or they send a request into one that is just being closed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,8 @@ def on_the_wire() -> dict[str, Any]:
 
     Its access log would carry addresses of clients; ours has one line a request.
     """
-    return {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
+    told = {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
+    return {**told, "timeout_keep_alive": KEEP_ALIVE_S}
 
 
 def show_log() -> None:
@@ -73,6 +75,7 @@ def show_log() -> None:
     told = logging.StreamHandler()
     told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
     logging.basicConfig(level=logging.INFO, handlers=[told])
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would warn with bytes of what was sent
 
 
 def draining(app: "FastAPI", desk: Desk, drain_s: float, **options: Any) -> "Server":
@@ -110,6 +113,7 @@ def serve(
     port: int = 8080,
     threads: int = 0,
     limits: Limits | None = None,
+    batching: Batching | None = None,
     access: Access | None = None,
     drain_s: float = DRAIN_S,
     keeping: Callable[[Moderator], Doubts] | None = None,
@@ -122,6 +126,7 @@ def serve(
         port: Port to listen on.
         threads: Of each model; 0 lets onnxruntime choose.
         limits: Of a request, and of all inside.
+        batching: How many are worked on together.
         access: Who may ask.
         drain_s: See `draining`.
         keeping: Makes what keeps the doubts of the bundle's moderator; None keeps none.
@@ -133,7 +138,7 @@ def serve(
     access, limits = access or Access(), limits or Limits()
     tokens = Tokens.read(access.token_file) if access.token_file else None
     remote = Remote(access.allow_hosts, max_bytes=limits.body_bytes) if access.allow_hosts else None
-    desk = Desk(limits=limits, remote=remote)
+    desk = Desk(limits=limits, batching=batching, remote=remote)
     _check_port(host, port)
     show_log()
     served = in_use(folder)
