@@ -121,6 +121,16 @@ def read_header(data: bytes) -> tuple[tuple[int, int], int]:
         return stored, orientation
 
 
+def pixels_in(data: bytes) -> int:
+    """Return the pixels of an image file by its header alone; unlike `read_header` it never looks for what may come after the pixels.
+
+    Raises:
+        InputError: The bytes are no image of `FORMATS`, or hold more than `MAX_PIXELS`.
+    """
+    with _opened(data, MAX_PIXELS) as opened:
+        return opened.width * opened.height
+
+
 def is_plain(data: bytes) -> bool:
     """Tell whether every program shows an image file as `decode` does: nothing turns it, and nothing of it is transparent.
 

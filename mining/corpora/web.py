@@ -6,7 +6,6 @@ checked right then, so that no name can lead into a private network.
 """
 
 import hashlib
-import ipaddress
 import os
 import socket
 import threading
@@ -24,6 +23,7 @@ from tilth.extras import optional
 from tilth.images import MAX_BYTES
 from tilth.mining.corpora.addresses import addresses, check_list, encode
 from tilth.mining.corpora.corpus import Item
+from tilth.sources.public import is_public
 from tilth.sources.walk import LeftAlone
 
 AGENT = "tilth"
@@ -44,18 +44,6 @@ class Busy(InputError):
 
 class Unreachable(Busy):
     """Nobody answers at the address."""
-
-
-def is_public(address: str) -> bool:
-    """Tell whether an address is on the open internet.
-
-    >>> is_public("8.8.8.8"), is_public("10.0.0.1"), is_public("127.0.0.1"), is_public("169.254.169.254"), is_public("::1")
-    (True, False, False, False, False)
-    """
-    found = ipaddress.ip_address(address)
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return found.is_global and not found.is_multicast
 
 
 def _backend(allowed: Callable[[str], bool]) -> Any:

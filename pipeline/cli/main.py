@@ -183,17 +183,44 @@ def report(folder: Annotated[Path, typer.Argument(help="A run's folder.")]) -> N
 
 @app.command(epilog="Example: tilth serve runs/starter/bundle --port 8080")
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder that `package` made, or a champion.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of each model; 0 lets onnxruntime choose.")] = 0,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a token a line; only who sends one may ask. Without it, anybody may.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host from which images may be fetched by URL, such as images.example.org; may be repeated."),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Images of different requests that Stage 1 sees at once; 1 for one by one.")
+    ] = 32,
+    timeout_s: Annotated[float, typer.Option(help="Seconds until a request has its answer.")] = 30.0,
+    max_requests: Annotated[
+        int, typer.Option(help="Requests that are inside, at work or waiting; more are told when to come back.")
+    ] = 64,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Seconds for which requests are still taken after SIGTERM.")
+    ] = 2.0,
     keep_doubts: KeepDoubts = None,
     keep_most: KeepMost = 10_000,
     policy: ListPolicy = None,
 ) -> None:
-    """Serve a bundle: POST /v1/moderations."""
+    """Serve a bundle: POST /v1/moderations; see docs/serve.md."""
+    from tilth.runtime.serving.admission import Limits
+    from tilth.runtime.serving.desk import Batching
+    from tilth.runtime.serving.server import Access
     from tilth.runtime.serving.server import serve as serve_bundle
 
-    serve_bundle(bundle, host=host, port=port, keeping=keeping(keep_doubts, keep_most, policy))
+    serve_bundle(
+        bundle, host=host, port=port, threads=threads, drain_s=drain_s,
+        limits=Limits(timeout_s=timeout_s, requests=max_requests),
+        batching=Batching(stage1=max_batch, language=min(max_batch, Batching.language)),
+        access=Access(token_file=token_file, allow_hosts=tuple(allow_host or ())),
+        keeping=keeping(keep_doubts, keep_most, policy),
+    )  # fmt: skip
 
 
 @app.command(epilog="Example: tilth moderate runs/starter/bundle photo.jpg")

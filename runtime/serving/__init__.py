@@ -1,1 +1,1 @@
-"""The moderation endpoint over HTTP. Start with `server.py`."""
+"""The moderation endpoint over HTTP. Start with `app.py`, and `desk.py` for what happens to a request."""

@@ -1,16 +1,17 @@
-"""What a client may send to the moderation endpoint, and how a request becomes images and texts, or one clear line of refusal."""
+"""What a client may send to the moderation endpoint, and how it becomes images and texts, or one clear line of refusal."""
 
 import base64
 import binascii
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from tilth.errors import InputError
-from tilth.images import MAX_PIXELS, Image, decode
+from tilth.images import Image, decode, pixels_in
 
 SHAPE = 'send {"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]}'
 MAX_ITEMS = 16
@@ -62,6 +63,51 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+FORM_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "input": {
+            "description": "Image files, and texts.",
+            "type": "array",
+            "items": {"type": "string", "format": "binary"},
+        }
+    },
+}
+BODY: dict[str, Any] = {
+    "required": True,
+    "content": {"application/json": {"schema": SCHEMA}, "multipart/form-data": {"schema": FORM_SCHEMA}},
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"enum": ["invalid_request_error", "server_error"]},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    status: {"description": told, "content": {"application/json": {"schema": _ERROR}}}
+    for status, told in {
+        400: "The request cannot be judged; the message says why.",
+        401: "No token that is known.",
+        408: "The request did not come in time.",
+        413: "The body is too large.",
+        429: "The server is full; Retry-After says when to come back.",
+        500: "Internal error.",
+        503: "The bundle is still being loaded.",
+        504: "No verdict in time.",
+    }.items()
+}
+
+
 class WrongRequest(InputError):
     """A request that cannot be answered.
 
@@ -83,13 +129,20 @@ class Url:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """An image as a form brings it: the file."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Text:
     """A text to be judged."""
 
     text: str
 
 
-Item: TypeAlias = Url | Text
+Item: TypeAlias = Url | Upload | Text
 
 
 def parse(body: bytes) -> list[Item]:
@@ -114,22 +167,31 @@ def parse(body: bytes) -> list[Item]:
         return [_item(given, "input")]
     if not given:
         raise WrongRequest(f"it is an empty list; {SHAPE}", "input")
-    if len(given) > MAX_ITEMS:
-        raise WrongRequest(
-            f"it has {len(given)} elements, at most {MAX_ITEMS} are judged at once; send several requests", "input"
-        )
+    few(len(given))
     return [_item(one, f"input[{i}]") for i, one in enumerate(given)]
+
+
+def few(elements: int) -> None:
+    """Check that a request does not ask for too much.
+
+    Raises:
+        WrongRequest: It does.
+    """
+    if elements > MAX_ITEMS:
+        raise WrongRequest(
+            f"it has {elements} elements, at most {MAX_ITEMS} are judged at once; send several requests", "input"
+        )
 
 
 def _item(given: Any, place: str) -> Item:
     """Read one element of the input, or the only one."""
     if isinstance(given, str):
-        return _text(given, place)
+        return text_of(given, place)
     if not isinstance(given, dict):
         raise WrongRequest(f"it is {KINDS[type(given)]}; {SHAPE}", place)
     kind = given.get("type")
     if kind == "text":
-        return _text(given.get("text"), f"{place}.text")
+        return text_of(given.get("text"), f"{place}.text")
     if kind != "image_url":
         wrong = "its type is missing" if kind is None else "its type is none that is judged here"
         raise WrongRequest(f"{wrong}; expected image_url or text", place)
@@ -140,7 +202,12 @@ def _item(given: Any, place: str) -> Item:
     return Url(_whole(url))
 
 
-def _text(given: Any, place: str) -> Text:
+def text_of(given: Any, place: str) -> Text:
+    """Check a text.
+
+    Raises:
+        WrongRequest: It is none, or too long.
+    """
     if not isinstance(given, str):
         raise WrongRequest(f"expected a text, got {KINDS[type(given)]}", place)
     text = _whole(given)
@@ -158,24 +225,62 @@ def _whole(text: str) -> str:
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def images_of(items: Sequence[Item], *, max_pixels: int = MAX_PIXELS) -> list[tuple[bytes, Image]]:
-    """Return the images of a request, each as it came and decoded.
+def pixels_of(files: Mapping[int, bytes], limit: int) -> int:
+    """Return how many pixels the images of a request have together, by what their headers say; nothing is decoded.
+
+    Args:
+        files: The images, each under its place in the request.
+        limit: Of their pixels together.
 
     Raises:
-        WrongRequest: One cannot be had; the line says which and why.
+        WrongRequest: One is no image, or too large, or all together are.
+    """
+    together = 0
+    for i, data in files.items():
+        with told_of(i):
+            together += pixels_in(data)
+    if together > limit:
+        raise WrongRequest(
+            f"its images have {together:,} pixels together ({len(files)} of them), the limit is {limit:,}; send several requests",
+            "input",
+        )
+    return together
+
+
+def images_of(files: Mapping[int, bytes]) -> list[Image]:
+    """Decode the images of a request.
+
+    Raises:
+        WrongRequest: One cannot be decoded; the line says which and why.
     """
     images = []
-    for i, one in enumerate(items):
-        if isinstance(one, Url):
-            try:
-                data = _bytes(one.url)
-                images.append((data, decode(data, max_pixels=max_pixels)))
-            except InputError as error:
-                raise WrongRequest(str(error).splitlines()[0], f"input[{i}]") from error
+    for i, data in files.items():
+        with told_of(i):
+            images.append(decode(data))
     return images
 
 
-def _bytes(url: str) -> bytes:
+@contextmanager
+def told_of(place: int) -> Iterator[None]:
+    """Say of what goes wrong which element of the request it is about."""
+    try:
+        yield
+    except WrongRequest:
+        raise
+    except InputError as error:
+        raise WrongRequest(str(error).splitlines()[0], f"input[{place}]") from error
+
+
+def is_remote(url: str) -> bool:
+    """Tell whether an image lies elsewhere.
+
+    >>> is_remote("https://example.org/a.png"), is_remote("data:image/png;base64,AAAA"), is_remote("AAAA")
+    (True, False, False)
+    """
+    return re.match(r"\s*https?:", url[:64], re.I) is not None
+
+
+def bytes_of(url: str) -> bytes:
     """Return what a `data:` URL holds, whatever it says its kind is, or what bare base64 does."""
     scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]*):", url[:64])
     if scheme is None:

@@ -1,6 +1,7 @@
 """What a client is told when it gets no answer: OpenAI's shape of an error, in words for a person, on every route."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -11,8 +12,10 @@ from tilth.extras import optional
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
+    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger("tilth.serve")
+HEARD_OUT, HEARD_OUT_S = 256 * 2**20, 10  # bytes, and seconds
 NO_HTTP = "this is no HTTP/1.1 that can be read, or a body of another length than it says; the server speaks plain HTTP, without TLS"
 
 
@@ -23,7 +26,14 @@ def request_id(request: "Request") -> str:
 
 
 def refusal(
-    status: int, message: str, id_: str, *, param: str = "", code: str = "", headers: dict[str, str] | None = None
+    status: int,
+    message: str,
+    id_: str,
+    *,
+    param: str = "",
+    code: str = "",
+    headers: dict[str, str] | None = None,
+    unread: bool = False,
 ) -> "Response":
     """Make the answer to a request that is not worked on, and note it in the log.
 
@@ -34,11 +44,34 @@ def refusal(
         param: The part of the body that is wrong, if one is.
         code: The reason for programs, if there is one.
         headers: Beside the request's id.
+        unread: Whether a body may still be coming. The answer is sent at once, but many clients hear nothing while they send: they
+            are heard out for a while afterwards, and nothing of it is kept.
     """
     from fastapi.responses import JSONResponse
+    from starlette.datastructures import Headers
+
+    class HeardOut(JSONResponse):
+        async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self.body, "more_body": True})
+            if "expect" not in Headers(scope=scope):  # else the client waits for a word before it sends anything
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HEARD_OUT_S):
+                        await _hear_out(receive)
+            await send({"type": "http.response.body", "body": b""})
 
     log.info("id=%s status=%d", id_, status)
-    return JSONResponse(_shape(status, message, param, code), status, headers={**(headers or {}), "x-request-id": id_})
+    answer = HeardOut if unread else JSONResponse
+    return answer(_shape(status, message, param, code), status, headers={**(headers or {}), "x-request-id": id_})
+
+
+async def _hear_out(receive: "Receive") -> None:
+    came = 0
+    while came < HEARD_OUT:
+        message = await receive()
+        came += len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
 
 
 def _shape(status: int, message: str, param: str = "", code: str = "") -> dict[str, Any]:
@@ -72,7 +105,7 @@ def refuse_elsewhere(app: "FastAPI") -> None:
     routes = ", ".join(
         f"{'/'.join(sorted(methods))} {path}"
         for path, methods in ((r.path, getattr(r, "methods", None)) for r in app.routes if hasattr(r, "path"))
-        if methods and path.startswith(("/v1", "/health"))
+        if methods and path.startswith(("/v1", "/healthz", "/readyz", "/metrics"))
     )
 
     @app.exception_handler(HTTPException)

@@ -63,6 +63,21 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Case:
+    """An image that Stage 1 leaves open.
+
+    Args:
+        screen: What Stage 1 says of it.
+        text: The words in it; empty until they are read, or when there are none.
+        timings_ms: As of a verdict.
+    """
+
+    screen: Screen
+    text: str = ""
+    timings_ms: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Moderator:
     """Both stages as one; safe to share between threads.
 
@@ -96,29 +111,46 @@ class Moderator:
 
     def moderate(self, images: Sequence[Image]) -> list[Verdict]:
         """Judge images `(h, w, 3)` of any size; a batch gives what its images give one by one, up to rounding."""
+        seen = self.see(images)
+        cases = [self.read(image, one) for image, one in zip(images, seen, strict=True) if isinstance(one, Case)]
+        judged = iter(self.judge(cases))
+        return [next(judged) if isinstance(one, Case) else one for one in seen]
+
+    def see(self, images: Sequence[Image]) -> list[Verdict | Case]:
+        """Let Stage 1 look: its verdict on each image, or a case for Stage 2, whose words nobody has read yet."""
         if not images:
             return []
         began = self.clock()
         screens = self.stage1(images)
-        stage1_ms = 1000 * (self.clock() - began) / len(images)
+        timings = {"stage1": 1000 * (self.clock() - began) / len(images)}
         if self.stage2 is None or self.reader is None:
-            return [self._verdict(s, s.scores, 1, "no second stage", {"stage1": stage1_ms}) for s in screens]
-        verdicts: list[Verdict | None] = [self._clear_case(screen, stage1_ms) for screen in screens]
-        open_cases = [i for i, verdict in enumerate(verdicts) if verdict is None]
-        texts, ocr_ms = [], []
-        for i in open_cases:
-            began = self.clock()
-            texts.append(self.reader(images[i]))
-            ocr_ms.append(1000 * (self.clock() - began))
-        written = [(i, text) for i, text in zip(open_cases, texts, strict=True) if text]
+            return [self._verdict(screen, screen.scores, 1, "no second stage", timings) for screen in screens]
+        return [
+            self._clear_case(screen, timings["stage1"]) or Case(screen=screen, timings_ms=timings) for screen in screens
+        ]
+
+    def read(self, image: Image, case: Case) -> Case:
+        """Read the words of an image that Stage 1 left open."""
         began = self.clock()
-        judged = self.stage2([screens[i] for i, _ in written], [text for _, text in written])
+        text = self.reader(image) if self.reader else ""
+        return replace(case, text=text, timings_ms={**case.timings_ms, "ocr": 1000 * (self.clock() - began)})
+
+    def judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        """Judge cases whose words were read; the language model is asked about those that have some."""
+        written = [case for case in cases if case.text]
+        began = self.clock()
+        asked = self.stage2([case.screen for case in written], [c.text for c in written]) if self.stage2 else []
         language_ms = 1000 * (self.clock() - began) / max(1, len(written))
-        chances = {i: one for (i, _), one in zip(written, judged, strict=True)}
-        for i, text, read_ms in zip(open_cases, texts, ocr_ms, strict=True):
-            timings = {"stage1": stage1_ms, "ocr": read_ms, "language": language_ms if text else 0.0}
-            verdicts[i] = self._judged_case(screens[i], text, chances.get(i, {}), timings)
-        return [verdict for verdict in verdicts if verdict is not None]
+        chances = iter(asked)
+        return [
+            self._judged_case(
+                case.screen,
+                case.text,
+                next(chances) if case.text else {},
+                {**case.timings_ms, "language": language_ms if case.text else 0.0},
+            )
+            for case in cases
+        ]
 
     @property
     def signposts(self) -> tuple[str, ...]:
@@ -131,8 +163,8 @@ class Moderator:
         known = self.stage2.labels if self.stage2 else ()
         return tuple(category.name for category in self.policy.written if category.name in known)
 
-    def moderate_texts(self, texts: Sequence[str]) -> list[Verdict]:
-        """Judge texts that come without an image, as if they stood on a board that fills one.
+    def check_texts(self) -> Stage2:
+        """Return what judges texts that come without an image.
 
         Raises:
             InputError: This policy, or its bundle, judges images alone.
@@ -140,12 +172,21 @@ class Moderator:
         if self.stage2 is None or not self.judged_in_texts:
             what = "has no language model" if self.stage2 is None else "has no category that words alone decide"
             raise InputError(f"texts are not judged here, as the bundle {what}; send images")
+        return self.stage2
+
+    def moderate_texts(self, texts: Sequence[str]) -> list[Verdict]:
+        """Judge texts that come without an image, as if they stood on a board that fills one.
+
+        Raises:
+            InputError: This policy, or its bundle, judges images alone.
+        """
+        stage2 = self.check_texts()
         if not texts:
             return []
         boxes = tuple(Found(category=name, box_xyxy=(0, 0, 1, 1), score=1.0) for name in self.signposts[:1])
         board = Screen(scores=dict.fromkeys(self.signposts[:1], 1.0), boxes=boxes)
         began = self.clock()
-        judged = self.stage2([board] * len(texts), texts)
+        judged = stage2([board] * len(texts), texts)
         timings = {"language": 1000 * (self.clock() - began) / len(texts)}
         blank = Screen(scores={})
         found = [{name: one[name] for name in self.judged_in_texts} for one in judged]

@@ -11,15 +11,29 @@ import numpy as np
 import uvicorn
 
 from tilth.images import encode_png
+from tilth.runtime.serving.admission import Limits, Tokens
+from tilth.runtime.serving.app import make_app
+from tilth.runtime.serving.desk import Batching, Desk
 from tilth.runtime.serving.doubts import Doubts
-from tilth.runtime.serving.server import make_app, on_the_wire
+from tilth.runtime.serving.remote import Remote
+from tilth.runtime.serving.server import on_the_wire
 from tilth.runtime.stages.cascade import Moderator
 
 
 @contextmanager
-def running(moderator: Moderator, doubts: Doubts | None = None, **options: int) -> Iterator[httpx.Client]:
+def running(
+    moderator: Moderator | None,
+    doubts: Doubts | None = None,
+    *,
+    batching: Batching | None = None,
+    tokens: Tokens | None = None,
+    remote: Remote | None = None,
+    **limits: float,
+) -> Iterator[httpx.Client]:
+    """A server in a thread, and a client of it; `client.desk` is what works inside."""
+    desk = Desk(moderator, doubts, limits=Limits(**limits), batching=batching, remote=remote)  # type: ignore[arg-type]
     config = uvicorn.Config(
-        make_app(moderator, doubts, **options), host="127.0.0.1", port=0, log_level="warning", **on_the_wire()
+        make_app(desk, tokens=tokens), host="127.0.0.1", port=0, log_level="warning", **on_the_wire()
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -29,6 +43,7 @@ def running(moderator: Moderator, doubts: Doubts | None = None, **options: int) 
             time.sleep(0.02)
         port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
+            client.desk = desk  # type: ignore[attr-defined]
             yield client
     finally:
         server.should_exit = True

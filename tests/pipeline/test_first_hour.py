@@ -94,7 +94,7 @@ def test_the_lines_of_the_pages_lead_from_photographs_to_a_served_bundle(here: P
         url = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
-                httpx.get(f"{url}/health").raise_for_status()
+                httpx.get(f"{url}/readyz").raise_for_status()
                 break
             except httpx.HTTPError:
                 assert server.poll() is None, "the server ended"

@@ -113,7 +113,7 @@ def test_a_server_of_the_champion_goes_on_with_the_next_one(tmp_path: Path) -> N
     champion = Champion(tmp_path / "champion")
     champion.promote(one, time=NOW)
     code = (
-        "import sys; from pathlib import Path; from tilth.runtime.serving import server; server.FOLLOW_S = 0.1; "
+        "import sys; from pathlib import Path; from tilth.runtime.serving import app, server; app.FOLLOW_S = 0.1; "
         "server.serve(Path(sys.argv[1]), port=int(sys.argv[2]))"
     )
     with socket.socket() as free:
@@ -128,7 +128,7 @@ def test_a_server_of_the_champion_goes_on_with_the_next_one(tmp_path: Path) -> N
             def serves(name: str) -> bool:
                 for _ in range(300):
                     try:
-                        if client.get("/health").json()["model"] == name:
+                        if client.get("/readyz").json().get("model") == name:
                             return True
                     except httpx.TransportError:
                         pass
@@ -147,7 +147,7 @@ def test_a_server_of_the_champion_goes_on_with_the_next_one(tmp_path: Path) -> N
             (champion.folder / "next").symlink_to(f"bundles/0002-{digest_of(two)}")
             (champion.folder / "next").replace(champion.folder / "bundle")
             time.sleep(1)
-            assert client.get("/health").json()["model"] == load_bundle(broken).name, "it stays with what it has"
+            assert client.get("/readyz").json()["model"] == load_bundle(broken).name, "it stays with what it has"
     finally:
         process.terminate()
         said = process.communicate(timeout=30)[1]
