@@ -24,7 +24,7 @@ from tilth.runtime.bundles.settings import CLEAR_BELOW
 from tilth.runtime.bundles.tune import tune
 from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.stage1 import Floats, Prepare
-from tilth.runtime.stages.template import LETTERS, SAFE, VERSION
+from tilth.runtime.stages.template import DEFINED, LETTERS, SAFE
 from tilth.train.artifacts.artifact import About, read_about
 
 COMPARED = 8  # images by which a graph is held to its model
@@ -121,7 +121,7 @@ class Package:
         reads = self.language_model if work.policy.written else ""
         if reads:
             place = models.locate(reads)
-            export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), VERSION))
+            export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), DEFINED))
         served = self._served(work)
         policy = yaml.safe_dump(
             served.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True),

@@ -25,7 +25,7 @@ from tilth.errors import InputError, ModelError, TilthError
 from tilth.extras import optional
 from tilth.fusion import finite, fusions
 from tilth.images import Image
-from tilth.policy import load_policy
+from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.settings import (
     CLEAR_BELOW,
     ClassifierSettings,
@@ -40,7 +40,7 @@ from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.graphs import REFERENCE, Graph, open_graph
 from tilth.runtime.stages.reading import Reader
 from tilth.runtime.stages.stage1 import Classifier, Detector, Prepare, Stage1
-from tilth.runtime.stages.stage2 import Stage2
+from tilth.runtime.stages.stage2 import Stage2, read_once
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -148,7 +148,7 @@ def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True) -> Modera
     moderator = Moderator(
         policy=policy,
         stage1=stage1,
-        stage2=_stage2(folder, verdict, threads) if verdict else None,
+        stage2=_stage2(folder, policy, verdict, threads) if verdict else None,
         reader=Reader(threads=threads) if verdict else None,
         clear_below=manifest.clear_below,
         name=f"{policy.policy}-v{policy.version}@{digest_of(folder)}",
@@ -205,7 +205,7 @@ def _noise() -> Image:
     return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
-def _stage2(folder: Path, verdict: VerdictSettings, threads: int) -> Stage2:
+def _stage2(folder: Path, policy: Policy, verdict: VerdictSettings, threads: int) -> Stage2:
     with optional():
         from tokenizers import Tokenizer
     try:
@@ -216,12 +216,22 @@ def _stage2(folder: Path, verdict: VerdictSettings, threads: int) -> Stage2:
         raise ModelError(
             f"{folder}/tokenizer.json: lacks the label tokens {', '.join(absent)} of verdict.json; package it again"
         )
+    keeps = verdict.past_shape is not None
+    inputs, outputs = ({"ids", "mask", "past"}, {"logits", "kept"}) if keeps else ({"ids", "mask"}, {"logits"})
+    session = open_graph(folder / "verdict.onnx", inputs, outputs, threads=threads)
+    try:
+        shared = read_once(session, tokenizer, verdict.rules(policy), verdict.after, verdict.past_shape)
+    except TilthError as error:
+        raise ModelError(f"{folder}/{error}") from error
+    except Exception as error:
+        raise ModelError(f"{folder}/verdict.onnx: cannot be asked: {str(error).splitlines()[0][:200]}") from error
     return Stage2(
-        session=open_graph(folder / "verdict.onnx", {"ids", "mask"}, {"logits"}, threads=threads),
+        session=session,
         tokenizer=tokenizer,
         labels=verdict.labels,
         max_tokens=verdict.max_tokens,
         padding=verdict.padding,
+        shared=shared,
     )
 
 

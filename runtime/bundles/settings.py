@@ -51,13 +51,32 @@ class DetectorSettings(_Pixels):
 
 
 class VerdictSettings(_Settings):
-    """`verdict.json`."""
+    """`verdict.json`.
+
+    Args:
+        template_version: Of the prompt.
+        labels: The verdicts, by the first of the label tokens.
+        label_token_ids: Tokens that the graph answers with; a model off the shelf has one for every letter.
+        max_tokens: Longest prompt.
+        padding: Side on which shorter prompts are filled.
+        before: What a chat begins with.
+        after: What comes between the prompt and the answer.
+        past_shape: Layers times two, heads and width of what the graph keeps of the rules; None for one that keeps nothing.
+    """
 
     template_version: int
     labels: tuple[str, ...] = Field(min_length=2)
     label_token_ids: tuple[int, ...]
     max_tokens: int = Field(ge=16)
     padding: Literal["left", "right"]
+    before: str = ""
+    after: str = ""
+    past_shape: tuple[int, int, int] | None = None
+
+    def rules(self, policy: Policy) -> str:
+        """Write what every prompt begins with."""
+        means = {category.name: category.definition for category in policy.categories}
+        return self.before + template.rules(self.labels, means if self.template_version == template.DEFINED else None)
 
 
 class Manifest(_Settings):
@@ -95,9 +114,10 @@ def check_agreement(
     """Report everything in which the files of a bundle contradict each other."""
     wrong = []
     verdicts = verdict.labels if verdict else ()
-    if verdict and verdict.template_version != template.VERSION:
-        wrong.append(f"verdict.json: template {verdict.template_version}, this runtime writes {template.VERSION}")
-    if verdict and len(verdict.labels) != len(verdict.label_token_ids):
+    if verdict and verdict.template_version not in template.VERSIONS:
+        known = " and ".join(map(str, template.VERSIONS))
+        wrong.append(f"verdict.json: template {verdict.template_version}, this runtime writes {known}")
+    if verdict and len(verdict.labels) > len(verdict.label_token_ids):
         wrong.append(f"verdict.json: {len(verdict.labels)} labels but {len(verdict.label_token_ids)} label_token_ids")
     if verdict and len(verdict.labels) > len(template.LETTERS):
         wrong.append(

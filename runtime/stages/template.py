@@ -1,17 +1,19 @@
 """Stage 1's output and the words in the image become one prompt; this is all that Stage 2's language model ever sees.
 
-A model is trained, or chosen, for a version of the template, and its bundle says which. Changing a word means raising
-`VERSION`. The answer is one token, a letter, so that any instruction-tuned language model can be asked the same way.
+A prompt is the rules, which are the same for every image of a bundle, and the case. A model is trained, or chosen, for a version of the
+template, and its bundle says which: 1 names the rules, as the starter's miniature was taught, 2 also says what each means in the words of
+the policy, for any instruction-tuned model. Changing a word means another version. The answer is one token, a letter.
 """
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tilth.errors import InputError
 from tilth.runtime.stages.stage1 import Found, Screen
 
-VERSION = 1
+NAMED, DEFINED = 1, 2
+VERSIONS = (NAMED, DEFINED)
 SAFE = "safe"
 LETTERS = string.ascii_uppercase
 MENTIONED = 0.05  # scores below it are not worth a word
@@ -19,33 +21,51 @@ MAX_BOXES = 6
 LEVELS = ((0.9, "certain"), (0.6, "likely"), (0.3, "doubtful"), (0.0, "unlikely"))
 
 
-def render(screen: Screen, text: str, labels: Sequence[str]) -> str:
-    """Write the prompt for one image.
+def rules(labels: Sequence[str], definitions: Mapping[str, str] | None = None) -> str:
+    r"""Write the part of the prompt that is the same for every image.
 
     Args:
-        screen: What Stage 1 says.
-        text: The words in the image; empty when there are none.
         labels: The verdicts to choose from; the answer is the letter of one.
+        definitions: What they mean, which makes it template 2; template 1 when None.
 
     Raises:
         InputError: There are more labels than letters.
 
-    >>> print(render(Screen(scores={"knife": 0.354, "dice": 0.01}), "MIND THE STEPS", ["safe", "knife", "dice"]))
-    Rules: A safe; B knife; C dice.
+    >>> print(rules(["safe", "knife"]), end="")
+    Rules: A safe; B knife.
+    >>> print(rules(["safe", "knife"], {"knife": "A blade that is\n no tool."}), end="")
+    An image is judged by this policy. You cannot see it; you are told what was found in it.
+    A safe: no other rule applies.
+    B knife: A blade that is no tool.
+    """
+    if len(labels) > len(LETTERS):
+        raise InputError(f"a verdict is one letter, so there can be at most {len(LETTERS)} labels, got {len(labels)}")
+    lettered = list(zip(LETTERS, labels, strict=False))
+    if definitions is None:
+        return f"Rules: {'; '.join(f'{letter} {label}' for letter, label in lettered)}.\n"
+    told = {SAFE: "no other rule applies.", **definitions}
+    lines = "".join(f"{letter} {label}: {' '.join(told[label].split())}\n" for letter, label in lettered)
+    return f"An image is judged by this policy. You cannot see it; you are told what was found in it.\n{lines}"
+
+
+def case(screen: Screen, text: str) -> str:
+    """Write the part of the prompt that is about one image.
+
+    Args:
+        screen: What Stage 1 says.
+        text: The words in the image; empty when there are none.
+
+    >>> print(case(Screen(scores={"knife": 0.354, "dice": 0.01}), "MIND THE STEPS"))
     Classifier: knife doubtful 35%.
     Detector: nothing.
     Text: "MIND THE STEPS"
     Which rule applies? Words come first. Answer with its letter:
     """
-    if len(labels) > len(LETTERS):
-        raise InputError(f"a verdict is one letter, so there can be at most {len(LETTERS)} labels, got {len(labels)}")
-    rules = "; ".join(f"{letter} {label}" for letter, label in zip(LETTERS, labels, strict=False))
     ranked = sorted(screen.scores.items(), key=lambda pair: -pair[1])
     scores = [f"{label} {level(score)}" for label, score in ranked if score >= MENTIONED]
     boxes = [_box(found, screen.size_wh) for found in screen.boxes[:MAX_BOXES]]
     said = clean(text)
     return (
-        f"Rules: {rules}.\n"
         f"Classifier: {', '.join(scores) or 'nothing'}.\n"
         f"Detector: {', '.join(boxes) or 'nothing'}.\n"
         f"Text: {f'{chr(34)}{said}{chr(34)}' if said else 'none'}\n"

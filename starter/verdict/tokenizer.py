@@ -12,7 +12,7 @@ from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
 from tilth.runtime.stages.stage1 import Found, Screen
-from tilth.runtime.stages.template import LEVELS, render
+from tilth.runtime.stages.template import LEVELS, case, rules
 from tilth.starter.world.texts import signs
 
 PAD, START, UNKNOWN = "<pad>", "<s>", "<unk>"
@@ -23,7 +23,8 @@ _PREPARE = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(),
 def vocabulary(labels: Sequence[str]) -> list[str]:
     """List the tokens by id: special ones, characters, numbers up to 100, words of the prompt, words of the signs."""
     frames = " ".join(
-        render(Screen(scores={"safe": low}, boxes=(Found(category="text_area", box_xyxy=box, score=low),)), "", labels)
+        rules(labels)
+        + case(Screen(scores={"safe": low}, boxes=(Found(category="text_area", box_xyxy=box, score=low),)), "")
         for low, _ in LEVELS
         for box in ((0, 0, 0.1, 0.1), (0, 0, 1, 1), (0.7, 0.7, 1, 1))
     )

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tilth.engine.fit import fit
-from tilth.runtime.stages.template import LETTERS, VERSION, render
+from tilth.runtime.stages.template import LETTERS, NAMED, case, rules
 from tilth.starter.verdict.cases import LABELS, WRITTEN, Case, draw_case
 from tilth.starter.verdict.tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
 
@@ -46,7 +46,7 @@ def build(tokens: int, pad: int, start: int) -> LlamaForCausalLM:
 
 def encode(tokenizer: Tokenizer, cases: list[Case]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return right-padded token ids `(n, t)` and each prompt's last position `(n,)`."""
-    rows = [code.ids for code in tokenizer.encode_batch([render(case.screen, case.text, LABELS) for case in cases])]
+    rows = [code.ids for code in tokenizer.encode_batch([rules(LABELS) + case(one.screen, one.text) for one in cases])]
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[tokenizer.token_to_id(PAD)] * (longest - len(row))] for row in rows])
     return ids, torch.tensor([len(row) - 1 for row in rows])
@@ -130,7 +130,7 @@ def train(out: Path, work: Path, device: str, steps: int | None) -> dict[str, fl
     )
     model.half().save_pretrained(made)
     described = {
-        "template_version": VERSION, "labels": list(LABELS), "label_token_ids": letters, "max_tokens": MAX_TOKENS,
+        "template_version": NAMED, "labels": list(LABELS), "label_token_ids": letters, "max_tokens": MAX_TOKENS,
         "padding": "right",
     }  # fmt: skip
     (made / "verdict.json").write_text(json.dumps(described, indent=2) + "\n")

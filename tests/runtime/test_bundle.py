@@ -117,7 +117,8 @@ def test_a_graph_of_another_shape_is_refused(bundle: Path) -> None:
     shutil.copy(bundle / "verdict.onnx", bundle / "classifier.onnx")
     seal(bundle)
     with pytest.raises(
-        ModelError, match=r"classifier\.onnx: expected inputs or outputs \['pixels'\], the graph has \['ids', 'mask'\]"
+        ModelError,
+        match=r"classifier\.onnx: expected inputs or outputs \['pixels'\], the graph has \['ids', 'mask', 'past'\]",
     ):
         load_bundle(bundle)
     (bundle / "classifier.onnx").write_bytes(b"not a graph")

@@ -106,15 +106,15 @@ def export_detector(folder: Path, out: Path, pixels: Pixels | None = None) -> Pa
 
 
 def verdict_settings(folder: Path, labels: Sequence[str], template_version: int) -> dict[str, Any]:
-    """Say how a language model answers: by its own `verdict.json`, or, for a model off the shelf, by the first letters.
+    """Say how a language model answers: by its own `verdict.json`, or, for a model off the shelf, by letters.
 
     Args:
         folder: The model.
-        labels: The verdicts to choose from, if the model does not say.
-        template_version: Of the prompt that it will get, if the model does not say.
+        labels: The verdicts.
+        template_version: Of the prompt.
 
     Raises:
-        ModelError: The model has no tokenizer, or cuts a letter into several tokens.
+        ModelError: The tokenizer is absent, cuts the letters up, or writes chats in which the prompt is not to be found.
     """
     own = folder / "verdict.json"
     if own.exists():
@@ -125,24 +125,51 @@ def verdict_settings(folder: Path, labels: Sequence[str], template_version: int)
     if not path.exists():
         raise ModelError(f"{folder}: no tokenizer.json; the runtime reads prompts with it")
     tokenizer = Tokenizer.from_file(str(path))
-    tokens = []
-    for letter in string.ascii_uppercase[: len(labels)]:
-        # after the colon that ends the prompt, most models write a letter with the space before it
-        found = [tokenizer.encode(form, add_special_tokens=False).ids for form in (f" {letter}", letter)]
+    before, after = _chat(folder)
+    tokens: list[int] = []
+    for letter in string.ascii_uppercase:
+        # after the colon that ends a prompt, most models write a letter with the space before it; a turn of a chat begins with the letter
+        forms = (letter, f" {letter}") if after else (f" {letter}", letter)
+        found = [tokenizer.encode(form, add_special_tokens=False).ids for form in forms]
         single = next((ids[0] for ids in found if len(ids) == 1), None)
         if single is None or single in tokens:  # all letters that it does not know are one token
-            raise ModelError(
-                f"{folder}: its tokenizer has no token for the letter {letter}; choose another language model"
-            )
+            break
         tokens.append(single)
+    if len(tokens) < len(labels):
+        letter = string.ascii_uppercase[len(tokens)]
+        raise ModelError(f"{folder}: its tokenizer has no token for the letter {letter}; choose another language model")
     return {
         "template_version": template_version, "labels": list(labels), "label_token_ids": tokens,
-        "max_tokens": MAX_PROMPT_TOKENS, "padding": "left",
+        "max_tokens": MAX_PROMPT_TOKENS, "padding": "left", "before": before, "after": after,
     }  # fmt: skip
+
+
+def _chat(folder: Path) -> tuple[str, str]:
+    """Return what a model's chats begin with, and what stands between a question and the answer; nothing for a model without chats.
+
+    Raises:
+        ModelError: The question cannot be told from the rest.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer, question = AutoTokenizer.from_pretrained(folder), "\ufffcquestion\ufffc"
+    if not getattr(tokenizer, "chat_template", None):
+        return "", ""
+    turns = [{"role": "user", "content": question}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False))
+    before, found, after = text.partition(question)
+    if not found:
+        raise ModelError(
+            f"{folder}: its chat template does not write down what the user says; choose another language model"
+        )
+    return before.removeprefix(tokenizer.bos_token or "\ufffc"), after  # which the tokenizer puts there anyway
 
 
 def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> Path:
     """Write `verdict.onnx`, `verdict.json` and `tokenizer.json` into `out`.
+
+    The graph `ids, mask (n, t), past (2 × layers, heads, p, width) -> logits (n, k), kept (2 × layers, heads, p + t, width)` reads on after
+    what it was given of a shared beginning, and returns what it makes of the first of the n.
 
     Args:
         folder: The model.
@@ -153,7 +180,7 @@ def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> P
         ModelError: The graph does not say the same as the model, or either says what is no number.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, DynamicCache
 
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, attn_implementation="eager"
@@ -165,15 +192,29 @@ def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> P
             super().__init__()
             self.body, self.head = model.model, model.lm_head
 
-        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            places = (mask.cumsum(1) - 1).clamp(min=0)
+        def forward(
+            self, ids: torch.Tensor, mask: torch.Tensor, past: torch.Tensor
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            n, t, p = ids.shape[0], ids.shape[1], past.shape[2]
+            cache = DynamicCache()
+            for layer in range(past.shape[0] // 2):
+                keys, values = (past[2 * layer + i][None].expand(n, -1, -1, -1) for i in (0, 1))
+                cache.update(keys, values, layer)
+            places = torch.arange(t)
+            seen = (places[None, :] <= places[:, None])[None] & (
+                mask[:, None, :] > 0
+            )  # itself and before, and no filling
+            seen = torch.cat([torch.ones(n, t, p, dtype=torch.bool), seen], 2)[:, None]
+            unseen = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
             states = self.body(
-                input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False
-            ).last_hidden_state
-            last = (mask * torch.arange(mask.shape[1])).argmax(1)
+                input_ids=ids, attention_mask=unseen, position_ids=p + (mask.cumsum(1) - 1).clamp(min=0),
+                past_key_values=cache, use_cache=True,
+            ).last_hidden_state  # fmt: skip
+            last = (mask * places).argmax(1)
             chosen = states.gather(1, last[:, None, None].expand(-1, 1, states.shape[2]))[:, 0]
             bias = None if self.head.bias is None else self.head.bias[labels]
-            return torch.nn.functional.linear(chosen, self.head.weight[labels], bias)  # and of no other word
+            logits = torch.nn.functional.linear(chosen, self.head.weight[labels], bias)  # and of no other word
+            return logits, torch.stack([each[0] for one in cache.layers for each in (one.keys, one.values)])
 
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(rng.integers(3, model.config.vocab_size, (3, 24)))
@@ -182,22 +223,39 @@ def export_language_model(folder: Path, out: Path, told: Mapping[str, Any]) -> P
         mask[1, :7] = 0
     else:
         mask[1, 17:] = 0
-    path = _export(Verdict(), {"ids": ids, "mask": mask}, ["logits"], out / "verdict.onnx", axes={1: "tokens"})
-    (out / "verdict.json").write_text(json.dumps(told, indent=2) + "\n")
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (2 * config.num_hidden_layers, heads, width)
+    past = 0.1 * torch.randn(shape[0], heads, 5, width, generator=torch.Generator().manual_seed(0))
+    tokens = {0: "n", 1: "tokens"}
+    axes = {"ids": tokens, "mask": tokens, "past": {2: "read"}, "logits": {0: "n"}, "kept": {2: "all"}}
+    given = {"ids": ids, "mask": mask, "past": past}
+    path = _export(Verdict(), given, ["logits", "kept"], out / "verdict.onnx", axes=axes)
+    (out / "verdict.json").write_text(json.dumps({**told, "past_shape": shape}, indent=2) + "\n")
     shutil.copy(folder / "tokenizer.json", out / "tokenizer.json")
     return path
 
 
 def _export(
-    module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, axes: Mapping[int, str] | None = None,
-    *, ordered: bool = True,
+    module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path,
+    axes: Mapping[str, Mapping[int, str]] | None = None, *, ordered: bool = True,
 ) -> Path:  # fmt: skip
-    """Export with a free batch size, then compare with torch on batches of 1 and of all."""
+    """Export with a free batch size, then compare with torch on batches of 1 and of all.
+
+    Args:
+        module: The model.
+        inputs: What both are compared by, by name.
+        outputs: Their names.
+        path: Of the graph.
+        axes: Which axes of inputs and outputs are free; the first of each when None.
+        ordered: Whether the second axis of outputs has an order.
+    """
     import torch
 
     module = module.eval()
     _check_weights(module, path.name)
-    free = {0: "n", **(axes or {})}
+    free = axes or {name: {0: "n"} for name in (*inputs, *outputs)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracers warn of every constant
         torch.onnx.register_custom_op_symbolic(  # type: ignore[attr-defined]  # is not in its `__all__`
@@ -205,11 +263,11 @@ def _export(
         )
         torch.onnx.export(
             module, tuple(inputs.values()), str(path), input_names=list(inputs), output_names=list(outputs),
-            dynamic_axes={**dict.fromkeys(inputs, free), **{name: {0: "n"} for name in outputs}},
+            dynamic_axes=free,
             opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     _in_two_files(path)
-    _compare(module, inputs, outputs, path, ordered)
+    _compare(module, inputs, outputs, path, ordered, [name for name in inputs if 0 in free[name]])
     return path
 
 
@@ -256,7 +314,9 @@ def _check_weights(module: Any, name: str) -> None:
         )
 
 
-def _compare(module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, ordered: bool) -> None:
+def _compare(
+    module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], path: Path, ordered: bool, batched: Sequence[str]
+) -> None:
     """Hold the graph to the model.
 
     The queries of a detector are the best of many proposals; equally good ones come in either order, so they are compared as
@@ -266,8 +326,8 @@ def _compare(module: Any, inputs: Mapping[str, Any], outputs: Sequence[str], pat
     import torch
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for n in (1, len(next(iter(inputs.values())))):
-        some = {name: value[:n] for name, value in inputs.items()}
+    for n in (1, len(inputs[batched[0]])):
+        some = {name: value[:n] if name in batched else value for name, value in inputs.items()}
         with torch.no_grad():
             expected = module(*some.values())
         expected = expected if isinstance(expected, tuple) else (expected,)
