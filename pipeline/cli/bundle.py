@@ -1,4 +1,4 @@
-"""The commands about a bundle on disk: `tilth bundle verify` and `tilth tune`."""
+"""The commands about a bundle on disk: `tilth bundle verify`, `tilth bundle policy` and `tilth tune`."""
 
 import json
 from pathlib import Path
@@ -58,9 +58,26 @@ def tune(
     )
 
 
+def policy(
+    bundle: BundlePath,
+    new: Annotated[Path, typer.Argument(help="The new policy file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+) -> None:
+    """Make a bundle with another policy, without training: other thresholds, and other words where its language model reads definitions."""
+    from tilth.engine.work import utc_now
+    from tilth.runtime.bundles.repolicy import repolicy
+
+    changed = repolicy(bundle, new, out, made=utc_now())
+    say("\n".join([*(changed or ["nothing changed"]), f"{out}: measure it before it is promoted; tilth serve {out}"]))
+
+
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    about = typer.Typer(no_args_is_help=True, help="Check a bundle.")
+    about = typer.Typer(no_args_is_help=True, help="Check a bundle, or give it another policy.")
     app.add_typer(about, name="bundle")
     about.command("verify", epilog="Example: tilth bundle verify runs/starter/bundle")(verify)
+    about.command(
+        "policy",
+        epilog="Example: tilth bundle policy runs/starter/bundle configs/policies/starter.yaml --out runs/bundle-2",
+    )(policy)
     app.command(epilog="Example: tilth tune runs/starter/bundle photo.jpg")(tune)

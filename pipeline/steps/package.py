@@ -166,7 +166,7 @@ def _pixels(model: Path, images: Sequence[Image]) -> Floats | None:
     """Prepare some images for a model; None when there are too few to compare by."""
     about = read_about(model)
     (r, g, b), (x, y, z) = about.mean, about.std
-    way = Prepare(size_wh=(about.side, about.side), mean=(r, g, b), std=(x, y, z))
+    way = Prepare(size_wh=(about.side, about.side), mean=(r, g, b), std=(x, y, z), keep_aspect=about.keep_aspect)
     return way(images[:COMPARED]) if len(images) > 1 else None
 
 

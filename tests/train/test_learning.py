@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from chat_model import chat_model
 from detector_families import FAMILIES, SIDE, build
 from places import ROOT
 
@@ -602,28 +603,6 @@ def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> No
         verdict_settings(folder, known["labels"], 1)
 
 
-CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-
-
-def chat_model(folder: Path) -> Path:
-    """Write a miniature Qwen with grouped heads, a tokenizer of bytes and a chat template, as the hub has its kind."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<|im_start|>", "<|im_end|>"])
-    fast.chat_template = CHAT
-    fast.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 def test_a_chat_model_reads_the_policy_once_and_answers_as_if_it_read_all_anew(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -663,6 +642,7 @@ def test_a_chat_model_reads_the_policy_once_and_answers_as_if_it_read_all_anew(t
         with torch.no_grad():
             logits = model(torch.tensor([[*shared.begins, *own]])).logits[0, -1, list(told.label_token_ids[:3])]
         assert np.abs(np.array(list(said.values())) - logits.softmax(0).numpy()).max() < 1e-4
+    assert np.abs(np.array(list(found[0].values())) - np.array(list(found[1].values()))).max() > 0.01, "words decide"
     plain = tokenizer.apply_chat_template(
         [{"role": "user", "content": rules(labels, means) + case(screen, texts[0])}], add_generation_prompt=True, tokenize=True,
     )  # fmt: skip

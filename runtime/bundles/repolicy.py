@@ -1,0 +1,144 @@
+"""Change the policy of a bundle without training: what words mean is text that the language model reads, thresholds are numbers.
+
+What is pictured was learned, so those categories stay; their thresholds, severities and names for people may change. What is written may
+change, come and go, where the language model reads definitions and was not taught a list of categories.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from tilth.claims import Json
+from tilth.data.files import folder_beside
+from tilth.errors import InputError
+from tilth.policy import Policy, load_policy
+from tilth.runtime.bundles.bundle import MANIFEST, UNSEALED, digest_of, in_use, load_bundle, seal, verify
+from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings
+from tilth.runtime.stages.template import DEFINED, SAFE
+
+CARD = "README.md"
+
+
+def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
+    """Make a bundle with another policy of the models of one that there is.
+
+    Args:
+        folder: The bundle, or a champion.
+        policy: The new policy file.
+        out: Folder of the new bundle, which must not be there.
+        made: When, for its manifest.
+
+    Returns:
+        What changed, a line each.
+
+    Raises:
+        InputError: The models do not know the policy's categories, or `out` is there.
+        ModelError: The bundle was changed since it was sealed.
+    """
+    folder = in_use(folder)
+    if out.exists():
+        raise InputError(f"{out} is there already; name another --out")
+    manifest = verify(folder)
+    before, after = load_policy(folder / "policy.yaml"), load_policy(policy)
+    _check(folder, before, after)
+    told = json.loads((folder / MANIFEST).read_text())
+    facts: dict[str, Json] = {
+        key: value for key, value in told.items() if key not in ("format", "clear_below", "files")
+    }
+    was = f"{before.policy}-v{before.version}@{digest_of(folder)}"
+    lowest = min((c.review_above for c in after.pictured), default=1.0)
+    changed = _changes(before, after)
+    with folder_beside(out) as partial:
+        partial.mkdir(parents=True)
+        for name in manifest.files:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / name, partial / name)
+        served = after.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True)
+        text = yaml.safe_dump(served, sort_keys=False, allow_unicode=True)
+        (partial / "policy.yaml").write_text(text, encoding="utf-8")
+        if (folder / "verdict.json").is_file():
+            verdict = json.loads((folder / "verdict.json").read_text())
+            if verdict["template_version"] == DEFINED:
+                verdict["labels"] = [SAFE, *(c.name for c in after.categories if not c.is_signpost)]
+            (partial / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n")
+        if (partial / CARD).exists():
+            _say_so(partial / CARD, f"{after.policy} v{after.version}", was)
+        seal(
+            partial,
+            clear_below=min(manifest.clear_below, lowest),
+            facts={**facts, "made": made, "policy_instead_of": was, "policy_changes": [*changed]},
+        )
+        try:
+            load_bundle(partial, tuned=False)  # which asks each model once
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
+    for name in UNSEALED - {MANIFEST}:
+        if (folder / name).is_file():  # it measured the same graphs
+            shutil.copy(folder / name, out / name)
+    return changed
+
+
+def _check(folder: Path, before: Policy, after: Policy) -> None:
+    """Refuse what no text can change.
+
+    Raises:
+        InputError: All of it is listed.
+    """
+    known = read_settings(folder / "classifier.json", ClassifierSettings).labels
+    wrong = [f"{name} is pictured and no model learned it; train with it" for name in
+             (c.name for c in after.pictured) if name not in known]  # fmt: skip
+    wrong += [
+        f"the models find {name}, which the policy lacks; keep it, with review_above: 1 and block_above: 1 where nobody should look"
+        for name in known
+        if name not in after.names
+    ]
+    written = [category.name for category in after.written]
+    if not (folder / "verdict.json").is_file():
+        wrong += [f"{name} is decided by words, and this bundle has no language model" for name in written]
+    else:
+        verdict = read_settings(folder / "verdict.json", VerdictSettings)
+        if verdict.template_version != DEFINED:
+            taught = f"its language model was taught {', '.join(verdict.labels)} and reads no definitions"
+            wrong += [
+                f"{name}: {taught}; package with another language_model"
+                for name in written
+                if name not in verdict.labels
+            ]
+            wrong += [f"{n} is missing: {taught}" for n in verdict.labels if n not in (SAFE, *after.names)]
+            means = {c.name: c.definition for c in before.categories}
+            wrong += [
+                f"{c.name} means something else now: {taught}; package with another language_model"
+                for c in after.written
+                if c.name in means and means[c.name] != c.definition
+            ]
+        elif (most := len(verdict.label_token_ids) - 1) < len([c for c in after.categories if not c.is_signpost]):
+            wrong.append(f"the language model tells at most {most} categories apart; leave some out")
+    if wrong:
+        raise InputError("\n".join(wrong))
+
+
+def _changes(before: Policy, after: Policy) -> list[str]:
+    """Say what the new policy changes."""
+    told = [f"{name} is gone" for name in before.names if name not in after.names]
+    for category in after.categories:
+        if category.name not in before.names:
+            told.append(f"{category.name} is new")
+            continue
+        old, new = before[category.name].model_dump(), category.model_dump()
+        told += [
+            f"{category.name}: {key} is now {new[key]!r}, was {old[key]!r}"
+            for key in ("definition", "severity", "review_above", "block_above", "evidence")
+            if old[key] != new[key]
+        ]
+    return told
+
+
+def _say_so(card: Path, policy: str, was: str) -> None:
+    """Write into a model card that its numbers are of another policy, below what Hugging Face reads."""
+    text = card.read_text(encoding="utf-8")
+    head, mark, rest = text.partition("\n---\n") if text.startswith("---\n") else ("", "", text)
+    note = f"\n> The policy was changed to {policy} without training or measuring; what follows was measured with {was}.\n\n"
+    card.write_text(head + mark + note + rest.lstrip("\n"), encoding="utf-8")
