@@ -12,6 +12,7 @@ from tilth.engine.recipe import load_recipe
 from tilth.errors import InputError
 from tilth.pipeline import forward
 from tilth.pipeline.run import Run
+from tilth.pipeline.steps.retraining import Promote
 from tilth.pipeline.table import step_table
 from tilth.starter.world.files import write_world
 
@@ -92,3 +93,21 @@ def test_what_is_learned_is_the_same_and_what_is_kept_does_not_grow(
     assert sum(s.labelled_by_people for s in Dataset(data.root).samples(images=False, dropped=True)) > 12 + 4 * (
         NIGHTS - 2
     )
+
+
+def test_what_a_bundle_was_made_from_that_can_be_put_into_use_again_is_kept(tmp_path: Path) -> None:
+    for name, manifest in (("1", {"dataset_version": 3}), ("2", {"dataset_version": 9}), ("3", {})):
+        (tmp_path / "champion" / "bundles" / name).mkdir(parents=True)
+        (tmp_path / "champion" / "bundles" / name / "bundle.json").write_text(json.dumps(manifest))
+    data = Dataset(tmp_path / "data")
+    for number in range(12):
+        data.commit(str(number), "", ())
+    steps = {"promote": Promote(champion=tmp_path / "champion")}
+    ends = {str(night): number for night, number in enumerate(range(2, 12))}
+    for ends_at, gone, left in (
+        (ends, 2, [*range(3, 13)]),
+        ({n: e + 6 for n, e in ends.items()}, 5, [3, *range(9, 13)]),
+    ):
+        (data.root / forward.ENDS).write_text(json.dumps(ends_at))
+        assert forward.forget(data, "tonight", {}, steps, "now") == (0, gone)
+        assert [version.number for version in data.history()] == left

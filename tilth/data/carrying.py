@@ -172,7 +172,7 @@ def _batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield held
 
 
-def let_go(dataset: Dataset, before: int) -> int:
+def let_go(dataset: Dataset, before: int, but: Collection[int] = ()) -> int:
     """Delete the versions before a number, but tagged ones, and the tables and views that no other names; return how many versions.
 
     A kill leaves tables that the next call deletes.
@@ -180,11 +180,12 @@ def let_go(dataset: Dataset, before: int) -> int:
     Args:
         dataset: Open at its newest version.
         before: A number.
+        but: Numbers of others that stay.
     """
     kept, gone = list[Version](), list[Version]()
-    tagged = set(dataset.tags().values()) | {dataset.at.number}
+    wanted = {*dataset.tags().values(), *but, dataset.at.number}
     for version in dataset.history():
-        (gone if version.number < before and version.number not in tagged else kept).append(version)
+        (gone if version.number < before and version.number not in wanted else kept).append(version)
     note = dataset.root / LETTING_GO
     names = {str(name) for name in json.loads(note.read_text())} if note.exists() else set[str]()
     names |= {ref.name for version in gone for ref in version.tables}
