@@ -122,7 +122,7 @@ class _Part:
         ahead = [(Ahead(self._open(ref)), ref in self.refs) for ref in self._dataset.at.tables]
         for ids in self._dataset.ids(batch_rows=BATCH_ROWS):
             # of all tables, as what is spent in these depends on what others say
-            found = [rows.get(ids, ["claims", "columns", "nested"]) for rows, _ in ahead]
+            found = [rows.get(ids, ["claims", "columns", "nested"] if ours else ["claims"]) for rows, ours in ahead]
             for id_ in ids:
                 rows = [(rows[id_], ours) for rows, (_, ours) in zip(found, ahead, strict=True) if id_ in rows]
                 if any(ours for _, ours in rows):
