@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noise import noise_samples
 from places import POLICY
 
+from tilth.annotate.review.pull import PEOPLE_SAY
 from tilth.data.dataset import Dataset
+from tilth.data.table import result_row
 from tilth.engine.recipe import load_recipe
+from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.pipeline import forward
 from tilth.pipeline.run import Run
 from tilth.pipeline.steps.retraining import Promote
 from tilth.pipeline.table import step_table
+from tilth.samples import Result
 from tilth.starter.world.files import write_world
 
 RECIPE = """
@@ -111,3 +116,23 @@ def test_what_a_bundle_was_made_from_that_can_be_put_into_use_again_is_kept(tmp_
         (data.root / forward.ENDS).write_text(json.dumps(ends_at))
         assert forward.forget(data, "tonight", {}, steps, "now") == (0, gone)
         assert [version.number for version in data.history()] == left
+
+
+def test_what_steps_of_others_left_and_what_people_say_is_left_alone(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "MOST_TABLES", 2)
+    work.add("a", noise_samples(3))
+    ids = [i for some in work.dataset.ids() for i in some]
+    for step, name in (
+        ("look", "look-1"), ("look", "look-2"), ("theirs", "theirs-1"), ("review", f"review{PEOPLE_SAY}x-1"), ("look", "look-3"),
+    ):  # fmt: skip
+        table = work.dataset.table(name)
+        table.append([result_row(i, Result(columns={f"{step}.x": name}), "") for i in ids])
+        work.dataset.attach(step, table, "", "")
+    used = {"look": ["look-3"], "review": [], work.name: [f"{work.name}-a"]}
+    assert forward.forget(work.dataset, "tonight", used, {}, "now") == (2, 0)
+    first, carried, *rest = [ref.name for ref in work.dataset.at.tables]
+    assert [first, *rest] == [f"{work.name}-a", "theirs-1", f"review{PEOPLE_SAY}x-1", "look-3"]
+    assert carried.startswith("carried-")
+    assert [s.columns["look.x"] for s in work.dataset.samples(images=False)] == ["look-3"] * 3
