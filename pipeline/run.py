@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +266,12 @@ class Run:
         if not self.recipe.dataset:
             return self._dataset()
         dataset = open_at_work(self._root, name, f"{self.folder.resolve()} {key}", self._guard)
-        # anew, of all; the version without its older tables is never committed by itself
+        # anew, of all, also of what later steps will decide anew; a version without their older tables is never committed by itself
         if getattr(step, "decides", False):
-            kept = tuple(ref for ref in dataset.at.tables if ref.step != name or ref.adds)
-            dataset.at = replace(dataset.at, tables=kept)
+            names = list(self.recipe.steps)
+            later = {n for n in names[names.index(name) + 1 :] if getattr(self.recipe.steps[n], "decides", False)}
+            old = [ref for ref in dataset.at.tables if not ref.adds]
+            dataset.decide_anew([r for r in old if r.step == name], [r for r in old if r.step in later])
         return dataset
 
     def _do(self, name: str, step: Step, key: str) -> Record:
@@ -329,8 +331,7 @@ class Run:
     def _forget(self) -> None:
         """Let a dataset that outlives its runs not grow with their number; only after one that went through all steps."""
         dataset, used = self._dataset(), {name: record.tables for name, record in self.records.items()}
-        decide = [name for name, step in self.recipe.steps.items() if getattr(step, "decides", False)]
-        tables, versions = forget(dataset, str(self.folder.resolve()), used, decide, utc_now())
+        tables, versions = forget(dataset, str(self.folder.resolve()), used, self.recipe.steps, utc_now())
         self._version = dataset.at.number
         if tables or versions:
             told = f"  {tables} tables of earlier nights carried forward, {versions} old versions let go of"

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -55,6 +55,7 @@ class Import:
             are in the dataset already; the others are left out. An image of the file without boxes shows nothing that the model
             looked for. Read again under this name, they take the place of what it said before.
         optional: The path may be absent, or hold no image, as on a night on which nothing came; then nothing is taken in.
+        each: The path holds folders that are sets of their own, as one a night; what was read once and has not changed is not read again.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Import:
     covers: tuple[str, ...] = ()
     by: str = ""
     optional: bool = False
+    each: bool = False
 
     def __post_init__(self) -> None:
         """Take class numbers as names, and check who speaks."""
@@ -95,6 +97,37 @@ class Import:
             raise InputError(f"covers: the policy has no {', '.join(wrong)}; it has {', '.join(work.policy.names)}")
         if self.optional and not _holds_files(self.path.expanduser()):
             return self._nothing(work)
+        return self._each(work) if self.each else self._take(work)
+
+    def _each(self, work: Work) -> Facts:
+        """Read the folders that were not read before."""
+        root, found = self.path.expanduser(), dict[str, Facts]()
+        names = [name for c in work.policy.categories for name in (c.name, *c.also)]
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and _holds_files(path))
+        if not folders:
+            raise InputError(f"{self.path}: with `each` it must hold folders with images, and there is none")
+        if beside := sum(path.is_file() for path in root.iterdir()):
+            told = f"  {self.path}: {beside} files beside the folders are not read"
+            work.events.emit("note", step=work.name, message=told)
+        for folder in folders:
+            one = replace(self, path=folder, each=False)
+            key = fingerprint(one, inputs_digest(one.inputs()), *sorted(names))
+            name = work.dataset.table(f"{work.name}-{key}").path.stem  # opened, as it is still of use
+            if all(ref.name != name for ref in work.dataset.at.tables):
+                found[folder.name] = one._take(work, key)
+        if not found:
+            return {**self._nothing(work), "read_before": len(folders)}
+        counts = {
+            name: sum(int(str(f.get(name, 0))) for f in found.values()) for name in ("images", "copies", "failed")
+        }
+        return {
+            **counts,
+            "read_before": len(folders) - len(found),
+            "folders": {name: dict(f) for name, f in found.items()},
+        }
+
+    def _take(self, work: Work, key: str = "") -> Facts:
+        """Read everything, into the table of this key if one is given."""
         odd = Oddities()
         path = self.path.expanduser().resolve()
         images = self.images.expanduser().resolve() if self.images else None
@@ -116,7 +149,7 @@ class Import:
         known_formats = ("HEIC",) if reads_heic() else ()
         # a model's labels are asked for again when there are more images to which they may belong
         known_images = [str(work.dataset.count(dropped=True))] if self.by else []
-        key = fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats, *known_images)
+        key = key or fingerprint(self, inputs_digest(self.inputs()), *known_names, *known_formats, *known_images)
         taker = Taker(
             called=called_apart(work.dataset.root, reader.root),
             policy=work.policy,

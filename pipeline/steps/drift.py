@@ -137,7 +137,10 @@ class Drift:
         except InputError:  # made from another dataset
             before = None
         if before is None or before.digest() != made.get("dataset_digest") or not before.count():
-            return {"bundle": folder.name, "reason": "the bundle in use was not made from this dataset"}
+            return {
+                "bundle": folder.name,
+                "reason": "the bundle in use was not made from this dataset, or from a version of it that is gone",
+            }
         rng = np.random.default_rng(work.seed)
         where = "split != 'test' and not made"
         old, n_old = drawn(before.ids(where, dropped=False), self.most, rng)

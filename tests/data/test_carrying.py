@@ -93,8 +93,10 @@ def test_old_versions_are_let_go_of_and_kept_ones_can_be_gone_back_to(work: Work
     nights(work, rng, 2, 4)
     carry(work.dataset, but_last(work), "now")
     kept, whole = work.dataset.at.number, meant(work.dataset)
-    assert let_go(work.dataset, kept) == kept - 2
-    assert let_go(work.dataset, kept) == 0
+    assert let_go(work.dataset, kept, but=[2]) == kept - 3
+    assert let_go(work.dataset, kept, but=[2]) == 0
+    assert work.dataset.checkout(2).count(dropped=True) == 8
+    assert let_go(work.dataset, kept) == 1
     assert [v.number for v in work.dataset.history()] == [first, kept]
     listed = {ref.name for v in work.dataset.history() for ref in v.tables}
     assert {path.stem for path in (work.dataset.root / "results").iterdir()} == listed

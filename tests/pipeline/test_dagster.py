@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from dagster_file import definitions
+from nightly import END
 from places import POLICY, ROOT
 
 from tilth.annotate.review.ledger import Ledger
@@ -18,27 +19,13 @@ RECIPE = """
 recipe: nightly
 policy: {policy}
 dataset: data
-variables: {{max_ece: "1"}}
+variables: {{world: world, champion: champion, max_ece: "1"}}
 steps:
   - import: {{path: world/labelled, format: coco, empty_means: confirmed_empty}}
   - split
   - changed
   - train.classifier: {{steps: 2, batch_size: 4}}
-  - calibrate: {{classifier: train.classifier}}
-  - as: evaluate.champion
-    evaluate_bundle: {{test: world/test, bundle: champion}}
-  - evaluate: {{test: world/test, classifier: train.classifier, against: evaluate.champion}}
-  - gate:
-      old: evaluate.champion
-      old_classifier: evaluate.champion.classifier
-      new: evaluate
-      new_classifier: train.classifier
-      max_drop: 1
-      max_slice_drop: 1
-      max_ece: ${{max_ece}}
-  - package: {{classifier: train.classifier, detector: ""}}
-  - promote: {{champion: champion}}
-"""
+{end}"""
 
 
 @pytest.fixture
@@ -78,7 +65,7 @@ def test_a_night_is_an_asset_its_champion_another_and_a_refusal_a_check_that_fai
 ) -> None:
     file = load()
     write_world(tmp_path / "world", labelled=24, corpus=1, test=24, workers=1)
-    (tmp_path / "nightly.yaml").write_text(RECIPE.format(policy=POLICY))
+    (tmp_path / "nightly.yaml").write_text(RECIPE.format(end=END, policy=POLICY))
     champion = Champion(tmp_path / "champion")
 
     done = night(file)

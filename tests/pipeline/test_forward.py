@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from noise import noise_samples
 from places import POLICY
 
+from tilth.annotate.review.pull import PEOPLE_SAY
 from tilth.data.dataset import Dataset
+from tilth.data.table import result_row
 from tilth.engine.recipe import load_recipe
+from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.pipeline import forward
 from tilth.pipeline.run import Run
+from tilth.pipeline.steps.retraining import Promote
 from tilth.pipeline.table import step_table
+from tilth.samples import Result
 from tilth.starter.world.files import write_world
 
 RECIPE = """
@@ -92,3 +98,41 @@ def test_what_is_learned_is_the_same_and_what_is_kept_does_not_grow(
     assert sum(s.labelled_by_people for s in Dataset(data.root).samples(images=False, dropped=True)) > 12 + 4 * (
         NIGHTS - 2
     )
+
+
+def test_what_a_bundle_was_made_from_that_can_be_put_into_use_again_is_kept(tmp_path: Path) -> None:
+    for name, manifest in (("1", {"dataset_version": 3}), ("2", {"dataset_version": 9}), ("3", {})):
+        (tmp_path / "champion" / "bundles" / name).mkdir(parents=True)
+        (tmp_path / "champion" / "bundles" / name / "bundle.json").write_text(json.dumps(manifest))
+    data = Dataset(tmp_path / "data")
+    for number in range(12):
+        data.commit(str(number), "", ())
+    steps = {"promote": Promote(champion=tmp_path / "champion")}
+    ends = {str(night): number for night, number in enumerate(range(2, 12))}
+    for ends_at, gone, left in (
+        (ends, 2, [*range(3, 13)]),
+        ({n: e + 6 for n, e in ends.items()}, 5, [3, *range(9, 13)]),
+    ):
+        (data.root / forward.ENDS).write_text(json.dumps(ends_at))
+        assert forward.forget(data, "tonight", {}, steps, "now") == (0, gone)
+        assert [version.number for version in data.history()] == left
+
+
+def test_what_steps_of_others_left_and_what_people_say_is_left_alone(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "MOST_TABLES", 2)
+    work.add("a", noise_samples(3))
+    ids = [i for some in work.dataset.ids() for i in some]
+    for step, name in (
+        ("look", "look-1"), ("look", "look-2"), ("theirs", "theirs-1"), ("review", f"review{PEOPLE_SAY}x-1"), ("look", "look-3"),
+    ):  # fmt: skip
+        table = work.dataset.table(name)
+        table.append([result_row(i, Result(columns={f"{step}.x": name}), "") for i in ids])
+        work.dataset.attach(step, table, "", "")
+    used = {"look": ["look-3"], "review": [], work.name: [f"{work.name}-a"]}
+    assert forward.forget(work.dataset, "tonight", used, {}, "now") == (2, 0)
+    first, carried, *rest = [ref.name for ref in work.dataset.at.tables]
+    assert [first, *rest] == [f"{work.name}-a", "theirs-1", f"review{PEOPLE_SAY}x-1", "look-3"]
+    assert carried.startswith("carried-")
+    assert [s.columns["look.x"] for s in work.dataset.samples(images=False)] == ["look-3"] * 3

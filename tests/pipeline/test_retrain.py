@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from nightly import END
+from PIL import Image as PilImage
 from places import POLICY
 from runtime_graphs import shared_bundle
 from typer.testing import CliRunner
@@ -49,7 +51,7 @@ RECIPE = """
 recipe: nightly
 policy: {policy}
 dataset: {here}/data
-variables: {{world: {world}, max_ece: "1"}}
+variables: {{world: {world}, champion: {here}/champion, max_ece: "1"}}
 steps:
   - import: {{path: "${{world}}/labelled", format: coco, empty_means: confirmed_empty}}
   - hash
@@ -57,21 +59,7 @@ steps:
   - split
   - changed
   - train.classifier: {{steps: 4, batch_size: 8}}
-  - calibrate: {{classifier: train.classifier}}
-  - as: evaluate.champion
-    evaluate_bundle: {{test: "${{world}}/test", bundle: {here}/champion}}
-  - evaluate: {{test: "${{world}}/test", classifier: train.classifier, against: evaluate.champion}}
-  - gate:
-      old: evaluate.champion
-      old_classifier: evaluate.champion.classifier
-      new: evaluate
-      new_classifier: train.classifier
-      max_drop: 1
-      max_slice_drop: 1
-      max_ece: ${{max_ece}}
-  - package: {{classifier: train.classifier, detector: ""}}
-  - promote: {{champion: {here}/champion}}
-"""
+{end}"""
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +102,7 @@ def test_nights(tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.rmtree(own / "labelled")
     shutil.copytree(people_say(tmp_path, world, 0, 30), own / "labelled")
     recipe, champion = tmp_path / "nightly.yaml", Champion(tmp_path / "champion")
-    recipe.write_text(RECIPE.format(policy=POLICY, here=tmp_path, world=own))
+    recipe.write_text(RECIPE.format(end=END, policy=POLICY, here=tmp_path, world=own))
 
     code, told = tilth("retrain", recipe, "--night", "monday")
     assert (code, told["outcome"], told["run"]) == (0, "done", "runs/nightly/monday")
@@ -195,7 +183,7 @@ def test_a_recipe_without_a_dataset_of_its_own_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "nightly.yaml"
-    text = RECIPE.format(policy=POLICY, here=tmp_path, world=world)
+    text = RECIPE.format(end=END, policy=POLICY, here=tmp_path, world=world)
     recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("dataset")))
     code, told = tilth("retrain", recipe)
     assert (code, told["outcome"], told["run"]) == (2, "wrong input", None)
@@ -341,6 +329,38 @@ steps:
     assert not (tmp_path.parent / "data").exists()
 
 
+def test_stricter_rules_let_no_copy_in_of_what_they_leave_out(
+    tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copies").mkdir()
+    for path in sorted((world / "labelled" / "images").iterdir())[:20]:
+        PilImage.open(path).convert("RGB").save(tmp_path / "copies" / f"{path.stem}.jpg", quality=90)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"""
+recipe: r
+policy: {POLICY}
+dataset: ${{data}}
+variables: {{least: "0", data: data}}
+steps:
+  - import: {{path: {world}/labelled, format: coco}}
+  - as: import.copies
+    import: {{path: copies}}
+  - hash
+  - quality
+  - filter: {{rules: ["quality.sharpness >= ${{least}}"]}}
+  - dedup
+""")
+    told = {}
+    for data, rules in (("fresh", ("1500",)), ("data", ("0", "1500"))):
+        for night, least in enumerate(rules):
+            words = ("--set", f"least={least}", "--set", f"data={data}")
+            assert tilth("run", recipe, "--name", f"{data}{night}", *words, "--json")[0] == 0
+            told[data, least] = sorted(i for some in Dataset(tmp_path / data).ids(dropped=False) for i in some)
+    assert 0 < len(told["fresh", "1500"]) < len(told["data", "0"]) == 40
+    assert told["data", "1500"] == told["fresh", "1500"]
+
+
 def test_a_night_that_comes_past_again_with_other_steps_before_is_not_told_that_nothing_is_new(
     tmp_path: Path, work: Callable[[str], Work]
 ) -> None:
@@ -359,7 +379,7 @@ def test_an_answer_is_printed_when_nothing_can_be_written(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "nightly.yaml"
-    recipe.write_text(RECIPE.format(policy=POLICY, here=tmp_path, world=world))
+    recipe.write_text(RECIPE.format(end=END, policy=POLICY, here=tmp_path, world=world))
     (tmp_path / "runs" / "nightly").mkdir(parents=True)
     (tmp_path / "runs" / "nightly" / "nights.jsonl").symlink_to("/dev/full")
 

@@ -4,12 +4,14 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from places import POLICY, ROOT
@@ -69,6 +71,24 @@ told = TrainClassifier(**settings).run(work)
 print(json.dumps({"workers": killed, **told}), flush=True)
 ray.shutdown()  # before the cluster under it goes
 """
+# on this machine, in a process of its own that can be killed
+ON_MACHINE = """
+import json, sys
+from pathlib import Path
+from tilth.data.dataset import Dataset
+from tilth.engine.work import Work
+from tilth.events import Events
+from tilth.policy import load_policy
+from tilth.train.learn.classifier import TrainClassifier
+
+if __name__ == "__main__":
+    folder, policy, settings = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    work = Work(
+        name="there", dataset=Dataset(folder / "dataset"), policy=load_policy(policy), folder=folder / "there", device="cpu",
+        events=Events(folder / "there.jsonl"),
+    )
+    print(json.dumps(TrainClassifier(**settings).run(work)), flush=True)
+"""
 SETTINGS: dict[str, Any] = {"steps": 12, "batch_size": 8, "image_side": 48, "spots": 0, "save_every": 3}
 
 
@@ -120,6 +140,28 @@ def test_two_processes_learn_what_one_would_have(labelled: Work) -> None:
     labelled.artifacts["broken"] = save_trained(broken, read_about(two.artifact("two")), labelled.folder / "broken")
     with pytest.raises(InputError, match="the loss is nan"):  # said by a process that did not end well
         replace(step, start="broken").run(replace(labelled, name="wild", folder=labelled.folder / "wild"))
+
+
+def test_one_of_several_processes_and_the_one_that_started_them_are_killed(labelled: Work, tmp_path: Path) -> None:
+    (tmp_path / "learn.py").write_text(ON_MACHINE)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "learn.py"), str(tmp_path), str(POLICY)]
+    command.append(json.dumps({**SETTINGS, "processes": 2}))
+    kept = tmp_path / "there" / "checkpoint" / "classifier.ckpt"
+
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not kept.exists():
+        time.sleep(0.01)
+    workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
+    assert len(workers) == 2
+    workers[1].kill()
+    process.kill()
+    process.wait(60)
+    assert not psutil.wait_procs(workers, timeout=60)[1], "nobody is left who would write checkpoints"
+    assert not (tmp_path / "there" / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout.strip().splitlines()[-1])
+    like_one(labelled, replace(labelled, name="there", folder=tmp_path / "there"), told)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: tilth[cluster]")

@@ -122,7 +122,7 @@ class _Part:
         ahead = [(Ahead(self._open(ref)), ref in self.refs) for ref in self._dataset.at.tables]
         for ids in self._dataset.ids(batch_rows=BATCH_ROWS):
             # of all tables, as what is spent in these depends on what others say
-            found = [rows.get(ids, ["claims", "columns", "nested"]) for rows, _ in ahead]
+            found = [rows.get(ids, ["claims", "columns", "nested"] if ours else ["claims"]) for rows, ours in ahead]
             for id_ in ids:
                 rows = [(rows[id_], ours) for rows, (_, ours) in zip(found, ahead, strict=True) if id_ in rows]
                 if any(ours for _, ours in rows):
@@ -172,7 +172,7 @@ def _batched(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield held
 
 
-def let_go(dataset: Dataset, before: int) -> int:
+def let_go(dataset: Dataset, before: int, but: Collection[int] = ()) -> int:
     """Delete the versions before a number, but tagged ones, and the tables and views that no other names; return how many versions.
 
     A kill leaves tables that the next call deletes.
@@ -180,11 +180,12 @@ def let_go(dataset: Dataset, before: int) -> int:
     Args:
         dataset: Open at its newest version.
         before: A number.
+        but: Numbers of others that stay.
     """
     kept, gone = list[Version](), list[Version]()
-    tagged = set(dataset.tags().values()) | {dataset.at.number}
+    wanted = {*dataset.tags().values(), *but, dataset.at.number}
     for version in dataset.history():
-        (gone if version.number < before and version.number not in tagged else kept).append(version)
+        (gone if version.number < before and version.number not in wanted else kept).append(version)
     note = dataset.root / LETTING_GO
     names = {str(name) for name in json.loads(note.read_text())} if note.exists() else set[str]()
     names |= {ref.name for version in gone for ref in version.tables}

@@ -61,6 +61,7 @@ class Dataset:
         self.pool = Table(root / "pool.lance", POOL, pinned=False)
         self._tables: dict[tuple[str, int], Table] = {}
         self.opened: set[str] = set()  # tables, to write into
+        self._aside: tuple[TableRef, ...] = ()
         self._view: tuple[tuple[str, int], View] | None = None
         self.at = self._load(version)
 
@@ -114,10 +115,18 @@ class Dataset:
         """Make a new version of these tables and move to it."""
         newest = max((int(path.stem) for path in (self.root / "versions").glob("*.json")), default=0)
         version = Version(number=newest + 1, parent=self.at.number, message=message, time=time, tables=tuple(tables))
-        document = {"format": FORMAT, **vars(version), "tables": [vars(table) for table in version.tables]}
+        document = {
+            "format": FORMAT, **vars(version), "tables": [vars(table) for table in (*version.tables, *self._aside)]
+        }  # fmt: skip
         write_beside(self._path(version.number), json.dumps(document, indent=1))
         self.at = version
         return version
+
+    def decide_anew(self, without: Iterable[TableRef], aside: Iterable[TableRef]) -> None:
+        """Go on as if some tables were not there; every version that is committed from now on lacks these, and has those put aside."""
+        self._aside = tuple(aside)
+        gone = {*without, *self._aside}
+        self.at = replace(self.at, tables=tuple(ref for ref in self.at.tables if ref not in gone))
 
     def rollback(self, version: int | str, time: str) -> Version:
         """Make a new version that equals an earlier one."""

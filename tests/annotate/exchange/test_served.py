@@ -1,6 +1,7 @@
 """What a served model was unsure about comes in with its scores; what is wrong with them is named, and the image is taken."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from noise import noise_image, tar
 from tilth.annotate.exchange.importing import Import
 from tilth.annotate.formats.parts.objects import SILENT
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.samples import Sample
 
 
@@ -63,3 +65,29 @@ def test_a_later_bundle_has_the_last_word(work: Work, tmp_path: Path) -> None:
         Import(path=write(tmp_path / f"night-{night}", "imagefolder", {"served": row})).run(work)
     [sample] = taken(work).values()
     assert (sample.columns["served.by"], sample.columns["served.scores"]) == ("new", {"knife": 0.6})
+
+
+def test_what_came_on_each_night_is_read_once(work: Work, tmp_path: Path) -> None:
+    doubts = tmp_path / "doubts"
+    step = Import(path=doubts, optional=True, each=True)
+    assert step.run(work)["nothing_came"] == str(doubts)
+    doubts.mkdir()
+    write(doubts / "monday", "imagefolder", {"served": served(0.2)}, {"served": served(0.3)})
+    assert step.run(work)["images"] == 2
+    write(doubts / "tuesday", "imagefolder", {"served": served(0.6)})
+    facts = step.run(work)
+    assert (facts["images"], facts["read_before"], list(facts["folders"])) == (1, 1, ["tuesday"])  # type: ignore[call-overload]
+    at = work.dataset.at.number
+    assert step.run(work)["read_before"] == 2
+    assert work.dataset.at.number == at, "and nothing is written"
+    assert taken(work)["0.png"].columns["served.scores"] == {"knife": 0.6}
+    work.dataset.rollback(1, "now")
+    assert step.run(work)["images"] == 1, "what a rollback took back is read again"
+    (doubts / "0.png").write_bytes(noise_image(9))
+    shutil.rmtree(doubts / "monday")
+    work.dataset.opened.clear()
+    assert step.run(work)["read_before"] == 1
+    assert len(work.dataset.opened) == 1, "of what is gone there the table is of no more use"
+    shutil.rmtree(doubts / "tuesday")
+    with pytest.raises(InputError, match="must hold folders with images"):
+        step.run(work)
