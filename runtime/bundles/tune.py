@@ -21,8 +21,8 @@ from tilth.runtime.stages.graphs import BACK_ENDS, REFERENCE, Graph
 from tilth.runtime.stages.stage1 import Floats, Found, Stage1, prepared
 
 BATCH = 8  # images of the larger batch
-TURNS = (7, 41)  # of every back end: at least, and at most; the median counts
-ENOUGH_S = 3.0  # after so long no further turn begins
+TURNS = (5, 41)  # of every back end: at least, and at most; the median counts
+ENOUGH_S = 1.5  # after so long no further turn begins
 SCORE_GAP = 0.05  # the most by which a served score may differ from the reference's
 BOXES_KEPT = 0.98  # share of the reference's boxes that must be shown as well
 SAME_PLACE_IOU = 0.8
