@@ -201,7 +201,7 @@ async def fuzzed(bundle: Path, files: Sequence[bytes], count: int) -> tuple[Coun
                 memory.append(mine.memory_info().rss / 2**20)
             try:
                 statuses[await asyncio.wait_for(one(*broken()), LATE_S)] += 1
-            except Exception as error:  # whatever it is, it is an error
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is an error
                 print(f"fuzzing: {type(error).__name__}: {error}")
                 statuses[0] += 1
 
