@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
+WORTH = 4  # the part of a full batch, one in so many, for which another begins beside one that is worked on
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -82,7 +83,9 @@ class Batches(Generic[Item, Result]):
 
     def _begin(self) -> None:
         while (
-            self._busy < self._workers and (not self._busy or len(self) >= self._most / 4) and (batch := self._next())
+            self._busy < self._workers
+            and (not self._busy or len(self) * WORTH >= self._most)
+            and (batch := self._next())
         ):
             self._busy += 1
             self._told(len(batch))
