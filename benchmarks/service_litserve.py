@@ -16,6 +16,8 @@ from tilth.runtime.serving.app import result
 from tilth.runtime.serving.payload import bytes_of
 from tilth.runtime.stages.cascade import Verdict
 
+BATCH = int(sys.argv[3])
+
 
 class Moderation(litserve.LitAPI):  # type: ignore[misc]
     """One image a request, in the shape of ours."""
@@ -33,15 +35,16 @@ class Moderation(litserve.LitAPI):  # type: ignore[misc]
     def unbatch(self, output: list[Verdict]) -> list[Verdict]:
         return output
 
-    def predict(self, images: list[Image]) -> list[Verdict]:
-        return self.moderator.moderate(images)
+    def predict(self, given: Any) -> Any:
+        return self.moderator.moderate(given) if BATCH > 1 else self.moderator.moderate([given])[0]
 
     def encode_response(self, verdict: Verdict) -> dict[str, Any]:
         return {"id": "", "model": self.moderator.name, "results": [result(verdict)]}
 
 
 if __name__ == "__main__":
-    api = Moderation(max_batch_size=int(sys.argv[3]), batch_timeout=0.005, api_path="/v1/moderations")
+    batches = {"max_batch_size": BATCH, "batch_timeout": 0.005} if BATCH > 1 else {}
+    api = Moderation(api_path="/v1/moderations", **batches)
     litserve.LitServer(api, accelerator="cpu", workers_per_device=1).run(
         host="127.0.0.1", port=int(sys.argv[2]), generate_client_file=False, log_level="warning", access_log=False
     )

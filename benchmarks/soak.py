@@ -233,6 +233,12 @@ def main() -> None:
         "overload": sum(n for status, n in over.statuses.items() if status not in (200, 429)) + (alive != 200),
         "fuzz": sum(n for status, n in fuzz.items() if status not in ALLOWED),
     }
+    print(
+        "memory by half minute, MB:",
+        [round(mb) for mb in memory[::30]],
+        "while fuzzing:",
+        [round(mb) for mb in held[::4]],
+    )
     for phase, told in (("load", statuses), ("overload", over.statuses), ("fuzz", fuzz)):
         print(phase, dict(sorted(told.items())), "wrong:", wrong[phase])
     figures.add("errors", sum(wrong.values()), "requests")

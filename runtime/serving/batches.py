@@ -1,7 +1,8 @@
 """Work on what several requests ask for at once: whenever a worker is free it takes what waits, up to a number, as one batch.
 
-Nothing waits for a batch to fill: what comes first goes alone, and what comes meanwhile goes together. Who asks for much does not
-hold up who asks for little: requests take turns, an item each. An item that breaks a batch is found by trying each alone.
+Nothing waits for a batch to fill: what comes first goes alone, and what comes meanwhile goes together. Beside a batch that is worked on
+another begins once a quarter of a full one waits, as small ones cost more an item. Who asks for much does not hold up who asks for
+little: requests take turns, an item each. An item that breaks a batch is found by trying each alone.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, TypeVar
 
+WORTH = 4  # the part of a full batch, one in so many, for which another begins beside one that is worked on
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -53,7 +55,8 @@ class Batches(Generic[Item, Result]):
         workers: int = 1,
         told: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self.name, self._work, self._most, self._free, self._told = name, work, most, workers, told
+        self.name, self._work, self._most, self._workers, self._told = name, work, most, workers, told
+        self._busy = 0
         self._waiting: deque[_Order[Item, Result]] = deque()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
 
@@ -79,8 +82,12 @@ class Batches(Generic[Item, Result]):
         self._pool.shutdown(wait=False)
 
     def _begin(self) -> None:
-        while self._free and (batch := self._next()):
-            self._free -= 1
+        while (
+            self._busy < self._workers
+            and (not self._busy or len(self) * WORTH >= self._most)
+            and (batch := self._next())
+        ):
+            self._busy += 1
             self._told(len(batch))
             items = [order.items[place] for order, place in batch]
             began = asyncio.get_running_loop().run_in_executor(self._pool, self._try, items)
@@ -102,7 +109,7 @@ class Batches(Generic[Item, Result]):
     def _end(
         self, batch: list[tuple[_Order[Item, Result], int]], ended: "asyncio.Future[list[Result | Exception]]"
     ) -> None:
-        self._free += 1
+        self._busy -= 1
         for (order, place), result in zip(batch, ended.result(), strict=True):
             order.put(place, result)
         self._begin()

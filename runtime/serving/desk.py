@@ -24,7 +24,7 @@ from tilth.runtime.serving.remote import Remote
 from tilth.runtime.stages.cascade import Case, Moderator, Verdict
 
 T = TypeVar("T")
-SMALL = 2**16  # bytes of a body that is read at once: going to a thread and back would take longer
+SMALL, FEW = 2**16, 2**16  # bytes of a body, and pixels, that are read at once: going to a thread and back takes longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ class Desk:
         if not files:
             return []
         await self.door.hold(place, pixels)
-        images = await self._in_thread(images_of, files)
+        images = images_of(files) if pixels <= FEW else await self._in_thread(images_of, files)
         verdicts = await bench.on_images(images)
         if self.doubts is not None:
             for data, verdict in zip(files.values(), verdicts, strict=True):

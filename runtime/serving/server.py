@@ -90,15 +90,17 @@ def draining(app: "FastAPI", desk: Desk, drain_s: float, **options: Any) -> "Ser
     import uvicorn
 
     class Draining(uvicorn.Server):
-        ends_at = float("inf")
+        ends_at, told = float("inf"), False
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             if sig != signal.SIGTERM or desk.draining:
                 return super().handle_exit(sig, frame)
             desk.draining, self.ends_at = True, time.monotonic() + drain_s
-            log.info("told to end; requests are taken for another %g s, and what is inside is finished", drain_s)
 
         async def on_tick(self, counter: int) -> bool:
+            if desk.draining and not self.told:
+                self.told = True  # here, as what handles a signal may break into the writing of a log
+                log.info("told to end; requests are taken for another %g s, and what is inside is finished", drain_s)
             self.should_exit = self.should_exit or time.monotonic() >= self.ends_at
             return await super().on_tick(counter)
 

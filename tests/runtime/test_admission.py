@@ -107,6 +107,8 @@ def test_clients_that_hear_nothing_while_they_send_are_told_that_it_is_full_too(
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20)
         assert caught.value.code == 429
+        assert json.load(caught.value)["error"]["code"] == "overloaded"
+        caught.value.close()
         assert client.get("/healthz").status_code == 200
 
 

@@ -52,6 +52,23 @@ def test_requests_take_turns_so_that_a_large_one_holds_up_no_small_one() -> None
     assert work.batches[2:] == [[12, 13, 14, 15], [16, 17, 18, 19]]
 
 
+def test_a_second_batch_begins_beside_the_first_once_it_is_worth_it() -> None:
+    work = Work()
+
+    async def begun(*requests: Sequence[int]) -> int:
+        batches = Batches(work, name="double", most=8, workers=2)
+        tasks = [asyncio.create_task(batches(items)) for items in requests]
+        await asyncio.sleep(0.05)
+        waiting = len(batches)
+        work.let.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 20)
+        return sum(map(len, requests)) - waiting
+
+    assert asyncio.run(begun([1], [2])) == 1
+    work.let.clear()
+    assert asyncio.run(begun([1], [2], [3])) == 3
+
+
 def test_an_item_that_breaks_a_batch_fails_its_own_request_alone() -> None:
     work = Work()
     first, good, bad, mixed = outcomes(work, [0], [1, 2], [-1], [3, -3])

@@ -237,6 +237,16 @@ def test_images_are_fetched_from_hosts_that_were_named_and_from_no_other(
             assert answer.json()["error"]["param"] == "input[1]"
 
 
+def test_a_host_that_was_not_named_is_not_asked_even_at_a_public_address(
+    elsewhere: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tilth.runtime.serving.remote.is_public", lambda address: True)
+    with running(shared_moderator(), remote=Remote(["*.localhost", "a.example"], max_bytes=200_000)) as client:
+        body = {"input": {"type": "image_url", "image_url": {"url": f"http://localhost:{elsewhere}/a.png"}}}
+        answer = client.post(PATH, json=body)
+    assert answer.json()["error"]["message"].startswith("input[0]: images are not fetched from this host")
+
+
 @pytest.mark.parametrize("host", ["", "http://a.org", "a.org/x", "*", "a.*.org", "user@a.org"])
 def test_a_host_that_is_none_is_refused(host: str) -> None:
     with pytest.raises(InputError, match=r"--allow-host .*expected a host such as images\.example\.org"):
