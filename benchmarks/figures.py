@@ -22,7 +22,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,13 +85,18 @@ class Figures:
             raise ValueError("; ".join(wrong))
         self._figures[key] = told
 
-    def carry(self, folder: Path = RESULTS) -> None:
-        """Take over the figures of an earlier file that were not noted this time, each with the commit that it is of."""
+    def carry(self, folder: Path = RESULTS, *, but: Collection[str] = ()) -> None:
+        """Take over the figures of an earlier file that were not noted this time, each with the commit that it is of.
+
+        Args:
+            folder: Of the file.
+            but: First words of keys that are measured now, of which nothing old stays.
+        """
         path = folder / f"{self.name}.json"
         if path.exists():
             before = json.loads(path.read_text())
             told = {key: {"commit": before["commit"], **one} for key, one in before["figures"].items()}
-            self._figures = {**told, **self._figures}
+            self._figures = {**{k: v for k, v in told.items() if k.partition(".")[0] not in but}, **self._figures}
 
     def made_by(self, commit: str) -> None:
         """Note the commit of the code that was measured, where that was another process than this one."""

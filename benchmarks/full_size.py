@@ -6,7 +6,7 @@ Each family is written to a folder as it lies on the hub (`full_size_models.py`)
 resolution (`full_size_steps.py`), in a process of its own. Told is of each part its seconds, by the clock (`s`) and added up over the
 processors (`core_s`), which other work on the machine hardly changes, and the peak of memory. What weights say is not looked at. A family
 that takes longer than `--minutes`, or more memory than `--memory-gb`, is stopped and said to be so; one of which it is known that it does
-not fit is not begun. One that has figures of this commit is not done again. All families take about two hours of two cores, and at most
+not fit is not begun. One that has figures of this commit is not done again, and figures of others stay, with the commit that they are of. All families take about two hours of two cores, and at most
 20 GB of memory and 16 GB of disk.
 """
 
@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -107,10 +106,11 @@ def one(name: str, asked: argparse.Namespace) -> tuple[str, dict[str, float]]:
     return why, took
 
 
-def read_before(path: Path) -> dict[str, Mapping[str, object]]:
-    """Read the figures that this very code has written before."""
-    document = json.loads(path.read_text()) if path.exists() else {}
-    return dict(document["figures"]) if document.get("commit") == commit() else {}
+def works_already(path: Path) -> set[str]:
+    """Name the families that this very code has rehearsed before."""
+    document = json.loads(path.read_text()) if path.exists() else {"figures": {}}
+    made = {key: told.get("commit", document["commit"]) for key, told in document["figures"].items() if told["value"]}
+    return {key.removesuffix(".works") for key, by in made.items() if key.endswith(".works") and by == commit()}
 
 
 def main() -> None:
@@ -132,16 +132,14 @@ def main() -> None:
         rehearse(asked.family, asked.work, asked.photos)
         return
     asked.work = asked.work.resolve()
-    before = read_before(asked.results / "full_size.json")
+    done = works_already(asked.results / "full_size.json")
     figures = Figures("full_size", seeds=[0])
-    done = [name for name in FAMILIES if before.get(f"{name}.works", {}).get("value")]
-    for key, told in before.items():
-        if key.partition(".")[0] in done:
-            figures.add(key, float(told["value"]), str(told["unit"]))  # type: ignore[arg-type]
-    for name in asked.only or FAMILIES:
+    for name in (wanted := asked.only or FAMILIES):
         if name in done:
             print(f"{name}: done before", flush=True)
-            continue
+    left = [name for name in wanted if name not in done]
+    figures.carry(asked.results, but=left)
+    for name in left:
         here, needed = psutil.virtual_memory().total / 1e6, most(FAMILIES[name].hub)
         if needed > here:  # as `tilth plan` says it
             figures.add(f"{name}.works", 0, "")
