@@ -6,8 +6,8 @@ Each family is written to a folder as it lies on the hub (`full_size_models.py`)
 resolution (`full_size_steps.py`), in a process of its own. Told is of each part its seconds, by the clock (`s`) and added up over the
 processors (`core_s`), which other work on the machine hardly changes, and the peak of memory. What weights say is not looked at. A family
 that takes longer than `--minutes`, or more memory than `--memory-gb`, is stopped and said to be so; one of which it is known that it does
-not fit is not begun. One that has figures of this commit is not done again; figures of families that are not asked for stay, with the commit
-that they are of. All families take about two hours of two cores, and at most 20 GB of memory and 16 GB of disk.
+not fit is not begun. One that has figures of this commit is not done again; those of families that are not asked for stay, with their
+commit. All families take about two hours of two cores, and at most 20 GB of memory and 16 GB of disk.
 """
 
 import argparse
