@@ -179,7 +179,7 @@ def standing(claims: Iterable[Claim]) -> dict[str, list[Claim]]:
     of what they said before about the categories that it asked for, and what they said about others stands; a round that does not
     say what it asked for, that is about the whole image, or that is a file read again, takes the place of all. A model whose
     evidence names other models under `instead_of`, as fused boxes do, takes the place of what those said before in the same way. What
-    a model or a file repeats in a round it has said once.
+    a model repeats in a round it has said once; a file may list a thing twice.
     """
     return {source: _after(before, now) for source, (before, now) in rounds(claims).items()}
 
@@ -191,9 +191,7 @@ def rounds(claims: Iterable[Claim]) -> dict[str, tuple[list[Claim], list[Claim]]
         before, now = by_source.setdefault(claim.source, ([], []))
         if now and now[-1].evidence.get("round") != claim.evidence.get("round"):
             before[:], now[:] = _after(before, now), []
-        if (
-            claim.kind == "human" or claim not in now
-        ):  # else the same settings decided again, or a file was read again, another night
+        if claim.kind != "model" or claim not in now:  # else the same settings decided again, another night
             now.append(claim)
         replaced = claim.evidence.get("instead_of") if claim.kind == "model" else None
         for other in replaced if isinstance(replaced, list | tuple) else ():

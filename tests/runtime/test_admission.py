@@ -116,11 +116,11 @@ def test_pixels_of_others_are_waited_for_by_one_and_who_comes_after_that_is_sent
     image = plain((20, 250, 20), (100, 60))
     with busy(image, pixels=9_100, pixels_inside=9_100) as (client, answers):
         client.ask()  # type: ignore[attr-defined]
-        for _ in range(200):
-            late = client.post(PATH, json={"input": asked(GREY)})  # which is small enough to be let by
-            if late.status_code == 429:
+        for _ in range(1000):
+            if client.desk.door._turn.locked():  # type: ignore[attr-defined]  # the second one waits
                 break
             time.sleep(0.02)
+        late = client.post(PATH, json={"input": asked(GREY)})  # which is small enough to be let by
         assert late.status_code == 429
         assert "tilth_request_pixels_in_flight 6000.0" in client.get("/metrics").text
     assert [one.status_code for one in answers] == [200, 200]
