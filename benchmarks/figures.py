@@ -96,7 +96,10 @@ class Figures:
         if path.exists():
             before = json.loads(path.read_text())
             told = {key: {"commit": before["commit"], **one} for key, one in before["figures"].items()}
-            self._figures = {**{k: v for k, v in told.items() if k.partition(".")[0] not in but}, **self._figures}
+            left = {k: v for k, v in told.items() if k.partition(".")[0] not in but and k not in self._figures}
+            self._figures = {**left, **self._figures}
+            if left and self._told["command"] not in before["command"]:
+                self._told["command"] = f"{before['command']}; {self._told['command']}"
 
     def made_by(self, commit: str) -> None:
         """Note the commit of the code that was measured, where that was another process than this one."""
@@ -241,6 +244,8 @@ def source(document: Document) -> str:
     on = document["machine"]
     parts = [document["date"], f"commit {document['commit']}", f"{on['cores']} cores" if "cores" in on else ""]
     parts[-1] += f" of {on['processor']}" if "processor" in on else ""
+    earlier = sorted({figure["commit"] for figure in document["figures"].values() if "commit" in figure})
+    parts[1] += f", of some figures {' and '.join(earlier)}" if earlier else ""
     return f"`{document['command']}` ({', '.join(part for part in parts if part)})"
 
 

@@ -166,20 +166,25 @@ def test_a_benchmark_writes_a_file_that_fits(figures: ModuleType, tmp_path: Path
 
 
 def test_what_was_not_measured_again_stays_with_its_commit(figures: ModuleType, tmp_path: Path) -> None:
-    first = figures.Figures("search")
+    first = figures.Figures("search", command="python benchmarks/search.py")
     first.made_by("0123456")
     first.add("recall", 0.5, "share")
     first.add("seconds", 2, "s")
+    first.add("lost.share", 0.1, "share")
     first.write(tmp_path)
-    again = figures.Figures("search")
+    again = figures.Figures("search", command="python benchmarks/search.py --again")
+    again.made_by("89abcde")
     again.add("recall", 0.6, "share")
-    again.carry(tmp_path)
+    again.carry(tmp_path, but=["lost"])
     document = json.loads(again.write(tmp_path).read_text())
     assert figures.of_document(document) == []
     assert document["figures"] == {
         "recall": {"value": 0.6, "unit": "share"},
         "seconds": {"value": 2, "unit": "s", "commit": "0123456"},
     }
+    told = figures.source(document)
+    assert told.startswith("`python benchmarks/search.py; python benchmarks/search.py --again` (")
+    assert "commit 89abcde, of some figures 0123456, " in told
 
 
 def test_a_command_names_no_folder_of_this_machine(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
