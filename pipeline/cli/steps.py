@@ -297,6 +297,7 @@ def auto(
     from tilth.policy import load_policy
 
     check_device(device)
+    existing(dataset)
     name = name or "-".join(["train", load_policy(policy).policy, *(one.replace(" ", "_") for one in category or ())])
     if not NAME.fullmatch(name):
         raise InputError(f"--name: a name is letters, digits, '.', '-' and '_', got {name!r}")

@@ -83,6 +83,7 @@ def test_a_category_is_trained_measured_and_packaged_by_one_command(work: Work, 
     work.add("made", samples)
     command = ("train", "auto", "dataset", "--policy", POLICY)
     assert "no such category; there are" in refusal(tilth(*command, "--category", "spoon", cwd=tmp_path))
+    assert "nowhere: no dataset here" in refusal(tilth("train", "auto", "nowhere", "--policy", POLICY, cwd=tmp_path))
     assert "no image shows pill" in refusal(tilth(*command, "--category", "pill", cwd=tmp_path))
     assert "name a part and its setting" in refusal(tilth(*command, "--set", "steps=3", cwd=tmp_path))
     assert "no such part; there are classifier" in refusal(tilth(*command, "--set", "detecter.steps=3", cwd=tmp_path))
