@@ -549,7 +549,7 @@ def test_what_is_erased_is_not_asked_for_and_a_part_of_a_batch_is_seen_as_in_the
     assert torch.equal(part, whole[4:9])
     assert all(np.array_equal(a, b) for a, b in zip(moved[4:9], moved_part, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(seen[4:9], seen_part, strict=True))
-    with pytest.raises(ValueError, match=r"jpeg is a chance and must lie in \[0, 1\], got 15"):
+    with pytest.raises(ValueError, match=r"jpeg must lie in \[0, 1\], got 15"):
         Views(jpeg=15)
 
 

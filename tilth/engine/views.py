@@ -43,12 +43,12 @@ class Views:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        for name in ("flip", "grey", "blur", "jpeg", "erase"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a chance and must lie in [0, 1], got {getattr(self, name)}")
-        for name, most in (("zoom", 0.9), ("shift", 0.9), ("turn", 180), ("colour", 2)):
-            if not 0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must lie in [0, {most}], got {getattr(self, name)}")
+        for name, value, most in (
+            ("flip", self.flip, 1), ("zoom", self.zoom, 0.9), ("shift", self.shift, 0.9), ("turn", self.turn, 180), ("colour", self.colour, 2),
+            ("grey", self.grey, 1), ("blur", self.blur, 1), ("jpeg", self.jpeg, 1), ("erase", self.erase, 1),
+        ):  # fmt: skip
+            if not 0 <= value <= most:
+                raise ValueError(f"{name} must lie in [0, {most}], got {value}")
 
 
 USUAL = Views()
