@@ -44,8 +44,8 @@ class Views:
     def __post_init__(self) -> None:
         """Check the settings."""
         for name, value, most in (
-            ("flip", self.flip, 1), ("zoom", self.zoom, 0.9), ("shift", self.shift, 0.9), ("turn", self.turn, 180), ("colour", self.colour, 2),
-            ("grey", self.grey, 1), ("blur", self.blur, 1), ("jpeg", self.jpeg, 1), ("erase", self.erase, 1),
+            ("flip", self.flip, 1), ("zoom", self.zoom, 0.9), ("shift", self.shift, 0.9), ("turn", self.turn, 180),
+            ("colour", self.colour, 2), ("grey", self.grey, 1), ("blur", self.blur, 1), ("jpeg", self.jpeg, 1), ("erase", self.erase, 1),
         ):  # fmt: skip
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must lie in [0, {most}], got {value}")
