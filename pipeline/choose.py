@@ -228,7 +228,7 @@ def write(
     Raises:
         InputError: There is no such category or part, or nothing to learn from.
     """
-    rules = load_policy(policy)
+    rules = load_policy(policy.resolve())  # what it names lies beside it, wherever the copy will lie
     check(given)
     if categories:
         asked = dict.fromkeys(name if (found := rules.find(name)) is None else found for name in categories)

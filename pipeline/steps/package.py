@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import yaml
 
 from tilth import models
 from tilth.claims import Json
@@ -20,7 +19,7 @@ from tilth.images import Image
 from tilth.pipeline.steps.cards import evaluations_of, licences_of, write_cards
 from tilth.policy import Policy
 from tilth.runtime.bundles.bundle import MANIFEST, load_bundle, seal
-from tilth.runtime.bundles.settings import CLEAR_BELOW
+from tilth.runtime.bundles.settings import CLEAR_BELOW, write_policy
 from tilth.runtime.bundles.tune import tune
 from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.stage1 import Floats, Prepare
@@ -123,12 +122,7 @@ class Package:
             place = models.locate(reads)
             export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), DEFINED))
         served = self._served(work)
-        policy = yaml.safe_dump(
-            served.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True),
-            sort_keys=False,
-            allow_unicode=True,
-        )
-        (folder / "policy.yaml").write_text(policy, encoding="utf-8")
+        write_policy(folder, served)
         facts: dict[str, Json] = {
             "made": work.now(),
             "dataset_version": work.dataset.at.number,

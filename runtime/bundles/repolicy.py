@@ -8,14 +8,12 @@ import json
 import shutil
 from pathlib import Path
 
-import yaml
-
 from tilth.claims import Json
 from tilth.data.files import folder_beside
 from tilth.errors import InputError
 from tilth.policy import Policy, load_policy
-from tilth.runtime.bundles.bundle import MANIFEST, UNSEALED, digest_of, in_use, load_bundle, seal, verify
-from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings
+from tilth.runtime.bundles.bundle import MANIFEST, digest_of, in_use, load_bundle, seal, verify
+from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings, write_policy
 from tilth.runtime.stages.template import DEFINED, SAFE
 
 CARD = "README.md"
@@ -43,6 +41,7 @@ def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
     manifest = verify(folder)
     before, after = load_policy(folder / "policy.yaml"), load_policy(policy)
     _check(folder, before, after)
+    after = _aimed(before, after)
     told = json.loads((folder / MANIFEST).read_text())
     facts: dict[str, Json] = {
         key: value for key, value in told.items() if key not in ("format", "clear_below", "files")
@@ -55,9 +54,7 @@ def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
         for name in manifest.files:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / name, partial / name)
-        served = after.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True)
-        text = yaml.safe_dump(served, sort_keys=False, allow_unicode=True)
-        (partial / "policy.yaml").write_text(text, encoding="utf-8")
+        write_policy(partial, after)
         if (folder / "verdict.json").is_file():
             verdict = json.loads((folder / "verdict.json").read_text())
             if verdict["template_version"] == DEFINED:
@@ -75,9 +72,6 @@ def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
         except BaseException:
             shutil.rmtree(partial)
             raise
-    for name in UNSEALED - {MANIFEST}:
-        if (folder / name).is_file():  # it measured the same graphs
-            shutil.copy(folder / name, out / name)
     return changed
 
 
@@ -118,6 +112,27 @@ def _check(folder: Path, before: Policy, after: Policy) -> None:
             wrong.append(f"the language model tells at most {most} categories apart; leave some out")
     if wrong:
         raise InputError("\n".join(wrong))
+
+
+def _aimed(before: Policy, after: Policy) -> Policy:
+    """Keep the thresholds that calibration found for an aim that stays.
+
+    Raises:
+        InputError: An aim is new, and what reaches it nobody measured.
+    """
+    kept = []
+    for category in after.categories:
+        if category.review_at is not None:
+            old = before[category.name] if category.name in before.names else None
+            if old is None or old.review_at != category.review_at:
+                raise InputError(
+                    f"{category.name}: review_at is new, and only calibrate can find what reaches it; package again, or give review_above"
+                )
+            category = category.model_copy(
+                update={"review_above": old.review_above, "block_above": max(old.review_above, category.block_above)}
+            )
+        kept.append(category)
+    return after.model_copy(update={"categories": tuple(kept)})
 
 
 def _changes(before: Policy, after: Policy) -> list[str]:

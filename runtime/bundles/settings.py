@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tilth.errors import InputError
@@ -88,6 +89,13 @@ class Manifest(_Settings):
 
 
 S = TypeVar("S", bound=BaseModel)
+
+
+def write_policy(folder: Path, policy: Policy) -> None:
+    """Write the policy that a bundle serves; a bundle has no hash lists."""
+    told = policy.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True)
+    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+    (folder / "policy.yaml").write_text(text, encoding="utf-8")
 
 
 def read_settings(path: Path, kind: type[S]) -> S:

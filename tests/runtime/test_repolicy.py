@@ -104,3 +104,16 @@ def test_what_no_text_can_change_is_refused_whole(reads: Path, tmp_path: Path) -
     (tmp_path / "made").mkdir()
     with pytest.raises(InputError, match="is there already; name another --out"):
         repolicy(reads, POLICY, tmp_path / "made", made="now")
+
+
+def test_what_calibration_found_for_an_aim_stays_and_a_new_aim_is_not_guessed(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(shared_bundle(), tmp_path / "bundle"))
+    aim = {"review_at": {"recall": 0.9}}
+    changed(bundle / "policy.yaml", knife={**aim, "review_above": 0.123})
+    seal(bundle)
+    repolicy(
+        bundle, changed(tmp_path / "new.yaml", knife={**aim, "definition": "A blade."}), tmp_path / "made", made="now"
+    )
+    assert load_policy(tmp_path / "made" / "policy.yaml")["knife"].review_above == 0.123
+    with pytest.raises(InputError, match="pill: review_at is new, and only calibrate can find what reaches it"):
+        repolicy(bundle, changed(tmp_path / "other.yaml", knife=aim, pill=aim), tmp_path / "other", made="now")
