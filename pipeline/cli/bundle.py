@@ -1,4 +1,4 @@
-"""The commands about a bundle on disk: `tilth bundle verify`, `tilth bundle policy`, `tilth tune` and `tilth eval`.
+"""The commands about a bundle on disk: `tilth bundle verify`, `policy` and `thresholds`, `tilth tune` and `tilth eval`.
 
 `eval` is one step over a dataset, too; with `--protocol` it judges a bundle the way that it is served.
 """
@@ -16,6 +16,7 @@ from tilth.pipeline.cli.recipes import AsJson, say
 from tilth.pipeline.cli.settings import read_settings
 from tilth.pipeline.cli.steps import COMMANDS, Device, StepCommand, run_one
 
+Threads = Annotated[int, typer.Option(min=0, help="Threads of each model of a bundle; 0 for all cores.")]
 BundlePath = Annotated[Path, typer.Argument(help="Folder that `package` made, or a champion.")]
 
 
@@ -78,6 +79,40 @@ def policy(
     say("\n".join([*(changed or ["nothing changed"]), f"{out}: measure it before it is promoted; tilth serve {out}"]))
 
 
+def thresholds(
+    bundle: BundlePath,
+    dataset: Annotated[
+        Path,
+        typer.Argument(help="Dataset, of whose validation images thresholds are chosen; or a folder with answers."),
+    ],
+    cost: Annotated[str, typer.Option(help="What things cost: missed=100,review=1,ms=0.001.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new bundle.")],
+    threads: Threads = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a bundle whose thresholds are the cheapest for what a missed harm, a look and a millisecond cost, by validation images alone."""
+    from contextlib import closing
+
+    from tilth.engine.work import utc_now
+    from tilth.events import Events
+    from tilth.pipeline.protocols.costs import choose, read_cost, see, write
+    from tilth.pipeline.protocols.examples import open_source
+    from tilth.pipeline.protocols.table import saved
+    from tilth.runtime.bundles.bundle import load_bundle
+
+    wanted = read_cost(cost)
+    if out.exists():
+        raise InputError(f"{out} is there already; name another --out")
+    moderator = load_bundle(bundle, threads=threads)
+    source = open_source(dataset, moderator.policy, "val")
+    with closing(Events()) as events, events.progress("thresholds", source.total) as advance:
+        seen = see(moderator, source.read(), advance)
+    choice, facts = choose(moderator, seen, wanted)
+    facts |= {"bundle": moderator.name, "set": str(dataset), **source.told}
+    write(bundle, out, choice, made=utc_now(), facts=facts)
+    say(json.dumps(facts, indent=1) if as_json else f"{saved(facts)}\n{out}: measure it before it is promoted")
+
+
 def evaluate(
     paths: Annotated[
         list[Path],
@@ -106,7 +141,7 @@ def evaluate(
         str, typer.Option(help="Environment variable with the token for a rival that is a server.")
     ] = "",
     split: Annotated[str, typer.Option(help="Of the dataset that a bundle is judged on.")] = "test",
-    threads: Annotated[int, typer.Option(min=0, help="Threads of each model of a bundle; 0 for all cores.")] = 0,
+    threads: Threads = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure models on sealed images."""
@@ -148,13 +183,17 @@ def _step(paths: list[Path], policy: Path | None, settings: list[str] | None, de
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    about = typer.Typer(no_args_is_help=True, help="Check a bundle, or give it another policy.")
+    about = typer.Typer(no_args_is_help=True, help="Check a bundle, or give it another policy or other thresholds.")
     app.add_typer(about, name="bundle")
     about.command("verify", epilog="Example: tilth bundle verify runs/starter/bundle")(verify)
     about.command(
         "policy",
         epilog="Example: tilth bundle policy runs/starter/bundle configs/policies/starter.yaml --out runs/bundle-2",
     )(policy)
+    about.command(
+        "thresholds",
+        epilog="Example: tilth bundle thresholds runs/starter/bundle data/mine --cost missed=100,review=1 --out runs/bundle-3",
+    )(thresholds)
     app.command(epilog="Example: tilth tune runs/starter/bundle photo.jpg")(tune)
     one = COMMANDS["eval"]
     app.command("eval", short_help=one.does, cls=type("EvalCommand", (StepCommand,), {"one": one, "full": "eval"}))(

@@ -111,3 +111,18 @@ def left_out(facts: Facts) -> list[str]:
         first = "; ".join(f"{one['file']}: {one['why']}" for one in silent["first"][:3])
         lines.append(f"not answered by {judge}: {silent['count']} ({first})")
     return ["\n".join(lines)] if lines else []
+
+
+def saved(facts: Facts) -> str:
+    """Write what thresholds were chosen, and what they cost an image."""
+    rows = [["", "was", "is"]]
+    for name, told in {**facts["review_above"], "clear_below": facts["clear_below"]}.items():
+        rows.append([name, f"{told['was']:.3f}", f"{told['is']:.3f}"])
+    costs = {name: facts[name] for name in ("cost_before", "cost_after")}
+    lines = [f"{facts['images']} images, {facts['unsafe']} of them unsafe, {facts['left_out']} left out", columns(rows)]
+    for name, told in costs.items():
+        low, high = told["ci95"]
+        lines.append(f"{name.replace('_', ' ')} an image: {told['mean']:.3f} [{low:.3f}, {high:.3f}]")
+    lines += [f"{name} stays: {why}" for name, why in facts["kept"].items() if why != "a signpost"]
+    lines.append("what it costs on the images that it was chosen by flatters it; others tell")
+    return "\n".join(lines)
