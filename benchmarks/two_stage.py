@@ -9,7 +9,7 @@ neither the images of a seed nor the seeds are taken for the world. `--only` mea
 is kept.
 
     signs       two-stage: 1,000 images, three quarters with words; text only and text + visual are subsets of at least 500
-    pairs       500 scenes, each with an unsafe thing and with its look-alike in its place
+    pairs       500 scenes, half of them with an unsafe thing and with its look-alike, half with harmful words and with harmless ones
     flips       images under each of several policies
     injection   images with words that were put in to mislead, and without
 """
@@ -28,6 +28,8 @@ from figures import Figures, add_option
 from tilth.pipeline.protocols.judge import judge
 from tilth.pipeline.protocols.rates import NUMBERS
 from tilth.pipeline.protocols.rivals import Ways
+from tilth.policy import load_policy
+from tilth.starter.protocols.folder import POLICY
 
 PARTS = {"signs": "two-stage", "pairs": "pairs", "flips": "flips", "injection": "injection"}
 KEYS = {"signs": ("text", "full_minus_vision_f1", "visual", "all", "latency", "decided_by"), "pairs": ("pairs_right", "pairs"),
@@ -120,6 +122,20 @@ def compared(figures: Figures, part: str, found: Sequence[Mapping[str, Any]]) ->
             key = what if who == "full" and what != "let_through" else f"{part}.{who.replace(' ', '_')}.{what}"
             if n:
                 add(figures, key, [one[what] for one in told], n)
+    if part == "pairs":
+        by_kind(figures, found)
+
+
+def by_kind(figures: Figures, found: Sequence[Mapping[str, Any]]) -> None:
+    """Note how many pairs are right in which things differ, and words."""
+    written = {one.name for one in load_policy(POLICY).written}
+    for who in found[0]["judges"]:
+        rows = [(what, row) for facts in found for what, row in facts["judges"][who]["per_category"].items()]
+        for kind in ("things", "words"):
+            some = [row for what, row in rows if (what in written) is (kind == "words")]
+            if n := sum(row["pairs"] for row in some):
+                right = sum(row["pairs"] * row["mean"] for row in some) / n
+                figures.add(f"pairs.{who.replace(' ', '_')}.{kind}", right, SHARE, n=n)
 
 
 def main() -> None:

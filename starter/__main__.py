@@ -122,7 +122,7 @@ FOLDERS = {
     "pairs": (
         "tilth.starter.protocols.pairs:pairs",
         1000,
-        "scenes with an unsafe thing and with its look-alike instead",
+        "scenes with something unsafe and with its harmless twin instead",
     ),
 }
 

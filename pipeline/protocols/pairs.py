@@ -90,8 +90,11 @@ def hear(
 
 
 def pairs_right(folder: Folder, heard: Heard, *, seed: int = 0) -> dict[str, Json]:
-    """Return the share of pairs of which both decisions are right, by judge; and which decision was the wrong one."""
+    """Return the share of pairs of which both decisions are right, by judge and by what differs; and which decision was the wrong one."""
     truth = {file: bool(folder.unsafe(BASE, file)) for pair in heard.pairs for file in pair}
+
+    def differ(pair: Pair) -> str:
+        return ", ".join(sorted(folder.unsafe(BASE, pair[0]) ^ folder.unsafe(BASE, pair[1]))) or "nothing"
 
     def right(name: str, file: str) -> bool:
         return heard.said[file][name].flagged is truth[file]
@@ -99,9 +102,12 @@ def pairs_right(folder: Folder, heard: Heard, *, seed: int = 0) -> dict[str, Jso
     told: dict[str, Json] = {}
     for name, pairs in _answered(heard).items():
         wrong = Counter(truth[file] for pair in pairs for file in pair if not right(name, file))
-        both = [all(right(name, file) for file in pair) for pair in pairs]
+        both = {pair: all(right(name, file) for file in pair) for pair in pairs}
+        count = Counter(map(differ, pairs))
+        good = Counter(differ(pair) for pair, yes in both.items() if yes)
         told[name] = {
-            "pairs": len(pairs), **_shares({"pairs_right": both}, len(pairs), seed),
+            "pairs": len(pairs), **_shares({"pairs_right": [*both.values()]}, len(pairs), seed),
+            "per_category": {what: {"pairs": n, "mean": round(good[what] / n, 4)} for what, n in count.items()},
             "missed": wrong[True], "false_alarms": wrong[False],
         }  # fmt: skip
     return {**_facts(heard), "judges": told}

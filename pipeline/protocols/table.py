@@ -47,7 +47,7 @@ def short(name: str) -> str:
 def table(facts: Facts) -> str:
     """Write everything that a person wants to see at once; percent, with 95 % intervals."""
     blocks = [f"{facts['protocol']}: {facts['bundle']} on {facts['set']}; percent, with 95 % intervals"]
-    blocks += two_stage(facts) if facts["protocol"] == "two-stage" else [shares(facts)]
+    blocks += two_stage(facts) if facts["protocol"] == "two-stage" else shares(facts)
     blocks += left_out(facts)
     return "\n\n".join(blocks)
 
@@ -83,18 +83,26 @@ def two_stage(facts: Facts) -> list[str]:
     return blocks
 
 
-def shares(facts: Facts) -> str:
-    """Write the table of a protocol that compares decisions."""
-    names = SHARES[facts["protocol"]]
-    unit = "cases" if facts["protocol"] == "flips" else "pairs"
-    rows = []
+def shares(facts: Facts) -> list[str]:
+    """Write the tables of a protocol that compares decisions."""
+    names, flips = SHARES[facts["protocol"]], facts["protocol"] == "flips"
+    rows = [["", *(name.replace("_", " ") for name in names), *([] if flips else ["pairs"])]]
     for judge, told in facts["judges"].items():
-        cells = [f"{show(told[name])}" + (f" of {told[name]['cases']}" if unit == "cases" else "") for name in names]
-        rows.append([short(judge), *cells, *([str(told["pairs"])] if unit == "pairs" else [])])
-        if unit == "cases" and judge == FULL:
+        cells = [f"{show(told[name])} of {told[name]['cases']}" if flips else show(told[name]) for name in names]
+        rows.append([short(judge), *cells, *([] if flips else [str(told["pairs"])])])
+        if flips and judge == FULL:
             for policy, own in told["per_policy"].items():
                 rows.append([f"  {policy}", *(f"{show(own[name])} of {own[name]['cases']}" for name in names)])
-    return columns([["", *(name.replace("_", " ") for name in names), *(["pairs"] if unit == "pairs" else [])], *rows])
+    blocks = [columns(rows)]
+    if facts["protocol"] == "pairs":
+        judges = {short(name): told["per_category"] for name, told in facts["judges"].items()}
+        every = {what: told["pairs"] for own in judges.values() for what, told in own.items()}
+        more = [
+            [what, str(n), *(show(told.get(what, {"mean": None})) for told in judges.values())]
+            for what, n in every.items()
+        ]
+        blocks.append(columns([["right where this differs", "pairs", *judges], *more]))
+    return blocks
 
 
 def left_out(facts: Facts) -> list[str]:

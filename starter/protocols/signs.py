@@ -16,7 +16,7 @@ from tilth.starter.world.texts import draw_text
 
 SIGNS, HARMFUL, UNSAFE = 0.75, 0.5, 0.3  # shares: of images with a sign, of signs, of images with an unsafe thing
 VISIBLE = 0.2  # share of a thing that must be seen for it to count
-PURPOSE = 82  # part of the seed; no other images are drawn by it
+PURPOSE = 92  # part of the seed; no other images are drawn by it
 
 
 def signs(images: int, seed: int = 0) -> Iterator[tuple[Image, Row]]:

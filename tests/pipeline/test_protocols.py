@@ -56,7 +56,12 @@ def test_a_pair_is_right_only_if_both_are(tmp_path: Path) -> None:
     assert mean(facts, "always unsafe", "pairs_right") == 0
     assert (facts["judges"]["full"]["missed"], facts["judges"]["full"]["false_alarms"]) == (0, 1)
     assert (facts["judges"]["vision only"]["missed"], facts["judges"]["vision only"]["false_alarms"]) == (1, 1)
+    assert facts["judges"]["full"]["per_category"] == {
+        "knife": {"pairs": 2, "mean": 0.5},
+        "threat": {"pairs": 1, "mean": 1.0},
+    }
     assert "always unsafe" in table(facts)
+    assert "right where this differs" in table(facts)
     (folder / "answers.jsonl").write_text((folder / "answers.jsonl").read_text().replace('"0003"', '"0002"'))
     with pytest.raises(InputError, match="a pair is two images; 0002 is 4, 1 are odd"):
         judge("pairs", shared_bundle(), folder, ways=ONE_THREAD)
@@ -207,16 +212,16 @@ def test_a_bundle_that_reads_no_definitions_says_which_policy_it_cannot_follow(t
         judge("flips", shared_bundle(), folder, ways=ONE_THREAD)
 
 
-@pytest.mark.parametrize("index", range(10))
-def test_the_images_of_a_pair_differ_only_around_the_thing(index: int) -> None:
-    unsafe, harmless, kind = draw_pair(index, seed=1)
-    assert kind in ("knife", "cigarette", "bottle", "pill", "dice")
+@pytest.mark.parametrize("index", range(14))
+def test_the_images_of_a_pair_differ_only_around_the_thing_or_in_the_letters(index: int) -> None:
+    unsafe, harmless, what = draw_pair(index, seed=1)
+    things = ("knife", "cigarette", "bottle", "pill", "dice")
+    assert what in (("gambling_ad", "illicit_sale", "threat") if index % 2 else things)
     changed = (unsafe != harmless).any(-1)
     assert 0.005 < changed.mean() < 0.35
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-    assert max(rows[-1] - rows[0], columns[-1] - columns[0]) < 70, (
-        "a thing, its shadow and its glow; never the whole image"
-    )
+    wide = max(rows[-1] - rows[0], columns[-1] - columns[0]) / len(unsafe)
+    assert wide < 0.9, "a thing with its shadow and glow, or words; never the whole image"
     assert (draw_pair(index, seed=1)[0] == unsafe).all()
     assert (draw_pair(index, seed=2)[0] != unsafe).any()
 
