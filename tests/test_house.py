@@ -38,8 +38,8 @@ ROOMS = {
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["bundles"], ["serving"]],
-    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval"], [""]],
-    "pipeline": [["report", "steps"], ["", "gallery"], ["cli"]],
+    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict", "protocols"], ["retrieval"], [""]],
+    "pipeline": [["report", "steps"], ["protocols"], ["", "gallery"], ["cli"]],
 }
 A_DOZEN = 12
 HEAVY = {

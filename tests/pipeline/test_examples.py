@@ -47,6 +47,7 @@ ELSEWHERE = {
     "retrain": "in test_retrain.py",
     "train auto": "with fewer steps, in test_choose.py",
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
+    "bundle thresholds": "in test_costs.py",
     "env": "it would fetch gigabytes",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
