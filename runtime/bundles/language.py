@@ -11,9 +11,10 @@ from tilth.runtime.bundles.settings import VerdictSettings
 from tilth.runtime.judges.causal import CausalModel
 from tilth.runtime.judges.graph import INPUTS, KEEPS, OUTPUTS, GraphModel
 from tilth.runtime.judges.guards import guard
+from tilth.runtime.judges.llamacpp import LlamaCppModel
 from tilth.runtime.judges.rows import Model, Rows, by_letter, encode
 from tilth.runtime.judges.server import Server
-from tilth.runtime.stages.graphs import open_graph
+from tilth.runtime.stages.graphs import open_graph, usable_cores
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.stage2 import Stage2
 from tilth.runtime.stages.template import clean
@@ -68,15 +69,25 @@ def _letters(folder: Path, policy: Policy, told: VerdictSettings, threads: int) 
     begins = encode(tokenizer, told.rules(policy), special=True, begins=True)
     ends = tuple(encode(tokenizer, told.after, special=True)) if told.after else ()
     return Rows(
-        model=_model(folder, told, begins, threads), tokenizer=tokenizer, begins=begins, ends=(ends,),
+        model=_model(folder, told, begins, tokenizer.get_vocab_size(), threads), tokenizer=tokenizer, begins=begins, ends=(ends,),
         max_tokens=told.max_tokens, read=by_letter(len(told.labels)),
     )  # fmt: skip
 
 
-def _model(folder: Path, told: VerdictSettings, begins: list[int], threads: int) -> Model:
+def _model(folder: Path, told: VerdictSettings, begins: list[int], words: int, threads: int) -> Model:
     if told.back_end == "transformers":
         return CausalModel(_checkpoint(told), begins, [(0, told.label_token_ids)], told.device)
-    inputs, outputs = (INPUTS, OUTPUTS)
+    if told.back_end == "llama.cpp":
+        cores = threads or usable_cores()
+        return LlamaCppModel(
+            folder / "verdict.gguf",
+            begins,
+            told.label_token_ids,
+            words=words,
+            max_tokens=told.max_tokens,
+            threads=cores,
+        )
+    inputs, outputs = INPUTS, OUTPUTS
     if told.past_shape is not None:
         inputs, outputs = INPUTS | KEEPS[0], OUTPUTS | KEEPS[1]
     graph = open_graph(folder / "verdict.onnx", inputs, outputs, threads=threads)

@@ -24,8 +24,8 @@ class Breaker:
         rest_s: Seconds between two tries, at first and at most.
     """
 
-    def __init__(self, name: str, answers: Callable[[], bool], *, rest_s: tuple[float, float] = REST_S) -> None:
-        self._name, self._rest_s = name, rest_s
+    def __init__(self, name: str, answers: Callable[[], bool], *, rest_s: tuple[float, float] | None = None) -> None:
+        self._name, self._rest_s = name, rest_s or REST_S
         self._answers = weakref.WeakMethod(answers)
         self._lock, self._failed, self._open = threading.Lock(), 0, False
 

@@ -66,13 +66,16 @@ class CausalModel:
         few = "logits_to_keep" in inspect.signature(self._model.forward).parameters
         self._last: dict[str, int] = {"logits_to_keep": deepest} if few else {}
         self._kept: Any = None
+        self._window = _window(self._model.config)
         self.keeps = False
         if self._begins:
             self._keep_if_it_can()
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> Floats:
         """Return the logits `(n, k)` of the tokens of all places."""
-        return self._ask(rows, self._kept)
+        longest = len(self._begins) + max(map(len, rows))
+        # filling lies between what was kept and shorter rows, and would push it out of a window that is counted in places
+        return self._ask(rows, self._kept if longest <= self._window else None)
 
     def _ask(self, rows: Sequence[Sequence[int]], kept: Any) -> Floats:
         import torch
@@ -99,14 +102,15 @@ class CausalModel:
         """Read the beginning, and keep what the model makes of it where that changes no answer: some models keep in their own way."""
         import torch
 
-        row = [self._begins[-1 - i % len(self._begins)] for i in range(2 + max(back for back, _ in self._places))]
-        anew = self._ask([row], None)
+        row = [self._begins[-1 - i % len(self._begins)] for i in range(4 + max(back for back, _ in self._places))]
+        rows = [row, row[:-2]]
+        anew = self._ask(rows, None)
         try:
             with torch.inference_mode():
                 kept = self._model(
                     input_ids=torch.tensor([self._begins]).to(self._device), use_cache=True, **self._last
                 ).past_key_values
-            again = self._ask([row], kept)
+            again = self._ask(rows, kept) if len(self._begins) + len(row) <= self._window else anew
         except (AttributeError, TypeError, ValueError, RuntimeError, IndexError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         else:
@@ -116,6 +120,16 @@ class CausalModel:
                 self._kept, self.keeps = kept, True
         if why:
             log.warning("%s: reads the policy anew with each case: %s", self._name, why)
+
+
+def _window(config: Any) -> float:
+    """Return how many tokens a layer looks back at most; infinite where every layer sees all."""
+    told = config.get_text_config()
+    layers = getattr(told, "layer_types", None)
+    size = getattr(told, "sliding_window", None) or getattr(told, "attention_chunk_size", None)
+    if not size or (layers and all(kind == "full_attention" for kind in layers)):
+        return float("inf")
+    return float(size)
 
 
 def _for_many(kept: Any, rows: int) -> Any:

@@ -1,7 +1,8 @@
 """A language model elsewhere, behind an OpenAI-compatible server that tells log-probabilities: vLLM, llama.cpp's server and others.
 
 It is asked for one token with the most likely others, and a letter has the probability of all tokens that spell it. A letter that is not
-among those that are told is at most as likely as the last of them, and is taken for that, so a harm is never made less likely than it is.
+among those that are told is at most as likely as the last of them, and as what is left of one; it is taken for that, so that no harm is
+made less likely than it is.
 
 The server cuts words into tokens itself, and would take `<|im_end|>` in an image for the end of a turn: angle brackets become others.
 """
@@ -10,8 +11,10 @@ import json
 import math
 import os
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +24,6 @@ from tilth.claims import Json
 from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.runtime.judges.breaker import Breaker
-from tilth.runtime.judges.rows import softmax
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.stage2 import MAX_BATCH, Chances, Unjudged
 from tilth.runtime.stages.template import LETTERS, case
@@ -106,6 +108,11 @@ class Server:
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="ask")
         self.breaker = Breaker(f"the language model at {told.url}", self.answers)
+        for close in (
+            self._client.close,
+            partial(self._pool.shutdown, wait=False),
+        ):  # with the moderator that it belongs to
+            weakref.finalize(self, close)
 
     def room(self, case: str) -> int:
         """Return about how many tokens are left beside a prompt about this case: a token has two bytes at least in most writing."""
@@ -191,7 +198,7 @@ def told_of(answer: Any) -> list[tuple[str, float]]:
             pairs = [(one["token"], one["logprob"]) for one in logprobs["content"][0]["top_logprobs"]]
         else:
             pairs = [*logprobs["top_logprobs"][0].items()]
-        found = [(str(token), float(value)) for token, value in pairs]
+        found = sorted(((str(token), float(value)) for token, value in pairs), key=lambda pair: -pair[1])
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         return []
     return found if all(value <= 1e-3 and not math.isnan(value) for _, value in found) else []
@@ -200,12 +207,11 @@ def told_of(answer: Any) -> list[tuple[str, float]]:
 def read_letters(told: Sequence[tuple[str, float]], labels: int) -> Chances | Unjudged:
     """Return the probability of each label `(labels,)`, of those tokens that spell a letter.
 
-    >>> read_letters([("A", -0.5), (" B", -1.5), ("B", -1.5), ("the", -9.0)], 3).round(3).tolist()
-    [0.576, 0.424, 0.0]
+    >>> read_letters([("A", -0.5), (" B", -1.6), ("B", -1.7), ("the", -9.0)], 3).round(3).tolist()
+    [0.612, 0.388, 0.0]
     >>> read_letters([("I", -0.1), ("The", -4.0)], 3)
     Unjudged(why='no_label')
     """
-    last = min((value for _, value in told), default=0.0)
     found: dict[str, float] = {}
     for token, value in told:
         letter = token.strip(MARKS)
@@ -213,4 +219,7 @@ def read_letters(told: Sequence[tuple[str, float]], labels: int) -> Chances | Un
             found[letter] = float(np.logaddexp(found.get(letter, -math.inf), value))
     if max(found.values(), default=-math.inf) == -math.inf:
         return Unjudged("no_label")
-    return softmax(np.array([found.get(letter, last) for letter in LETTERS[:labels]], np.float64))
+    known = sum(map(math.exp, found.values()))
+    left = min(math.exp(told[-1][1]), max(0.0, 1 - sum(math.exp(value) for _, value in told)))
+    chances = [math.exp(found[letter]) if letter in found else left for letter in LETTERS[:labels]]
+    return np.minimum(1, np.array(chances) / known)

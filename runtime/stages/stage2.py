@@ -37,13 +37,14 @@ class Unjudged:
 class Judge(Protocol):
     """A language model behind the one way to ask it.
 
-    Attributes:
-        back_end: What runs it.
-        workers: Batches of cases that it can be asked about at once.
+    `back_end` names what runs it, and `workers` is how many batches of cases it can be asked about at once.
     """
 
-    back_end: str
-    workers: int
+    @property
+    def back_end(self) -> str: ...
+
+    @property
+    def workers(self) -> int: ...
 
     def room(self, case: str) -> int:
         """Return how many tokens are left beside a prompt about this case; below 0 it is too long."""
