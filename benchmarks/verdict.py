@@ -31,9 +31,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tilth import models
 from tilth.runtime.bundles.settings import VerdictSettings
-from tilth.runtime.stages.graphs import Graph, open_graph
-from tilth.runtime.stages.stage2 import Stage2, read_once
-from tilth.runtime.stages.template import DEFINED, LETTERS, rules
+from tilth.runtime.judges.graph import GraphModel
+from tilth.runtime.judges.rows import Rows, by_letter, encode
+from tilth.runtime.stages.graphs import open_graph
+from tilth.runtime.stages.stage2 import Stage2
+from tilth.runtime.stages.template import DEFINED, LETTERS, case, rules
 from tilth.starter.verdict.cases import LABELS, Case, draw_case
 from tilth.train.artifacts.export import export_language_model, verdict_settings
 
@@ -42,19 +44,20 @@ ANSWER = 16  # tokens at most
 MEANS = "what a person of this site would call so, whoever shows it, drawn or real, unless it is news, art or teaching"
 
 
-def stage2_of(folder: Path, made: Path, definitions: dict[str, str] | None) -> tuple[Stage2, Graph, Any]:
+def stage2_of(folder: Path, made: Path, definitions: dict[str, str] | None) -> tuple[Stage2, Rows, GraphModel, Any]:
     """Export a language model and open it as a bundle does."""
     made.mkdir()
     export_language_model(folder, made, verdict_settings(folder, LABELS, DEFINED))
     told = VerdictSettings.model_validate_json((made / "verdict.json").read_text())
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
     graph = open_graph(made / "verdict.onnx", {"ids", "mask", "past"}, {"logits", "kept"})
-    begins = told.before + rules(told.labels, definitions)
-    shared = read_once(graph, tokenizer.backend_tokenizer, begins, told.after, told.past_shape)
-    stage2 = Stage2(
-        session=graph, tokenizer=tokenizer.backend_tokenizer, labels=told.labels, max_tokens=1024, padding=told.padding, shared=shared
+    begins = encode(tokenizer, told.before + rules(told.labels, definitions), special=True, begins=True)
+    ends = tuple(encode(tokenizer, told.after, special=True)) if told.after else ()
+    model = GraphModel(graph, begins, told.past_shape, told.padding)
+    rows = Rows(
+        model=model, tokenizer=tokenizer, begins=begins, ends=(ends,), max_tokens=1024, read=by_letter(len(told.labels))
     )  # fmt: skip
-    return stage2, graph, told
+    return Stage2(judge=rows, labels=told.labels), rows, model, told
 
 
 def definitions_of(tokens: int, folder: Path) -> dict[str, str]:
@@ -79,8 +82,8 @@ def speeds(figures: Figures, layers: int, rounds: int, work: Path) -> None:
     folder = work / "qwen"
     size = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": layers, "num_attention_heads": 8}
     write_qwen(folder, **size, initializer_range=0.1)  # so that not only the last token decides
-    stage2, graph, told = stage2_of(folder, work / "bundle", definitions_of(POLICY_TOKENS, folder))
-    kept = stage2.shared.kept
+    _, rows, model, told = stage2_of(folder, work / "bundle", definitions_of(POLICY_TOKENS, folder))
+    graph, kept = model.graph, model.kept
     assert kept is not None
     whole = np.zeros((told.past_shape[0], told.past_shape[1], 0, told.past_shape[2]), np.float32)
     rivals = {
@@ -90,9 +93,9 @@ def speeds(figures: Figures, layers: int, rounds: int, work: Path) -> None:
     took: dict[str, list[float]] = {name: [] for name in ("kept", "anew", *(f"generate_{str(k)[6:]}" for k in rivals))}
     apart, lengths = [], []
     for i in range(-1, rounds):  # the first warms up
-        case = draw_case(np.random.default_rng((71, i + 1)), held_out=True)
-        (own,) = stage2.prompts(case.screen, case.text)
-        ids = np.array([[*stage2.shared.begins, *own]])
+        drawn = draw_case(np.random.default_rng((71, i + 1)), held_out=True)
+        (own,) = rows.rows(case(drawn.screen, drawn.text))
+        ids = np.array([[*rows.begins, *own]])
         row = {"ids": np.array([own]), "mask": np.ones((1, len(own)), np.int64), "past": kept}
         every = {"ids": ids, "mask": np.ones_like(ids), "past": whole}
         ways: dict[str, Callable[[], Any]] = {
@@ -120,7 +123,7 @@ def speeds(figures: Figures, layers: int, rounds: int, work: Path) -> None:
     figures.add("prefix_speedup", float(np.median(gain)), "times", ci95=bootstrap(gain), n=rounds)
     for name, value in median.items():
         figures.add(f"{name}.ms", 1000 * value, "ms", n=rounds)
-    figures.add("policy_tokens", len(stage2.shared.begins), "tokens")
+    figures.add("policy_tokens", len(rows.begins), "tokens")
     figures.add("case_tokens", float(np.mean(lengths)), "tokens", n=len(lengths))
     figures.add("logits_apart", max(apart), "")
     figures.add("parameters", sum(p.numel() for p in rivals[torch.float32].parameters()) / 1e6, "million")
@@ -136,19 +139,19 @@ def bootstrap(values: "np.ndarray[Any, Any]") -> list[float]:
 def sameness(figures: Figures, cases: int, work: Path) -> None:
     """Compare the answers of a model that was taught to answer."""
     folder = models.locate("starter:verdict")
-    stage2, _, _ = stage2_of(folder, work / "starter", None)
+    stage2, rows, _, _ = stage2_of(folder, work / "starter", None)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     drawn = [draw_case(np.random.default_rng((72, i)), held_out=True) for i in range(cases)]
-    same = [asked(case, stage2, tokenizer, model) for case in drawn]
+    same = [asked(one, stage2, rows, tokenizer, model) for one in drawn]
     figures.add("same", float(np.mean(same)), "share", n=cases)
 
 
-def asked(case: Case, stage2: Stage2, tokenizer: Any, model: Any) -> bool:
+def asked(one: Case, stage2: Stage2, rows: Rows, tokenizer: Any, model: Any) -> bool:
     """Tell whether `generate()` writes the letter of the label that Stage 2 finds most likely."""
-    (said,) = stage2([case.screen], [case.text])
-    (own,) = stage2.prompts(case.screen, case.text)
-    ids = torch.tensor([[*stage2.shared.begins, *own]])
+    (said,) = stage2([one.screen], [one.text])
+    (own,) = rows.rows(case(one.screen, one.text))
+    ids = torch.tensor([[*rows.begins, *own]])
     written = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False, pad_token_id=0
     )

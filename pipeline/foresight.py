@@ -17,7 +17,8 @@ from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.mining.search.mine import Mine
 from tilth.pipeline.needs import too_large
 from tilth.pipeline.steps.label_made import LabelMade
-from tilth.pipeline.steps.package import Package, check_language_model
+from tilth.pipeline.steps.language import check_language_model
+from tilth.pipeline.steps.package import Package
 from tilth.policy import Policy
 from tilth.synth.draw.generate import Generate
 from tilth.train.judge.evaluate import Evaluate
@@ -83,7 +84,7 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
             found.notes.extend(f"{name}: {note}" for note in _two_sets(step.old, step.new, steps))
         elif isinstance(step, Package):
             try:
-                check_language_model(step.language_model, policy)
+                check_language_model(step.language_model, policy, step.asking)
             except TilthError as error:
                 found.wrong.append(f"{name}: {error}")
     return found

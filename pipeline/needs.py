@@ -30,7 +30,6 @@ PARTS: Mapping[type, tuple[str, ...]] = {
     Generate: ("draw", "edges", "inpaint", "adapter"),
     Package: ("package",),
 }
-ON_CPU = (Package,)  # even where there is a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,10 @@ def needs(step: Step) -> list[Need]:
     found, figures = [], _figures()
     for name in step.models() if parts else ():
         spec = models.spec(name)
+        if isinstance(step, Package) and step.asking.back_end != "onnx":  # it is opened, and not exported
+            if spec.memory_mb:
+                found.append(Need(model=name, peak_mb=spec.memory_mb, measured=False, core_s_an_image=0))
+            continue
         measured = [value for part in parts if (value := figures.get(f"{spec.full_size}.{part}.peak_mb"))]
         if peak := max(measured, default=spec.peak_mb):
             seconds = figures.get(f"{spec.full_size}.{parts[0]}.core_s_an_image", 0.0)
@@ -89,7 +92,7 @@ def too_large(name: str, step: Step, device: str = "auto") -> list[str]:
     """
     here = psutil.virtual_memory().total / 1e6
     large = [need for need in needs(step) if need.peak_mb > here]
-    if large and not isinstance(step, ON_CPU):
+    if large and not (isinstance(step, Package) and step.asking.back_end == "onnx"):
         with suppress(ImportError):  # without torch nothing runs anyway, and others say so
             large = large if models.device(device) == "cpu" else []
     return [

@@ -27,6 +27,8 @@ EXTRAS = {
     "groundingdino": "groundingdino",
     "onnxruntime": "runtime",
     "openvino": "openvino",
+    "httpx": "runtime",
+    "llama_cpp": "llamacpp",
     "mlcroissant": "cards",
     "rapidocr": "runtime",
     "fastapi": "runtime",

@@ -24,7 +24,7 @@ from tilth.extras import optional
 
 # The only files that a checkpoint may hold. Nothing here can run code when it is read.
 WEIGHTS = ".safetensors"
-SAFE_SUFFIXES = (".safetensors", ".onnx", ".json", ".txt", ".model", ".jinja", ".yaml")
+SAFE_SUFFIXES = (".safetensors", ".onnx", ".gguf", ".json", ".txt", ".model", ".jinja", ".yaml")
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
 
@@ -130,8 +130,8 @@ def find(name: str) -> Path:
             raise ModelError(f"{name}: no such folder; give a folder, a starter: model or a hub id")
     else:
         folder = _download(name)
-    if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("*.onnx")):
-        raise ModelError(f"{name}: no .safetensors or .onnx weights in {folder}; pickled weights are never loaded")
+    if not any(path.suffix in (WEIGHTS, ".onnx", ".gguf") for path in folder.rglob("*")):
+        raise ModelError(f"{name}: no {WEIGHTS}, .onnx or .gguf weights in {folder}; pickled weights are never loaded")
     return folder
 
 

@@ -24,9 +24,11 @@ def verify(bundle: BundlePath, as_json: AsJson = False) -> None:
     """Check that a bundle is whole, unchanged and of one piece, and that its models answer: that it would be served."""
     from tilth.runtime.bundles.bundle import MANIFEST, in_use, load_bundle
 
-    moderator = load_bundle(bundle)
+    moderator = load_bundle(bundle, answers=True)
     manifest = json.loads((in_use(bundle) / MANIFEST).read_text())
-    back_ends = moderator.stage1.back_ends
+    back_ends = moderator.stage1.back_ends | (
+        {"language model": moderator.stage2.judge.back_end} if moderator.stage2 else {}
+    )
     if as_json:
         say(json.dumps({"bundle": moderator.name, "back_ends": back_ends, "files": manifest["files"]}))
         return

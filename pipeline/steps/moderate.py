@@ -71,6 +71,7 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
         "action": verdict.action.value,
         "stage": verdict.stage,
         "reason": verdict.reason,
+        **({"degraded": verdict.degraded} if verdict.degraded else {}),
         "scores": {k: round(v, 4) for k, v in verdict.scores.items()},
         "text": verdict.text,
         "ms": {k: round(v, 1) for k, v in verdict.timings_ms.items()},
@@ -173,6 +174,7 @@ def compare(
             latencies["total_stage2"].append(verdict["ms"]["total"])
     return {
         "images": len(verdicts),
+        "degraded": sum("degraded" in verdict for verdict in verdicts),  # the language model did not judge their words
         **{k: counts[k] for k in ("decided_by_stage1", "decided_by_stage2", "corrected", "harmed")},
         **{f"accuracy_{name}": round(float(np.mean(right)), 4) for name, right in rights.items()},
         **_flags(verdicts, unsafe_by_file),

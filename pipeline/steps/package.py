@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from tilth import models
 from tilth.claims import Json
 from tilth.data.files import folder_beside
 from tilth.engine.steps import Facts, step
@@ -17,13 +17,13 @@ from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.images import Image
 from tilth.pipeline.steps.cards import evaluations_of, licences_of, write_cards
+from tilth.pipeline.steps.language import Asking, check_language_model, source_of, write_language_model
 from tilth.policy import Policy
 from tilth.runtime.bundles.bundle import MANIFEST, load_bundle, seal
 from tilth.runtime.bundles.settings import CLEAR_BELOW, write_policy
 from tilth.runtime.bundles.tune import tune
 from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.stage1 import Floats, Prepare
-from tilth.runtime.stages.template import DEFINED, LETTERS, SAFE
 from tilth.train.artifacts.artifact import About, read_about
 
 COMPARED = 8  # images by which a graph is held to its model
@@ -31,13 +31,14 @@ COMPARED = 8  # images by which a graph is held to its model
 
 @step
 class Package:
-    """Make a bundle: two ONNX graphs for Stage 1, one for Stage 2, policy, settings and the digest of every file.
+    """Make a bundle: two ONNX graphs for Stage 1, a language model for Stage 2, policy, settings and the digest of every file.
 
     Args:
         classifier: Name of the classifier artifact.
         detector: Name of the detector artifact; when empty, the classifier decides alone, as where labels have no boxes.
         language_model: The model of Stage 2; when empty, Stage 1 decides alone. It is left out for a policy without categories that
-            words decide.
+            words decide. Of a server it is the name that the server knows it by.
+        asking: Where the language model runs, and how it is asked.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
             calibration found on validation images, at most the policy's lowest `review_above`.
         measured_on: Images of the dataset by which graphs are held to their models, and back ends to each other; 0 to choose
@@ -50,21 +51,23 @@ class Package:
     classifier: str = "final.classifier"
     detector: str = "final.detector"
     language_model: str = "starter:verdict"
+    asking: Asking = field(default_factory=Asking)
     clear_below: float | None = None
     measured_on: int = 32
 
     def models(self) -> tuple[str, ...]:
-        """Name the language model."""
-        return (self.language_model,) if self.language_model else ()
+        """Name the language model, unless a server has it."""
+        return (self.language_model,) if self.language_model and self.asking.back_end != "server" else ()
 
     def run(self, work: Work) -> Facts:
         """Export, seal, open once to prove that it loads, and link `bundle` beside the run's report to it.
 
         Raises:
             InputError: The language model, or a trained model, does not know the policy's categories.
+            Unavailable: The server of the language model does not answer.
         """
         folder, link = work.folder / "bundle", work.folder.parents[1] / "bundle"
-        check_language_model(self.language_model, work.policy)
+        check_language_model(self.language_model, work.policy, self.asking)
         for name in (self.classifier, self.detector) if self.detector else (self.classifier,):
             _check_labels(name, read_about(work.artifact(name)), work.policy)
         if not (folder / "bundle.json").exists():
@@ -73,7 +76,7 @@ class Package:
                 try:
                     images = self._images(work)
                     self._write(work, partial, images)
-                    load_bundle(partial)
+                    load_bundle(partial, answers=True)
                     if images:
                         tune(partial, images, made=work.now())
                 except BaseException:  # what is left would look like a bundle
@@ -93,6 +96,7 @@ class Package:
             "files": sum(path.is_file() for path in folder.rglob("*")),
             "clear_below": moderator.clear_below,
             "back_ends": dict(moderator.stage1.back_ends),
+            "language_model": moderator.stage2.judge.back_end if moderator.stage2 else "none",
             "reads": reads_what(moderator),
             "evaluations": [*json.loads((folder / "evaluation.json").read_text())],
             "notes": notes_on(folder, moderator),
@@ -106,12 +110,7 @@ class Package:
         return [sample.pixels() for sample in work.dataset.read([ids[i] for i in sorted(drawn)])]
 
     def _write(self, work: Work, folder: Path, images: Sequence[Image]) -> None:
-        from tilth.train.artifacts.export import (
-            export_classifier,
-            export_detector,
-            export_language_model,
-            verdict_settings,
-        )
+        from tilth.train.artifacts.export import export_classifier, export_detector
 
         classifier, detector = work.artifact(self.classifier), self.detector and work.artifact(self.detector)
         export_classifier(classifier, folder, _pixels(classifier, images))
@@ -119,15 +118,14 @@ class Package:
             export_detector(detector, folder, _pixels(detector, images))
         reads = self.language_model if work.policy.written else ""
         if reads:
-            place = models.locate(reads)
-            export_language_model(place, folder, verdict_settings(place, _verdicts(work.policy), DEFINED))
+            write_language_model(reads, self.asking, work.policy, folder)
         served = self._served(work)
         write_policy(folder, served)
         facts: dict[str, Json] = {
             "made": work.now(),
             "dataset_version": work.dataset.at.number,
             "dataset_digest": work.dataset.digest(),
-            "language_model": models.source(reads) if reads else None,
+            "language_model": source_of(reads, self.asking) if reads else None,
             "classifier": work.artifact(self.classifier).name,
             "detector": work.artifact(self.detector).name if self.detector else None,
         }
@@ -181,47 +179,6 @@ def notes_on(folder: Path, moderator: Moderator) -> list[str]:
             "long; a pictured category with severity: low, review_above: 1 and block_above: 1, such as sign, would say it"
         )
     return notes
-
-
-def _verdicts(policy: Policy) -> tuple[str, ...]:
-    return (SAFE, *(c.name for c in policy.categories if not c.is_signpost))
-
-
-def check_language_model(name: str, policy: Policy) -> None:
-    """Refuse a language model that was taught the categories of another policy, before anything is exported.
-
-    Args:
-        name: Of the model; empty for none.
-        policy: Whose categories it is to judge; where words decide none, no model is packaged.
-
-    Raises:
-        InputError: It does not know them, or there is none although words decide some.
-    """
-    written = [category.name for category in policy.written]
-    if not written:
-        return
-    another = (
-        "set language_model to a folder or hub id (owner/name@commit) of an instruction-tuned language model, which answers by letter, "
-        "or leave these categories out of the policy"
-    )
-    if not name:
-        raise InputError(
-            f"words decide {', '.join(written)}, and without a language model nobody reads them; {another}"
-        )
-    if len(_verdicts(policy)) > len(LETTERS):
-        raise InputError(
-            f"policy {policy.policy} has {len(_verdicts(policy)) - 1} categories to judge; a verdict is one letter, so Stage 2 can tell at "
-            f"most {len(LETTERS) - 1} apart: divide the policy, or leave out the categories that words decide ({', '.join(written[:5])}"
-            f"{', …' if len(written) > 5 else ''})"
-        )
-    own = models.find(name) / "verdict.json" if models.is_here(name) else None
-    if own is None or not own.exists():
-        return  # it answers for whatever it is told
-    taught = json.loads(own.read_text())["labels"]
-    if lacks := [category for category in written if category not in taught]:
-        raise InputError(f"{name} was not taught {', '.join(lacks)} but {', '.join(taught)}; {another}")
-    if strange := [label for label in taught if label not in _verdicts(policy)]:
-        raise InputError(f"{name} also answers with {', '.join(strange)}, which the policy does not have; {another}")
 
 
 def _check_labels(name: str, about: About, policy: Policy) -> None:

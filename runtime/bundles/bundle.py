@@ -4,10 +4,11 @@
     policy.yaml        categories and thresholds
     classifier.onnx    classifier.json {labels, size_wh, mean, std, calibration: {label: {a, d, b}}}
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
-    verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding}, tokenizer.json
+    verdict.json       the language model {back_end, form, template_version, labels, max_tokens, …}; and, by its back end, verdict.onnx or
+                       verdict.gguf with tokenizer.json, or nothing where it names a checkpoint or a server
     tuned.json         what runs fastest on this machine; the one file that is not sealed, see `tuned.py`
 
-The three files of Stage 2 are missing where a policy has nothing to read: then Stage 1 decides alone. Those of the detector are
+The files of Stage 2 are missing where a policy has nothing to read: then Stage 1 decides alone. Those of the detector are
 missing where nobody knows where things are, only that an image shows them. Nothing is loaded before every digest fits.
 """
 
@@ -21,13 +22,15 @@ from pathlib import Path
 import numpy as np
 
 from tilth.claims import Json
-from tilth.errors import InputError, ModelError, TilthError
-from tilth.extras import optional
+from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.fusion import finite, fusions
 from tilth.images import Image
-from tilth.policy import Policy, load_policy
+from tilth.policy import load_policy
+from tilth.runtime.bundles.language import open_stage2
 from tilth.runtime.bundles.settings import (
     CLEAR_BELOW,
+    STAGE2,
+    BackEnd,
     ClassifierSettings,
     DetectorSettings,
     Manifest,
@@ -40,14 +43,13 @@ from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.graphs import REFERENCE, Graph, open_graph
 from tilth.runtime.stages.reading import Reader
 from tilth.runtime.stages.stage1 import Classifier, Detector, Prepare, Stage1
-from tilth.runtime.stages.stage2 import Stage2, read_once
+from tilth.runtime.stages.stage2 import Unjudged
 
 FORMAT = 1
 MANIFEST = "bundle.json"
 IN_USE, BUNDLES = "bundle", "bundles"  # of a champion: the link to the one in use, and where all of them lie
 NEEDED = ("policy.yaml", "classifier.onnx", "classifier.json")
 DETECTOR = ("detector.onnx", "detector.json")  # both or none
-STAGE2 = ("verdict.onnx", "verdict.json", "tokenizer.json")  # all or none
 UNSEALED = {MANIFEST, TUNED}
 OUTPUTS = {"classifier": ("logits",), "detector": ("logits", "boxes")}
 
@@ -65,7 +67,7 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
     Raises:
         InputError: A file is missing.
     """
-    if missing := _missing({name for name in (*NEEDED, *DETECTOR, *STAGE2) if (folder / name).is_file()}):
+    if missing := _missing(folder, {path.name for path in folder.iterdir() if path.is_file()}):
         raise InputError(f"{folder}: a bundle also needs {', '.join(missing)}")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     digests = {name: _digest(folder / name) for name in names if name not in UNSEALED}
@@ -76,10 +78,21 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
     return folder / MANIFEST
 
 
-def _missing(there: set[str]) -> list[str]:
+def _missing(folder: Path, there: set[str]) -> list[str]:
     """List the files that a bundle which has these files also needs."""
-    groups = (NEEDED, *(group for group in (DETECTOR, STAGE2) if there & set(group)))
+    groups = [NEEDED, *([DETECTOR] if there & {*DETECTOR} else [])]
+    if there & {name for files in STAGE2.values() for name in files}:
+        groups.append(STAGE2[_back_end(folder)])
     return [name for group in groups for name in group if name not in there]
+
+
+def _back_end(folder: Path) -> BackEnd:
+    """Return the back end that a language model's settings name; that of old bundles where they name none, or cannot be read yet."""
+    try:
+        named = json.loads((folder / "verdict.json").read_bytes())["back_end"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "onnx"
+    return named if named in STAGE2 else "onnx"
 
 
 def verify(folder: Path) -> Manifest:
@@ -94,7 +107,7 @@ def verify(folder: Path) -> Manifest:
     manifest = read_settings(folder / MANIFEST, Manifest)
     found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() or p.is_symlink()}
     found -= {name for name in UNSEALED if not (folder / name).is_symlink()}
-    wrong = [f"{name} is missing" for name in sorted({*_missing(found), *manifest.files} - found)]
+    wrong = [f"{name} is missing" for name in sorted({*_missing(folder, found), *manifest.files} - found)]
     wrong += [f"{name} was added" for name in sorted(found - set(manifest.files))]
     for name in sorted(found & set(manifest.files)):
         if (folder / name).is_symlink():
@@ -106,17 +119,21 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True) -> Moderator:
+def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True, answers: bool = False) -> Moderator:
     """Verify a bundle and get its models ready.
+
+    A language model on a server that cannot be reached now keeps nothing from being served, as it may be there later; the log says so.
 
     Args:
         folder: The bundle, or a champion, which stands for the one in use.
         threads: Of each model; 0 for as many as this process may use.
         tuned: Whether each graph runs on what was fastest here, or all on onnxruntime, as when models are compared.
+        answers: Whether a server of the language model must be there now.
 
     Raises:
         InputError: The folder is no bundle, or its settings contradict each other.
         ModelError: A file was changed, is not the model that its settings describe, or says what is no number.
+        Unavailable: The server of the language model must be there, and is not.
     """
     folder = in_use(Path(folder))
     manifest = verify(folder)
@@ -148,12 +165,16 @@ def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True) -> Modera
     moderator = Moderator(
         policy=policy,
         stage1=stage1,
-        stage2=_stage2(folder, policy, verdict, threads) if verdict else None,
+        stage2=open_stage2(folder, policy, verdict, threads) if verdict else None,
         reader=Reader(threads=threads) if verdict else None,
         clear_below=manifest.clear_below,
         name=f"{policy.policy}-v{policy.version}@{digest_of(folder)}",
     )
-    _ask_once(folder, moderator)
+    why = _ask_once(folder, moderator)
+    if why and answers:
+        raise Unavailable(why)
+    if why:
+        log.warning("%s; Stage 1 decides alone until it does", why)
     return moderator
 
 
@@ -189,50 +210,34 @@ def digest_of(folder: Path) -> str:
     return _digest(folder / MANIFEST)[:12]
 
 
-def _ask_once(folder: Path, moderator: Moderator) -> None:
-    """Ask every model about a picture of noise: one that cannot answer, or not in numbers, is never served."""
+def _ask_once(folder: Path, moderator: Moderator) -> str:
+    """Ask every model about a picture of noise: one that cannot answer, or not in numbers, is never served.
+
+    Returns:
+        Why a language model elsewhere did not answer; empty when it did.
+    """
     try:
         screens = moderator.stage1([_noise()])
-        if moderator.stage2 is not None:
-            moderator.stage2(screens, ["words"])
+        judged = moderator.stage2(screens, ["words"]) if moderator.stage2 else []
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
     except TilthError as error:
         raise ModelError(f"{folder}/{error}") from error
     except Exception as error:
         raise ModelError(f"{folder}: its models cannot be asked: {str(error).splitlines()[0][:200]}") from error
+    for one in judged:
+        if isinstance(one, Unjudged) and one.why == "no_label":
+            raise ModelError(
+                f"{folder}: the language model's server answers with none of the letters of the policy's rules, or tells no "
+                "log-probabilities; serve a model that answers by letter, with top_logprobs"
+            )
+        if isinstance(one, Unjudged):
+            return f"{folder}: the language model's server does not answer ({one.why})"
+    return ""
 
 
 def _noise() -> Image:
     return np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-
-
-def _stage2(folder: Path, policy: Policy, verdict: VerdictSettings, threads: int) -> Stage2:
-    with optional():
-        from tokenizers import Tokenizer
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # which is what tokenizers raises
-        raise ModelError(f"{folder}/tokenizer.json: not a tokenizer: {str(error)[:200]}") from error
-    if absent := [str(each) for each in verdict.label_token_ids if tokenizer.id_to_token(each) is None]:
-        raise ModelError(
-            f"{folder}/tokenizer.json: lacks the label tokens {', '.join(absent)} of verdict.json; package it again"
-        )
-    keeps = verdict.past_shape is not None
-    inputs, outputs = ({"ids", "mask", "past"}, {"logits", "kept"}) if keeps else ({"ids", "mask"}, {"logits"})
-    session = open_graph(folder / "verdict.onnx", inputs, outputs, threads=threads)
-    try:
-        shared = read_once(session, tokenizer, verdict.rules(policy), verdict.after, verdict.past_shape)
-    except TilthError as error:
-        raise ModelError(f"{folder}/{error}") from error
-    except Exception as error:
-        raise ModelError(f"{folder}/verdict.onnx: cannot be asked: {str(error).splitlines()[0][:200]}") from error
-    return Stage2(
-        session=session,
-        tokenizer=tokenizer,
-        labels=verdict.labels,
-        max_tokens=verdict.max_tokens,
-        padding=verdict.padding,
-        shared=shared,
-    )
 
 
 def _digest(path: Path) -> str:

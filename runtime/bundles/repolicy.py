@@ -15,7 +15,8 @@ from tilth.errors import InputError
 from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.bundle import MANIFEST, digest_of, in_use, load_bundle, seal, verify
 from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings, write_policy
-from tilth.runtime.stages.template import DEFINED, SAFE
+from tilth.runtime.judges.guards import check_words
+from tilth.runtime.stages.template import SAFE
 
 CARD = "README.md"
 
@@ -66,8 +67,9 @@ def repolicy(
         write_policy(partial, after)
         if (folder / "verdict.json").is_file():
             verdict = json.loads((folder / "verdict.json").read_text())
-            if verdict["template_version"] == DEFINED:
-                verdict["labels"] = [SAFE, *(c.name for c in after.categories if not c.is_signpost)]
+            settings = read_settings(folder / "verdict.json", VerdictSettings)
+            if settings.reads_definitions or settings.form == "qwen3guard":
+                verdict["labels"] = [*settings.verdicts(after)]
             (partial / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n")
         if (partial / CARD).exists():
             _say_so(partial / CARD, f"{after.policy} v{after.version}", was)
@@ -103,7 +105,9 @@ def _check(folder: Path, before: Policy, after: Policy) -> None:
         wrong += [f"{name} is decided by words, and this bundle has no language model" for name in written]
     else:
         verdict = read_settings(folder / "verdict.json", VerdictSettings)
-        if verdict.template_version != DEFINED:
+        if verdict.form == "qwen3guard":
+            check_words(written, verdict.words)
+        elif not verdict.reads_definitions:
             taught = f"its language model was taught {', '.join(verdict.labels)} and reads no definitions"
             wrong += [
                 f"{name}: {taught}; package with another language_model"
@@ -117,8 +121,8 @@ def _check(folder: Path, before: Policy, after: Policy) -> None:
                 for c in after.written
                 if c.name in means and means[c.name] != c.definition
             ]
-        elif (most := len(verdict.label_token_ids) - 1) < len([c for c in after.categories if not c.is_signpost]):
-            wrong.append(f"the language model tells at most {most} categories apart; leave some out")
+        elif len(verdict.verdicts(after)) > verdict.most_labels:
+            wrong.append(f"the language model tells at most {verdict.most_labels - 1} categories apart; leave some out")
     if wrong:
         raise InputError("\n".join(wrong))
 

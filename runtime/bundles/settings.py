@@ -8,10 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tilth.errors import InputError
 from tilth.policy import Policy
+from tilth.runtime.judges.guards import READ_POLICY, Form, slots
+from tilth.runtime.judges.server import ServerSettings
 from tilth.runtime.stages import template
 from tilth.runtime.stages.stage1 import Prepare
 
 CLEAR_BELOW = 0.1
+
+BackEnd: TypeAlias = Literal["onnx", "transformers", "llama.cpp", "server"]
+STAGE2: dict[BackEnd, tuple[str, ...]] = {  # the files of each, all or none
+    "onnx": ("verdict.onnx", "verdict.json", "tokenizer.json"),
+    "transformers": ("verdict.json",),
+    "llama.cpp": ("verdict.gguf", "verdict.json", "tokenizer.json"),
+    "server": ("verdict.json",),
+}
 
 _Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 _Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -55,29 +65,64 @@ class VerdictSettings(_Settings):
     """`verdict.json`.
 
     Args:
+        back_end: What runs the model.
+        form: How it is asked: for the letter of a rule, or as a kind of guard.
         template_version: Of the prompt.
         labels: The verdicts, by the first of the label tokens.
-        label_token_ids: Tokens that the graph answers with; a model off the shelf has one for every letter.
+        label_token_ids: Tokens of the letters that it answers with; a model off the shelf has one for every letter, and a server none.
         max_tokens: Longest prompt.
-        padding: Side on which shorter prompts are filled.
+        padding: Side on which shorter prompts of a graph are filled.
         before: What a chat begins with.
         after: What comes between the prompt and the answer.
-        past_shape: Layers times two, heads and width of what the graph keeps of the rules; None for one that keeps nothing.
+        past_shape: Layers times two, heads and width of what a graph keeps of the rules; None for one that keeps nothing.
+        model: The checkpoint that transformers opens; it is not in the bundle.
+        digest: Of that checkpoint.
+        device: Where transformers runs it.
+        prompt: Of a guard, with its slots.
+        words: Of Qwen3Guard: which of its categories stands for which of ours.
+        server: Where else the model is, and how it is asked there.
     """
 
+    back_end: BackEnd = "onnx"
+    form: Form = "letters"
     template_version: int
     labels: tuple[str, ...] = Field(min_length=2)
-    label_token_ids: tuple[int, ...]
+    label_token_ids: tuple[int, ...] = ()
     max_tokens: int = Field(ge=16)
-    padding: Literal["left", "right"]
+    padding: Literal["left", "right"] = "left"
     before: str = ""
     after: str = ""
     past_shape: tuple[int, int, int] | None = None
+    model: str = ""
+    digest: str = ""
+    device: str = "auto"
+    prompt: str = ""
+    words: dict[str, str] = {}
+    server: ServerSettings | None = None
+
+    @property
+    def reads_definitions(self) -> bool:
+        """Whether another policy needs no other model."""
+        return self.template_version == template.DEFINED and self.form in READ_POLICY
+
+    @property
+    def most_labels(self) -> int:
+        """How many verdicts it can tell apart."""
+        known = self.form == "letters" and self.back_end != "server"
+        return min(len(template.LETTERS), len(self.label_token_ids)) if known else len(template.LETTERS)
+
+    def means(self, policy: Policy) -> dict[str, str]:
+        """Return what each category means."""
+        return {category.name: category.definition for category in policy.categories}
 
     def rules(self, policy: Policy) -> str:
-        """Write what every prompt begins with."""
-        means = {category.name: category.definition for category in policy.categories}
-        return self.before + template.rules(self.labels, means if self.template_version == template.DEFINED else None)
+        """Write what every prompt for a letter begins with."""
+        defined = self.template_version == template.DEFINED
+        return self.before + template.rules(self.labels, self.means(policy) if defined else None)
+
+    def verdicts(self, policy: Policy) -> tuple[str, ...]:
+        """Return the verdicts on a policy: a guard is asked about what is written alone, a letter is found for everything."""
+        return verdicts(policy, self.form)
 
 
 class Manifest(_Settings):
@@ -89,6 +134,13 @@ class Manifest(_Settings):
 
 
 S = TypeVar("S", bound=BaseModel)
+
+
+def verdicts(policy: Policy, form: Form = "letters") -> tuple[str, ...]:
+    """Return what a language model can say of a policy, asked in this form."""
+    if form == "letters":
+        return (template.SAFE, *(c.name for c in policy.categories if not c.is_signpost))
+    return (template.SAFE, *(c.name for c in policy.written))
 
 
 def write_policy(folder: Path, policy: Policy) -> None:
@@ -121,26 +173,44 @@ def check_agreement(
 ) -> None:
     """Report everything in which the files of a bundle contradict each other."""
     wrong = []
-    verdicts = verdict.labels if verdict else ()
+    said = verdict.labels if verdict else ()
     if verdict and verdict.template_version not in template.VERSIONS:
         known = " and ".join(map(str, template.VERSIONS))
         wrong.append(f"verdict.json: template {verdict.template_version}, this runtime writes {known}")
-    if verdict and len(verdict.labels) > len(verdict.label_token_ids):
-        wrong.append(f"verdict.json: {len(verdict.labels)} labels but {len(verdict.label_token_ids)} label_token_ids")
-    if verdict and len(verdict.labels) > len(template.LETTERS):
-        wrong.append(
-            f"verdict.json: {len(verdict.labels)} labels, but a verdict is one of {len(template.LETTERS)} letters"
-        )
+    if verdict and len(verdict.labels) > verdict.most_labels:
+        told = f"{len(verdict.labels)} labels"
+        if len(verdict.labels) > len(template.LETTERS):
+            wrong.append(f"verdict.json: {told}, but a verdict is one of {len(template.LETTERS)} letters")
+        else:
+            wrong.append(f"verdict.json: {told} but {len(verdict.label_token_ids)} label_token_ids")
     if verdict and len({*verdict.label_token_ids}) < len(verdict.label_token_ids):
         wrong.append("verdict.json: two labels have one label_token_id, so no answer could tell them apart")
+    if verdict:
+        wrong += _of_back_end(verdict)
     if verdict and template.SAFE not in verdict.labels:
         wrong.append(f"verdict.json: labels lack {template.SAFE!r}")
     boxed = detector.labels if detector else ()
-    for name, labels in (("classifier", classifier.labels), ("detector", boxed), ("verdict", verdicts)):
+    for name, labels in (("classifier", classifier.labels), ("detector", boxed), ("verdict", said)):
         if strangers := sorted(set(labels) - set(policy.names) - {template.SAFE}):
             wrong.append(f"{name}.json: no category of policy {policy.policy}: {', '.join(strangers)}")
-    decided = {*classifier.labels, *verdicts}
+    decided = {*classifier.labels, *said}
     if orphans := [name for name in policy.names if name not in decided]:
         wrong.append(f"policy.yaml: no model scores {', '.join(orphans)}; classifier.json or verdict.json must list it")
     if wrong:
         raise InputError("\n".join(f"{folder}/{line}" for line in wrong))
+
+
+def _of_back_end(verdict: VerdictSettings) -> list[str]:
+    """Report what a back end lacks."""
+    wrong = []
+    if verdict.back_end == "server" and verdict.server is None:
+        wrong.append("verdict.json: back end server, but no server is named")
+    if verdict.back_end == "transformers" and not (verdict.model and verdict.digest):
+        wrong.append("verdict.json: back end transformers, but no model and digest are named")
+    if verdict.form != "letters" and verdict.back_end != "transformers":
+        wrong.append(
+            f"verdict.json: a guard ({verdict.form}) is asked by transformers alone, not by {verdict.back_end}"
+        )
+    if verdict.form != "letters" and not all(slot in verdict.prompt for slot in slots(verdict.form)):
+        wrong.append(f"verdict.json: the prompt of {verdict.form} lacks a slot")
+    return wrong

@@ -87,13 +87,17 @@ def result(verdict: Verdict, judged_in_texts: Sequence[str] = ()) -> dict[str, J
         "categories": {name: action is not Action.ALLOW for name, action in verdict.actions.items()},
         "category_scores": {name: round(score, 6) for name, score in verdict.scores.items()},
         "category_applied_input_types": {
-            name: [verdict.of] if verdict.of == "image" or name in judged_in_texts else [] for name in verdict.scores
+            name: [verdict.of]
+            if (verdict.of == "image" or name in judged_in_texts) and name not in verdict.unjudged
+            else []
+            for name in verdict.scores
         },
         "tilth": {
             "action": verdict.action.value,
             "actions": {name: action.value for name, action in verdict.actions.items()},
             "stage": verdict.stage,
             "reason": verdict.reason,
+            "degraded": verdict.degraded or None,
             "boxes": [
                 {"category": b.category, "box_xyxy": [round(v, 1) for v in b.box_xyxy], "score": round(b.score, 4)}
                 for b in verdict.boxes
@@ -273,4 +277,5 @@ async def _follow(desk: Desk, newer: Callable[[], Moderator | None]) -> None:
 def _counts(verdicts: Sequence[Verdict]) -> str:
     kinds = Counter(f"{verdict.of}s" for verdict in verdicts)
     counts = Counter(v.action.value for v in verdicts) + Counter(f"stage{v.stage}" for v in verdicts)
+    counts += Counter("degraded" for v in verdicts if v.degraded)
     return " ".join(f"{name}={n}" for part in (kinds, counts) for name, n in sorted(part.items()))

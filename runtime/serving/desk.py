@@ -62,8 +62,9 @@ class _Bench:
             moderator.see, name="stage1", most=batching.stage1, workers=batching.workers, told=told("stage1")
         )
         self.read = one(self._read, name="ocr", most=1, told=told("ocr"))
-        self.judge = one(moderator.judge, name="language", most=batching.language, told=told("language"))
-        self.texts = one(moderator.moderate_texts, name="texts", most=batching.language, told=told("texts"))
+        asks = {"most": batching.language, "workers": moderator.stage2.judge.workers if moderator.stage2 else 1}
+        self.judge = one(moderator.judge, name="language", told=told("language"), **asks)
+        self.texts = one(moderator.moderate_texts, name="texts", told=told("texts"), **asks)
         self.parts = (self.see, self.read, self.judge, self.texts)
         self._busy, self._retired = 0, False
 

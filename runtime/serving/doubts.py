@@ -31,11 +31,11 @@ def doubt(verdict: Verdict, policy: Policy, clear_below: float) -> float:
     """Return how unsure a verdict on an image is, in [0, 1]; 0 when nothing was in doubt.
 
     It is that of the most doubtful category: 1 for a score at `review_above`, where one step up or down changes what happens, and less
-    towards `clear_below` and `block_above`. A category that only says where to read is in no doubt.
+    towards `clear_below` and `block_above`. A category that only says where to read is in no doubt, nor is one that nobody judged.
     """
     if verdict.of != "image":
         return 0.0
-    named = (category for category in policy.categories if not category.is_signpost)
+    named = (c for c in policy.categories if not c.is_signpost and c.name not in verdict.unjudged)
     return max((_of(category, verdict.scores[category.name], clear_below) for category in named), default=0.0)
 
 
@@ -161,7 +161,7 @@ class Doubts:
             "stage": verdict.stage,
             "action": verdict.action.value,
             "doubt": sure,
-            "scores": {name: round(score, 6) for name, score in verdict.scores.items()},
+            "scores": {name: round(score, 6) for name, score in verdict.scores.items() if name not in verdict.unjudged},
         }
         return self._shelf.put(image_id(image), suffix, data, served)
 

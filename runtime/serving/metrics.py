@@ -41,6 +41,9 @@ class Metrics:
         self._judged = Counter(
             "tilth_judged", "Images and texts that were judged.", ("of", "action", "stage"), registry=of
         )
+        self._degraded = Counter(
+            "tilth_degraded", "Images and texts whose words the language model did not judge.", ("reason",), registry=of
+        )
         self._sizes = Histogram(
             "tilth_batch_size", "Items that were worked on at once.", ("part",), registry=of, buckets=SIZES
         )
@@ -79,6 +82,8 @@ class Metrics:
         """Count verdicts."""
         for verdict in verdicts:
             self._judged.labels(verdict.of, verdict.action.value, str(verdict.stage)).inc()
+            if verdict.degraded:
+                self._degraded.labels(verdict.degraded).inc()
 
     def refused(self, reason: str) -> None:
         """Count a request that was not judged, by one of our own words."""

@@ -16,7 +16,7 @@ from tilth.images import Image
 from tilth.policy import Category, Policy
 from tilth.runtime.stages.reading import Reader
 from tilth.runtime.stages.stage1 import Found, Screen, Stage1
-from tilth.runtime.stages.stage2 import Stage2
+from tilth.runtime.stages.stage2 import Stage2, Unjudged
 
 
 class Action(StrEnum):
@@ -43,6 +43,8 @@ class Verdict:
         boxes: What the detector found.
         text: The words in the image; empty when nobody read or there were none.
         of: What was judged; of a text, the scores of what can only be pictured are 0 and say nothing.
+        degraded: Why the language model did not judge the words; empty when it did, or when there were none.
+        unjudged: The categories that are open for that; a person is to look, and their scores say nothing.
         timings_ms: Wall-clock milliseconds by part: `stage1`, `ocr`, `language`, `total`; of a batch, an image's share.
     """
 
@@ -54,6 +56,8 @@ class Verdict:
     boxes: tuple[Found, ...] = ()
     text: str = ""
     of: Literal["image", "text"] = "image"
+    degraded: str = ""
+    unjudged: tuple[str, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -144,7 +148,10 @@ class Moderator:
         return replace(case, text=text, timings_ms={**case.timings_ms, "ocr": 1000 * (self.clock() - began)})
 
     def judge(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Judge cases whose words were read; the language model is asked about those that have some."""
+        """Judge cases whose words were read; the language model is asked about those that have some.
+
+        Where it does not answer, Stage 1 decides what is pictured, and a person what is written.
+        """
         written = [case for case in cases if case.text]
         began = self.clock()
         asked = self.stage2([case.screen for case in written], [c.text for c in written]) if self.stage2 else []
@@ -194,11 +201,17 @@ class Moderator:
         boxes = tuple(Found(category=name, box_xyxy=(0, 0, 1, 1), score=1.0) for name in self.signposts[:1])
         board = Screen(scores=dict.fromkeys(self.signposts[:1], 1.0), boxes=boxes)
         began = self.clock()
-        judged = stage2([board] * len(texts), texts)
+        judged, blank = stage2([board] * len(texts), texts), Screen(scores={})
         timings = {"language": 1000 * (self.clock() - began) / len(texts)}
-        blank = Screen(scores={})
-        found = [{name: one[name] for name in self.judged_in_texts} for one in judged]
-        return [replace(self._verdict(blank, scores, 2, "text", timings), of="text") for scores in found]
+        verdicts = []
+        for one in judged:
+            if isinstance(one, Unjudged):
+                verdict = self._for_a_person(self._verdict(blank, {}, 1, "text that nobody judged", timings), one)
+            else:
+                scores = {name: one[name] for name in self.judged_in_texts}
+                verdict = self._verdict(blank, scores, 2, "text", timings)
+            verdicts.append(replace(verdict, of="text"))
+        return verdicts
 
     def _clear_case(self, screen: Screen, stage1_ms: float) -> Verdict | None:
         """Return the verdict of Stage 1, or None when there may be words to read.
@@ -225,16 +238,36 @@ class Moderator:
         return boxed or any(screen.scores.get(name, 0.0) >= self.clear_below for name in self.signposts)
 
     def _judged_case(
-        self, screen: Screen, text: str, chances: Mapping[str, float], timings_ms: Mapping[str, float]
+        self, screen: Screen, text: str, chances: Mapping[str, float] | Unjudged, timings_ms: Mapping[str, float]
     ) -> Verdict:
         """Combine the two stages: what is written is Stage 2's to judge, what is pictured stays with Stage 1.
 
         A calibrated score of models that saw the pixels ranks images better than a model that only reads about it.
         """
+        if isinstance(chances, Unjudged):
+            alone = self._verdict(screen, screen.scores, 1, "writing that nobody judged", timings_ms)
+            return replace(self._for_a_person(alone, chances), text=text)
         written = {category.name for category in self.policy.written}
         scores = {**screen.scores, **{name: chance for name, chance in chances.items() if name in written}}
         reason = "writing" if self._has_writing(screen) else "may hold words"
         return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=text)
+
+    def _for_a_person(self, verdict: Verdict, why: Unjudged) -> Verdict:
+        """Have a person look at what is open because nobody judged the words: what nobody read is not thereby safe.
+
+        The score of such a category is put where the policy's thresholds say the same.
+        """
+        known = self.stage2.labels if self.stage2 else ()
+        lines = {
+            c.name: (c.review_above + c.block_above) / 2
+            for c in self.policy.written
+            if c.name in known and c.review_above < 1
+        }
+        actions = {**verdict.actions, **dict.fromkeys(lines, Action.REVIEW)}
+        return replace(
+            verdict, action=max(actions.values(), key=SEVERITY.__getitem__), actions=actions,
+            scores={**verdict.scores, **lines}, degraded=why.why, unjudged=tuple(lines),
+        )  # fmt: skip
 
     def _verdict(
         self,

@@ -1,153 +1,109 @@
-"""Stage 2: a language model reads the prompt and gives its verdict in one forward pass over the label tokens.
+"""Stage 2: a language model reads about the image and its words, and says how likely each verdict is.
 
-What all prompts of a bundle begin with, the rules, is read once: its keys and values are kept and stand before every case.
+Which model, and where it runs, is its judge's to know (`tilth.runtime.judges`). A judge that cannot be asked says so of each case, and what
+nobody judged is never taken for safe.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tilth.errors import InputError
-from tilth.fusion import finite
-from tilth.runtime.stages.graphs import Arrays, Graph
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.template import SAFE, case
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 MAX_BATCH = 16
 SHARED = 32  # characters on either side of where words are parted, so that no phrase is torn
 
+Chances: TypeAlias = npt.NDArray[np.float64]
+Why: TypeAlias = Literal["timeout", "unreachable", "refused", "no_label", "resting"]
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What every prompt begins and ends with.
+
+@dataclass(frozen=True)
+class Unjudged:
+    """Nobody judged a case.
 
     Args:
-        begins: Token ids of the rules.
-        ends: Token ids after the case, such as where a chat model begins its answer.
-        kept: Keys and values of the rules, `(2 × layers, heads, tokens, width)`; None where the graph keeps none, and reads them anew.
+        why: The server took too long (`timeout`), is not there (`unreachable`), answered with an error (`refused`) or with none of the
+            labels (`no_label`), or failed lately and is not asked until it answers again (`resting`).
     """
 
-    begins: Sequence[int]
-    ends: Sequence[int] = ()
-    kept: "npt.NDArray[np.float32] | None" = None
+    why: Why
+
+
+class Judge(Protocol):
+    """A language model behind the one way to ask it.
+
+    `back_end` names what runs it, and `workers` is how many batches of cases it can be asked about at once.
+    """
+
+    @property
+    def back_end(self) -> str: ...
+
+    @property
+    def workers(self) -> int: ...
+
+    def room(self, case: str) -> int:
+        """Return how many tokens are left beside a prompt about this case; below 0 it is too long."""
+        ...
+
+    def __call__(self, cases: Sequence[str]) -> "Sequence[Chances | Unjudged]":
+        """Return the probability of each verdict `(k,)`, by case."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stage2:
-    """An ONNX graph `ids, mask (n, t), past (2 × layers, heads, p, width) -> logits (n, k)` of the label tokens after each prompt.
+    """A judge with the verdicts that it gives.
 
     Args:
-        session: The graph.
-        tokenizer: Of the language model.
-        labels: The verdicts, by the first of the k.
-        max_tokens: Longest prompt; words that do not fit are judged in parts, each in a prompt of its own.
-        padding: The side that shorter prompts of a batch are filled on.
-        shared: What all prompts begin and end with.
+        judge: Is asked.
+        labels: The verdicts, in the order of its probabilities.
+        write: Makes the case of what Stage 1 says and of the words in the image.
     """
 
-    session: Graph
-    tokenizer: "Tokenizer"
+    judge: Judge
     labels: tuple[str, ...]
-    max_tokens: int
-    padding: Literal["left", "right"]
-    shared: Shared
+    write: Callable[[Screen, str], str] = case
 
-    def __call__(self, screens: Sequence[Screen], texts: Sequence[str]) -> list[dict[str, float]]:
-        """Return the probability of each verdict, by image; they add up to 1.
+    def __call__(self, screens: Sequence[Screen], texts: Sequence[str]) -> list[dict[str, float] | Unjudged]:
+        """Return the probability of each verdict, by image.
 
-        Of words that take several prompts, each verdict has the probability of its worst part, and `safe` that of the least safe.
+        Of words that take several prompts, each verdict has the probability of its worst part, and `safe` that of the least safe; if
+        nobody judged one part, nobody judged the image.
 
         Raises:
             ModelError: The model says what is no number.
         """
-        prompts = [self.prompts(screen, text) for screen, text in zip(screens, texts, strict=True)]
-        rows = [row for of_one in prompts for row in of_one]
-        judged: list[dict[str, float]] = []
-        for start in range(0, len(rows), MAX_BATCH):
-            judged += self._judge(rows[start : start + MAX_BATCH])
-        parts = iter(judged)
-        return [self._worst([next(parts) for _ in of_one]) for of_one in prompts]
+        cases = [self.cases(screen, text) for screen, text in zip(screens, texts, strict=True)]
+        rows = [row for of_one in cases for row in of_one]
+        judged = (
+            one for start in range(0, len(rows), MAX_BATCH) for one in self.judge(rows[start : start + MAX_BATCH])
+        )
+        return [self._worst([next(judged) for _ in of_one]) for of_one in cases]
 
-    def _worst(self, parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        return {name: (min if name == SAFE else max)(part[name] for part in parts) for name in self.labels}
+    def _worst(self, parts: "Sequence[Chances | Unjudged]") -> dict[str, float] | Unjudged:
+        known = [part for part in parts if not isinstance(part, Unjudged)]
+        if len(known) < len(parts):
+            return next(part for part in parts if isinstance(part, Unjudged))
+        by_label = zip(self.labels, zip(*known, strict=True), strict=True)
+        return {name: float((min if name == SAFE else max)(chances)) for name, chances in by_label}
 
-    def prompts(self, screen: Screen, text: str) -> list[list[int]]:
-        """Return the token ids of as many cases as the words need; halves share some characters.
-
-        None is longer than `max_tokens` with the rules.
+    def cases(self, screen: Screen, text: str) -> list[str]:
+        """Write as many cases as the words need; halves share some characters.
 
         Raises:
             InputError: Even without text the prompt is too long for the model.
         """
-        # words that are spelled like a token of the chat are words, and open no turn of their own
-        ids = [*encode(self.tokenizer, case(screen, text), special=False), *self.shared.ends]
-        length = len(self.shared.begins) + len(ids)
-        if length <= self.max_tokens:
-            return [ids]
+        whole = self.write(screen, text)
+        room = self.judge.room(whole)
+        if room >= 0:
+            return [whole]
         if len(text) < 2:
-            raise InputError(f"the prompt takes {length} tokens without text, the limit is {self.max_tokens}")
+            raise InputError(f"the prompt takes {-room} tokens more without text than the language model can read")
         middle = len(text) // 2
         overlap = min(SHARED, middle // 2)
-        return [*self.prompts(screen, text[: middle + overlap]), *self.prompts(screen, text[middle - overlap :])]
-
-    def _judge(self, rows: list[list[int]]) -> list[dict[str, float]]:
-        kept = self.shared.kept
-        if kept is None:
-            rows = [[*self.shared.begins, *row] for row in rows]
-        longest = max(map(len, rows))
-        ids = np.zeros((len(rows), longest), np.int64)
-        mask = np.zeros((len(rows), longest), np.int64)
-        for i, row in enumerate(rows):
-            part = slice(longest - len(row), None) if self.padding == "left" else slice(0, len(row))
-            ids[i, part], mask[i, part] = row, 1
-        given: dict[str, Arrays] = {"ids": ids, "mask": mask, **({} if kept is None else {"past": kept})}
-        (logits,) = self.session.run(["logits"], given)
-        logits = finite(logits, "verdict.onnx")[:, : len(self.labels)]
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        return [dict(zip(self.labels, map(float, row / row.sum()), strict=True)) for row in shifted]
-
-
-def encode(tokenizer: "Tokenizer", text: str, *, special: bool, begins: bool = False) -> list[int]:
-    """Return the token ids of a part of a prompt.
-
-    Args:
-        tokenizer: Of the language model.
-        text: The part.
-        special: Whether it is ours, so that it may name the tokens of a chat; what others wrote never does.
-        begins: Whether the prompt begins with it.
-    """
-    tokenizer.encode_special_tokens = not special
-    return list(tokenizer.encode(text, add_special_tokens=begins).ids)
-
-
-def read_once(
-    session: Graph, tokenizer: "Tokenizer", begins: str, ends: str, past_shape: Sequence[int] | None
-) -> Shared:
-    """Read what every prompt of a bundle begins with, and keep what a graph that can makes of it.
-
-    Args:
-        session: The graph.
-        tokenizer: Of the language model.
-        begins: The rules, with what a chat begins with.
-        ends: What comes after the case.
-        past_shape: Layers times two, heads and width of what the graph keeps; None where it keeps nothing.
-    """
-    ids = encode(tokenizer, begins, special=True, begins=True)
-    last = encode(tokenizer, ends, special=True) if ends else []
-    if past_shape is None:
-        return Shared(begins=ids, ends=last)
-    layers, heads, width = past_shape
-    rows = np.array([ids], np.int64)
-    given: dict[str, Arrays] = {
-        "ids": rows,
-        "mask": np.ones_like(rows),
-        "past": np.zeros((layers, heads, 0, width), np.float32),
-    }
-    (kept,) = session.run(["kept"], given)
-    return Shared(begins=ids, ends=last, kept=np.ascontiguousarray(finite(kept, "verdict.onnx")))
+        return [*self.cases(screen, text[: middle + overlap]), *self.cases(screen, text[middle - overlap :])]

@@ -14,6 +14,7 @@ from tilth.mining.search.mine import Mine
 from tilth.pipeline import needs
 from tilth.pipeline.foresight import foresee
 from tilth.pipeline.plan import plan_tables, plan_text
+from tilth.pipeline.steps.language import Asking
 from tilth.pipeline.steps.package import Package
 from tilth.pipeline.table import step_table
 from tilth.policy import load_policy
@@ -48,6 +49,7 @@ def memory_of(monkeypatch: pytest.MonkeyPatch, mb: int) -> None:
         (TrainDetector(model=DFINE), 9000, True),
         (Generate(model=DRAWS), 8000, True),  # the most that any way of drawing took
         (Package(language_model="Qwen/Qwen2.5-7B-Instruct@a09a"), 71000, False),
+        (Package(language_model="Qwen/Qwen2.5-7B-Instruct@a09a", asking=Asking(back_end="transformers")), 15500, False),
         (Mine(corpus="/corpus", model="facebook/dinov2-small@ed25"), 0, False),  # nobody measured this part
         (Package(language_model=""), 0, False),
         (TrainDetector(model="somebody/unknown@1"), 0, False),
@@ -63,15 +65,15 @@ def test_what_a_step_takes_is_what_was_measured_or_else_what_its_card_estimates(
 def test_a_plan_says_what_each_step_takes_and_what_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory_of(monkeypatch, 24_000)
+    memory_of(monkeypatch, 12_000)
     settings = {name: str(tmp_path) for name in ("labelled", "corpus", "test")}
     tables = plan_tables(load_recipe(HUB, step_table(), settings, None), tmp_path)
     told = plan_text(tables)
     assert "at its peak 9,000 MB of memory, 4 s of one core an image" in told
     assert "at its peak 8,000 MB of memory, 600 s of one core an image" in told, "which is drawn in 30 steps"
-    assert "at its peak about 71,000 MB of memory\n" in told
+    assert "at its peak about 15,500 MB of memory\n" in told
     assert "does not fit this machine\n  package: Qwen/Qwen2.5-7B-Instruct" in told
-    assert "takes about 71,000 MB of memory at its peak, and this machine has 24,000; take a smaller model" in told
+    assert "takes about 15,500 MB of memory at its peak, and this machine has 12,000; take a smaller model" in told
     rows = {row["step"]: row for row in tables["steps"]}
     assert rows["final.detector"]["peak_mb"] == 9000
     assert (rows["hash"]["peak_mb"], rows["hash"]["too_large"]) == (None, [])

@@ -6,15 +6,19 @@ from typing import Any
 
 import pytest
 import typer
+from guard_models import guard_model
+from model_server import answering
 from noise import noise_image
 from places import POLICY
+from runtime_graphs import shared_bundle
 from typer.testing import CliRunner
 
 from tilth.engine.work import Work
-from tilth.errors import InputError, ModelError
+from tilth.errors import InputError, ModelError, Unavailable
 from tilth.pipeline.cli import bundle as cli_bundle
 from tilth.pipeline.steps.cards import evaluations_of
-from tilth.pipeline.steps.package import Package, check_language_model
+from tilth.pipeline.steps.language import Asking, check_language_model
+from tilth.pipeline.steps.package import Package
 from tilth.policy import Category, Policy, load_policy
 from tilth.runtime.bundles.bundle import verify
 from tilth.samples import NewSample
@@ -89,6 +93,44 @@ def test_a_bundle_says_what_it_is_and_was_made_from_and_each_card_is_read_by_its
     done = CliRunner().invoke(app, ["bundle", "verify", str(bundle)])
     assert isinstance(done.exception, ModelError)
     assert "README.md was changed; this is not the bundle that was sealed" in str(done.exception)
+
+
+def test_a_guard_is_packaged_by_name_and_opened_where_the_bundle_says(
+    work: Work, policy: Policy, tmp_path: Path
+) -> None:
+    model = guard_model(tmp_path / "guard", "llama_guard")
+    step = Package(measured_on=0, language_model=str(model), asking=Asking(back_end="transformers"))
+    facts: Any = step.run(given(work, policy))
+    bundle = Path(facts["folder"])
+    told = json.loads((bundle / "verdict.json").read_text())
+    assert (told["back_end"], told["form"], told["model"]) == ("transformers", "llama_guard", str(model))
+    assert told["labels"] == ["safe", *(category.name for category in policy.written)]
+    assert json.loads((bundle / "bundle.json").read_text())["language_model"] == f"model:{model}@{told['digest']}"
+    assert json.loads((bundle / "licences.json").read_text())["language model"]["licence"] == "not known"
+    assert facts["language_model"] == "transformers"
+    assert not list(bundle.glob("*.safetensors"))
+
+
+def test_a_model_on_a_server_is_packaged_when_it_answers_and_not_when_it_does_not(work: Work, policy: Policy) -> None:
+    given(work, policy)
+    with answering(shared_bundle()) as (url, seen):
+        asking = Asking(back_end="server", url=url, api="completions")
+        step = Package(measured_on=0, language_model="Qwen/Qwen2.5-7B-Instruct", asking=asking)
+        assert step.models() == (), "there is nothing to download"
+        facts: Any = step.run(work)
+        bundle = Path(facts["folder"])
+        assert policy["knife"].definition in seen.bodies[0]["prompt"]
+        assert json.loads((bundle / "bundle.json").read_text())["language_model"] == "server:Qwen/Qwen2.5-7B-Instruct"
+        assert json.loads((bundle / "licences.json").read_text())["language model"]["licence"] == "Apache-2.0"
+        app = typer.Typer()
+        cli_bundle.add_to(app)
+        assert "language model by server" in CliRunner().invoke(app, ["bundle", "verify", str(bundle)]).output
+    told = CliRunner().invoke(app, ["bundle", "verify", str(bundle)]).exception
+    assert isinstance(told, Unavailable)
+    assert "the language model's server does not answer (unreachable)" in str(told)
+    (work.folder / "bundle" / "bundle.json").unlink()
+    with pytest.raises(Unavailable, match="does not answer"):
+        step.run(work)
 
 
 def test_what_is_not_known_is_said_and_never_made_up(work: Work) -> None:

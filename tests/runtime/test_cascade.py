@@ -15,7 +15,8 @@ from runtime_graphs import BLUE, GREEN, GREY, RED, plain, shared_bundle, shared_
 
 from tilth.errors import InputError, ModelError
 from tilth.images import resize
-from tilth.runtime.bundles.bundle import STAGE2, load_bundle, seal
+from tilth.runtime.bundles.bundle import load_bundle, seal
+from tilth.runtime.bundles.settings import STAGE2
 from tilth.runtime.stages import stage1
 from tilth.runtime.stages.cascade import Action, Moderator
 from tilth.starter.world.scene import Spec, render
@@ -219,7 +220,7 @@ def test_without_a_detector_the_classifier_decides_alone(tmp_path: Path) -> None
 
 def test_without_a_second_stage_the_first_decides_alone(tmp_path: Path) -> None:
     folder = shutil.copytree(shared_bundle(), tmp_path / "bundle")
-    for name in STAGE2:
+    for name in STAGE2["onnx"]:
         (folder / name).unlink()
     seal(folder)
     with pytest.raises(InputError, match="no model scores gambling_ad"):

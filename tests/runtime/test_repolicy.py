@@ -68,7 +68,7 @@ def test_words_are_judged_by_a_definition_that_nobody_trained(reads: Path, tmp_p
     assert stage2 is not None
     assert "scam" in stage2.labels
     assert "threat" not in stage2.labels
-    rules = stage2.tokenizer.decode(list(stage2.shared.begins))
+    rules = stage2.judge.tokenizer.decode(list(stage2.judge.begins))
     assert "scam: Promises of money that does not exist.\n" in rules
     assert "gambling_ad: Bets, with or without money.\n" in rules
     moderator = load_bundle(tmp_path / "made", threads=1)

@@ -68,26 +68,27 @@ def test_the_label_tokens_are_the_letters_of_the_prompt() -> None:
     letters = [fast.encode(letter, add_special_tokens=False) for letter in LETTERS[: len(told["labels"])]]
     assert [[token] for token in told["label_token_ids"]] == letters
     stage2 = shared_moderator().stage2
-    [own] = stage2.prompts(WRITING, "MIND THE STEPS")
-    assert fast.encode(rules(told["labels"]) + case(WRITING, "MIND THE STEPS")) == [*stage2.shared.begins, *own]
+    [own] = stage2.judge.rows(case(WRITING, "MIND THE STEPS"))
+    assert fast.encode(rules(told["labels"]) + case(WRITING, "MIND THE STEPS")) == [*stage2.judge.begins, *own]
 
 
 def test_long_text_is_parted_each_part_is_asked_and_nothing_of_it_is_lost() -> None:
     stage2 = shared_moderator().stage2
     words = [f"{chr(65 + i % 26)}{i}" for i in range(300)]
-    parts = stage2.prompts(WRITING, " ".join(words))
-    told = [stage2.tokenizer.decode(ids) for ids in parts]
-    assert max(map(len, parts)) + len(stage2.shared.begins) <= stage2.max_tokens
+    parts = [row for one in stage2.cases(WRITING, " ".join(words)) for row in stage2.judge.rows(one)]
+    told = [stage2.judge.tokenizer.decode(ids) for ids in parts]
+    assert max(map(len, parts)) + len(stage2.judge.begins) <= stage2.judge.max_tokens
     assert all(prompt.endswith("letter :") for prompt in told)
     assert all(any(word in "".join(prompt.upper().split()) for prompt in told) for word in words)
-    with pytest.raises(InputError, match="tokens without text, the limit is 20"):
-        replace(stage2, max_tokens=20).prompts(WRITING, "FRESH BREAD")
+    with pytest.raises(InputError, match="tokens more without text than the language model can read"):
+        replace(stage2, judge=replace(stage2.judge, max_tokens=20)).cases(WRITING, "FRESH BREAD")
 
 
 def test_the_worst_part_of_a_long_text_decides() -> None:
     """The miniature knows signs of a few words, so its prompts are made that short here."""
     stage2, bread, threat = shared_moderator().stage2, "FRESH BREAD " * 20, "WE WILL FIND YOU"
-    stage2 = replace(stage2, max_tokens=len(stage2.shared.begins) + len(stage2.prompts(WRITING, bread[:48])[0]))
+    short_of = len(stage2.judge.begins) + len(stage2.judge.rows(case(WRITING, bread[:48]))[0])
+    stage2 = replace(stage2, judge=replace(stage2.judge, max_tokens=short_of))
     [long, short, harmless] = stage2([WRITING] * 3, [bread + threat + " " + bread, threat, bread])
     assert long["threat"] > 0.5 < short["threat"]
     assert long["safe"] < 0.5 < harmless["safe"]

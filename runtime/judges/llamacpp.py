@@ -1,0 +1,69 @@
+"""A language model as a GGUF file, run by llama.cpp: quantised models on a CPU, or whatever its build knows.
+
+Rows are token ids of the tokenizer that lies beside the file in the bundle, so that what the file says of its own does not matter.
+"""
+
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tilth.errors import ModelError
+from tilth.extras import optional
+from tilth.fusion import finite
+from tilth.runtime.stages.stage1 import Floats
+
+
+class LlamaCppModel:
+    """A GGUF file, asked row by row; one call at a time.
+
+    Args:
+        path: The file.
+        begins: What all rows begin with; its keys and values are kept, and each row is read after them.
+        tokens: Whose logits are asked for.
+        words: Tokens that the tokenizer knows.
+        max_tokens: Longest prompt, beginning and all.
+        threads: To compute with.
+
+    Raises:
+        MissingExtra: llama-cpp-python is not installed.
+        ModelError: It is no file that llama.cpp can run, or does not know all tokens.
+    """
+
+    back_end = "llama.cpp"
+
+    def __init__(
+        self, path: Path, begins: Sequence[int], tokens: Sequence[int], *, words: int, max_tokens: int, threads: int
+    ) -> None:
+        with optional():
+            import llama_cpp
+        try:
+            self._llama = llama_cpp.Llama(
+                str(path), n_ctx=max_tokens, n_batch=min(512, max_tokens), n_threads=threads, n_threads_batch=threads, verbose=False
+            )  # fmt: skip
+        except (ValueError, RuntimeError, AssertionError) as error:
+            raise ModelError(f"{path.name}: not a file that llama.cpp can run: {str(error)[:200]}") from error
+        self._name, self._begins, self._tokens = path.name, [*begins], [*tokens]
+        self._vocabulary, self._lock = self._llama.n_vocab(), threading.Lock()
+        if words > self._vocabulary:
+            raise ModelError(
+                f"{path.name}: has {self._vocabulary} tokens, and tokenizer.json {words}; they do not belong together"
+            )
+        weakref.finalize(self, self._llama.close)  # also when Python ends, where its own way of doing so would fail
+        if self._begins:
+            self._llama.eval(self._begins)
+
+    def __call__(self, rows: Sequence[Sequence[int]]) -> Floats:
+        """Return the logits `(n, k)` of the tokens after each row."""
+        with self._lock:
+            return finite(np.stack([self._one(row) for row in rows]), self._name)
+
+    def _one(self, row: Sequence[int]) -> Floats:
+        from llama_cpp import llama_get_logits_ith
+
+        self._llama.n_tokens = len(self._begins)  # what comes after is forgotten when the next is read
+        self._llama.eval([*row])
+        logits = np.ctypeslib.as_array(llama_get_logits_ith(self._llama.ctx, -1), shape=(self._vocabulary,))
+        return logits[self._tokens].astype(np.float32)
