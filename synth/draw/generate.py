@@ -13,13 +13,13 @@ from tilth.data.where import one_of, quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.policy import Category
+from tilth.policy import Category, Policy
 from tilth.samples import Sample
 from tilth.synth.draw.making import Maker
 from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import Survey, said_of, take_stock
-from tilth.synth.safety.refusals import examine, refuse
+from tilth.synth.safety.refusals import Finding, examine, examine_category, refuse
 
 METHODS = ("text", "edges", "inpaint")
 HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
@@ -92,6 +92,7 @@ class Generate:
                 "styles": " ; ".join(self.styles),
                 "negative prompt": negative,
                 "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "model": self.model,
                 "controlnet": parts.controlnet,
             }
         )
@@ -109,7 +110,7 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        self.parts.refuse()
+        self.parts.refuse(self.model)
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
         key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
@@ -137,6 +138,7 @@ class Generate:
             "failed": counts.get("failed", 0),
             "planned": len(plan.requests),
             "wanted": plan.wanted,
+            "left_out": self.left_out(work.policy),
             **{
                 f"by_{what}": {v: n for (w, v), n in sorted(made.items()) if w == what}
                 for what in ("category", "style", "method")
@@ -168,14 +170,34 @@ class Generate:
         write_beside(path, json.dumps({**vars(plan), "requests": [vars(request) for request in plan.requests]}))
         return plan
 
-    def _categories(self, work: Work) -> dict[str, Category]:
-        known = {c.name: c for c in work.policy.pictured}
-        work.policy.check_pictured((*self.categories, *self.words.prompts), work.name)
+    def left_out(self, policy: Policy) -> dict[str, str]:
+        """Say which of the policy's categories would be generated and never are, and why.
+
+        Raises:
+            InputError: The settings name a category that the policy does not have, or none is left.
+        """
+        chosen = self._chosen(policy)
+        never = {name: found.reason for name in chosen if (found := self._examined(policy[name])) is not None}
+        if chosen and len(never) == len(chosen):
+            reasons = " and ".join(dict.fromkeys(never.values()))
+            raise InputError(f"no category is left to generate: {reasons} is never generated, and no setting allows it")
+        return never
+
+    def _examined(self, category: Category) -> Finding | None:
+        return examine_category(category, self.words.prompts.get(category.name, ()))
+
+    def _chosen(self, policy: Policy) -> tuple[str, ...]:
+        policy.check_pictured((*self.categories, *self.words.prompts), "generate")
         # One of low severity is a signpost on the way to a verdict, such as any board with writing: nothing to collect.
-        chosen = self.categories or tuple(name for name, c in known.items() if c.severity != "low")
-        for name in chosen:
-            refuse({f"category {name}": f"{name} ; {known[name].prompts[0]}"})
-        return {name: known[name] for name in chosen}
+        return self.categories or tuple(c.name for c in policy.pictured if c.severity != "low")
+
+    def _categories(self, work: Work) -> dict[str, Category]:
+        chosen, never = self._chosen(work.policy), self.left_out(work.policy)
+        for name, reason in never.items():
+            work.events.emit(
+                "left_out", step=work.name, category=name, message=f"  {name} is left out: {reason} is never generated"
+            )
+        return {name: work.policy[name] for name in chosen if name not in never}
 
     def _plan(self, work: Work) -> "Plan":
         categories = self._categories(work)

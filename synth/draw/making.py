@@ -20,7 +20,7 @@ from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Request
 from tilth.synth.plan.survey import said_of, square_around
 from tilth.synth.safety.provenance import COMPOSITE, MADE, licence_of_all, png_with_provenance
-from tilth.synth.safety.refusals import refuse
+from tilth.synth.safety.refusals import refuse, version
 
 BELIEF = 0.5  # score of a claim that only says what was asked for
 
@@ -143,6 +143,7 @@ class Maker:
             "controlnet": control,
             "parents": [parent.id] if parent else [],
             "hole_xyxy": list(box) if box and request.method == "inpaint" else None,
+            "refusals": version(),
             "digital_source_type": COMPOSITE if request.method == "inpaint" else MADE,
         }
         if parent:  # a part of it is in the child, or its outlines are

@@ -5,6 +5,7 @@ from dataclasses import field
 from tilth import models
 from tilth.engine.steps import group
 from tilth.errors import ModelError
+from tilth.extras import optional
 from tilth.synth.safety.refusals import refuse
 
 
@@ -72,8 +73,11 @@ class Parts:
         """Return the name of the adapter that draws a style; empty for none."""
         return style if style in self.loras else ""
 
-    def refuse(self) -> None:
-        """Refuse adapters and control networks whose names or metadata ask for what is never generated.
+    def refuse(self, model: str) -> None:
+        """Refuse models, adapters and control networks whose names or metadata ask for what is never generated.
+
+        Args:
+            model: Name of the checkpoint that they are added to.
 
         Raises:
             InputError: They do.
@@ -82,6 +86,7 @@ class Parts:
             f"adapter {number}": f"{style} {lora} {metadata(lora)}"
             for number, (style, lora) in enumerate(self.loras.items(), 1)
         }
+        told["model"] = f"{model} {metadata(model)}"
         if self.controlnet:
             told["controlnet"] = f"{self.controlnet} {metadata(self.controlnet)}"
         refuse(told)
@@ -93,7 +98,8 @@ def metadata(model: str) -> str:
     Raises:
         ModelError: A file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    with optional():
+        from safetensors import SafetensorError, safe_open
 
     said: list[str] = []
     found = models.find(model)

@@ -33,7 +33,9 @@ from tilth import models
 from tilth.data.dataset import Dataset
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
+from tilth.events import Events
 from tilth.images import decode
+from tilth.policy import Category
 from tilth.samples import Sample
 from tilth.synth.draw.generate import Generate
 from tilth.synth.draw.lengths import encoders, refuse_long
@@ -41,6 +43,7 @@ from tilth.synth.draw.pipelines import Studio, finished
 from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Words
 from tilth.synth.safety.provenance import COMPOSITE, MADE
+from tilth.synth.safety.refusals import version
 
 
 @pytest.fixture(scope="module")
@@ -324,6 +327,7 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
             "category",
             "method",
         } <= origin.keys()
+        assert origin["refusals"] == version()
         assert len(str(origin["model_digest"])) == 12
         assert origin["licence"] == ("CC-BY-4.0" if origin["method"] == "text" else "CC-BY-4.0 AND CC0-1.0")
         assert bool(origin["adapters"]) == (origin["style"] == "neon")
@@ -389,6 +393,7 @@ def test_an_image_whose_own_words_are_refused_is_no_parent(tmp_path: Path, model
         {"words": {"prompts": {"knife": ("a child, a knife",)}}},
         {"parts": {"loras": {"photo": "some/nude-adapter@1"}}},
         {"parts": {"controlnet": "some/porn-edges@1"}},
+        {"model": "some/nsfw-drawing@1"},
         {"words": {"template": "a {thing}, bleeding"}, "styles": ("child",)},
     ],
 )
@@ -404,6 +409,40 @@ def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path:
     with pytest.raises(InputError, match="refused: sexual content"):
         fast(model, parts=Parts(loras={"photo": lora})).run(filled)
     assert not made(filled.dataset)
+
+
+def test_the_metadata_of_the_model_is_read_as_well(filled: Work, model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    told = Path(shutil.copytree(model, tmp_path / "told"))
+    weights = next(told.rglob("*.safetensors"))
+    save_file(load_file(weights), weights, metadata={"modelspec.trigger_phrase": "n u d e"})
+    with pytest.raises(InputError, match=r"refused: sexual content \(in: model\)"):
+        fast(told).run(filled)
+
+
+def test_a_category_that_is_never_generated_is_left_out_and_that_is_said(
+    filled: Work, model: Path, tmp_path: Path
+) -> None:
+    bare = Category(name="bare", definition="People without clothes.", prompts=("person",))
+    filled.policy = filled.policy.model_copy(update={"categories": (*filled.policy.categories, bare)})
+    filled.events = Events(tmp_path / "events.jsonl")
+    facts = fast(model, count=4, categories=("knife", "bare")).run(filled)
+    assert facts["by_category"] == {"knife": 4}
+    assert facts["left_out"] == {"bare": "sexual content"}
+    assert "bare is left out: sexual content is never generated" in (tmp_path / "events.jsonl").read_text()
+    filled.events.close()
+    with pytest.raises(InputError, match="no category is left to generate"):
+        fast(model, categories=("bare",)).left_out(filled.policy)
+
+
+def test_a_parent_is_read_with_all_its_tags(tmp_path: Path, model: Path) -> None:
+    work = new_work(tmp_path)
+    tagged = [
+        replace(real_sample(i), columns={"split": "train", "tags": ["sky", {"seen": ["nude"]}]}) for i in range(4)
+    ]
+    work.add("real", tagged)
+    assert fast(model, methods={"inpaint": 1}, count=2).run(work)["by_method"] == {"text": 2}
 
 
 @pytest.mark.parametrize(
