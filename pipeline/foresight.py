@@ -99,6 +99,7 @@ def _generated(found: Foresight, name: str, step: Generate, policy: Policy) -> N
         here = False
     try:
         never = step.left_out(policy)
+        step.files.writer()
         if here:
             step.parts.refuse(step.model)
     except TilthError as error:

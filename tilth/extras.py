@@ -28,6 +28,8 @@ EXTRAS = {
     "onnxruntime": "runtime",
     "openvino": "openvino",
     "mlcroissant": "cards",
+    "c2pa": "c2pa",
+    "cryptography": "c2pa",
     "rapidocr": "runtime",
     "fastapi": "runtime",
     "uvicorn": "runtime",

@@ -14,9 +14,8 @@ from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.policy import Category, Policy
-from tilth.samples import Sample
 from tilth.synth.draw.making import Maker
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.settings import Drawing, Files, Parts
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import Survey, said_of, take_stock
 from tilth.synth.safety.refusals import Finding, examine, examine_category, refuse
@@ -42,6 +41,7 @@ class Generate:
         words: What prompts are made of, as in `{template: "a {style} of a {thing}"}`.
         drawing: How to draw, as in `{steps: 30, guidance: 7.0}`.
         parts: What is added to the model, as in `{controlnet: starter:controlnet}`.
+        files: How what is drawn is written, as in `{kind: webp}`.
     """
 
     model: str = "starter:diffusion"
@@ -58,6 +58,7 @@ class Generate:
     words: Words = field(default_factory=Words)
     drawing: Drawing = field(default_factory=Drawing)
     parts: Parts = field(default_factory=Parts)
+    files: Files = field(default_factory=Files)
 
     def __post_init__(self) -> None:
         """Check the settings, and refuse what is never generated."""
@@ -123,15 +124,18 @@ class Generate:
             model=self.model,
             parts=self.parts,
             drawing=self.drawing,
+            files=self.files,
             licence=self.licence,
         )
         rows_at_once = self.drawing.batch_size
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)
         seconds, drawn = time.monotonic() - began, len(plan.requests) - done
-        made = Counter[tuple[str, str]]()
+        made, manifest = Counter[tuple[str, str]](), list[str]()
         for sample in work.dataset.samples(f"made and step = {quoted(work.name)}", images=False, dropped=True):
             if sample.origin.get("key") == key:
                 made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
+                manifest.append(json.dumps({"id": sample.id, **sample.origin}, sort_keys=True) + "\n")
+        write_beside(work.folder / "manifest.jsonl", "".join(manifest))
         failures = work.dataset.table(f"{work.name}-{key}").failures()
         return {
             "made": counts.get("ok", 0),
@@ -238,7 +242,7 @@ class _Planner:
     def __init__(self, step_: Generate, work: Work, categories: dict[str, Category], stock: Survey) -> None:
         self._step, self._work, self._categories, self._stock = step_, work, categories, stock
         self._parents: dict[tuple[str, str], list[str]] = {}
-        self._read: dict[str, Sample] = {}
+        self._read: dict[str, str] = {}  # what came with a parent, in words
         self.refused = self.orphans = 0
 
     def request(self, number: int, category: str, style: str) -> Request:
@@ -275,8 +279,8 @@ class _Planner:
         for _ in range(min(TRIES, len(ids))):
             id_ = ids[int(rng.integers(len(ids)))]
             if id_ not in self._read:
-                self._read[id_] = self._work.dataset.read([id_], images=False)[0]
-            told = {"reference": said_of(self._read[id_]), "category": category, "style": style}
+                self._read[id_] = said_of(self._work.dataset.read([id_])[0])
+            told = {"reference": self._read[id_], "category": category, "style": style}
             if examine(told) is None:
                 return id_
             self.refused += 1

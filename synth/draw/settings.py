@@ -1,11 +1,13 @@
 """What a drawing is made with: how to draw, and what is added to the model."""
 
 from dataclasses import field
+from typing import Literal
 
 from tilth import models
 from tilth.engine.steps import group
 from tilth.errors import ModelError
 from tilth.extras import optional
+from tilth.synth.safety.provenance import Writer
 from tilth.synth.safety.refusals import refuse
 
 
@@ -90,6 +92,28 @@ class Parts:
         if self.controlnet:
             told["controlnet"] = f"{self.controlnet} {metadata(self.controlnet)}"
         refuse(told)
+
+
+@group
+class Files:
+    """How what is drawn is written.
+
+    Args:
+        kind: `png` or `webp`, which lose nothing, or `jpeg`.
+        certificate: PEM file with a chain of certificates and its private key, with which each file is signed (C2PA); `test` for a
+            certificate that nobody trusts; nothing is signed when empty.
+    """
+
+    kind: Literal["png", "webp", "jpeg"] = "png"
+    certificate: str = ""
+
+    def writer(self) -> Writer:
+        """Return what writes them.
+
+        Raises:
+            InputError: Nothing can be signed with the certificate.
+        """
+        return Writer(self.kind, self.certificate)
 
 
 def metadata(model: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tilth.claims import State
 from tilth.data.where import STYLE
 from tilth.geometry import Box
+from tilth.origins.said import words_in
 from tilth.samples import Sample
 from tilth.synth.plan.prompts import Cell
 
@@ -88,8 +89,9 @@ def style_of(sample: Sample) -> str:
 
 
 def said_of(sample: Sample) -> str:
-    """Return all words that came with an image: where it is from, its caption, its tags, its text."""
-    return " ".join(_texts([sample.origin, sample.columns]))
+    """Return all words that came with an image: where it is from, its caption, its tags, its text; with its data, what the file says."""
+    inside = words_in(sample.data) if sample.data else ""
+    return " ".join([*_texts([sample.origin, sample.columns]), inside])
 
 
 def _texts(told: object) -> Iterator[str]:

@@ -48,6 +48,7 @@ ELSEWHERE = {
     "train auto": "with fewer steps, in test_choose.py",
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "env": "it would fetch gigabytes",
+    "provenance": "in test_tell.py",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
     "review push": "the same",
