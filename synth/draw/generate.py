@@ -13,13 +13,12 @@ from tilth.data.where import one_of, quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.policy import Category
-from tilth.samples import Sample
+from tilth.policy import Category, Policy
 from tilth.synth.draw.making import Maker
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.settings import Drawing, Files, Parts
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import Survey, said_of, take_stock
-from tilth.synth.safety.refusals import examine, refuse
+from tilth.synth.safety.refusals import Finding, examine, examine_category, refuse
 
 METHODS = ("text", "edges", "inpaint")
 HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
@@ -42,6 +41,7 @@ class Generate:
         words: What prompts are made of, as in `{template: "a {style} of a {thing}"}`.
         drawing: How to draw, as in `{steps: 30, guidance: 7.0}`.
         parts: What is added to the model, as in `{controlnet: starter:controlnet}`.
+        files: How what is drawn is written, as in `{kind: webp}`.
     """
 
     model: str = "starter:diffusion"
@@ -58,6 +58,7 @@ class Generate:
     words: Words = field(default_factory=Words)
     drawing: Drawing = field(default_factory=Drawing)
     parts: Parts = field(default_factory=Parts)
+    files: Files = field(default_factory=Files)
 
     def __post_init__(self) -> None:
         """Check the settings, and refuse what is never generated."""
@@ -92,6 +93,7 @@ class Generate:
                 "styles": " ; ".join(self.styles),
                 "negative prompt": negative,
                 "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "model": self.model,
                 "controlnet": parts.controlnet,
             }
         )
@@ -109,7 +111,7 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        self.parts.refuse()
+        self.parts.refuse(self.model)
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
         key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
@@ -122,21 +124,25 @@ class Generate:
             model=self.model,
             parts=self.parts,
             drawing=self.drawing,
+            files=self.files,
             licence=self.licence,
         )
         rows_at_once = self.drawing.batch_size
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)
         seconds, drawn = time.monotonic() - began, len(plan.requests) - done
-        made = Counter[tuple[str, str]]()
+        made, manifest = Counter[tuple[str, str]](), list[str]()
         for sample in work.dataset.samples(f"made and step = {quoted(work.name)}", images=False, dropped=True):
             if sample.origin.get("key") == key:
                 made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
+                manifest.append(json.dumps({"id": sample.id, **sample.origin}, sort_keys=True) + "\n")
+        write_beside(work.folder / "manifest.jsonl", "".join(manifest))
         failures = work.dataset.table(f"{work.name}-{key}").failures()
         return {
             "made": counts.get("ok", 0),
             "failed": counts.get("failed", 0),
             "planned": len(plan.requests),
             "wanted": plan.wanted,
+            "left_out": self.left_out(work.policy),
             **{
                 f"by_{what}": {v: n for (w, v), n in sorted(made.items()) if w == what}
                 for what in ("category", "style", "method")
@@ -168,14 +174,34 @@ class Generate:
         write_beside(path, json.dumps({**vars(plan), "requests": [vars(request) for request in plan.requests]}))
         return plan
 
-    def _categories(self, work: Work) -> dict[str, Category]:
-        known = {c.name: c for c in work.policy.pictured}
-        work.policy.check_pictured((*self.categories, *self.words.prompts), work.name)
+    def left_out(self, policy: Policy) -> dict[str, str]:
+        """Say which of the policy's categories would be generated and never are, and why.
+
+        Raises:
+            InputError: The settings name a category that the policy does not have, or none is left.
+        """
+        chosen = self._chosen(policy)
+        never = {name: found.reason for name in chosen if (found := self._examined(policy[name])) is not None}
+        if chosen and len(never) == len(chosen):
+            reasons = " and ".join(dict.fromkeys(never.values()))
+            raise InputError(f"no category is left to generate: {reasons} is never generated, and no setting allows it")
+        return never
+
+    def _examined(self, category: Category) -> Finding | None:
+        return examine_category(category, self.words.prompts.get(category.name, ()))
+
+    def _chosen(self, policy: Policy) -> tuple[str, ...]:
+        policy.check_pictured((*self.categories, *self.words.prompts), "generate")
         # One of low severity is a signpost on the way to a verdict, such as any board with writing: nothing to collect.
-        chosen = self.categories or tuple(name for name, c in known.items() if c.severity != "low")
-        for name in chosen:
-            refuse({f"category {name}": f"{name} ; {known[name].prompts[0]}"})
-        return {name: known[name] for name in chosen}
+        return self.categories or tuple(c.name for c in policy.pictured if c.severity != "low")
+
+    def _categories(self, work: Work) -> dict[str, Category]:
+        chosen, never = self._chosen(work.policy), self.left_out(work.policy)
+        for name, reason in never.items():
+            work.events.emit(
+                "left_out", step=work.name, category=name, message=f"  {name} is left out: {reason} is never generated"
+            )
+        return {name: work.policy[name] for name in chosen if name not in never}
 
     def _plan(self, work: Work) -> "Plan":
         categories = self._categories(work)
@@ -216,7 +242,7 @@ class _Planner:
     def __init__(self, step_: Generate, work: Work, categories: dict[str, Category], stock: Survey) -> None:
         self._step, self._work, self._categories, self._stock = step_, work, categories, stock
         self._parents: dict[tuple[str, str], list[str]] = {}
-        self._read: dict[str, Sample] = {}
+        self._read: dict[str, str] = {}  # what came with a parent, in words
         self.refused = self.orphans = 0
 
     def request(self, number: int, category: str, style: str) -> Request:
@@ -253,8 +279,8 @@ class _Planner:
         for _ in range(min(TRIES, len(ids))):
             id_ = ids[int(rng.integers(len(ids)))]
             if id_ not in self._read:
-                self._read[id_] = self._work.dataset.read([id_], images=False)[0]
-            told = {"reference": said_of(self._read[id_]), "category": category, "style": style}
+                self._read[id_] = said_of(self._work.dataset.read([id_])[0])
+            told = {"reference": self._read[id_], "category": category, "style": style}
             if examine(told) is None:
                 return id_
             self.refused += 1

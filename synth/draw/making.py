@@ -13,14 +13,15 @@ from tilth.engine.job import batched
 from tilth.engine.work import Work
 from tilth.geometry import Box, clip
 from tilth.images import Image
+from tilth.origins.packet import COMPOSITE, MADE
 from tilth.samples import NewSample, Sample
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Drawn, Studio, weights_of
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.settings import Drawing, Files, Parts
 from tilth.synth.plan.prompts import Request
 from tilth.synth.plan.survey import said_of, square_around
-from tilth.synth.safety.provenance import COMPOSITE, MADE, licence_of_all, png_with_provenance
-from tilth.synth.safety.refusals import refuse
+from tilth.synth.safety.provenance import licence_of_all
+from tilth.synth.safety.refusals import refuse, version
 
 BELIEF = 0.5  # score of a claim that only says what was asked for
 
@@ -35,6 +36,7 @@ class Maker:
         model: Name of the checkpoint that draws.
         parts: What is added to it.
         drawing: How to draw.
+        files: How to write it.
         licence: Of what is drawn; when empty, that of the model. A parent's joins it.
     """
 
@@ -47,10 +49,12 @@ class Maker:
         model: str,
         parts: Parts,
         drawing: Drawing,
+        files: Files,
         licence: str = "",
     ) -> None:
         self.work, self.plan, self.key = work, plan, key
         self.model, self.parts, self.drawing = model, parts, drawing
+        self._writer = files.writer()
         self.licence = licence or models.spec(model).licence
         self._weights = {name: weights_of(name) for name in (model, *parts.names)}
 
@@ -127,6 +131,7 @@ class Maker:
             "step": self.work.name,
             "key": self.key,
             "licence": self.licence,
+            "licence_of_model": models.spec(self.model).licence,
             "model": self.model,
             "model_digest": self._weights[self.model]["digest"],
             "method": request.method,
@@ -143,6 +148,7 @@ class Maker:
             "controlnet": control,
             "parents": [parent.id] if parent else [],
             "hole_xyxy": list(box) if box and request.method == "inpaint" else None,
+            "refusals": version(),
             "digital_source_type": COMPOSITE if request.method == "inpaint" else MADE,
         }
         if parent:  # a part of it is in the child, or its outlines are
@@ -161,7 +167,7 @@ class Maker:
         # splits yet, the step that makes them keeps families together.
         split = {"split": parent.split if parent else "train"}
         return NewSample(
-            data=png_with_provenance(image, origin),
+            data=self._writer.write(image, origin),
             origin=origin,
             claims=(claim,),
             columns={STYLE: request.style} | (split if split["split"] else {}),

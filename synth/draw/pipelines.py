@@ -38,7 +38,7 @@ class Studio:
 
     Raises:
         ModelError: A checkpoint is absent or of another kind, or an adapter was made for another model.
-        InputError: The name or metadata of an adapter or control network asks for what is never generated.
+        InputError: The name or metadata of a model, adapter or control network asks for what is never generated.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Studio:
         with optional():
             from diffusers import AutoPipelineForText2Image
         self.parts = parts or Parts()
-        self.parts.refuse()
+        self.parts.refuse(model)
         self.device = models.device(device)
         precision = models.precision(self.device)
         # On a CPU the weights stay float32 and autocast picks what is safe in bfloat16; a GPU holds them as it computes.

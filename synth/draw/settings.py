@@ -1,10 +1,13 @@
 """What a drawing is made with: how to draw, and what is added to the model."""
 
 from dataclasses import field
+from typing import Literal
 
 from tilth import models
 from tilth.engine.steps import group
 from tilth.errors import ModelError
+from tilth.extras import optional
+from tilth.synth.safety.provenance import Writer
 from tilth.synth.safety.refusals import refuse
 
 
@@ -72,8 +75,11 @@ class Parts:
         """Return the name of the adapter that draws a style; empty for none."""
         return style if style in self.loras else ""
 
-    def refuse(self) -> None:
-        """Refuse adapters and control networks whose names or metadata ask for what is never generated.
+    def refuse(self, model: str) -> None:
+        """Refuse models, adapters and control networks whose names or metadata ask for what is never generated.
+
+        Args:
+            model: Name of the checkpoint that they are added to.
 
         Raises:
             InputError: They do.
@@ -82,9 +88,32 @@ class Parts:
             f"adapter {number}": f"{style} {lora} {metadata(lora)}"
             for number, (style, lora) in enumerate(self.loras.items(), 1)
         }
+        told["model"] = f"{model} {metadata(model)}"
         if self.controlnet:
             told["controlnet"] = f"{self.controlnet} {metadata(self.controlnet)}"
         refuse(told)
+
+
+@group
+class Files:
+    """How what is drawn is written.
+
+    Args:
+        kind: `png` or `webp`, which lose nothing, or `jpeg`.
+        certificate: PEM file with a chain of certificates and its private key, with which each file is signed (C2PA); `test` for a
+            certificate that nobody trusts; nothing is signed when empty.
+    """
+
+    kind: Literal["png", "webp", "jpeg"] = "png"
+    certificate: str = ""
+
+    def writer(self) -> Writer:
+        """Return what writes them.
+
+        Raises:
+            InputError: Nothing can be signed with the certificate.
+        """
+        return Writer(self.kind, self.certificate)
 
 
 def metadata(model: str) -> str:
@@ -93,7 +122,8 @@ def metadata(model: str) -> str:
     Raises:
         ModelError: A file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    with optional():
+        from safetensors import SafetensorError, safe_open
 
     said: list[str] = []
     found = models.find(model)

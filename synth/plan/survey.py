@@ -4,12 +4,13 @@ Only training images count, and only they are started from: nothing of the test 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tilth.claims import State
 from tilth.data.where import STYLE
 from tilth.geometry import Box
+from tilth.origins.said import words_in
 from tilth.samples import Sample
 from tilth.synth.plan.prompts import Cell
 
@@ -88,9 +89,18 @@ def style_of(sample: Sample) -> str:
 
 
 def said_of(sample: Sample) -> str:
-    """Return all words that came with an image: where it is from, its caption, its text."""
-    told: list[Mapping[str, object]] = [sample.origin, sample.columns]
-    return " ".join(str(value) for part in told for value in part.values() if isinstance(value, str))
+    """Return all words that came with an image: where it is from, its caption, its tags, its text; with its data, what the file says."""
+    inside = words_in(sample.data) if sample.data else ""
+    return " ".join([*_texts([sample.origin, sample.columns]), inside])
+
+
+def _texts(told: object) -> Iterator[str]:
+    if isinstance(told, str):
+        yield told
+    elif isinstance(told, Mapping):
+        yield from (text for value in told.values() for text in _texts(value))
+    elif isinstance(told, Sequence):
+        yield from (text for value in told for text in _texts(value))
 
 
 def square_around(size_wh: tuple[int, int], box_xyxy: Box | None) -> tuple[int, int, int]:

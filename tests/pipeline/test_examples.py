@@ -49,6 +49,7 @@ ELSEWHERE = {
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "bundle thresholds": "in test_costs.py",
     "env": "it would fetch gigabytes",
+    "provenance": "in test_tell.py",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
     "review push": "the same",

@@ -1,24 +1,19 @@
 """Adherence drops what was not asked for, provenance travels with the file, and identities need consent."""
 
-import io
-import json
 from datetime import date
 
 import numpy as np
 import pytest
 from noise import noise_image
-from PIL import Image as PilImage
 
 from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.images import decode, image_id
 from tilth.policy import Category
 from tilth.samples import NewSample
 from tilth.synth.check.adherence import Adherence
 from tilth.synth.plan.prompts import Words, in_turn, shares
 from tilth.synth.safety.consent import ConsentRecord, require_consent
-from tilth.synth.safety.provenance import MADE, png_with_provenance
 
 MODEL = "model:starter:grounding@0"
 
@@ -84,17 +79,6 @@ def test_without_grounding_adherence_says_what_is_missing(work: Work) -> None:
     work.add("made", [generated(1), generated(2)])
     with pytest.raises(InputError, match="put 'ground' before this step"):
         Adherence().run(work)
-
-
-def test_a_generated_file_says_so_and_is_still_the_same_picture() -> None:
-    pixels = decode(noise_image(3))
-    origin = {"prompt": "a knife", "seed": 7, "digital_source_type": MADE}
-    data = png_with_provenance(pixels, origin)
-    assert image_id(decode(data)) == image_id(pixels)
-    with PilImage.open(io.BytesIO(data)) as image:
-        assert MADE in image.info["XML:com.adobe.xmp"]
-        assert json.loads(image.info["tilth:origin"]) == origin
-        assert "trainedAlgorithmicMedia" in str(image.getxmp())  # a standard reader finds it too
 
 
 TODAY = date(2026, 11, 20)
