@@ -270,7 +270,47 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
 
         run_one(dataset, policy, full, one, read_settings(settings), device, label, tell)
 
-    app.command(command, short_help=one.does, cls=type("StepCommand", (StepCommand,), {"one": one, "full": full}))(act)
+    def act_or_show(
+        dataset: DatasetPath,
+        policy: Annotated[Path, typer.Option(help="Policy file.")],
+        settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step; see below.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+        label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Print the plan and 20 prompts, and draw nothing.")
+        ] = False,
+    ) -> None:
+        if dry_run:
+            _show_plan(dataset, policy, full, read_settings(settings))
+        else:
+            act(dataset, policy, settings, device, label)
+
+    does: Callable[..., None] = act_or_show if one.step == "generate" else act
+    app.command(command, short_help=one.does, cls=type("StepCommand", (StepCommand,), {"one": one, "full": full}))(
+        does
+    )
+
+
+def _show_plan(dataset: Path, policy: Path, command: str, settings: Mapping[str, Any]) -> None:
+    """Print what `generate` would draw from a dataset as it is; nothing is written."""
+    from tilth.engine.work import Work
+    from tilth.events import Events
+    from tilth.pipeline.cli.settings import existing
+    from tilth.policy import load_policy
+    from tilth.synth.draw.generate import Generate
+
+    step = make_step(Generate, command, emptied(Generate, settings))
+    with closing(Events()) as events:
+        work = Work(
+            name="generate",
+            dataset=existing(dataset),
+            policy=load_policy(policy),
+            folder=dataset / "files",
+            events=events,
+        )
+        shown = step.plan(work).shown()
+    streams.settle()
+    typer.echo(shown)
 
 
 def auto(

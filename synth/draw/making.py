@@ -74,6 +74,7 @@ class Maker:
             if studio is None:  # all of the plan, before the first batch
                 told: dict[str, list[str]] = {"negative prompt": [self.drawing.negative_prompt]}
                 for request in self.plan:
+                    told["negative prompt"].append(request.negative)
                     told.setdefault(f"prompts of {request.category}", []).append(request.prompt)
                 refuse_long(told, encoders(self.model), self.model)
             studio = studio or Studio(self.model, self.parts, side=self.drawing.side, device=self.work.device)
@@ -85,30 +86,30 @@ class Maker:
 
     def _draw(self, studio: Studio, batch: Sequence[Request]) -> list[NewSample | Failed]:
         method, adapter = batch[0].method, self.parts.adapter(batch[0].style)
-        prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
+        prompts, seeds, negatives = [r.prompt for r in batch], [r.seed for r in batch], [r.negative for r in batch]
         parents = self.work.dataset.read([r.parent for r in batch]) if method != "text" else [None] * len(batch)
         for request, parent in zip(batch, parents, strict=True):
             told = {
                 "prompt": request.prompt,
-                "negative prompt": self.drawing.negative_prompt,
+                "negative prompt": request.negative,
                 "category": request.category,
             }
             refuse(told | ({"reference": said_of(parent)} if parent else {}))
         drawn: list[Drawn]
         boxes: list[Box | None] = [None] * len(batch)
         if method == "text":
-            drawn = studio.from_text(prompts, seeds, self.drawing, adapter)
+            drawn = studio.from_text(prompts, seeds, self.drawing, adapter, negatives)
         else:
             squares = [_square(parent) for parent in parents if parent]
             references = [image for image, _ in squares]
             if method == "edges":
                 boxes = [scaled(box, studio.side) if box else None for _, box in squares]
-                drawn = studio.along_edges(prompts, seeds, references, self.drawing, adapter)
+                drawn = studio.along_edges(prompts, seeds, references, self.drawing, adapter, negatives)
             else:
                 holes = [whole_pixels(request.hole, studio.side) for request in batch if request.hole]
                 boxes = list(holes)
                 masks = [_mask(hole, studio.side) for hole in holes]
-                drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter)
+                drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter, negatives)
         return [
             Failed(name=f"request {request.number}", error=image)
             if isinstance(image, str)
@@ -138,7 +139,7 @@ class Maker:
             "category": request.category,
             "style": request.style,
             "prompt": request.prompt,
-            "negative_prompt": drawing.negative_prompt,
+            "negative_prompt": request.negative,
             "seed": request.seed,
             "steps": drawing.steps,
             "guidance": drawing.guidance,

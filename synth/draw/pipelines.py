@@ -112,14 +112,20 @@ class Studio:
         return self._pipelines[verb]
 
     def _run(
-        self, verb: str, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, **extra: Any
+        self,
+        verb: str,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        drawing: Drawing,
+        negatives: Sequence[str],
+        **extra: Any,
     ) -> list[Drawn]:
         import torch
 
-        refuse_long({"prompts": prompts, "negative prompt": [drawing.negative_prompt]}, self._encoders, self.model)
+        negatives = list(negatives) or [drawing.negative_prompt] * len(prompts)
+        refuse_long({"prompts": prompts, "negative prompt": negatives}, self._encoders, self.model)
         # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
         # without its cache: that would hold all weights a second time, for a twentieth of the time
         with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast, cache_enabled=False):
             images = self._pipeline(verb)(
@@ -127,7 +133,7 @@ class Studio:
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.guidance,
                 generator=generators,
-                negative_prompt=negative,
+                negative_prompt=negatives if any(negatives) else None,
                 height=self.side,
                 width=self.side,
                 output_type="np",
@@ -136,11 +142,16 @@ class Studio:
         return [finished(image) for image in images]
 
     def from_text(
-        self, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, adapter: str = ""
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        drawing: Drawing,
+        adapter: str = "",
+        negatives: Sequence[str] = (),
     ) -> list[Drawn]:
-        """Draw one square image a prompt."""
+        """Draw one square image a prompt; each has its own negative prompt where some are given, as with the other verbs."""
         self._use(adapter)
-        return self._run("text", prompts, seeds, drawing)
+        return self._run("text", prompts, seeds, drawing, negatives)
 
     def along_edges(
         self,
@@ -149,6 +160,7 @@ class Studio:
         references: Sequence[Image],
         drawing: Drawing,
         adapter: str = "",
+        negatives: Sequence[str] = (),
     ) -> list[Drawn]:
         """Draw images that follow the edges of square references."""
         from PIL import Image as PilImage
@@ -158,7 +170,13 @@ class Studio:
         self._use(adapter)
         edges = [PilImage.fromarray(edges_of(reference, self.side)) for reference in references]
         return self._run(
-            "edges", prompts, seeds, drawing, image=edges, controlnet_conditioning_scale=drawing.control_scale
+            "edges",
+            prompts,
+            seeds,
+            drawing,
+            negatives,
+            image=edges,
+            controlnet_conditioning_scale=drawing.control_scale,
         )
 
     def into_holes(
@@ -169,6 +187,7 @@ class Studio:
         holes: Sequence[Image],
         drawing: Drawing,
         adapter: str = "",
+        negatives: Sequence[str] = (),
     ) -> list[Drawn]:
         """Draw into the white part of each mask `(side, side)` of a square reference, whose rest stays as it is."""
         from PIL import Image as PilImage
@@ -182,6 +201,7 @@ class Studio:
             prompts,
             seeds,
             drawing,
+            negatives,
             image=[PilImage.fromarray(s) for s in squares],
             mask_image=masks,
             strength=1.0,

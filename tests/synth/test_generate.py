@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,6 +78,7 @@ def made(dataset: Dataset) -> list[Sample]:
     return [s for s in dataset.samples() if s.made]
 
 
+COLOUR_ALONE = {"template": "a {color} {thing}", "inpaint_template": "a {thing}"}
 PROMPTS = ["a red knife on a wooden table, photo style", "a blue bottle on green grass, photo style", "a pink pill"]
 SEEDS = [5, 6, 7]
 
@@ -419,7 +422,9 @@ def test_an_image_whose_own_words_are_refused_is_no_parent(tmp_path: Path, model
         {"words": {"template": "a nude {thing}"}},
         {"styles": ("erotic",)},
         {"drawing": {"negative_prompt": "clothes"}},
-        {"words": {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}}},
+        {"words": {"fillings": {"color": ("red", "n u d e")}, **COLOUR_ALONE}},
+        {"words": {"negatives": {"photo": "clothes"}}},
+        {"words": {"things": {"knife": ("a nude",)}}},
         {"words": {"prompts": {"knife": ("a child, a knife",)}}},
         {"parts": {"loras": {"photo": "some/nude-adapter@1"}}},
         {"parts": {"controlnet": "some/porn-edges@1"}},
@@ -432,6 +437,41 @@ def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_lo
 ) -> None:
     with pytest.raises(ValidationError, match=r"refused: .*no setting allows it"):
         TypeAdapter(Generate).validate_python(settings)
+
+
+def test_the_plan_is_shown_without_a_model_and_nothing_is_written(
+    filled: Work, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Studio, "__init__", lambda *_, **__: pytest.fail("the model was loaded"))
+    before = filled.dataset.at.number
+    words = TypeAdapter(Words).validate_python({"negatives": {"knife": "spoon"}})
+    step = fast(
+        model, count=30, max_ratio=1, categories=("knife", "bottle"), words=words, methods={"text": 1, "inpaint": 1}
+    )
+    plan = step.plan(filled)
+    shown = plan.shown()
+    assert "24 of 30 images: max_ratio 1 of 24 real ones" in shown
+    rows = dict(re.findall(r"^  (knife|bottle) +photo +\d+ +(\d+)$", shown, re.M))
+    assert {name: int(n) for name, n in rows.items()} == Counter(r.category for r in plan.requests)
+    assert len(re.findall(r"^ +\d+  (?:knife|bottle) +(?:text|inpaint) +an? ", shown, re.M)) == 20
+    assert "; not: spoon" in shown
+    assert plan.shortened, "20 tokens are too few for all of the grammar"
+    assert filled.dataset.at.number == before
+    assert not (filled.folder / "plan.json").exists()
+
+
+def test_every_image_has_its_own_negative_prompt(filled: Work, model: Path) -> None:
+    words = TypeAdapter(Words).validate_python({"negatives": {"knife": "spoon"}})
+    fast(model, count=4, per_category=2, categories=("knife", "bottle"), words=words).run(filled)
+    told = {(s.origin["category"], s.origin["negative_prompt"]) for s in made(filled.dataset)}
+    assert told == {("knife", "spoon"), ("bottle", "")}
+
+
+def test_negatives_change_the_images_that_have_them_and_no_others(studio: Studio) -> None:
+    plain = studio.from_text(PROMPTS[:2], SEEDS[:2], Drawing(steps=2))
+    told = studio.from_text(PROMPTS[:2], SEEDS[:2], Drawing(steps=2), "", ["", "a red pill"])
+    moved = [np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(plain, told, strict=True)]
+    assert moved[0] < 1 < moved[1]
 
 
 def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path: Path) -> None:
@@ -490,7 +530,7 @@ def test_a_parent_is_read_with_all_its_tags(tmp_path: Path, model: Path) -> None
     [
         ({"methods": {"magic": 1}}, "methods must be among text, edges, inpaint, got magic"),
         ({"methods": {"edges": 1}}, "needs a controlnet"),
-        ({"words": {"fillings": {}}}, "nothing fills {color}, {surface}"),
+        ({"words": {"fillings": {}}}, "nothing fills {attribute}, {camera}, {light}, {place}"),
         ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"),
         ({"parts": {"loras": {"neon": "x"}}}, "there is no style neon"),
         ({"parts": {"lora_weights": {"neon": 0.5}}}, "there is no adapter neon"),

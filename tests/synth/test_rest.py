@@ -128,13 +128,48 @@ def test_prompts_come_from_the_template_or_from_the_user() -> None:
         inpaint_template="a {thing}",
         fillings={"color": ("orange",)},
         prompts={"pill": ("two pills",)},
+        things={"knife": ("knife",)},
     )
     rng = np.random.default_rng(0)
-    assert words.write(knife, "photo", rng) == "an orange knife, photo style"
-    assert words.write(knife, "photo", rng, inpaint=True) == "a knife"
-    assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == "two pills"
+    assert words.write(knife, "photo", rng) == ("an orange knife, photo style", False)
+    assert words.write(knife, "photo", rng, inpaint=True) == ("a knife", False)
+    assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == ("two pills", False)
     with pytest.raises(ValueError, match=r"nothing fills \{size\} of the template"):
         Words(template="a {size} {thing}")
+    with pytest.raises(ValueError, match="got none for knife"):
+        Words(things={"knife": ()})
+
+
+def test_all_prompts_and_synonyms_of_a_category_are_asked_for() -> None:
+    cell = Category(name="WBC", definition="", prompts=("white cell", "leukocyte"), also=("White_Cell", "wbc"))
+    written = {Words().write(cell, "photo", np.random.default_rng(i))[0] for i in range(60)}
+    for name in ("white cell", "leukocyte", "wbc"):
+        assert any(name in prompt for prompt in written)
+    assert len(written) > 50, "hardly two are the same"
+
+
+def test_what_a_model_would_not_read_is_left_out_in_the_order_of_importance() -> None:
+    knife = Category(name="knife", definition="", prompts=("knife",))
+
+    def written(most: int) -> tuple[str, bool]:
+        return Words().write(knife, "photo", np.random.default_rng(1), fits=lambda prompt: len(prompt.split()) <= most)
+
+    whole, cut = written(99)
+    assert not cut
+    for most in range(5, len(whole.split())):
+        prompt, cut = written(most)
+        assert cut
+        assert whole.startswith(prompt) or most < 7, "the end goes first"
+        assert len(prompt.split()) <= most
+    assert written(1) == ("a photo of a knife", True), (
+        "what is asked for always stays, and is refused if it is too long"
+    )
+
+
+def test_each_category_and_style_can_have_its_own_negative_prompt() -> None:
+    words = Words(negatives={"knife": "spoon", "neon": "daylight"})
+    assert words.negative("knife", "neon", "blurry") == "blurry, spoon, daylight"
+    assert words.negative("pill", "photo", "") == ""
 
 
 def test_shares_even_out_what_is_there() -> None:
