@@ -39,6 +39,7 @@ EXTRAS = {
     "tokenizers": "runtime",
     "ray": "cluster",
     "lance_ray": "cluster",
+    "opencensus": "serve",  # of ray[serve]
 }
 
 

@@ -76,6 +76,9 @@ def show_log() -> None:
     told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
     logging.basicConfig(level=logging.INFO, handlers=[told])
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would warn with bytes of what was sent
+    logging.getLogger("httpx").setLevel(
+        logging.WARNING
+    )  # it would have a line for each question to a language model elsewhere
 
 
 def draining(app: "FastAPI", desk: Desk, drain_s: float, **options: Any) -> "Server":
