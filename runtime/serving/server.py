@@ -66,7 +66,14 @@ def on_the_wire() -> dict[str, Any]:
 
     Its access log would carry addresses of clients; ours has one line a request.
     """
-    told = {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
+    told = {
+        "http": protocol(),
+        "loop": "asyncio",
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+        "log_config": None,
+    }
     return {**told, "timeout_keep_alive": KEEP_ALIVE_S}
 
 
