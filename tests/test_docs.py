@@ -89,6 +89,54 @@ def test_the_policy_that_a_page_shows_is_one(tmp_path: Path) -> None:
     assert load_policy(tmp_path / "policy.yaml")["knife"].counter_prompts == ("spoon",)
 
 
+def manifests() -> list[dict[str, Any]]:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.S)
+    return [one for block in blocks for one in yaml.safe_load_all(block)]
+
+
+def inside(told: Any, key: str) -> list[Any]:
+    """All that is said under a key, anywhere in a manifest."""
+    if isinstance(told, dict):
+        return [found for name, value in told.items() for found in ([value] if name == key else inside(value, key))]
+    return [found for value in told for found in inside(value, key)] if isinstance(told, list) else []
+
+
+def test_manifests_run_commands_that_there_are_on_ports_and_probes_that_answer() -> None:
+    from fastapi.testclient import TestClient
+
+    from tilth.runtime.serving.app import make_app
+    from tilth.runtime.serving.desk import Desk
+
+    kinds = [one["kind"] for one in manifests()]
+    assert kinds == ["Deployment", "Service", "Deployment", "Service", "InferenceService", "RayJob"]
+    assert all(one["apiVersion"] and one["metadata"]["name"] for one in manifests())
+    ours = [c for one in manifests() for some in inside(one, "containers") for c in some if "tilth" in c["image"]]
+    with TestClient(make_app(Desk())) as client:
+        for container in ours:
+            if "command" not in container:
+                continue
+            name, options = parsed(container["command"][1:])
+            assert (name, options["host"]) == ("serve", "0.0.0.0")
+            assert [port["containerPort"] for port in container["ports"]] == [options["port"]]
+            for probe in (container[kind] for kind in container if kind.endswith("Probe")):
+                assert probe["httpGet"]["port"] == options["port"]
+                assert client.get(probe["httpGet"]["path"]).status_code in (200, 503)
+    [grace] = [found for one in manifests() for found in inside(one, "terminationGracePeriodSeconds")]
+    _, options = parsed(next(c["command"][1:] for c in ours if "--drain-s" in c.get("command", [])))
+    assert grace > options["drain_s"] + options["timeout_s"]
+    [job] = [one for one in manifests() if one["kind"] == "RayJob"]
+    name, options = parsed(job["spec"]["entrypoint"].split()[1:])
+    assert (name, options["cluster"], options["host"]) == ("serve", "auto", "0.0.0.0")
+    from tilth.runtime.cluster.application import read_replicas
+
+    assert read_replicas(options["replicas"]).door == 2
+    services = {one["metadata"]["name"]: one["spec"] for one in manifests() if one["kind"] == "Service"}
+    targets = {
+        one["metadata"]["name"]: inside(one, "containerPort") for one in manifests() if one["kind"] == "Deployment"
+    }
+    assert all(spec["ports"][0]["targetPort"] in targets[name] for name, spec in services.items())
+
+
 def test_pages_and_plots_agree_with_the_files_of_figures() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "figures.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -37,7 +37,7 @@ ROOMS = {
     "mining": [["corpora"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
-    "runtime": [["stages"], ["judges"], ["bundles"], ["serving"]],
+    "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
     "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict", "protocols"], ["retrieval"], [""]],
     "pipeline": [["report", "steps"], ["protocols"], ["", "gallery"], ["cli"]],
 }

@@ -41,6 +41,7 @@ EXTRAS = {
     "tokenizers": "runtime",
     "ray": "cluster",
     "lance_ray": "cluster",
+    "opencensus": "serve",  # of ray[serve]
 }
 
 

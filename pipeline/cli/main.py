@@ -204,6 +204,15 @@ def serve(
     drain_s: Annotated[
         float, typer.Option(min=0, help="Seconds for which requests are still taken after SIGTERM.")
     ] = 2.0,
+    cluster: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster that serves it; 'local' starts one on this machine.")
+    ] = None,
+    replicas: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="On a cluster, processes of a part: door=1, stage1=2, reading=1, language=1; may be repeated."
+        ),
+    ] = None,
     keep_doubts: KeepDoubts = None,
     keep_most: KeepMost = 10_000,
     policy: ListPolicy = None,
@@ -214,11 +223,23 @@ def serve(
     from tilth.runtime.serving.server import Access
     from tilth.runtime.serving.server import serve as serve_bundle
 
+    limits = Limits(timeout_s=timeout_s, requests=max_requests)
+    batching = Batching(stage1=max_batch, language=min(max_batch, Batching.language))
+    access = Access(token_file=token_file, allow_hosts=tuple(allow_host or ()))
+    if cluster is not None:
+        from tilth.runtime.cluster.application import read_replicas, serve_on_cluster
+
+        if keep_doubts is not None:
+            raise InputError("--keep-doubts is for one server, whose folder it is; on a cluster, leave it out")
+        serve_on_cluster(
+            bundle, "" if cluster == "local" else cluster, host=host, port=port, threads=threads, limits=limits, batching=batching,
+            access=access, replicas=read_replicas(replicas or []),
+        )  # fmt: skip
+        return
+    if replicas:
+        raise InputError("--replicas are of a cluster; give --cluster as well")
     serve_bundle(
-        bundle, host=host, port=port, threads=threads, drain_s=drain_s,
-        limits=Limits(timeout_s=timeout_s, requests=max_requests),
-        batching=Batching(stage1=max_batch, language=min(max_batch, Batching.language)),
-        access=Access(token_file=token_file, allow_hosts=tuple(allow_host or ())),
+        bundle, host=host, port=port, threads=threads, drain_s=drain_s, limits=limits, batching=batching, access=access,
         keeping=keeping(keep_doubts, keep_most, policy),
     )  # fmt: skip
 

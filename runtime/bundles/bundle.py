@@ -16,8 +16,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,7 +27,7 @@ from tilth.claims import Json
 from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.fusion import finite, fusions
 from tilth.images import Image
-from tilth.policy import load_policy
+from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.language import open_stage2
 from tilth.runtime.bundles.settings import (
     CLEAR_BELOW,
@@ -42,8 +44,8 @@ from tilth.runtime.bundles.tuned import TUNED, chosen
 from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.graphs import REFERENCE, Graph, open_graph
 from tilth.runtime.stages.reading import Reader
-from tilth.runtime.stages.stage1 import Classifier, Detector, Prepare, Stage1
-from tilth.runtime.stages.stage2 import Unjudged
+from tilth.runtime.stages.stage1 import Classifier, Detector, Prepare, Screen, Stage1
+from tilth.runtime.stages.stage2 import Stage2, Unjudged
 
 FORMAT = 1
 MANIFEST = "bundle.json"
@@ -53,6 +55,7 @@ DETECTOR = ("detector.onnx", "detector.json")  # both or none
 UNSEALED = {MANIFEST, TUNED}
 OUTPUTS = {"classifier": ("logits",), "detector": ("logits", "boxes")}
 
+T = TypeVar("T")
 log = logging.getLogger("tilth.bundles")
 
 
@@ -119,21 +122,62 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
-def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True, answers: bool = False) -> Moderator:
-    """Verify a bundle and get its models ready.
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """What a bundle says of itself, verified and of one piece; no model of it is loaded yet.
 
-    A language model on a server that cannot be reached now keeps nothing from being served, as it may be there later; the log says so.
+    Args:
+        folder: Where it lies.
+        clear_below: An image whose scores all lie below it is allowed by Stage 1 alone.
+        policy: That it serves.
+        classifier: Settings.
+        detector: Settings; None where the classifier decides alone.
+        verdict: Settings of the language model; None without Stage 2.
+    """
+
+    folder: Path
+    clear_below: float
+    policy: Policy
+    classifier: ClassifierSettings
+    detector: DetectorSettings | None
+    verdict: VerdictSettings | None
+
+    @property
+    def name(self) -> str:
+        """The policy and the digits by which it is told from others."""
+        return f"{self.policy.policy}-v{self.policy.version}@{digest_of(self.folder)}"
+
+    def stage1(self, opened: Callable[[str, Prepare], Graph]) -> Stage1:
+        """Put Stage 1 together of graphs that are opened by their names."""
+        known, boxes = self.classifier, self.detector
+        calibration = {label: one.model_dump() for label, one in known.calibration.items()}
+        return Stage1(
+            classifier=Classifier(
+                graph=opened("classifier", known.prepare),
+                labels=known.labels,
+                prepare=known.prepare,
+                fusions=tuple(fusions(calibration, known.labels)),
+            ),
+            detector=Detector(
+                graph=opened("detector", boxes.prepare),
+                labels=boxes.labels,
+                prepare=boxes.prepare,
+                score_threshold=boxes.score_threshold,
+            )
+            if boxes
+            else None,
+        )
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Verify a bundle and read its settings.
 
     Args:
         folder: The bundle, or a champion, which stands for the one in use.
-        threads: Of each model; 0 for as many as this process may use.
-        tuned: Whether each graph runs on what was fastest here, or all on onnxruntime, as when models are compared.
-        answers: Whether a server of the language model must be there now.
 
     Raises:
         InputError: The folder is no bundle, or its settings contradict each other.
-        ModelError: A file was changed, is not the model that its settings describe, or says what is no number.
-        Unavailable: The server of the language model must be there, and is not.
+        ModelError: A file was changed.
     """
     folder = in_use(Path(folder))
     manifest = verify(folder)
@@ -144,38 +188,91 @@ def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True, answers: 
     reads = (folder / "verdict.json").is_file()
     verdict = read_settings(folder / "verdict.json", VerdictSettings) if reads else None
     check_agreement(folder, policy, classifier, detector, verdict)
-    back_ends = chosen(folder, digest_of(folder)) if tuned else {}
-    calibration = {label: one.model_dump() for label, one in classifier.calibration.items()}
-    stage1 = Stage1(
-        classifier=Classifier(
-            graph=_opened(folder, "classifier", classifier.prepare, threads, back_ends),
-            labels=classifier.labels,
-            prepare=classifier.prepare,
-            fusions=tuple(fusions(calibration, classifier.labels)),
-        ),
-        detector=Detector(
-            graph=_opened(folder, "detector", detector.prepare, threads, back_ends),
-            labels=detector.labels,
-            prepare=detector.prepare,
-            score_threshold=detector.score_threshold,
+    return Bundle(
+        folder=folder, clear_below=manifest.clear_below, policy=policy, classifier=classifier, detector=detector, verdict=verdict
+    )  # fmt: skip
+
+
+def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True, answers: bool = False) -> Moderator:
+    """Verify a bundle and get its models ready.
+
+    Args:
+        folder: The bundle, or a champion, which stands for the one in use.
+        threads: Of each model; 0 for as many as this process may use.
+        tuned: Whether each graph runs on what was fastest here, or all on onnxruntime, as when models are compared.
+        answers: See `load_stage2`.
+
+    Raises:
+        InputError: The folder is no bundle, or its settings contradict each other.
+        ModelError: A file was changed, is not the model that its settings describe, or says what is no number.
+        Unavailable: The server of the language model must be there, and is not.
+    """
+    bundle = read_bundle(folder)
+    return Moderator(
+        policy=bundle.policy,
+        stage1=load_stage1(bundle, threads=threads, tuned=tuned),
+        stage2=load_stage2(bundle, threads=threads, answers=answers),
+        reader=Reader(threads=threads) if bundle.verdict else None,
+        clear_below=bundle.clear_below,
+        name=bundle.name,
+    )
+
+
+def load_stage1(bundle: Bundle, *, threads: int = 0, tuned: bool = True) -> Stage1:
+    """Get Stage 1 of a bundle ready, and ask it about a picture of noise.
+
+    Raises:
+        ModelError: A file is not the model that its settings describe, cannot be asked, or says what is no number.
+    """
+    back_ends = chosen(bundle.folder, digest_of(bundle.folder)) if tuned else {}
+    stage1 = bundle.stage1(lambda name, prepare: _opened(bundle.folder, name, prepare, threads, back_ends))
+    _asked(bundle.folder, lambda: stage1([_noise()]))
+    return stage1
+
+
+def load_stage2(bundle: Bundle, *, threads: int = 0, answers: bool = False) -> Stage2 | None:
+    """Get the language model of a bundle ready, and ask it about a word; None where it has none.
+
+    One on a server that cannot be reached now keeps nothing from being served, as it may be there later; the log says so.
+
+    Args:
+        bundle: It.
+        threads: To compute with.
+        answers: Whether a server must be there now.
+
+    Raises:
+        InputError: The policy is too long for it, or a variable that it needs is not set.
+        ModelError: It is not what its settings describe, cannot be asked, says what is no number, or none of the letters.
+        Unavailable: Its server must be there, and is not.
+    """
+    if bundle.verdict is None:
+        return None
+    folder, stage2 = bundle.folder, open_stage2(bundle.folder, bundle.policy, bundle.verdict, threads)
+    [judged] = _asked(folder, lambda: stage2([Screen(scores=dict.fromkeys(bundle.classifier.labels, 0.5))], ["words"]))
+    if not isinstance(judged, Unjudged):
+        return stage2
+    if judged.why == "no_label":
+        raise ModelError(
+            f"{folder}: the language model's server answers with none of the letters of the policy's rules, or tells no "
+            "log-probabilities; serve a model that answers by letter, with top_logprobs"
         )
-        if detector
-        else None,
-    )
-    moderator = Moderator(
-        policy=policy,
-        stage1=stage1,
-        stage2=open_stage2(folder, policy, verdict, threads) if verdict else None,
-        reader=Reader(threads=threads) if verdict else None,
-        clear_below=manifest.clear_below,
-        name=f"{policy.policy}-v{policy.version}@{digest_of(folder)}",
-    )
-    why = _ask_once(folder, moderator)
-    if why and answers:
+    why = f"{folder}: the language model's server does not answer ({judged.why})"
+    if answers:
         raise Unavailable(why)
-    if why:
-        log.warning("%s; Stage 1 decides alone until it does", why)
-    return moderator
+    log.warning("%s; Stage 1 decides alone until it does", why)
+    return stage2
+
+
+def _asked(folder: Path, ask: Callable[[], T]) -> T:
+    """Ask a model once: one that cannot answer, or not in numbers, is never served."""
+    try:
+        return ask()
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+    except TilthError as error:
+        raise ModelError(f"{folder}/{error}") from error
+    except Exception as error:
+        raise ModelError(f"{folder}: its models cannot be asked: {str(error).splitlines()[0][:200]}") from error
 
 
 def open_part(folder: Path, name: str, *, threads: int = 0, back_end: str = REFERENCE) -> Graph:
@@ -208,32 +305,6 @@ def in_use(folder: Path) -> Path:
 def digest_of(folder: Path) -> str:
     """Return the digits by which a bundle is told from others."""
     return _digest(folder / MANIFEST)[:12]
-
-
-def _ask_once(folder: Path, moderator: Moderator) -> str:
-    """Ask every model about a picture of noise: one that cannot answer, or not in numbers, is never served.
-
-    Returns:
-        Why a language model elsewhere did not answer; empty when it did.
-    """
-    try:
-        screens = moderator.stage1([_noise()])
-        judged = moderator.stage2(screens, ["words"]) if moderator.stage2 else []
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-    except TilthError as error:
-        raise ModelError(f"{folder}/{error}") from error
-    except Exception as error:
-        raise ModelError(f"{folder}: its models cannot be asked: {str(error).splitlines()[0][:200]}") from error
-    for one in judged:
-        if isinstance(one, Unjudged) and one.why == "no_label":
-            raise ModelError(
-                f"{folder}: the language model's server answers with none of the letters of the policy's rules, or tells no "
-                "log-probabilities; serve a model that answers by letter, with top_logprobs"
-            )
-        if isinstance(one, Unjudged):
-            return f"{folder}: the language model's server does not answer ({one.why})"
-    return ""
 
 
 def _noise() -> Image:

@@ -3,6 +3,7 @@
 Rows are token ids of the tokenizer that lies beside the file in the bundle, so that what the file says of its own does not matter.
 """
 
+import logging
 import threading
 import weakref
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ import numpy as np
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.fusion import finite
+from tilth.runtime.judges.causal import SAME
 from tilth.runtime.stages.stage1 import Floats
+
+log = logging.getLogger("tilth.judges")
 
 
 class LlamaCppModel:
@@ -21,11 +25,14 @@ class LlamaCppModel:
 
     Args:
         path: The file.
-        begins: What all rows begin with; its keys and values are kept, and each row is read after them.
+        begins: What all rows begin with; read once, if the model answers after what it kept as it does when it reads all anew.
         tokens: Whose logits are asked for.
         words: Tokens that the tokenizer knows.
         max_tokens: Longest prompt, beginning and all.
         threads: To compute with.
+
+    Attributes:
+        keeps: Whether the beginning is read once.
 
     Raises:
         MissingExtra: llama-cpp-python is not installed.
@@ -52,8 +59,9 @@ class LlamaCppModel:
                 f"{path.name}: has {self._vocabulary} tokens, and tokenizer.json {words}; they do not belong together"
             )
         weakref.finalize(self, self._llama.close)  # also when Python ends, where its own way of doing so would fail
+        self.keeps = False
         if self._begins:
-            self._llama.eval(self._begins)
+            self.keeps = self._can_keep()
 
     def __call__(self, rows: Sequence[Sequence[int]]) -> Floats:
         """Return the logits `(n, k)` of the tokens after each row."""
@@ -63,7 +71,20 @@ class LlamaCppModel:
     def _one(self, row: Sequence[int]) -> Floats:
         from llama_cpp import llama_get_logits_ith
 
-        self._llama.n_tokens = len(self._begins)  # what comes after is forgotten when the next is read
-        self._llama.eval([*row])
+        self._llama.n_tokens = len(self._begins) if self.keeps else 0  # what comes after is forgotten when more is read
+        self._llama.eval([*row] if self.keeps else [*self._begins, *row])
         logits = np.ctypeslib.as_array(llama_get_logits_ith(self._llama.ctx, -1), shape=(self._vocabulary,))
         return logits[self._tokens].astype(np.float32)
+
+    def _can_keep(self) -> bool:
+        """Tell whether a row is answered alike after what was kept and another row was forgotten: some models forget nothing."""
+        row = self._begins[-4:]
+        anew = self._one(row)
+        self._llama.n_tokens = 0
+        self._llama.eval(self._begins)
+        self.keeps = True
+        self._one(row[::-1])
+        gap = float(np.abs(self._one(row) - anew).max() / max(1e-6, np.abs(anew).max()))
+        if gap > SAME:
+            log.warning("%s: reads the policy anew with each case: its answers would differ by %.2g", self._name, gap)
+        return gap <= SAME

@@ -35,11 +35,13 @@ class Batching:
         stage1: Images that Stage 1 sees at once.
         language: Prompts that the language model judges at once.
         workers: Batches of Stage 1 that are worked on at the same time.
+        readers: Images whose words are read at the same time.
     """
 
     stage1: int = 32
     language: int = 16
     workers: int = 2  # one prepares its pixels while the other's are judged
+    readers: int = 1
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -47,7 +49,7 @@ class Batching:
         Raises:
             InputError: One is none.
         """
-        for name in ("stage1", "language", "workers"):
+        for name in ("stage1", "language", "workers", "readers"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
 
@@ -61,7 +63,7 @@ class _Bench:
         self.see = one(
             moderator.see, name="stage1", most=batching.stage1, workers=batching.workers, told=told("stage1")
         )
-        self.read = one(self._read, name="ocr", most=1, told=told("ocr"))
+        self.read = one(self._read, name="ocr", most=1, workers=batching.readers, told=told("ocr"))
         asks = {"most": batching.language, "workers": moderator.stage2.judge.workers if moderator.stage2 else 1}
         self.judge = one(moderator.judge, name="language", told=told("language"), **asks)
         self.texts = one(moderator.moderate_texts, name="texts", told=told("texts"), **asks)

@@ -80,10 +80,13 @@ def _shape(status: int, message: str, param: str = "", code: str = "") -> dict[s
 
 
 def protocol() -> type[asyncio.Protocol]:
-    """Return uvicorn's protocol, which answers in the same shape what is no HTTP, from the first line or in the midst of a body."""
-    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+    """Return uvicorn's protocol, which answers in the same shape what is no HTTP, from the first line or in the midst of a body.
 
-    class Shaped(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # it is one of two classes
+    It is that in plain Python, whatever else is installed: another takes other requests for HTTP.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Shaped(H11Protocol):
         def send_400_response(self, msg: str) -> None:
             if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
                 id_ = f"modr-{uuid.uuid4().hex}"

@@ -66,7 +66,14 @@ def on_the_wire() -> dict[str, Any]:
 
     Its access log would carry addresses of clients; ours has one line a request.
     """
-    told = {"http": protocol(), "ws": "none", "access_log": False, "server_header": False, "log_config": None}
+    told = {
+        "http": protocol(),
+        "loop": "asyncio",
+        "ws": "none",
+        "access_log": False,
+        "server_header": False,
+        "log_config": None,
+    }
     return {**told, "timeout_keep_alive": KEEP_ALIVE_S}
 
 
@@ -76,6 +83,9 @@ def show_log() -> None:
     told.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s") if sys.stderr.isatty() else LogLines())
     logging.basicConfig(level=logging.INFO, handlers=[told])
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it would warn with bytes of what was sent
+    logging.getLogger("httpx").setLevel(
+        logging.WARNING
+    )  # it would have a line for each question to a language model elsewhere
 
 
 def draining(app: "FastAPI", desk: Desk, drain_s: float, **options: Any) -> "Server":

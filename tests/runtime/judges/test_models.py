@@ -18,6 +18,7 @@ from tilth.pipeline.steps.language import Asking, write_language_model
 from tilth.policy import load_policy
 from tilth.runtime.bundles.bundle import load_bundle, seal
 from tilth.runtime.judges.causal import CausalModel
+from tilth.runtime.judges.llamacpp import LlamaCppModel
 from tilth.runtime.judges.rows import Rows
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.stage2 import Stage2
@@ -125,6 +126,10 @@ def test_llama_cpp_says_what_the_graph_says_of_the_same_model(tmp_path: Path) ->
     assert np.abs(stage2.judge.model(rows[::-1]) - its[::-1]).max() < 1e-6, (
         "the order in which it is asked does not matter"
     )
+    assert isinstance(stage2.judge.model, LlamaCppModel)
+    assert stage2.judge.model.keeps
+    stage2.judge.model.keeps = False
+    assert np.abs(stage2.judge.model(rows) - its).max() < 0.02, "what was kept changes nothing"
     data = bytearray((folder / "verdict.gguf").read_bytes())
     data[:4] = b"nope"
     (folder / "verdict.gguf").write_bytes(bytes(data))
