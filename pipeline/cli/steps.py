@@ -286,9 +286,7 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
             act(dataset, policy, settings, device, label)
 
     does: Callable[..., None] = act_or_show if one.step == "generate" else act
-    app.command(command, short_help=one.does, cls=type("StepCommand", (StepCommand,), {"one": one, "full": full}))(
-        does
-    )
+    app.command(command, short_help=one.does, cls=type("StepCommand", (StepCommand,), {"one": one, "full": full}))(does)
 
 
 def _show_plan(dataset: Path, policy: Path, command: str, settings: Mapping[str, Any]) -> None:
