@@ -19,7 +19,7 @@ from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Drawn, Studio, weights_of
 from tilth.synth.draw.settings import Drawing, Files, Parts
 from tilth.synth.plan.prompts import Request
-from tilth.synth.plan.survey import said_of, square_around
+from tilth.synth.plan.survey import frame_around, said_of
 from tilth.synth.safety.provenance import licence_of_all
 from tilth.synth.safety.refusals import refuse, version
 
@@ -77,7 +77,7 @@ class Maker:
                     told["negative prompt"].append(request.negative)
                     told.setdefault(f"prompts of {request.category}", []).append(request.prompt)
                 refuse_long(told, encoders(self.model), self.model)
-            studio = studio or Studio(self.model, self.parts, side=self.drawing.side, device=self.work.device)
+            studio = studio or Studio(self.model, self.parts, drawing=self.drawing, device=self.work.device)
             yield from self._draw(studio, batch)[skip:]
 
     def _batches(self) -> Iterator[list[Request]]:
@@ -100,15 +100,15 @@ class Maker:
         if method == "text":
             drawn = studio.from_text(prompts, seeds, self.drawing, adapter, negatives)
         else:
-            squares = [_square(parent) for parent in parents if parent]
-            references = [image for image, _ in squares]
+            frames = [_framed(parent, studio.size_wh) for parent in parents if parent]
+            references = [image for image, _ in frames]
             if method == "edges":
-                boxes = [scaled(box, studio.side) if box else None for _, box in squares]
+                boxes = [scaled(box, studio.size_wh) if box else None for _, box in frames]
                 drawn = studio.along_edges(prompts, seeds, references, self.drawing, adapter, negatives)
             else:
-                holes = [whole_pixels(request.hole, studio.side) for request in batch if request.hole]
+                holes = [whole_pixels(request.hole, studio.size_wh) for request in batch if request.hole]
                 boxes = list(holes)
-                masks = [_mask(hole, studio.side) for hole in holes]
+                masks = [_mask(hole, studio.size_wh) for hole in holes]
                 drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter, negatives)
         return [
             Failed(name=f"request {request.number}", error=image)
@@ -144,7 +144,8 @@ class Maker:
             "steps": drawing.steps,
             "guidance": drawing.guidance,
             "scheduler": studio.scheduler,
-            "side": studio.side,
+            "strength": drawing.strength if request.method == "inpaint" else None,
+            "size_wh": list(studio.size_wh),
             "adapters": adapters,
             "controlnet": control,
             "parents": [parent.id] if parent else [],
@@ -175,33 +176,33 @@ class Maker:
         )
 
 
-def _square(parent: Sample) -> tuple[Image, Box | None]:
-    """Cut the largest square around the parent's only label; return it with the label's box in parts of its side."""
+def _framed(parent: Sample, size_wh: tuple[int, int]) -> tuple[Image, Box | None]:
+    """Cut the largest frame of a shape around the parent's only label; return it with the label's box in parts of its sides."""
     labels = parent.truth.labels
     box = labels[0].box_xyxy if labels else None
-    left, top, side = square_around(parent.size_wh, box)
-    image = parent.pixels()[top : top + side, left : left + side]
+    left, top, wide, tall = frame_around(parent.size_wh, box, size_wh)
+    image = parent.pixels()[top : top + tall, left : left + wide]
     if box is None:
         return image, None
     shifted = np.array([box], np.float64) - [left, top, left, top]
-    x0, y0, x1, y1 = (clip(shifted, (side, side))[0] / side).tolist()
+    x0, y0, x1, y1 = (clip(shifted, (wide, tall))[0] / [wide, tall, wide, tall]).tolist()
     return image, (x0, y0, x1, y1)
 
 
-def scaled(box: Box, side: int) -> Box:
-    """Turn parts of a side into pixels."""
-    x0, y0, x1, y1 = (float(v * side) for v in box)
+def scaled(box: Box | tuple[float, ...], size_wh: tuple[int, int]) -> Box:
+    """Turn parts of the sides into pixels."""
+    x0, y0, x1, y1 = (float(v * side) for v, side in zip(box, (*size_wh, *size_wh), strict=True))
     return x0, y0, x1, y1
 
 
-def whole_pixels(box: Box | tuple[float, ...], side: int) -> Box:
-    """Turn parts of a side into whole pixels."""
-    x0, y0, x1, y1 = (float(round(v * side)) for v in box)
+def whole_pixels(box: Box | tuple[float, ...], size_wh: tuple[int, int]) -> Box:
+    """Turn parts of the sides into whole pixels."""
+    x0, y0, x1, y1 = (float(round(v)) for v in scaled(box, size_wh))
     return x0, y0, x1, y1
 
 
-def _mask(box: Box, side: int) -> Image:
-    mask = np.zeros((side, side), np.uint8)
+def _mask(box: Box, size_wh: tuple[int, int]) -> Image:
+    mask = np.zeros(size_wh[::-1], np.uint8)
     x0, y0, x1, y1 = (int(v) for v in box)
     mask[y0:y1, x0:x1] = 255
     return mask

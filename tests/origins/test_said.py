@@ -23,6 +23,7 @@ ORIGIN: dict[str, Json] = {
     "prompt": 'a "knife" & <a spoon>, 100 %',
     "negative_prompt": "blurry",
     "seed": 7,
+    "size_wh": [64, 48],
     "model": "starter:diffusion",
     "model_digest": "0123456789ab",
     "adapters": [{"name": "neon", "digest": "ba9876543210", "weight": 0.5}],

@@ -23,12 +23,13 @@ MADE = SOURCE_TYPES + "trainedAlgorithmicMedia"
 COMPOSITE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"
 OURS = "tilth:origin"
 KINDS = ("png", "webp", "jpeg")
+MAX_TEXT = 64 * 2**10
 MOST_IN_JPEG = 60_000  # bytes of XMP that fit into one segment
 # What is kept of an origin; where a file lay is the business of whoever has it.
 KEPT = (
     "prompt", "negative_prompt", "seed", "model", "model_digest", "method", "style", "category", "parents", "adapters",
-    "controlnet", "hole_xyxy", "steps", "guidance", "scheduler", "side", "strength", "digital_source_type", "licence", "licence_of_model",
-    "licence_of_parent", "refusals",
+    "controlnet", "hole_xyxy", "steps", "guidance", "scheduler", "side", "size_wh", "strength", "digital_source_type",
+    "licence", "licence_of_model", "licence_of_parent", "refusals",
 )  # fmt: skip
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -42,6 +43,17 @@ _XMP = (
 def kept(origin: Mapping[str, Json]) -> dict[str, Json]:
     """Return the part of an origin that travels in the file."""
     return {name: origin[name] for name in KEPT if name in origin}
+
+
+def parsed(text: str) -> dict[str, Json]:
+    """Read an origin that a file holds; one that is broken or endless is none."""
+    if not text or len(text) > MAX_TEXT:
+        return {}
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return kept(told) if isinstance(told, dict) else {}
 
 
 def packet(origin: Mapping[str, Json]) -> str:

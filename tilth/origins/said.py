@@ -1,7 +1,6 @@
 """What an image file says of where it comes from, by whatever tool wrote it; no pixel is decoded, and nothing said is never "real"."""
 
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from html import unescape
 from PIL import Image as PilImage
 
 from tilth.claims import Json
-from tilth.origins.packet import OURS, SOURCE_TYPES, kept
+from tilth.origins.packet import MAX_TEXT, OURS, SOURCE_TYPES, kept, parsed
 from tilth.samples import join_licences
 
 # IPTC's word for it, in XMP or in a C2PA manifest
@@ -23,7 +22,6 @@ ALGORITHMIC = (
 )
 # of web interfaces for Stable Diffusion: the prompt with its settings, or the graph that made the image
 THEIRS = ("parameters", "prompt", "workflow", "invokeai_metadata", "Dream")
-MAX_TEXT = 64 * 2**10
 XMP = re.compile(rb"<x:xmpmeta.{0,262144}?</x:xmpmeta>", re.DOTALL)
 ORIGIN = re.compile(rb'tilth:origin="([^"]{1,%d})"' % (4 * MAX_TEXT))
 EXIF_WORDS = (
@@ -82,7 +80,7 @@ def said(data: bytes) -> Said:
         places.append("XMP")
     ours = next((found for each in packets if (found := _ours_in(each))), {})
     texts = dict(_texts(data))
-    older = _origin(texts.get(OURS, ""))
+    older = parsed(texts.get(OURS, ""))
     theirs = next(((place, text) for place, text in texts.items() if place in THEIRS or PROMPTLIKE.search(text)), None)
     if older or (theirs and theirs[0] != "EXIF"):
         places.append("PNG text")
@@ -108,17 +106,7 @@ def words_in(data: bytes) -> str:
 
 def _ours_in(xmp: bytes) -> dict[str, Json]:
     found = ORIGIN.search(xmp)
-    return _origin(unescape(found[1].decode(errors="replace"))) if found else {}
-
-
-def _origin(text: str) -> dict[str, Json]:
-    if not text or len(text) > MAX_TEXT:
-        return {}
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return kept(told) if isinstance(told, dict) else {}
+    return parsed(unescape(found[1].decode(errors="replace"))) if found else {}
 
 
 def _texts(data: bytes) -> Iterator[tuple[str, str]]:

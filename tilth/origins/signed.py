@@ -14,7 +14,7 @@ from typing import Any
 from tilth.claims import Json
 from tilth.errors import InputError
 from tilth.extras import optional
-from tilth.origins.packet import MADE, kept, mime_of
+from tilth.origins.packet import MADE, kept, mime_of, parsed
 
 LABEL = "org.tilth.origin"
 TEST = "test"
@@ -105,7 +105,7 @@ def signature_in(data: bytes) -> Signature | None:
     return Signature(
         by=", ".join(dict.fromkeys(str(info[name]) for name in ("common_name", "issuer") if info.get(name))),
         state=state,
-        origin=kept(told) if isinstance(told, dict) else {},
+        origin=parsed(str(told.get("json") or "")) if isinstance(told, dict) else {},
         why=tuple(dict.fromkeys(code for each in wrong if (code := str(each.get("code"))) != UNKNOWN_SIGNER))
         if state == "Invalid"
         else (),
@@ -123,7 +123,8 @@ def _manifest(origin: Mapping[str, Json]) -> dict[str, Any]:
         "title": str(origin.get("source") or "image"),
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": [action]}},
-            {"label": LABEL, "data": json.loads(json.dumps(kept(origin)))},
+            # as text: of a list of small numbers the library would make bytes
+            {"label": LABEL, "data": {"json": json.dumps(kept(origin), sort_keys=True)}},
         ],
     }
 
