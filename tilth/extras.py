@@ -41,7 +41,7 @@ EXTRAS = {
     "tokenizers": "runtime",
     "ray": "cluster",
     "lance_ray": "cluster",
-    "opencensus": "serve",  # of ray[serve]
+    "grpc_reflection": "serve",  # what `ray.serve` misses first
 }
 
 

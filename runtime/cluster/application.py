@@ -12,13 +12,14 @@ its own part of it, so all nodes must see its folder. What a replica was asked w
 import logging
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilth.engine.cluster import connect
-from tilth.errors import InputError
+from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.images import Image
 from tilth.runtime.bundles.bundle import Bundle, in_use, load_stage1, load_stage2, read_bundle
@@ -142,6 +143,7 @@ class DoorReplica:
         batching: Of this replica.
         tokens: Of those who may ask.
         workers: Batches that the language model is asked about at once.
+        begun_by: Who began it.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class DoorReplica:
         batching: Batching,
         tokens: Tokens | None,
         workers: int,
+        begun_by: str,
     ) -> None:
         def asks(name: str) -> Ask:
             return lambda *given: stages[name].remote(*given).result(timeout_s=ANSWER_S)
@@ -159,20 +162,33 @@ class DoorReplica:
         moderator = spread(
             read_bundle(Path(folder)), see=asks("stage1"), read=asks("reading"), judge=asks("language"), workers=workers
         )
+        self._begun_by = begun_by
         self._app = make_app(Desk(moderator, limits=limits, batching=batching), tokens=tokens)
+
+    def begun_by(self) -> str:
+        """Tell who began it."""
+        return self._begun_by
 
     def __serve_build_asgi_app__(self) -> "FastAPI":  # which Ray Serve asks for
         return self._app
 
 
 def application(
-    bundle: Bundle, replicas: Replicas, *, threads: int, limits: Limits, batching: Batching, tokens: Tokens | None
+    bundle: Bundle,
+    replicas: Replicas,
+    *,
+    begun_by: str,
+    threads: int,
+    limits: Limits,
+    batching: Batching,
+    tokens: Tokens | None,
 ) -> Any:
     """Bind the parts of a bundle together, as Ray Serve runs them.
 
     Args:
         bundle: It.
         replicas: Of each part.
+        begun_by: Tells it from one that takes its place.
         threads: Of a replica; it takes so many of the cluster's processors, too.
         limits: Of each door.
         batching: Of each door.
@@ -202,7 +218,7 @@ def application(
     )  # fmt: skip
     # more than its limit, so that it is the door that sends away what is too much, and says when to come back
     at_once = 2 * limits.requests + 16
-    return bound(DoorReplica, replicas.door, at_once, 1, folder, stages, limits, spread_out, tokens, workers)
+    return bound(DoorReplica, replicas.door, at_once, 1, folder, stages, limits, spread_out, tokens, workers, begun_by)
 
 
 def _gpus(kind: type, bundle: Bundle) -> bool:
@@ -241,7 +257,7 @@ def serve_on_cluster(
 
     Raises:
         InputError: The folder is no bundle, a token is none, or hosts are allowed.
-        ModelError: A file in it was changed.
+        ModelError: A file in it was changed, or a replica cannot open its part.
         Unavailable: Nothing answers at the address.
     """
     access = access or Access()
@@ -253,17 +269,40 @@ def serve_on_cluster(
         from ray import serve
     show_log()
     connect(address)
+    ours = uuid.uuid4().hex
     made = application(
-        bundle, replicas or Replicas(), threads=threads or 1, limits=limits or Limits(), batching=batching or Batching(), tokens=tokens
+        bundle, replicas or Replicas(), begun_by=ours, threads=threads or 1, limits=limits or Limits(),
+        batching=batching or Batching(), tokens=tokens,
     )  # fmt: skip
     serve.start(http_options={"host": host, "port": port})
+    before = serve.status().applications.keys()
     try:
         serve.run(made, name=NAME, route_prefix="/")
-        log.info("%s is served on http://%s:%d by a cluster", bundle.name, host, port)
+    except RuntimeError as error:
+        if NAME not in before:
+            serve.delete(NAME)
+        told = next((line for line in reversed(str(error).splitlines()) if line.strip()), "no reason is told")
+        raise ModelError(f"{bundle.folder}: the cluster cannot serve it: {told.strip()[:300]}") from error
+    log.info("%s is served on http://%s:%d by a cluster", bundle.name, host, port)
+    try:
         (until or _told_to_end)()
     finally:
-        serve.delete(NAME)
+        if _begun_by() in ("", ours):  # not what has taken its place meanwhile
+            serve.delete(NAME)
     log.info("ended; what was inside is answered")
+
+
+def _begun_by() -> str:
+    """Return who began the application that is served now; empty where there is none, or nobody answers."""
+    from ray import serve
+
+    if NAME not in serve.status().applications:
+        return ""
+    try:
+        return str(serve.get_app_handle(NAME).begun_by.remote().result(timeout_s=ANSWER_S))
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with it, it is not known to be another's
+        log.warning("the door does not say who began it: %s", type(error).__name__)
+        return ""
 
 
 def _told_to_end() -> None:
