@@ -307,6 +307,10 @@ def main() -> int:
         print(
             f"the runs were made by {len(commits)} commits: {', '.join(sorted(commits))}; --fresh makes all by this one"
         )
+        for each in commits:
+            alone = Figures("loop")
+            note_all({job: told for job, told in found.items() if told["commit"] == each}, alone)
+            figures.credit(each, alone)
     elif found:
         figures.made_by(*commits)
     if enough and not asked.fresh:

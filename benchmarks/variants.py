@@ -19,6 +19,16 @@ EVERYTHING = 10**9  # more actions than any corpus takes
 NEW = ("syringe", "lighter")  # kinds that no model knows
 SMALL = {"labelled": "24", "corpus": "120", "test": "60"}
 PARTING = "split"  # the last step that the variants of a world share
+# How the starter's model was told of things when it was taught: it knows no other words.
+WORDS = {
+    "template": "a {color} {thing} {surface}, {style} style",
+    "inpaint_template": "a {color} {thing}, {style} style",
+    "fillings": {
+        "color": ["red", "orange", "yellow", "green", "blue", "purple", "pink"],
+        "surface": ["on a wooden table", "on green grass", "against a brick wall", "on beach sand", "on white tiles"],
+    },
+    "things": {name: [name] for name in ("knife", "cigarette", "bottle", "pill", "dice")},
+}
 NOT_HERE = ("gate", "package", "moderate", "random_effort", "evaluate.random_same_effort")
 
 Entry = Any
@@ -170,6 +180,7 @@ def generate(steps: Steps) -> Steps:
                 "max_ratio": 1.0,
                 "methods": {"text": 0.5, "edges": 0.3, "inpaint": 0.2},
                 "styles": ["photo", "cartoon", "sketch", "neon"],
+                "words": WORDS,
                 "parts": {"controlnet": "starter:controlnet", "loras": {"neon": "starter:lora-neon"}},
             }
         },

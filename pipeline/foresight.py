@@ -72,6 +72,8 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
         found.notes.extend(too_large(name, step))
         if isinstance(step, Ground):
             found.notes.extend(f"{name}: {note}" for note in _words(step, policy))
+        elif isinstance(step, Generate):
+            _generated(found, name, step, policy)
         elif isinstance(step, Review) and (review or step.backend) == "labelstudio":
             found.away.extend(f"{name}: {reason}" for reason in _nobody_asks(step))
         elif isinstance(step, FineTune):
@@ -88,6 +90,23 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
             except TilthError as error:
                 found.wrong.append(f"{name}: {error}")
     return found
+
+
+def _generated(found: Foresight, name: str, step: Generate, policy: Policy) -> None:
+    """Name the categories of which no image is ever generated; to leave none, or to name a model that is refused, is a mistake."""
+    try:
+        here = all(map(models.is_here, step.models()))
+    except TilthError:  # told already
+        here = False
+    try:
+        never = step.left_out(policy)
+        step.files.writer()
+        if here:
+            step.parts.refuse(step.model)
+    except TilthError as error:
+        found.wrong.append(f"{name}: {error}")
+    else:
+        found.notes.extend(f"{name}: {each} is left out: {why} is never generated" for each, why in never.items())
 
 
 def _little(step: FineTune, before: Sequence[Step], policy: Policy, dataset: Dataset | None) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""Write the starter world, or rebuild its miniatures.
+"""Write the starter world or folders that bundles are judged on, or rebuild its miniatures.
 
 python -m tilth.starter world --out runs/starter-world
+python -m tilth.starter pairs --out runs/pairs
 python -m tilth.starter train diffusion
 """
 
@@ -115,6 +116,36 @@ def write_files(arguments: argparse.Namespace) -> None:
     events.emit("world", message=f"{arguments.out}: {total} images" + ("" if written else ", already there"))
 
 
+# name -> the function that draws it, number of images, what it is
+FOLDERS = {
+    "signs": ("tilth.starter.protocols.signs:signs", 1000, "images with words, harmful ones and harmless"),
+    "pairs": (
+        "tilth.starter.protocols.pairs:pairs",
+        1000,
+        "scenes with something unsafe and with its harmless twin instead",
+    ),
+}
+
+
+def write_judged(arguments: argparse.Namespace) -> None:
+    """Write a folder that bundles are judged on.
+
+    Raises:
+        InputError: It is there, or a number is none.
+    """
+    from tilth.errors import InputError
+    from tilth.events import Events
+    from tilth.starter.protocols.folder import write_folder
+
+    for name, least in (("images", 2), ("seed", 0)):
+        if getattr(arguments, name) < least:
+            raise InputError(f"--{name} must be at least {least}, got {getattr(arguments, name)}")
+    module, _, function = FOLDERS[arguments.command][0].partition(":")
+    draw = getattr(importlib.import_module(module), function)
+    with Events().progress(arguments.command, arguments.images) as advance:
+        write_folder(arguments.out, draw(arguments.images, arguments.seed), advance=advance)
+
+
 def main() -> None:
     """Parse the command line."""
     parser = _Parser(
@@ -136,12 +167,17 @@ def main() -> None:
     world.add_argument("--out", type=Path, required=True, help="folder to make")
     for name, (read, shape, words) in SETTINGS.items():
         world.add_argument(f"--{name}", type=read, metavar=shape, help=words)
+    for name, (_, count, words) in FOLDERS.items():
+        folder = commands.add_parser(name, help=f"write {words}, to judge a bundle on")
+        folder.add_argument("--out", type=Path, required=True, help="folder to make")
+        folder.add_argument("--seed", type=int, default=0, help="another one gives other images (default: 0)")
+        folder.add_argument("--images", type=int, default=count, help="how many (default: %(default)s)")
     arguments = parser.parse_args()
-    if arguments.command == "world":
+    if arguments.command != "train":
         try:
-            write_files(arguments)
+            (write_files if arguments.command == "world" else write_judged)(arguments)
         except TilthError as error:
-            print(f"{parser.prog} world: {error}", file=sys.stderr)
+            print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         return
     import torch

@@ -187,6 +187,17 @@ def test_what_was_not_measured_again_stays_with_its_commit(figures: ModuleType, 
     assert "commit 89abcde, of some figures 0123456, " in told
 
 
+def test_a_figure_that_one_commit_tells_alone_is_of_that_commit(figures: ModuleType, tmp_path: Path) -> None:
+    both, alone = figures.Figures("loop"), figures.Figures("loop")
+    for key, value in {"copies": 0.9, "mixed": 0.8}.items():
+        both.add(key, value, "share")
+    alone.add("copies", 0.9, "share")
+    alone.add("mixed", 0.7, "share")  # of its own runs only
+    both.credit("0123456", alone)
+    told = json.loads(both.write(tmp_path).read_text())["figures"]
+    assert [one.get("commit", "") for one in (told["copies"], told["mixed"])] == ["0123456", ""]
+
+
 def test_a_command_names_no_folder_of_this_machine(figures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["/home/ana/tilth/benchmarks/dedup.py", "--photos", "/home/ana/photos", "--limit=9", "--results", "/tmp/x"]
     monkeypatch.setattr(sys, "argv", [*given, "--out=/tmp/out", "runs/a"])

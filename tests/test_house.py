@@ -32,14 +32,14 @@ ALLOWED = {
 }
 # folder -> its rooms, in levels: a room imports rooms of earlier levels only, so never a sibling; "" is the folder itself
 ROOMS = {
-    "tilth": [[""], ["data", "sources", "encoders"], ["engine"]],
+    "tilth": [[""], ["data", "sources", "encoders", "origins"], ["engine"]],
     "synth": [["safety", "plan", "check"], ["draw"], ["adapters"]],
     "mining": [["corpora"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
-    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval"], [""]],
-    "pipeline": [["report", "steps"], ["", "gallery"], ["cli"]],
+    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict", "protocols"], ["retrieval"], [""]],
+    "pipeline": [["report", "steps"], ["protocols"], ["", "gallery"], ["cli"]],
 }
 A_DOZEN = 12
 HEAVY = {

@@ -30,6 +30,8 @@ EXTRAS = {
     "httpx": "runtime",
     "llama_cpp": "llamacpp",
     "mlcroissant": "cards",
+    "c2pa": "c2pa",
+    "cryptography": "c2pa",
     "rapidocr": "runtime",
     "fastapi": "runtime",
     "uvicorn": "runtime",

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tilth.annotate.exchange.licences import licence_of, origins
-from tilth.annotate.exchange.made import png_of
 from tilth.annotate.formats.parts.classes import taken_name
 from tilth.annotate.formats.parts.files import Seen
 from tilth.annotate.formats.parts.orientation import read_header
@@ -30,6 +29,7 @@ from tilth.data.dataset import Dataset
 from tilth.errors import InputError
 from tilth.images import FORMATS as FILES
 from tilth.images import HEAD_BYTES, SUFFIX_OF, SUFFIXES, kind_of
+from tilth.origins.packet import png_of
 from tilth.policy import FORBIDDEN
 from tilth.samples import Sample
 from tilth.sources.walk import stem_of, suffix_of

@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 
-from tilth.annotate.exchange.made import origin_in
 from tilth.annotate.formats.parts.orientation import read_header, saw_stored, shown_size, turn
 from tilth.annotate.formats.parts.records import EXAMPLES, Found, Named, Oddities, Served, Tally, writable
 from tilth.annotate.review.queue import SERVED
@@ -22,6 +21,7 @@ from tilth.data.where import LEFT_OUT
 from tilth.engine.intake import Failed
 from tilth.errors import InputError
 from tilth.geometry import Box
+from tilth.origins.said import origin_in
 from tilth.policy import Policy
 from tilth.samples import NewSample
 

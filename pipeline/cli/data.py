@@ -1,4 +1,4 @@
-"""The commands that look at a dataset as it is: `history`, `diff`, `tag`, `rollback`, `count`, `explain`, `export`, `gallery`."""
+"""The commands that look at a dataset as it is, such as `history`, `count` and `export`; and `provenance`, which looks at files."""
 
 import json
 from pathlib import Path
@@ -149,6 +149,25 @@ def explain(
             typer.echo(f"{name + (f'.{part}' if part else ''):32} {inner}")
 
 
+def provenance(
+    files: Annotated[list[Path], typer.Argument(help="Image files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a file for programs.")] = False,
+) -> None:
+    """Say what image files tell of where they come from: made by a model or not said, by which one, from what, and who signed it."""
+    from tilth.pipeline.tell import provenance_of, provenance_text
+
+    wrong = []
+    for path in files:
+        try:
+            found = provenance_of(path)
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        typer.echo(json.dumps(found) if as_json else provenance_text(found))
+    if wrong:
+        raise InputError("\n".join(wrong))
+
+
 def _told(claim: Any) -> str:
     box = f" at {', '.join(f'{v:.0f}' for v in claim.box_xyxy)}" if claim.box_xyxy else ""
     return f"{claim.source} says {claim.category or claim.says}{box}, score {claim.score:.2f}"
@@ -233,3 +252,4 @@ def add_to(app: typer.Typer) -> None:
     for function in (history, diff, tag, rollback, count, explain, export, gallery):
         example = f"Example: tilth {function.__name__} runs/starter/dataset{EXAMPLES[function.__name__]}"
         app.command(epilog=example)(function)
+    app.command(epilog="Example: tilth provenance photo.jpg")(provenance)

@@ -34,6 +34,7 @@ class OneStep:
     begins: bool = False  # brings images in, so the dataset need not be there yet
 
 
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, …")]
 BOTH = "classifier=train.classifier --set detector=train.detector"  # as `tilth train` names what it leaves
 GATED = (
     "old=evaluate.old --set new=evaluate.new --set old_classifier=old.classifier --set new_classifier=train.classifier"
@@ -60,6 +61,7 @@ COMMANDS = {
     "gate": OneStep("gate", "Refuse a model that lost recall.", GATED),
     "package": OneStep("package", "Make the bundle that is served.", BOTH),
 }
+ALSO_A_PROTOCOL = "eval"  # is added by bundle.py
 TRAINED = {
     "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
     "detector": OneStep("train.detector", "Fine-tune a detector on a dataset.", "steps=600"),
@@ -223,7 +225,7 @@ def _spelt(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-class _StepCommand(TyperCommand):
+class StepCommand(TyperCommand):
     """A command whose help is read from its step; the step is imported for that alone."""
 
     one: OneStep
@@ -259,7 +261,7 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
         dataset: DatasetPath,
         policy: Annotated[Path, typer.Option(help="Policy file.")],
         settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step; see below.")] = None,
-        device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+        device: Device = "auto",
         label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
     ) -> None:
         def tell(facts: Mapping[str, Any]) -> None:
@@ -268,7 +270,45 @@ def _add(app: typer.Typer, command: str, one: OneStep, full: str) -> None:
 
         run_one(dataset, policy, full, one, read_settings(settings), device, label, tell)
 
-    app.command(command, short_help=one.does, cls=type("StepCommand", (_StepCommand,), {"one": one, "full": full}))(act)
+    def act_or_show(
+        dataset: DatasetPath,
+        policy: Annotated[Path, typer.Option(help="Policy file.")],
+        settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step; see below.")] = None,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+        label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Print the plan and 20 prompts, and draw nothing.")
+        ] = False,
+    ) -> None:
+        if dry_run:
+            _show_plan(dataset, policy, full, read_settings(settings))
+        else:
+            act(dataset, policy, settings, device, label)
+
+    does: Callable[..., None] = act_or_show if one.step == "generate" else act
+    app.command(command, short_help=one.does, cls=type("StepCommand", (StepCommand,), {"one": one, "full": full}))(does)
+
+
+def _show_plan(dataset: Path, policy: Path, command: str, settings: Mapping[str, Any]) -> None:
+    """Print what `generate` would draw from a dataset as it is; nothing is written."""
+    from tilth.engine.work import Work
+    from tilth.events import Events
+    from tilth.pipeline.cli.settings import existing
+    from tilth.policy import load_policy
+    from tilth.synth.draw.generate import Generate
+
+    step = make_step(Generate, command, emptied(Generate, settings))
+    with closing(Events()) as events:
+        work = Work(
+            name="generate",
+            dataset=existing(dataset),
+            policy=load_policy(policy),
+            folder=dataset / "files",
+            events=events,
+        )
+        shown = step.plan(work).shown()
+    streams.settle()
+    typer.echo(shown)
 
 
 def auto(
@@ -279,7 +319,7 @@ def auto(
         list[str] | None,
         typer.Option("--set", help="A setting of a part instead of what is chosen: --set classifier.steps=600."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, …")] = "auto",
+    device: Device = "auto",
     runs: Annotated[Path, typer.Option(help="Folder that holds all runs.")] = Path("runs"),
     name: Annotated[str, typer.Option(help="Of the run; made of policy and categories when empty.")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write and print the recipe, and train nothing.")] = False,
@@ -328,7 +368,8 @@ def auto(
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command, one in COMMANDS.items():
-        _add(app, command, one, command)
+        if command != ALSO_A_PROTOCOL:
+            _add(app, command, one, command)
     train = typer.Typer(no_args_is_help=True, help="Train a classifier or a detector on a dataset.")
     app.add_typer(train, name="train")
     train.command(epilog="Example: tilth train auto data/mine --policy configs/policies/starter.yaml --category knife")(

@@ -6,6 +6,7 @@ change, come and go, where the language model reads definitions and was not taug
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from tilth.claims import Json
@@ -20,7 +21,15 @@ from tilth.runtime.stages.template import SAFE
 CARD = "README.md"
 
 
-def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
+def repolicy(
+    folder: Path,
+    policy: Path,
+    out: Path,
+    *,
+    made: str,
+    clear_below: float | None = None,
+    facts: Mapping[str, Json] | None = None,
+) -> list[str]:
     """Make a bundle with another policy of the models of one that there is.
 
     Args:
@@ -28,6 +37,8 @@ def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
         policy: The new policy file.
         out: Folder of the new bundle, which must not be there.
         made: When, for its manifest.
+        clear_below: Of the new bundle; that of the old one when None.
+        facts: What else its manifest is to say.
 
     Returns:
         What changed, a line each.
@@ -44,9 +55,7 @@ def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
     _check(folder, before, after)
     after = _aimed(before, after)
     told = json.loads((folder / MANIFEST).read_text())
-    facts: dict[str, Json] = {
-        key: value for key, value in told.items() if key not in ("format", "clear_below", "files")
-    }
+    kept: dict[str, Json] = {key: value for key, value in told.items() if key not in ("format", "clear_below", "files")}
     was = f"{before.policy}-v{before.version}@{digest_of(folder)}"
     lowest = min((c.review_above for c in after.pictured), default=1.0)
     changed = _changes(before, after)
@@ -66,8 +75,8 @@ def repolicy(folder: Path, policy: Path, out: Path, *, made: str) -> list[str]:
             _say_so(partial / CARD, f"{after.policy} v{after.version}", was)
         seal(
             partial,
-            clear_below=min(manifest.clear_below, lowest),
-            facts={**facts, "made": made, "policy_instead_of": was, "policy_changes": [*changed]},
+            clear_below=min(manifest.clear_below if clear_below is None else clear_below, lowest),
+            facts={**kept, **(facts or {}), "made": made, "policy_instead_of": was, "policy_changes": [*changed]},
         )
         try:
             load_bundle(partial, tuned=False)  # which asks each model once

@@ -126,12 +126,20 @@ class Moderator:
             return []
         began = self.clock()
         screens = self.stage1(images)
-        timings = {"stage1": 1000 * (self.clock() - began) / len(images)}
+        stage1_ms = 1000 * (self.clock() - began) / len(images)
+        return [self.sort(screen, stage1_ms) for screen in screens]
+
+    def sort(self, screen: Screen, stage1_ms: float = 0.0) -> Verdict | Case:
+        """Return the verdict of Stage 1 on an image that it has seen, or a case for Stage 2.
+
+        Args:
+            screen: What it said.
+            stage1_ms: What that took.
+        """
+        timings = {"stage1": stage1_ms}
         if self.stage2 is None or self.reader is None:
-            return [self._verdict(screen, screen.scores, 1, "no second stage", timings) for screen in screens]
-        return [
-            self._clear_case(screen, timings["stage1"]) or Case(screen=screen, timings_ms=timings) for screen in screens
-        ]
+            return self._verdict(screen, screen.scores, 1, "no second stage", timings)
+        return self._clear_case(screen, stage1_ms) or Case(screen=screen, timings_ms=timings)
 
     def read(self, image: Image, case: Case) -> Case:
         """Read the words of an image that Stage 1 left open."""

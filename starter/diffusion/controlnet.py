@@ -53,7 +53,7 @@ def new_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
 
 def all_edges(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Return the edges of images, `(n, 64, 64)`: 255 on them, 0 elsewhere."""
-    return np.stack([edges_of(image, SIDE)[..., 0] for image in images])
+    return np.stack([edges_of(image, (SIDE, SIDE))[..., 0] for image in images])
 
 
 def edges_kept(images: npt.NDArray[np.uint8], wanted: npt.NDArray[np.uint8]) -> float:

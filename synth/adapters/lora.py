@@ -19,7 +19,7 @@ from tilth.images import resize
 from tilth.samples import Sample
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import quiet
-from tilth.synth.plan.survey import said_of, square_around
+from tilth.synth.plan.survey import frame_around, said_of
 from tilth.synth.safety.refusals import refuse
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _latents(pipeline: Any, samples: Sequence[Sample], on: str) -> Any:
     found = []
     with torch.no_grad():
         for sample in samples:
-            left, top, edge = square_around(sample.size_wh, None)
+            left, top, edge, _ = frame_around(sample.size_wh, None)
             square = resize(sample.pixels()[top : top + edge, left : left + edge], (side, side))
             signed = torch.tensor(square).permute(2, 0, 1)[None].float().to(on) / 127.5 - 1
             coded = pipeline.vae.encode(signed)

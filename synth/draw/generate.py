@@ -4,26 +4,21 @@ import hashlib
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 
-import numpy as np
-
+from tilth import models
 from tilth.data.files import write_beside
-from tilth.data.where import one_of, quoted
+from tilth.data.where import quoted
 from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.policy import Category
-from tilth.samples import Sample
+from tilth.policy import Category, Policy
+from tilth.synth.draw.lengths import encoders
 from tilth.synth.draw.making import Maker
-from tilth.synth.draw.settings import Drawing, Parts
-from tilth.synth.plan.prompts import Request, Words, in_turn, shares
-from tilth.synth.plan.survey import Survey, said_of, take_stock
-from tilth.synth.safety.refusals import examine, refuse
-
-METHODS = ("text", "edges", "inpaint")
-HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
-TRIES = 8  # parents that are looked at for one request before it is made from words alone
+from tilth.synth.draw.planning import METHODS, Plan, Planner
+from tilth.synth.draw.settings import Drawing, Files, Parts
+from tilth.synth.plan.prompts import Words
+from tilth.synth.safety.refusals import Finding, examine_category, refuse
 
 
 @step
@@ -42,6 +37,7 @@ class Generate:
         words: What prompts are made of, as in `{template: "a {style} of a {thing}"}`.
         drawing: How to draw, as in `{steps: 30, guidance: 7.0}`.
         parts: What is added to the model, as in `{controlnet: starter:controlnet}`.
+        files: How what is drawn is written, as in `{kind: webp}`.
     """
 
     model: str = "starter:diffusion"
@@ -58,6 +54,7 @@ class Generate:
     words: Words = field(default_factory=Words)
     drawing: Drawing = field(default_factory=Drawing)
     parts: Parts = field(default_factory=Parts)
+    files: Files = field(default_factory=Files)
 
     def __post_init__(self) -> None:
         """Check the settings, and refuse what is never generated."""
@@ -92,12 +89,16 @@ class Generate:
                 "styles": " ; ".join(self.styles),
                 "negative prompt": negative,
                 "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "model": self.model,
                 "controlnet": parts.controlnet,
             }
         )
-        for category, prompts in words.prompts.items():
-            for prompt in prompts:
-                refuse({f"prompts of {category}": f"{category} ; {prompt}", "negative prompt": negative})
+        for what, by_category in (("things", words.things), ("prompts", words.prompts)):
+            for category, texts in by_category.items():
+                for text in texts:
+                    refuse({f"{what} of {category}": f"{category} ; {text}", "negative prompt": negative})
+        for text in words.negatives.values():
+            refuse({"negative prompt": text})
 
     def models(self) -> tuple[str, ...]:
         """Name all checkpoints."""
@@ -109,7 +110,7 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        self.parts.refuse()
+        self.parts.refuse(self.model)
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
         key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
@@ -122,21 +123,25 @@ class Generate:
             model=self.model,
             parts=self.parts,
             drawing=self.drawing,
+            files=self.files,
             licence=self.licence,
         )
         rows_at_once = self.drawing.batch_size
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)
         seconds, drawn = time.monotonic() - began, len(plan.requests) - done
-        made = Counter[tuple[str, str]]()
+        made, manifest = Counter[tuple[str, str]](), list[str]()
         for sample in work.dataset.samples(f"made and step = {quoted(work.name)}", images=False, dropped=True):
             if sample.origin.get("key") == key:
                 made.update((what, str(sample.origin[what])) for what in ("category", "style", "method"))
+                manifest.append(json.dumps({"id": sample.id, **sample.origin}, sort_keys=True) + "\n")
+        write_beside(work.folder / "manifest.jsonl", "".join(manifest))
         failures = work.dataset.table(f"{work.name}-{key}").failures()
         return {
             "made": counts.get("ok", 0),
             "failed": counts.get("failed", 0),
             "planned": len(plan.requests),
             "wanted": plan.wanted,
+            "left_out": plan.left_out,
             **{
                 f"by_{what}": {v: n for (w, v), n in sorted(made.items()) if w == what}
                 for what in ("category", "style", "method")
@@ -144,125 +149,64 @@ class Generate:
             "failures": dict(Counter(reason.partition(": ")[2] for _, reason in failures)),
             "real_images": plan.real,
             "generated_before": plan.made,
+            "prompts_shortened": plan.shortened,
             "parents_refused": plan.refused,
             "from_words_for_want_of_parents": plan.orphans,
             "seconds_per_image": round(seconds / drawn, 3) if drawn else None,
         }
 
-    def _kept_plan(self, work: Work) -> "Plan":
+    def _kept_plan(self, work: Work) -> Plan:
         """Return the plan; it is kept in the step's folder, so that a killed run goes on with the same one."""
         path = work.folder / "plan.json"
         if path.exists():
-            kept = json.loads(path.read_text())
-            return Plan(**{**kept, "requests": [Request(**row) for row in kept["requests"]]})
-        plan = self._plan(work)
-        if len(plan.requests) < plan.wanted:
+            return Plan.read(path.read_text())
+        plan = self.plan(work)
+        for name, reason in plan.left_out.items():
+            told = f"  {name} is left out: {reason} is never generated"
+            work.events.emit("left_out", step=work.name, category=name, message=told)
+        if plan.capped:
             work.events.emit(
-                "capped",
-                step=work.name,
-                wanted=plan.wanted,
-                planned=len(plan.requests),
-                message=f"  {len(plan.requests)} of {plan.wanted} images: max_ratio {self.max_ratio:g} of {plan.real} real ones",
+                "capped", step=work.name, wanted=plan.wanted, planned=len(plan.requests), message=f"  {plan.capped}"
             )
         work.folder.mkdir(parents=True, exist_ok=True)
-        write_beside(path, json.dumps({**vars(plan), "requests": [vars(request) for request in plan.requests]}))
+        write_beside(path, plan.text())
         return plan
 
-    def _categories(self, work: Work) -> dict[str, Category]:
-        known = {c.name: c for c in work.policy.pictured}
-        work.policy.check_pictured((*self.categories, *self.words.prompts), work.name)
+    def plan(self, work: Work) -> Plan:
+        """Look at the dataset and decide what to draw, from which words; of the model, its tokenizers alone are loaded.
+
+        Raises:
+            InputError: A category is unknown, or nothing is left that may be generated.
+        """
+        return Planner(
+            work,
+            {name: work.policy[name] for name in self._chosen(work.policy)},
+            left_out=self.left_out(work.policy),
+            words=self.words,
+            drawing=self.drawing,
+            parts=self.parts,
+            methods=self.methods,
+            encoders=encoders(self.model) if models.is_here(self.model) else [],
+        ).plan(self.styles, count=self.count, per_category=self.per_category, max_ratio=self.max_ratio)
+
+    def left_out(self, policy: Policy) -> dict[str, str]:
+        """Say which of the policy's categories would be generated and never are, and why.
+
+        Raises:
+            InputError: The settings name a category that the policy does not have, or none is left.
+        """
+        chosen = self._chosen(policy)
+        never = {name: found.reason for name in chosen if (found := self._examined(policy[name])) is not None}
+        if chosen and len(never) == len(chosen):
+            reasons = " and ".join(dict.fromkeys(never.values()))
+            raise InputError(f"no category is left to generate: {reasons} is never generated, and no setting allows it")
+        return never
+
+    def _examined(self, category: Category) -> Finding | None:
+        words = self.words
+        return examine_category(category, (*words.things.get(category.name, ()), *words.prompts.get(category.name, ())))
+
+    def _chosen(self, policy: Policy) -> tuple[str, ...]:
+        policy.check_pictured((*self.categories, *self.words.named), "generate")
         # One of low severity is a signpost on the way to a verdict, such as any board with writing: nothing to collect.
-        chosen = self.categories or tuple(name for name, c in known.items() if c.severity != "low")
-        for name in chosen:
-            refuse({f"category {name}": f"{name} ; {known[name].prompts[0]}"})
-        return {name: known[name] for name in chosen}
-
-    def _plan(self, work: Work) -> "Plan":
-        categories = self._categories(work)
-        stock = take_stock(work.dataset.samples(one_of("split", ("", "train")), images=False), categories)
-        wanted = self.per_category * len(categories) or self.count
-        room = min(wanted, max(0, int(self.max_ratio * stock.real) - stock.made))
-        cells = [(category, style) for category in categories for style in self.styles]
-        counts = shares(room, {} if self.per_category else stock.labels, cells)
-        planner = _Planner(self, work, categories, stock)
-        requests = [planner.request(number, *cell) for number, cell in enumerate(in_turn(counts))]
-        # Neighbours share method and adapter, so that they can be drawn in one batch.
-        requests.sort(key=lambda r: (METHODS.index(r.method), self.parts.adapter(r.style), r.number))
-        return Plan(
-            requests=requests,
-            wanted=wanted,
-            real=stock.real,
-            made=stock.made,
-            refused=planner.refused,
-            orphans=planner.orphans,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What will be made, and from what it was decided."""
-
-    requests: list[Request]
-    wanted: int
-    real: int
-    made: int
-    refused: int
-    orphans: int
-
-
-class _Planner:
-    """Chooses words, method and parent of each request; counts parents whose own words forbid their use."""
-
-    def __init__(self, step_: Generate, work: Work, categories: dict[str, Category], stock: Survey) -> None:
-        self._step, self._work, self._categories, self._stock = step_, work, categories, stock
-        self._parents: dict[tuple[str, str], list[str]] = {}
-        self._read: dict[str, Sample] = {}
-        self.refused = self.orphans = 0
-
-    def request(self, number: int, category: str, style: str) -> Request:
-        """Plan one image."""
-        rng = np.random.default_rng((self._work.seed, number))
-        total = sum(self._step.methods.values())
-        method = str(rng.choice(list(self._step.methods), p=[share / total for share in self._step.methods.values()]))
-        seed = int(rng.integers(2**31))
-        parent, hole = "", None
-        if method != "text":
-            parent = self._parent(method, category, style, rng)
-            if not parent:
-                method, self.orphans = "text", self.orphans + 1
-            elif method == "inpaint":
-                hole = _hole(rng)
-        prompt = self._step.words.write(self._categories[category], style, rng, inpaint=method == "inpaint")
-        refuse({"prompt": prompt, "negative prompt": self._step.drawing.negative_prompt, "category": category})
-        return Request(
-            number=number,
-            category=category,
-            style=style,
-            method=method,
-            prompt=prompt,
-            seed=seed,
-            parent=parent,
-            hole=hole,
-        )
-
-    def _parent(self, method: str, category: str, style: str, rng: np.random.Generator) -> str:
-        kind = (method, category if method == "edges" else "")
-        if kind not in self._parents:
-            self._parents[kind] = self._stock.parents(method, category)
-        ids = self._parents[kind]
-        for _ in range(min(TRIES, len(ids))):
-            id_ = ids[int(rng.integers(len(ids)))]
-            if id_ not in self._read:
-                self._read[id_] = self._work.dataset.read([id_], images=False)[0]
-            told = {"reference": said_of(self._read[id_]), "category": category, "style": style}
-            if examine(told) is None:
-                return id_
-            self.refused += 1
-        return ""
-
-
-def _hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
-    """Draw a box in parts of the image's side."""
-    width, height = rng.uniform(*HOLE_SIDE, 2)
-    left, top = rng.uniform(0.05, 0.95 - width), rng.uniform(0.05, 0.95 - height)
-    return float(left), float(top), float(left + width), float(top + height)
+        return self.categories or tuple(c.name for c in policy.pictured if c.severity != "low")

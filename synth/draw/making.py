@@ -13,14 +13,15 @@ from tilth.engine.job import batched
 from tilth.engine.work import Work
 from tilth.geometry import Box, clip
 from tilth.images import Image
+from tilth.origins.packet import COMPOSITE, MADE
 from tilth.samples import NewSample, Sample
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Drawn, Studio, weights_of
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.settings import Drawing, Files, Parts
 from tilth.synth.plan.prompts import Request
-from tilth.synth.plan.survey import said_of, square_around
-from tilth.synth.safety.provenance import COMPOSITE, MADE, licence_of_all, png_with_provenance
-from tilth.synth.safety.refusals import refuse
+from tilth.synth.plan.survey import frame_around, said_of
+from tilth.synth.safety.provenance import licence_of_all
+from tilth.synth.safety.refusals import refuse, version
 
 BELIEF = 0.5  # score of a claim that only says what was asked for
 
@@ -35,6 +36,7 @@ class Maker:
         model: Name of the checkpoint that draws.
         parts: What is added to it.
         drawing: How to draw.
+        files: How to write it.
         licence: Of what is drawn; when empty, that of the model. A parent's joins it.
     """
 
@@ -47,10 +49,12 @@ class Maker:
         model: str,
         parts: Parts,
         drawing: Drawing,
+        files: Files,
         licence: str = "",
     ) -> None:
         self.work, self.plan, self.key = work, plan, key
         self.model, self.parts, self.drawing = model, parts, drawing
+        self._writer = files.writer()
         self.licence = licence or models.spec(model).licence
         self._weights = {name: weights_of(name) for name in (model, *parts.names)}
 
@@ -70,9 +74,10 @@ class Maker:
             if studio is None:  # all of the plan, before the first batch
                 told: dict[str, list[str]] = {"negative prompt": [self.drawing.negative_prompt]}
                 for request in self.plan:
+                    told["negative prompt"].append(request.negative)
                     told.setdefault(f"prompts of {request.category}", []).append(request.prompt)
                 refuse_long(told, encoders(self.model), self.model)
-            studio = studio or Studio(self.model, self.parts, side=self.drawing.side, device=self.work.device)
+            studio = studio or Studio(self.model, self.parts, drawing=self.drawing, device=self.work.device)
             yield from self._draw(studio, batch)[skip:]
 
     def _batches(self) -> Iterator[list[Request]]:
@@ -81,30 +86,30 @@ class Maker:
 
     def _draw(self, studio: Studio, batch: Sequence[Request]) -> list[NewSample | Failed]:
         method, adapter = batch[0].method, self.parts.adapter(batch[0].style)
-        prompts, seeds = [r.prompt for r in batch], [r.seed for r in batch]
+        prompts, seeds, negatives = [r.prompt for r in batch], [r.seed for r in batch], [r.negative for r in batch]
         parents = self.work.dataset.read([r.parent for r in batch]) if method != "text" else [None] * len(batch)
         for request, parent in zip(batch, parents, strict=True):
             told = {
                 "prompt": request.prompt,
-                "negative prompt": self.drawing.negative_prompt,
+                "negative prompt": request.negative,
                 "category": request.category,
             }
             refuse(told | ({"reference": said_of(parent)} if parent else {}))
         drawn: list[Drawn]
         boxes: list[Box | None] = [None] * len(batch)
         if method == "text":
-            drawn = studio.from_text(prompts, seeds, self.drawing, adapter)
+            drawn = studio.from_text(prompts, seeds, self.drawing, adapter, negatives)
         else:
-            squares = [_square(parent) for parent in parents if parent]
-            references = [image for image, _ in squares]
+            frames = [_framed(parent, studio.size_wh) for parent in parents if parent]
+            references = [image for image, _ in frames]
             if method == "edges":
-                boxes = [scaled(box, studio.side) if box else None for _, box in squares]
-                drawn = studio.along_edges(prompts, seeds, references, self.drawing, adapter)
+                boxes = [scaled(box, studio.size_wh) if box else None for _, box in frames]
+                drawn = studio.along_edges(prompts, seeds, references, self.drawing, adapter, negatives)
             else:
-                holes = [whole_pixels(request.hole, studio.side) for request in batch if request.hole]
+                holes = [whole_pixels(request.hole, studio.size_wh) for request in batch if request.hole]
                 boxes = list(holes)
-                masks = [_mask(hole, studio.side) for hole in holes]
-                drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter)
+                masks = [_mask(hole, studio.size_wh) for hole in holes]
+                drawn = studio.into_holes(prompts, seeds, references, masks, self.drawing, adapter, negatives)
         return [
             Failed(name=f"request {request.number}", error=image)
             if isinstance(image, str)
@@ -127,22 +132,25 @@ class Maker:
             "step": self.work.name,
             "key": self.key,
             "licence": self.licence,
+            "licence_of_model": models.spec(self.model).licence,
             "model": self.model,
             "model_digest": self._weights[self.model]["digest"],
             "method": request.method,
             "category": request.category,
             "style": request.style,
             "prompt": request.prompt,
-            "negative_prompt": drawing.negative_prompt,
+            "negative_prompt": request.negative,
             "seed": request.seed,
             "steps": drawing.steps,
             "guidance": drawing.guidance,
             "scheduler": studio.scheduler,
-            "side": studio.side,
+            "strength": drawing.strength if request.method == "inpaint" else None,
+            "size_wh": list(studio.size_wh),
             "adapters": adapters,
             "controlnet": control,
             "parents": [parent.id] if parent else [],
             "hole_xyxy": list(box) if box and request.method == "inpaint" else None,
+            "refusals": version(),
             "digital_source_type": COMPOSITE if request.method == "inpaint" else MADE,
         }
         if parent:  # a part of it is in the child, or its outlines are
@@ -161,40 +169,40 @@ class Maker:
         # splits yet, the step that makes them keeps families together.
         split = {"split": parent.split if parent else "train"}
         return NewSample(
-            data=png_with_provenance(image, origin),
+            data=self._writer.write(image, origin),
             origin=origin,
             claims=(claim,),
             columns={STYLE: request.style} | (split if split["split"] else {}),
         )
 
 
-def _square(parent: Sample) -> tuple[Image, Box | None]:
-    """Cut the largest square around the parent's only label; return it with the label's box in parts of its side."""
+def _framed(parent: Sample, size_wh: tuple[int, int]) -> tuple[Image, Box | None]:
+    """Cut the largest frame of a shape around the parent's only label; return it with the label's box in parts of its sides."""
     labels = parent.truth.labels
     box = labels[0].box_xyxy if labels else None
-    left, top, side = square_around(parent.size_wh, box)
-    image = parent.pixels()[top : top + side, left : left + side]
+    left, top, wide, tall = frame_around(parent.size_wh, box, size_wh)
+    image = parent.pixels()[top : top + tall, left : left + wide]
     if box is None:
         return image, None
     shifted = np.array([box], np.float64) - [left, top, left, top]
-    x0, y0, x1, y1 = (clip(shifted, (side, side))[0] / side).tolist()
+    x0, y0, x1, y1 = (clip(shifted, (wide, tall))[0] / [wide, tall, wide, tall]).tolist()
     return image, (x0, y0, x1, y1)
 
 
-def scaled(box: Box, side: int) -> Box:
-    """Turn parts of a side into pixels."""
-    x0, y0, x1, y1 = (float(v * side) for v in box)
+def scaled(box: Box | tuple[float, ...], size_wh: tuple[int, int]) -> Box:
+    """Turn parts of the sides into pixels."""
+    x0, y0, x1, y1 = (float(v * side) for v, side in zip(box, (*size_wh, *size_wh), strict=True))
     return x0, y0, x1, y1
 
 
-def whole_pixels(box: Box | tuple[float, ...], side: int) -> Box:
-    """Turn parts of a side into whole pixels."""
-    x0, y0, x1, y1 = (float(round(v * side)) for v in box)
+def whole_pixels(box: Box | tuple[float, ...], size_wh: tuple[int, int]) -> Box:
+    """Turn parts of the sides into whole pixels."""
+    x0, y0, x1, y1 = (float(round(v)) for v in scaled(box, size_wh))
     return x0, y0, x1, y1
 
 
-def _mask(box: Box, side: int) -> Image:
-    mask = np.zeros((side, side), np.uint8)
+def _mask(box: Box, size_wh: tuple[int, int]) -> Image:
+    mask = np.zeros(size_wh[::-1], np.uint8)
     x0, y0, x1, y1 = (int(v) for v in box)
     mask[y0:y1, x0:x1] = 255
     return mask

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
-from tilth.errors import ModelError
+from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.images import Image, resize
 from tilth.synth.draw.fitting import fit_adapter
 from tilth.synth.draw.lengths import encoders, refuse_long
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.settings import SCHEDULERS, Drawing, Parts
 
 Drawn: TypeAlias = Image | str
 """An image, or why there is none."""
@@ -33,12 +33,13 @@ class Studio:
     Args:
         model: Name of a Stable Diffusion checkpoint, or of another family that diffusers draws from text with.
         parts: What is added to it; nothing when None.
-        side: Pixels of a side; the model's own when 0.
+        drawing: Whose scheduler and size to draw with; the model's own when None.
         device: `auto`, `cpu`, `cuda`, …
 
     Raises:
         ModelError: A checkpoint is absent or of another kind, or an adapter was made for another model.
-        InputError: The name or metadata of an adapter or control network asks for what is never generated.
+        InputError: The name or metadata of a model, adapter or control network asks for what is never generated, or the model cannot draw
+            in that size.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Studio:
         model: str,
         parts: Parts | None = None,
         *,
-        side: int = 0,
+        drawing: Drawing | None = None,
         device: str = "auto",
     ) -> None:
         import torch
@@ -54,7 +55,7 @@ class Studio:
         with optional():
             from diffusers import AutoPipelineForText2Image
         self.parts = parts or Parts()
-        self.parts.refuse()
+        self.parts.refuse(model)
         self.device = models.device(device)
         precision = models.precision(self.device)
         # On a CPU the weights stay float32 and autocast picks what is safe in bfloat16; a GPU holds them as it computes.
@@ -67,7 +68,9 @@ class Studio:
             for name, lora in self.parts.loras.items():
                 fit_adapter(self.pipeline, name, lora, model)
         self.model, self._encoders = model, encoders(model)
-        self.side = side or self._own_side()
+        self.size_wh = self._size((drawing or Drawing()).size_wh)
+        if drawing and drawing.scheduler:
+            self._schedule(drawing.scheduler)
         self.scheduler = type(self.pipeline.scheduler).__name__
 
     def _load(self, cls: Any, name: str) -> Any:
@@ -83,9 +86,34 @@ class Studio:
 
         return self._load(ControlNetModel, name).to(self.device)
 
-    def _own_side(self) -> int:
-        core = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
-        return int(core.config.sample_size * self.pipeline.vae_scale_factor)
+    def _size(self, wanted_wh: tuple[int, int]) -> tuple[int, int]:
+        """Return the size to draw in, the model's own where none is wanted."""
+        step = int(self.pipeline.vae_scale_factor)
+        if not any(wanted_wh):
+            core = getattr(self.pipeline, "unet", None) or self.pipeline.transformer
+            side = int(core.config.sample_size * step)
+            return side, side
+        if odd := [side for side in wanted_wh if side % step]:
+            raise InputError(
+                f"{self.model}: draws in steps of {step} pixels, got a size of {odd[0]}; take {round(odd[0] / step) * step}"
+            )
+        return wanted_wh
+
+    def _schedule(self, name: str) -> None:
+        """Let another scheduler take the steps, with the noise schedule that the model was trained with."""
+        import diffusers
+
+        own = self.pipeline.scheduler
+        fitting = {type(own).__name__, *(each.__name__ for each in own.compatibles)}
+        flows = type(own).__name__.startswith("FlowMatch")
+        fitting |= (
+            {each for each in SCHEDULERS if each.startswith("FlowMatch")} if flows else {"LCMScheduler", "TCDScheduler"}
+        )
+        if name not in fitting:
+            known = ", ".join(each for each in SCHEDULERS if each in fitting)
+            raise ModelError(f"{self.model}: its noise is not that of {name}; schedulers that fit it: {known}")
+        with optional():
+            self.pipeline.scheduler = getattr(diffusers, name).from_config(own.config)
 
     def _use(self, adapter: str) -> None:
         if adapter:
@@ -112,14 +140,20 @@ class Studio:
         return self._pipelines[verb]
 
     def _run(
-        self, verb: str, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, **extra: Any
+        self,
+        verb: str,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        drawing: Drawing,
+        negatives: Sequence[str],
+        **extra: Any,
     ) -> list[Drawn]:
         import torch
 
-        refuse_long({"prompts": prompts, "negative prompt": [drawing.negative_prompt]}, self._encoders, self.model)
+        negatives = list(negatives) or [drawing.negative_prompt] * len(prompts)
+        refuse_long({"prompts": prompts, "negative prompt": negatives}, self._encoders, self.model)
         # one generator an image, on the CPU, so that neither the batch nor the device changes an image's noise
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        negative = [drawing.negative_prompt] * len(prompts) if drawing.negative_prompt else None
         # without its cache: that would hold all weights a second time, for a twentieth of the time
         with quiet(), torch.autocast("cpu", torch.bfloat16, enabled=self._autocast, cache_enabled=False):
             images = self._pipeline(verb)(
@@ -127,20 +161,25 @@ class Studio:
                 num_inference_steps=drawing.steps,
                 guidance_scale=drawing.guidance,
                 generator=generators,
-                negative_prompt=negative,
-                height=self.side,
-                width=self.side,
+                negative_prompt=negatives if any(negatives) else None,
+                height=self.size_wh[1],
+                width=self.size_wh[0],
                 output_type="np",
                 **extra,
             ).images
         return [finished(image) for image in images]
 
     def from_text(
-        self, prompts: Sequence[str], seeds: Sequence[int], drawing: Drawing, adapter: str = ""
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        drawing: Drawing,
+        adapter: str = "",
+        negatives: Sequence[str] = (),
     ) -> list[Drawn]:
-        """Draw one square image a prompt."""
+        """Draw one image a prompt; each has its own negative prompt where some are given, as with the other verbs."""
         self._use(adapter)
-        return self._run("text", prompts, seeds, drawing)
+        return self._run("text", prompts, seeds, drawing, negatives)
 
     def along_edges(
         self,
@@ -149,16 +188,23 @@ class Studio:
         references: Sequence[Image],
         drawing: Drawing,
         adapter: str = "",
+        negatives: Sequence[str] = (),
     ) -> list[Drawn]:
-        """Draw images that follow the edges of square references."""
+        """Draw images that follow the edges of references of the same shape."""
         from PIL import Image as PilImage
 
         if self._controlnet is None:
             raise ModelError("drawing along edges needs a controlnet; name one in the step's settings")
         self._use(adapter)
-        edges = [PilImage.fromarray(edges_of(reference, self.side)) for reference in references]
+        edges = [PilImage.fromarray(edges_of(reference, self.size_wh)) for reference in references]
         return self._run(
-            "edges", prompts, seeds, drawing, image=edges, controlnet_conditioning_scale=drawing.control_scale
+            "edges",
+            prompts,
+            seeds,
+            drawing,
+            negatives,
+            image=edges,
+            controlnet_conditioning_scale=drawing.control_scale,
         )
 
     def into_holes(
@@ -169,26 +215,29 @@ class Studio:
         holes: Sequence[Image],
         drawing: Drawing,
         adapter: str = "",
+        negatives: Sequence[str] = (),
     ) -> list[Drawn]:
-        """Draw into the white part of each mask `(side, side)` of a square reference, whose rest stays as it is."""
+        """Draw into the white part of each mask `(height, width)` of a reference, whose rest stays as it is."""
         from PIL import Image as PilImage
         from PIL import ImageFilter
 
         self._use(adapter)
-        squares = [resize(reference, (self.side, self.side)) for reference in references]
+        squares = [resize(reference, self.size_wh) for reference in references]
         masks = [PilImage.fromarray(hole) for hole in holes]
         drawn = self._run(
             "inpaint",
             prompts,
             seeds,
             drawing,
+            negatives,
             image=[PilImage.fromarray(s) for s in squares],
             mask_image=masks,
-            strength=1.0,
+            strength=drawing.strength,
         )
         # The rest comes back from the autoencoder a little changed: it is put back, softly, so that no seam gives it away.
         soft = [
-            np.asarray(m.filter(ImageFilter.GaussianBlur(self.side / 48)), np.float32)[..., None] / 255 for m in masks
+            np.asarray(m.filter(ImageFilter.GaussianBlur(min(self.size_wh) / 48)), np.float32)[..., None] / 255
+            for m in masks
         ]
         return [
             d if isinstance(d, str) else (d * m + s * (1 - m)).round().astype(np.uint8)
@@ -206,21 +255,21 @@ def finished(pixels: npt.NDArray[np.floating]) -> Drawn:
     return "image of one tone" if float(image.std()) < ONE_TONE else image
 
 
-def edges_of(reference: Image, side: int) -> Image:
-    """Return the Canny edges of an image, white on black, `(side, side, 3)`."""
+def edges_of(reference: Image, size_wh: tuple[int, int]) -> Image:
+    """Return the Canny edges of an image, white on black, in another size."""
     with optional(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its import runs all detectors' modules, which warn of what they miss
         from controlnet_aux import CannyDetector
-    looked_at = max(64, round(side / 64) * 64)  # the detector only knows multiples of 64
+    wide, tall = (max(64, round(side / 64) * 64) for side in size_wh)  # the detector only knows multiples of 64
     found = CannyDetector()(
-        resize(reference, (looked_at, looked_at)),
+        resize(reference, (wide, tall)),
         low_threshold=100,
         high_threshold=200,
-        detect_resolution=looked_at,
-        image_resolution=looked_at,
+        detect_resolution=min(wide, tall),
+        image_resolution=min(wide, tall),
         output_type="np",
     )
-    return resize(np.asarray(found, np.uint8), (side, side))
+    return resize(np.asarray(found, np.uint8), size_wh)
 
 
 def weights_of(model: str) -> dict[str, str]:

@@ -1,11 +1,23 @@
 """What a drawing is made with: how to draw, and what is added to the model."""
 
 from dataclasses import field
+from difflib import get_close_matches
+from typing import Literal
 
 from tilth import models
 from tilth.engine.steps import group
 from tilth.errors import ModelError
+from tilth.extras import optional
+from tilth.synth.safety.provenance import Writer
 from tilth.synth.safety.refusals import refuse
+
+# Those that take a model's own noise schedule and draw each image from its own seed, whatever else is in the batch.
+SCHEDULERS = (
+    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler",
+    "PNDMScheduler", "TCDScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
 
 
 @group
@@ -16,28 +28,43 @@ class Drawing:
         steps: Denoising steps.
         guidance: Guidance scale.
         negative_prompt: What to steer away from.
+        scheduler: Class of diffusers that takes the steps, such as `EulerDiscreteScheduler`; the model's own when empty.
+        strength: Share of the noise that `inpaint` begins with, in (0, 1]; below 1, something of what is in the hole stays.
         control_scale: Pull of the edges, in [0, 2].
-        side: Pixels of a side; the model's own when 0.
+        size: Pixels of a side, or width and height, as in `[768, 512]`; the model's own when 0.
         batch_size: Images drawn at once.
     """
 
     steps: int = 20
     guidance: float = 3.0
     negative_prompt: str = ""
+    scheduler: str = ""
+    strength: float = 1.0
     control_scale: float = 1.0
-    side: int = 0
+    size: int | tuple[int, int] = 0
     batch_size: int = 16
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.steps < 1 or self.batch_size < 1:
             raise ValueError(f"steps and batch_size must be at least 1, got {self.steps} and {self.batch_size}")
-        if self.side < 0:
-            raise ValueError(f"side must be at least 0, got {self.side}")
+        if self.size and min(self.size_wh) < 8:
+            raise ValueError(f"size must be at least 8 pixels, or 0 for the model's own, got {self.size}")
+        if self.scheduler and self.scheduler not in SCHEDULERS:
+            near = get_close_matches(self.scheduler, SCHEDULERS, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {self.scheduler!r}{meant}")
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must lie in (0, 1], got {self.strength}")
         if not 0 <= self.guidance <= 50:
             raise ValueError(f"guidance must lie in [0, 50], got {self.guidance}")
         if not 0 <= self.control_scale <= 2:
             raise ValueError(f"control_scale must lie in [0, 2], got {self.control_scale}")
+
+    @property
+    def size_wh(self) -> tuple[int, int]:
+        """Width and height; both 0 for the model's own."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 @group
@@ -72,8 +99,11 @@ class Parts:
         """Return the name of the adapter that draws a style; empty for none."""
         return style if style in self.loras else ""
 
-    def refuse(self) -> None:
-        """Refuse adapters and control networks whose names or metadata ask for what is never generated.
+    def refuse(self, model: str) -> None:
+        """Refuse models, adapters and control networks whose names or metadata ask for what is never generated.
+
+        Args:
+            model: Name of the checkpoint that they are added to.
 
         Raises:
             InputError: They do.
@@ -82,9 +112,32 @@ class Parts:
             f"adapter {number}": f"{style} {lora} {metadata(lora)}"
             for number, (style, lora) in enumerate(self.loras.items(), 1)
         }
+        told["model"] = f"{model} {metadata(model)}"
         if self.controlnet:
             told["controlnet"] = f"{self.controlnet} {metadata(self.controlnet)}"
         refuse(told)
+
+
+@group
+class Files:
+    """How what is drawn is written.
+
+    Args:
+        kind: `png` or `webp`, which lose nothing, or `jpeg`.
+        certificate: PEM file with a chain of certificates and its private key, with which each file is signed (C2PA); `test` for a
+            certificate that nobody trusts; nothing is signed when empty.
+    """
+
+    kind: Literal["png", "webp", "jpeg"] = "png"
+    certificate: str = ""
+
+    def writer(self) -> Writer:
+        """Return what writes them.
+
+        Raises:
+            InputError: Nothing can be signed with the certificate.
+        """
+        return Writer(self.kind, self.certificate)
 
 
 def metadata(model: str) -> str:
@@ -93,7 +146,8 @@ def metadata(model: str) -> str:
     Raises:
         ModelError: A file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    with optional():
+        from safetensors import SafetensorError, safe_open
 
     said: list[str] = []
     found = models.find(model)

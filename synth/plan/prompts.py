@@ -1,22 +1,35 @@
-"""Words for what a dataset lacks: category by style, the thinnest cells first, in templates or in a user's own prompts."""
+"""Words for what a dataset lacks: category by style, the thinnest cells first, by a small grammar or in a user's own prompts."""
 
 import heapq
 import string
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tilth.engine.steps import group
-from tilth.policy import Category
+from tilth.policy import Category, fold
 
 Cell = tuple[str, str]
 """Category and style."""
 
-# What templates are filled with unless the recipe says otherwise: words that every text-to-image model knows.
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
-SURFACES = ("on a wooden table", "on green grass", "against a brick wall", "on beach sand", "on white tiles")
+# What prompts are made of unless the recipe says otherwise: things are things, wherever they lie.
+TEMPLATE = "a {style} of a {attribute} {thing} {place}, {camera}, {light}"
+INPAINT_TEMPLATE = "a {style} of a {attribute} {thing}, {light}"
+FILLINGS = {
+    "attribute": ("new", "old", "small", "large", "plain", "shiny", "worn", "dirty"),
+    "place": (
+        "on a table", "on the ground", "on a shelf", "in a bag", "on a kitchen counter", "on a carpet", "beside a window", "on a car seat",
+        "in a drawer", "on grass",
+    ),
+    "camera": ("close-up", "seen from above", "from the side", "at a distance", "partly hidden", "out of focus"),
+    "light": ("in daylight", "in dim light", "under a lamp", "at dusk", "with hard shadows", "with flash"),
+}  # fmt: skip
+OPTIONAL = ("light", "camera", "place", "attribute")
+
+Fits = Callable[[str], bool]
+"""Whether a model reads a prompt to its end."""
 
 
 @group
@@ -27,13 +40,19 @@ class Words:
         template: Prompt with `{thing}`, `{style}` and names of `fillings` in braces.
         inpaint_template: The same for `inpaint`, where the image around the hole says the rest.
         fillings: Choices for the names in the templates.
+        optional: Names that are left out, the first one first, as long as the model would not read a prompt to its end.
+        things: Category -> what it is called, instead of its prompts and synonyms in the policy.
         prompts: Category -> whole prompts to use instead of the templates.
+        negatives: Category or style -> what to steer away from, beside the drawing's negative prompt.
     """
 
-    template: str = "a {color} {thing} {surface}, {style} style"
-    inpaint_template: str = "a {color} {thing}, {style} style"
-    fillings: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"color": COLORS, "surface": SURFACES})
+    template: str = TEMPLATE
+    inpaint_template: str = INPAINT_TEMPLATE
+    fillings: dict[str, tuple[str, ...]] = field(default_factory=lambda: dict(FILLINGS))
+    optional: tuple[str, ...] = OPTIONAL
+    things: dict[str, tuple[str, ...]] = field(default_factory=dict)
     prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    negatives: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every name in a template is filled."""
@@ -44,14 +63,57 @@ class Words:
                 raise ValueError(
                     f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings"
                 )
+        if empty := sorted(name for each in (self.things, self.prompts) for name, words in each.items() if not words):
+            raise ValueError(
+                f"things and prompts need at least one for each category named, got none for {', '.join(empty)}"
+            )
 
-    def write(self, category: Category, style: str, rng: np.random.Generator, *, inpaint: bool = False) -> str:
-        """Write a prompt; the first prompt of the category names the thing."""
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The categories that the settings name."""
+        return (*self.things, *self.prompts)
+
+    def names(self, category: Category) -> tuple[str, ...]:
+        """Return what a category is called in prompts: all its prompts and synonyms, each once.
+
+        >>> Words().names(Category(name="WBC", definition="", prompts=("white cell", "leukocyte"), also=("White_Cell",)))
+        ('white cell', 'leukocyte')
+        """
+        if own := self.things.get(category.name):
+            return own
+        known: dict[str, str] = {}
+        for name in (*category.prompts, *category.also):
+            known.setdefault(fold(name), name.replace("_", " "))
+        return tuple(known.values())
+
+    def write(
+        self,
+        category: Category,
+        style: str,
+        rng: np.random.Generator,
+        *,
+        inpaint: bool = False,
+        fits: Fits = lambda prompt: True,
+    ) -> tuple[str, bool]:
+        """Write a prompt; return it and whether something was left out for it to be read to its end."""
         if own := self.prompts.get(category.name):
-            return str(rng.choice(list(own)))
-        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items())}
+            return str(rng.choice(list(own))), False
+        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items()) if values}
+        names = self.names(category)
+        chosen |= {"thing": names[0] if len(names) == 1 else str(rng.choice(list(names))), "style": style}
         template = self.inpaint_template if inpaint else self.template
-        return with_articles(template.format(thing=category.prompts[0], style=style, **chosen))
+        whole = prompt = with_articles(template.format(**chosen))
+        for name in self.optional:
+            if fits(prompt):
+                break
+            chosen |= {name: ""}
+            prompt = with_articles(tidied(template.format(**chosen)))
+        return prompt, prompt != whole
+
+    def negative(self, category: str, style: str, always: str) -> str:
+        """Return what to steer away from in one image."""
+        parts = (always, self.negatives.get(category, ""), self.negatives.get(style, ""))
+        return ", ".join(dict.fromkeys(part for part in parts if part))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +126,7 @@ class Request:
     method: str
     prompt: str
     seed: int
+    negative: str = ""
     parent: str = ""
     hole: tuple[float, float, float, float] | None = None
 
@@ -107,6 +170,16 @@ def in_turn(counts: Mapping[Cell, int]) -> Iterator[Cell]:
     """
     for turn in range(max(counts.values(), default=0)):
         yield from (cell for cell, n in counts.items() if turn < n)
+
+
+def tidied(text: str) -> str:
+    """Close the gaps that are left where something was left out.
+
+    >>> tidied("a photo of a  knife , , at dusk, ")
+    'a photo of a knife, at dusk'
+    """
+    parts = (" ".join(part.split()) for part in text.split(","))
+    return ", ".join(part for part in parts if part)
 
 
 def with_articles(text: str) -> str:

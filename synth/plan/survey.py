@@ -4,12 +4,13 @@ Only training images count, and only they are started from: nothing of the test 
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tilth.claims import State
 from tilth.data.where import STYLE
 from tilth.geometry import Box
+from tilth.origins.said import words_in
 from tilth.samples import Sample
 from tilth.synth.plan.prompts import Cell
 
@@ -88,18 +89,35 @@ def style_of(sample: Sample) -> str:
 
 
 def said_of(sample: Sample) -> str:
-    """Return all words that came with an image: where it is from, its caption, its text."""
-    told: list[Mapping[str, object]] = [sample.origin, sample.columns]
-    return " ".join(str(value) for part in told for value in part.values() if isinstance(value, str))
+    """Return all words that came with an image: where it is from, its caption, its tags, its text; with its data, what the file says."""
+    inside = words_in(sample.data) if sample.data else ""
+    return " ".join([*_texts([sample.origin, sample.columns]), inside])
 
 
-def square_around(size_wh: tuple[int, int], box_xyxy: Box | None) -> tuple[int, int, int]:
-    """Return the largest square `(left, top, side)` of an image, as near to the middle of a box as it gets.
+def _texts(told: object) -> Iterator[str]:
+    if isinstance(told, str):
+        yield told
+    elif isinstance(told, Mapping):
+        yield from (text for value in told.values() for text in _texts(value))
+    elif isinstance(told, Sequence):
+        yield from (text for value in told for text in _texts(value))
 
-    >>> square_around((100, 60), (70.0, 10.0, 90.0, 50.0))
-    (40, 0, 60)
+
+def frame_around(
+    size_wh: tuple[int, int], box_xyxy: Box | None, shape_wh: tuple[int, int] = (1, 1)
+) -> tuple[int, int, int, int]:
+    """Return the largest frame `(left, top, width, height)` of a shape in an image, as near to the middle of a box as it gets.
+
+    >>> frame_around((100, 60), (70.0, 10.0, 90.0, 50.0))
+    (40, 0, 60, 60)
+    >>> frame_around((100, 60), None, (2, 1))
+    (0, 5, 100, 50)
     """
-    side = min(size_wh)
+    scale = min(length / part for length, part in zip(size_wh, shape_wh, strict=True))
+    wide, tall = (max(1, min(length, round(part * scale))) for length, part in zip(size_wh, shape_wh, strict=True))
     middle = [(box_xyxy[i] + box_xyxy[i + 2]) / 2 for i in (0, 1)] if box_xyxy else [length / 2 for length in size_wh]
-    left, top = (min(max(0, round(m - side / 2)), length - side) for m, length in zip(middle, size_wh, strict=True))
-    return left, top, side
+    left, top = (
+        min(max(0, round(m - side / 2)), length - side)
+        for m, side, length in zip(middle, (wide, tall), size_wh, strict=True)
+    )
+    return left, top, wide, tall

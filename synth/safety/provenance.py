@@ -1,26 +1,13 @@
-"""Generated images say that they are, in the file itself; exports also say it beside them, in `samples.jsonl`.
+"""How what is generated is written: with its origin in the file and, where a certificate is given, signed."""
 
-The vocabulary is IPTC's digital source type (https://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia).
-"""
-
-import io
-import json
 from collections.abc import Mapping
-
-from PIL import Image as PilImage
-from PIL.PngImagePlugin import PngInfo
+from typing import Literal
 
 from tilth.claims import Json
 from tilth.images import Image
+from tilth.origins.packet import encode
+from tilth.origins.signed import Sign, signer
 from tilth.samples import UNKNOWN_LICENCE, join_licences
-
-MADE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-XMP = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="{}"/></rdf:RDF></x:xmpmeta>'
-)
 
 
 def licence_of_all(*licences: str) -> str:
@@ -32,11 +19,23 @@ def licence_of_all(*licences: str) -> str:
     return join_licences(*(licence.strip() or UNKNOWN_LICENCE for licence in licences))
 
 
-def png_with_provenance(image: Image, origin: Mapping[str, Json]) -> bytes:
-    """Encode an image without loss, with its digital source type and its origin in the file."""
-    told = PngInfo()
-    told.add_itxt("XML:com.adobe.xmp", XMP.format(origin.get("digital_source_type", MADE)))
-    told.add_itxt("tilth:origin", json.dumps(origin, sort_keys=True))
-    out = io.BytesIO()
-    PilImage.fromarray(image).save(out, "PNG", pnginfo=told, compress_level=3)
-    return out.getvalue()
+class Writer:
+    """Writes generated images.
+
+    Args:
+        kind: Of the files.
+        certificate: That signs them, as `signer` takes it; empty for none.
+
+    Raises:
+        InputError: Nothing can be signed with the certificate.
+        MissingExtra: It takes c2pa-python, which is not installed.
+    """
+
+    def __init__(self, kind: Literal["png", "webp", "jpeg"] = "png", certificate: str = "") -> None:
+        self._kind = kind
+        self._sign: Sign | None = signer(certificate) if certificate else None
+
+    def write(self, image: Image, origin: Mapping[str, Json]) -> bytes:
+        """Return the file of an image."""
+        data = encode(image, origin, self._kind)
+        return self._sign(data, origin) if self._sign else data

@@ -1,81 +1,76 @@
 """What is never generated: sexual content, and anything that sexualises or harms a minor. Nothing switches this off.
 
-Every text that can steer an image is read: prompts, negative prompts, categories, captions of reference images, names
-and metadata of adapters and control networks. Words are compared whole, after undoing what is done to hide them: other
-alphabets, digits for letters, invisible characters, letters set apart. The lists are of abstract words, on purpose:
-they catch what people write, and a model's own safety checker and the review stay behind them.
+Every text that can steer an image is read: prompts, negative prompts, categories with their definitions and synonyms, captions and
+metadata of reference images, names, trigger words and metadata of models, adapters and control networks. Words of many languages
+(`lists.py`) are compared with all that a text can be read as (`readings.py`). They catch what people write; a model's own safety
+checker and the review stay behind them.
 
-A text alone is refused for sexual words. Words for minors are harmless by themselves ("a child's toy"), and refused
-together with words of harm, of weapons and drugs, or of undress, even when these stand in different fields of one job.
+A text alone is refused for sexual words, for clothes that are taken away, and "not" in front changes nothing, as text encoders
+hardly read it. Words for minors are harmless by themselves ("a child's toy"), and refused together with words of harm, of weapons
+and drugs, or of undress, even when these stand in different fields of one job.
 """
 
 import re
-import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
 from tilth.errors import InputError
+from tilth.policy import Category
+from tilth.synth.safety import lists
+from tilth.synth.safety.lists import VERSION, Words
+from tilth.synth.safety.readings import Reading, plain, read
 
 SEXUAL = "sexual content"
 MINOR = "sexualising or harming a minor"
 INVERTED = "a negative prompt that takes clothing or adulthood away"
+NEGATIVE = "negative prompt"
 
-
-def _list(text: str) -> tuple[str, ...]:
-    """Read a list of words; a trailing * stands for any ending."""
-    return tuple(text.split())
-
-
-_SEXUAL = _list("""
-    sex sexes sexual* sexy sexier sexiest sexting nude nudes nudity nudist* nudism naked* topless bottomless undress*
-    unclothed disrobe* porn* erotic* erotis* hentai nsfw xxx xrated lewd* lascivious obscen* fetish* bdsm orgasm*
-    orgy orgies masturbat* intercourse genital* striptease stripper* seductive* sensual* lust lustful* rape raped rapes
-    rapist* incest* pedo pedophil* paedo paedophil* jailbait loli lolis lolicon shota shotacon csam
-    sexo desnud* sexuell* sexuel* nackt* nackig pelad* nudo nuda nudi sesso
-""")
-_SEXUAL_ELSEWHERE = _list("голая голый голые обнажен* секс* порно* эротик*")
-_SEXUAL_UNSPACED = _list("裸 色情 性爱 エロ ヌード 야동 누드")  # of scripts that set no spaces: found anywhere
-_MINORS = _list("""
-    child childs children childrens childlike kid kids minor minors underage underaged teen teens teenage teenaged
-    teenager* preteen* tween tweens toddler* infant infants baby babies newborn* juvenile juveniles adolescen*
-    schoolgirl* schoolboy* schoolchild* preschooler* kindergart* boy boys girl girls youngster* nino ninos nina ninas
-    kinder enfant enfants bambin*
-""")
-_HARM = _list("""
-    harm harms harmed harming hurt hurts hurting injur* wound* bleed* bloody blood beat beaten beating beats abuse*
-    abusing abusive kill* murder* dead death dying corpse* tortur* attack* stab stabs stabbed stabbing gunshot* strangl*
-    choke* choking starv* violen* gore gory bruis* victim* assault* kidnap* abduct* gagged chained hostage* suicid*
-    selfharm drown* molest* groom grooming traffick* exploit* slap* punch* bully* bullied threat* burned
-""")
-_DANGER = _list("""
-    knife knives blade blades gun guns pistol* rifle* shotgun* firearm* weapon* sword* machete* bomb* grenade*
-    explosive* cigarette* cigar cigars vape* vaping smoking smoke smokes alcohol* beer beers wine whisky whiskey vodka
-    liquor drunk drug drugs cocaine heroin syringe* needle needles pill pills gambl*
-""")
-_UNDRESS = _list("""
-    bikini* lingerie underwear panties bra bras swimsuit* swimwear shirtless bathing bath shower showering seduc* kiss*
-    provocative* suggestive* flirt* intimate* voluptuous curvy cleavage stocking stockings
-""")
-_INVERTING = _list("""
-    clothes clothing clothed clothe dress dressed garment* censor* sfw adult adults grownup* mature elderly
-""")
-
-# Before these, "minor" says how large something is; a lock or a cap can be for children's sake.
-_ADJECTIVE_BEFORE = _list("""
-    scratch scratches damage wear injury injuries wound wounds cut cuts burn burns bruise bruises bleeding detail details
-    change changes issue issues defect defects dent dents crack cracks flaw flaws repair repairs accident accidents
-    chord chords key keys scale league chip chips stain stains blemish blemishes imperfection imperfections
-""")
-_PROTECTED = re.compile(r"\b(?:child|childs|children|kids?|baby)[\s_-]*(?:proof|resistant|safe|safety|locks?)\w*")
-_COLOURS = re.compile(r"\bbaby[\s_-]+(?:blue|pink)\b")
-_AGE = re.compile(r"\b(\d{1,2})\s*[-_]?\s*(?:years?|yrs?|yo|y\s*/\s*o|months?|weeks?)\b(?:\s*[-_]?\s*olds?)?")
-_LOOSE_LETTERS = re.compile(r"(?<!\w)(?:[a-z][\W_]+){2,}[a-z](?!\w)")
-
-_LEET = str.maketrans("013457@$!|+€", "oieastasiite")
-# Letters of other alphabets that look like Latin ones.
-_TWINS = str.maketrans("аеорсухіјѕԁһкмтвαεοιυνκρτχ", "aeopcyxijsdhkmtbaeoiuvkptx")
+SHORT = ("sex", "xxx", "gun", "kid", "boy")  # short words that are looked for in letters that stood apart, too
+# What may stand beside a listed word where all is written as one.
+COMPANIONS = frozenset(
+    {
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "for",
+        "in",
+        "no",
+        "not",
+        "of",
+        "on",
+        "the",
+        "with",
+        "fully",
+        "very",
+        "drinking",
+        "holding",
+    }
+    | {
+        "man",
+        "men",
+        "woman",
+        "women",
+        "lady",
+        "person",
+        "people",
+        "human",
+        "figure",
+        "body",
+        "bodies",
+        "model",
+        "scene",
+    }
+    | {"art", "image", "images", "photo", "pic", "pics", "picture", "style", "lora"}
+)
+ENDINGS = ("s", "es", "d", "ed", "ing", "er", "ic", "y")
+# A definition says what is not meant, too, and that is what a negative prompt does.
+NOT_MEANT = re.compile(
+    r"\b(?:not meant|do(?:es)? not count|not count|not included?|excluded|are fine|is fine|not of this)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,83 +81,90 @@ class Finding:
     fields: tuple[str, ...]
 
 
-@lru_cache(maxsize=32)
-def _matcher(words: tuple[str, ...]) -> re.Pattern[str]:
-    folded = [(re.escape(plain(w.rstrip("*"))), w.endswith("*")) for w in words]
-    parts = [word + r"\w*" if any_ending else word for word, any_ending in folded]
-    return re.compile("(?:" + "|".join(parts) + ")")
-
-
-def _has(words: tuple[str, ...], tokens: frozenset[str]) -> bool:
-    match = _matcher(words)
-    return any(match.fullmatch(token) for token in tokens)
-
-
-def plain(text: str) -> str:
-    r"""Fold a text to lower case without accents, compatibility forms and invisible characters.
-
-    >>> plain("Ｃａｆé\u200b")
-    'cafe'
-    """
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    kept = (c for c in folded if not unicodedata.combining(c) and unicodedata.category(c) not in ("Cf", "Cc", "Co"))
-    return unicodedata.normalize("NFC", "".join(kept))
-
-
-def _views(text: str) -> tuple[str, ...]:
-    """Return the readings of a text: as written, with look-alike letters as Latin, and with digits as letters."""
-    written = plain(re.sub(r"[\t\n\r]", " ", text))
-    latin = written.translate(_TWINS)
-    return tuple(dict.fromkeys((written, latin, latin.translate(_LEET))))
-
-
-def _tokens(view: str) -> list[str]:
-    # an apostrophe does not end a word: "child's" is "childs"
-    return re.findall(r"[^\W_]+", re.sub(r"[’'`]", "", view))
-
-
-def _joined(view: str) -> list[str]:
-    """Return the words that letters set apart make: "n u d e", "n.u-d_e", and "nu de" in two pieces."""
-    runs = [re.sub(r"[\W_]+", "", run) for run in _LOOSE_LETTERS.findall(view)]
-    words = _tokens(view)
-    pairs = [a + b for a, b in pairwise(words) if min(len(a), len(b)) >= 2]
-    return runs + pairs
-
-
-def _words(text: str, *, pieces: bool) -> frozenset[str]:
-    found: set[str] = set()
-    for view in _views(text):
-        found.update(_tokens(view))
-        if pieces:
-            found.update(_joined(view))
-    return frozenset(found)
-
-
-def _is_sexual(text: str) -> bool:
-    words = _words(text, pieces=False)
-    exact = tuple(w for w in _SEXUAL if not w.endswith("*"))
-    if _has(_SEXUAL, words) or _has(_SEXUAL_ELSEWHERE, words):
-        return True
-    # Of joined pieces only exact words count: with any ending, "is ex…" and its like would be found everywhere.
-    joined = {w for view in _views(text) for w in _joined(view) if len(w) >= 4 or w in ("sex", "xxx")}
-    return _has((*exact, "sexual", "porno", "erotic", "naked"), frozenset(joined)) or any(
-        sign in unicodedata.normalize("NFKC", text) for sign in _SEXUAL_UNSPACED
+def _list(text: str) -> Words:
+    spaced, _, anywhere = text.partition("|")
+    words = [plain(word.replace("_", " ")) for word in spaced.split()]
+    single = [word for word in words if " " not in word]
+    exact = frozenset(word for word in single if not word.endswith("*"))
+    stems = tuple(word.rstrip("*") for word in single if word.endswith("*"))
+    whole = exact.union(stems, (stem + ending for stem in stems for ending in ENDINGS))
+    return Words(
+        exact=exact,
+        stems=stems,
+        whole=whole,
+        long=frozenset(word for word in whole if len(word) >= 4 or word in SHORT),
+        phrases=tuple(word.rstrip("*") for word in words if " " in word),
+        anywhere=tuple(plain(word) for word in anywhere.split()),
     )
 
 
+_SEXUAL, _MINORS, _HARM, _DANGER, _UNDRESS, _INVERTING = map(
+    _list, (lists.SEXUAL, lists.MINORS, lists.HARM, lists.DANGER, lists.UNDRESS, lists.INVERTING)
+)
+_HARMLESS, _UNCLOTHED, _AGES, _UNDER = (
+    re.compile("|".join(parts)) for parts in (lists.HARMLESS, lists.UNCLOTHED, lists.AGES, (lists.UNDER,))
+)
+
+
+def version() -> str:
+    """Return which refusals these are, as every generated image keeps it."""
+    return f"tilth-refusals-{VERSION}"
+
+
+@lru_cache(maxsize=512)
+def _reading(text: str) -> tuple[Reading, Reading]:
+    """Read a text as it is, for ages and clothes, and without the phrases that mean something else, for words."""
+    return read(text), read(_HARMLESS.sub(" ; ", plain(text)) if _HARMLESS.search(plain(text)) else text)
+
+
+def _has(words: Words, told: Reading) -> bool:
+    """Tell whether a text can be read as holding a word of a list."""
+    return (
+        any(word in words.exact or word.startswith(words.stems) for word in told.words)
+        # of pieces only whole words count: with any ending, "is ex…" and its like would be found everywhere
+        or not words.long.isdisjoint(told.pieces)
+        or any(f" {phrase} " in text for text in told.texts for phrase in words.phrases)
+        or any(part in flat for flat in told.flat for part in words.anywhere)
+        or any(word in run for run in told.runs for word in words.long)
+        or any(hole.fullmatch(word) for hole in told.holes for word in words.whole if len(word) == len(hole.pattern))
+        or any(_glued(word, words) for word in told.words if 5 <= len(word) <= 40)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _glued(word: str, words: Words) -> bool:
+    """Tell whether a word is made of listed words and of what may stand beside them, and of nothing else."""
+    known = _known()
+    # reached[n]: ways to have read n letters: has a word of the list been among them, and may an ending follow?
+    reached: list[set[tuple[bool, bool]]] = [{(False, False)}, *(set[tuple[bool, bool]]() for _ in word)]
+    for at in range(len(word)):
+        for found, open_ in reached[at]:
+            for end in range(at + 1, min(len(word), at + 20) + 1):
+                part = word[at:end]
+                if part in known and (len(part) >= 3 or part in COMPANIONS):
+                    reached[end].add((found or part in words.long, part not in COMPANIONS))
+                elif open_ and part in ENDINGS:
+                    reached[end].add((found, False))
+    return any(found for found, _ in reached[-1])
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    every = (_SEXUAL, _MINORS, _HARM, _DANGER, _UNDRESS)
+    return COMPANIONS.union(*(words.whole for words in every))
+
+
+def _is_sexual(text: str) -> bool:
+    whole, cut = _reading(text)
+    return _has(_SEXUAL, cut) or any(_UNCLOTHED.search(text) for text in whole.texts)
+
+
 def _names_minor(text: str) -> bool:
-    for view in _views(text):
-        if any(int(age) < 18 for age in _AGE.findall(view) if age.isdigit()):
-            return True
-        words = _tokens(_COLOURS.sub(" ", _PROTECTED.sub(" ", re.sub(r"[’'`]", "", view))))
-        for word, after in pairwise([*words, ""]):
-            if word == "minor" and after in _ADJECTIVE_BEFORE:
-                continue
-            if _has(_MINORS, frozenset((word,))):
-                return True
-        if _has(tuple(w for w in _MINORS if len(w) > 4), frozenset(_joined(view))):
-            return True
-    return False
+    whole, cut = _reading(text)
+    if _has(_MINORS, cut) or any(_UNDER.search(view) for view in whole.views):
+        return True
+    ages = (value for view in cut.views for found in _AGES.findall(view) for value in found if value)
+    return any((lists.YEARS.get(age) or int(age)) < 18 for age in ages)
 
 
 def examine(fields: Mapping[str, str]) -> Finding | None:
@@ -175,18 +177,18 @@ def examine(fields: Mapping[str, str]) -> Finding | None:
     for name, text in fields.items():
         if _is_sexual(text):
             return Finding(reason=SEXUAL, fields=(name,))
-    wanted = {name: text for name, text in fields.items() if name != "negative prompt"}
-    negative = fields.get("negative prompt", "")
-    if _has(_INVERTING, _words(negative, pieces=True)):
-        return Finding(reason=INVERTED, fields=("negative prompt",))
-    for group in (wanted, {"negative prompt": negative}):
+    wanted = {name: text for name, text in fields.items() if name != NEGATIVE}
+    negative = fields.get(NEGATIVE, "")
+    if _has(_INVERTING, _reading(negative)[1]):
+        return Finding(reason=INVERTED, fields=(NEGATIVE,))
+    for group in (wanted, {NEGATIVE: negative}):
         young = tuple(name for name, text in group.items() if _names_minor(text))
         if not young:
             continue
         worse = tuple(
             name
             for name, text in group.items()
-            if any(_has(words, _words(text, pieces=True)) for words in (_HARM, _DANGER, _UNDRESS))
+            if any(_has(words, _reading(text)[1]) for words in (_HARM, _DANGER, _UNDRESS))
         )
         if worse:
             return Finding(reason=MINOR, fields=tuple(dict.fromkeys((*young, *worse))))
@@ -203,7 +205,29 @@ def refuse(fields: Mapping[str, str]) -> None:
         raise InputError(f"refused: {found.reason} (in: {', '.join(found.fields)}); no setting allows it")
 
 
+def examine_category(category: Category, more: Iterable[str] = ()) -> Finding | None:
+    """Say what speaks against generating images of a category, or None: its name, synonyms, prompts and definition are read together.
+
+    What a definition says is not meant may name children beside what else it names, and nothing that clothes.
+
+    Args:
+        category: Of a policy.
+        more: Prompts that a recipe has for it.
+    """
+    sentences = re.split(r"(?<=[.!?;])\s+|\n", category.definition)
+    parts = {
+        excluded: " ".join(s for s in sentences if bool(NOT_MEANT.search(s)) is excluded) for excluded in (False, True)
+    }
+    told = {
+        "name": " ; ".join((category.name, *category.also)),
+        "prompts": " ; ".join((*category.prompts, *more)),
+        "definition": parts[False],
+    }
+    without = examine({NEGATIVE: parts[True]})
+    return examine(told) or (without if without and without.reason != MINOR else None)
+
+
 def is_violent(text: str) -> bool:
     """Tell whether a text speaks of harm, of weapons or of drugs."""
-    words = _words(text, pieces=True)
-    return _has(_HARM, words) or _has(_DANGER, words)
+    told = _reading(text)[1]
+    return _has(_HARM, told) or _has(_DANGER, told)

@@ -95,6 +95,19 @@ def test_a_model_that_is_nowhere_is_told_before_anything_else(policy: Policy, mo
         found.refuse()
 
 
+def test_a_category_of_which_nothing_is_generated_is_named_before_anything_runs(policy: Policy) -> None:
+    bare = Category(name="bare", definition="People without clothes.", prompts=("person",))
+    with_it = Policy(policy="p", version=1, categories=(policy["knife"], bare))
+    found = foresee({"generate": Generate()}, with_it)
+    assert "generate: bare is left out: sexual content is never generated" in found.notes
+    assert found.wrong == []
+    alone = foresee({"generate": Generate(categories=("bare",))}, with_it)
+    assert alone.wrong == [
+        "generate: no category is left to generate: sexual content is never generated, and no setting allows it"
+    ]
+    assert foresee({"generate": Generate(categories=("unicorn",))}, policy).wrong
+
+
 def test_words_that_the_grounding_model_was_not_taught_are_named(policy: Policy) -> None:
     assert foresee({"ground": Ground()}, policy).notes == []
     strange = Policy(policy="p", version=1, categories=[policy["knife"], category("leukocyte")])

@@ -22,6 +22,7 @@ from tilth.data.dataset import Dataset
 from tilth.engine.recipe import load_class
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.pipeline.cli import bundle as cli_bundle
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
 from tilth.pipeline.cli import steps as cli_steps
@@ -57,6 +58,7 @@ def test_help_tells_every_setting_and_gives_an_example_that_can_be_run(name: str
     app = cli.app
     if not any(group.name == "train" for group in app.registered_groups):
         cli_steps.add_to(app)
+        cli_bundle.add_to(app)
     shown = CliRunner().invoke(app, [*name.split(), "--help"], env={"COLUMNS": "200"}).output
     cls = load_class(step_table(), EVERY[name].step)
     for setting, _, told in cli_steps.settings_of(cls):

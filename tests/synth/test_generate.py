@@ -1,18 +1,22 @@
 """Images are generated where the dataset is thin, each once, each from where it says."""
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from PIL import Image as PilImage
 from places import PARTS
 from pydantic import TypeAdapter, ValidationError
 from synth_models import (
@@ -33,14 +37,19 @@ from tilth import models
 from tilth.data.dataset import Dataset
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
-from tilth.images import decode
+from tilth.events import Events
+from tilth.images import decode, kind_of
+from tilth.origins.packet import COMPOSITE, MADE
+from tilth.origins.said import said
+from tilth.origins.signed import signature_in
+from tilth.policy import Category
 from tilth.samples import Sample
 from tilth.synth.draw.generate import Generate
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.pipelines import Studio, finished
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.settings import Drawing, Files, Parts
 from tilth.synth.plan.prompts import Words
-from tilth.synth.safety.provenance import COMPOSITE, MADE
+from tilth.synth.safety.refusals import version
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,7 @@ def made(dataset: Dataset) -> list[Sample]:
     return [s for s in dataset.samples() if s.made]
 
 
+COLOUR_ALONE = {"template": "a {color} {thing}", "inpaint_template": "a {thing}"}
 PROMPTS = ["a red knife on a wooden table, photo style", "a blue bottle on green grass, photo style", "a pink pill"]
 SEEDS = [5, 6, 7]
 
@@ -324,6 +334,7 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
             "category",
             "method",
         } <= origin.keys()
+        assert origin["refusals"] == version()
         assert len(str(origin["model_digest"])) == 12
         assert origin["licence"] == ("CC-BY-4.0" if origin["method"] == "text" else "CC-BY-4.0 AND CC0-1.0")
         assert bool(origin["adapters"]) == (origin["style"] == "neon")
@@ -335,6 +346,32 @@ def test_every_image_says_where_it_comes_from(filled: Work, model: Path, control
         assert len(origin["parents"]) == (origin["method"] != "text")
         assert all(splits[parent] == "train" for parent in origin["parents"])
         assert sample.split == "train"
+    rows = [json.loads(line) for line in (filled.folder / "manifest.jsonl").read_text().splitlines()]
+    assert {row["id"]: {**row, "id": None} for row in rows} == {s.id: {**s.origin, "id": None} for s in samples}
+
+
+@pytest.mark.parametrize("kind", ["webp", "jpeg"])
+def test_files_of_other_kinds_say_the_same_and_can_be_signed(
+    filled: Work, model: Path, kind: Literal["webp", "jpeg"]
+) -> None:
+    fast(model, count=2, files=Files(kind=kind, certificate="test")).run(filled)
+    for sample in made(filled.dataset):
+        assert kind_of(sample.data) == kind.upper()
+        told, signature = said(sample.data), signature_in(sample.data)
+        assert told.origin.items() <= sample.origin.items()
+        assert signature is not None
+        assert (signature.state, signature.origin) == ("Valid", told.origin)
+
+
+def test_a_certificate_that_cannot_sign_is_refused_before_anything_is_drawn(
+    filled: Work, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Studio, "__init__", lambda *_, **__: pytest.fail("the model was loaded"))
+    with pytest.raises(InputError, match=r"absent\.pem: a PEM file .* was expected"):
+        fast(model, files=Files(certificate=str(tmp_path / "absent.pem"))).run(filled)
+    (tmp_path / "odd.pem").write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    with pytest.raises(InputError, match="expected a chain of certificates and one private key, got 1 and 0"):
+        fast(model, files=Files(certificate=str(tmp_path / "odd.pem"))).run(filled)
 
 
 def test_a_child_of_a_photograph_of_unknown_licence_says_so(tmp_path: Path, model: Path) -> None:
@@ -385,10 +422,13 @@ def test_an_image_whose_own_words_are_refused_is_no_parent(tmp_path: Path, model
         {"words": {"template": "a nude {thing}"}},
         {"styles": ("erotic",)},
         {"drawing": {"negative_prompt": "clothes"}},
-        {"words": {"fillings": {"color": ("red", "n u d e"), "surface": ("on grass",)}}},
+        {"words": {"fillings": {"color": ("red", "n u d e")}, **COLOUR_ALONE}},
+        {"words": {"negatives": {"photo": "clothes"}}},
+        {"words": {"things": {"knife": ("a nude",)}}},
         {"words": {"prompts": {"knife": ("a child, a knife",)}}},
         {"parts": {"loras": {"photo": "some/nude-adapter@1"}}},
         {"parts": {"controlnet": "some/porn-edges@1"}},
+        {"model": "some/nsfw-drawing@1"},
         {"words": {"template": "a {thing}, bleeding"}, "styles": ("child",)},
     ],
 )
@@ -399,6 +439,41 @@ def test_a_recipe_that_asks_for_what_is_never_made_is_refused_before_anything_lo
         TypeAdapter(Generate).validate_python(settings)
 
 
+def test_the_plan_is_shown_without_a_model_and_nothing_is_written(
+    filled: Work, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Studio, "__init__", lambda *_, **__: pytest.fail("the model was loaded"))
+    before = filled.dataset.at.number
+    words = TypeAdapter(Words).validate_python({"negatives": {"knife": "spoon"}})
+    step = fast(
+        model, count=30, max_ratio=1, categories=("knife", "bottle"), words=words, methods={"text": 1, "inpaint": 1}
+    )
+    plan = step.plan(filled)
+    shown = plan.shown()
+    assert "24 of 30 images: max_ratio 1 of 24 real ones" in shown
+    rows = dict(re.findall(r"^  (knife|bottle) +photo +\d+ +(\d+)$", shown, re.M))
+    assert {name: int(n) for name, n in rows.items()} == Counter(r.category for r in plan.requests)
+    assert len(re.findall(r"^ +\d+  (?:knife|bottle) +(?:text|inpaint) +an? ", shown, re.M)) == 20
+    assert "; not: spoon" in shown
+    assert plan.shortened, "20 tokens are too few for all of the grammar"
+    assert filled.dataset.at.number == before
+    assert not (filled.folder / "plan.json").exists()
+
+
+def test_every_image_has_its_own_negative_prompt(filled: Work, model: Path) -> None:
+    words = TypeAdapter(Words).validate_python({"negatives": {"knife": "spoon"}})
+    fast(model, count=4, per_category=2, categories=("knife", "bottle"), words=words).run(filled)
+    told = {(s.origin["category"], s.origin["negative_prompt"]) for s in made(filled.dataset)}
+    assert told == {("knife", "spoon"), ("bottle", "")}
+
+
+def test_negatives_change_the_images_that_have_them_and_no_others(studio: Studio) -> None:
+    plain = studio.from_text(PROMPTS[:2], SEEDS[:2], Drawing(steps=2))
+    told = studio.from_text(PROMPTS[:2], SEEDS[:2], Drawing(steps=2), "", ["", "a red pill"])
+    moved = [np.abs(a.astype(int) - b.astype(int)).mean() for a, b in zip(plain, told, strict=True)]
+    assert moved[0] < 1 < moved[1]
+
+
 def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path: Path) -> None:
     lora = str(save_lora(tmp_path / "style", {"ss_tag_frequency": '{"nude": 300}'}))
     with pytest.raises(InputError, match="refused: sexual content"):
@@ -406,12 +481,56 @@ def test_the_metadata_of_an_adapter_is_read(filled: Work, model: Path, tmp_path:
     assert not made(filled.dataset)
 
 
+def test_the_metadata_of_the_model_is_read_as_well(filled: Work, model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    told = Path(shutil.copytree(model, tmp_path / "told"))
+    weights = next(told.rglob("*.safetensors"))
+    save_file(load_file(weights), weights, metadata={"modelspec.trigger_phrase": "n u d e"})
+    with pytest.raises(InputError, match=r"refused: sexual content \(in: model\)"):
+        fast(told).run(filled)
+
+
+def test_a_category_that_is_never_generated_is_left_out_and_that_is_said(
+    filled: Work, model: Path, tmp_path: Path
+) -> None:
+    bare = Category(name="bare", definition="People without clothes.", prompts=("person",))
+    filled.policy = filled.policy.model_copy(update={"categories": (*filled.policy.categories, bare)})
+    filled.events = Events(tmp_path / "events.jsonl")
+    facts = fast(model, count=4, categories=("knife", "bare")).run(filled)
+    assert facts["by_category"] == {"knife": 4}
+    assert facts["left_out"] == {"bare": "sexual content"}
+    assert "bare is left out: sexual content is never generated" in (tmp_path / "events.jsonl").read_text()
+    filled.events.close()
+    with pytest.raises(InputError, match="no category is left to generate"):
+        fast(model, categories=("bare",)).left_out(filled.policy)
+
+
+def test_what_the_file_of_a_parent_says_is_read_too(tmp_path: Path, model: Path) -> None:
+    work = new_work(tmp_path)
+    exif = PilImage.Exif()
+    exif[0x010E] = "a nude person"
+    out = io.BytesIO()
+    PilImage.open(io.BytesIO(real_sample(1).data)).save(out, "PNG", exif=exif)
+    work.add("real", [replace(real_sample(1), data=out.getvalue())])
+    assert fast(model, methods={"inpaint": 1}, count=1).run(work)["by_method"] == {"text": 1}
+
+
+def test_a_parent_is_read_with_all_its_tags(tmp_path: Path, model: Path) -> None:
+    work = new_work(tmp_path)
+    tagged = [
+        replace(real_sample(i), columns={"split": "train", "tags": ["sky", {"seen": ["nude"]}]}) for i in range(4)
+    ]
+    work.add("real", tagged)
+    assert fast(model, methods={"inpaint": 1}, count=2).run(work)["by_method"] == {"text": 2}
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"methods": {"magic": 1}}, "methods must be among text, edges, inpaint, got magic"),
         ({"methods": {"edges": 1}}, "needs a controlnet"),
-        ({"words": {"fillings": {}}}, "nothing fills {color}, {surface}"),
+        ({"words": {"fillings": {}}}, "nothing fills {attribute}, {camera}, {light}, {place}"),
         ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"),
         ({"parts": {"loras": {"neon": "x"}}}, "there is no style neon"),
         ({"parts": {"lora_weights": {"neon": 0.5}}}, "there is no adapter neon"),

@@ -1,24 +1,19 @@
 """Adherence drops what was not asked for, provenance travels with the file, and identities need consent."""
 
-import io
-import json
 from datetime import date
 
 import numpy as np
 import pytest
 from noise import noise_image
-from PIL import Image as PilImage
 
 from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.images import decode, image_id
 from tilth.policy import Category
 from tilth.samples import NewSample
 from tilth.synth.check.adherence import Adherence
 from tilth.synth.plan.prompts import Words, in_turn, shares
 from tilth.synth.safety.consent import ConsentRecord, require_consent
-from tilth.synth.safety.provenance import MADE, png_with_provenance
 
 MODEL = "model:starter:grounding@0"
 
@@ -86,17 +81,6 @@ def test_without_grounding_adherence_says_what_is_missing(work: Work) -> None:
         Adherence().run(work)
 
 
-def test_a_generated_file_says_so_and_is_still_the_same_picture() -> None:
-    pixels = decode(noise_image(3))
-    origin = {"prompt": "a knife", "seed": 7, "digital_source_type": MADE}
-    data = png_with_provenance(pixels, origin)
-    assert image_id(decode(data)) == image_id(pixels)
-    with PilImage.open(io.BytesIO(data)) as image:
-        assert MADE in image.info["XML:com.adobe.xmp"]
-        assert json.loads(image.info["tilth:origin"]) == origin
-        assert "trainedAlgorithmicMedia" in str(image.getxmp())  # a standard reader finds it too
-
-
 TODAY = date(2026, 11, 20)
 RECORD = ConsentRecord(subject="form-17", adult=True, scope=("bottle", "knife"), expires=date(2027, 1, 1))
 
@@ -144,13 +128,48 @@ def test_prompts_come_from_the_template_or_from_the_user() -> None:
         inpaint_template="a {thing}",
         fillings={"color": ("orange",)},
         prompts={"pill": ("two pills",)},
+        things={"knife": ("knife",)},
     )
     rng = np.random.default_rng(0)
-    assert words.write(knife, "photo", rng) == "an orange knife, photo style"
-    assert words.write(knife, "photo", rng, inpaint=True) == "a knife"
-    assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == "two pills"
+    assert words.write(knife, "photo", rng) == ("an orange knife, photo style", False)
+    assert words.write(knife, "photo", rng, inpaint=True) == ("a knife", False)
+    assert words.write(Category(name="pill", definition="", prompts=("pill",)), "photo", rng) == ("two pills", False)
     with pytest.raises(ValueError, match=r"nothing fills \{size\} of the template"):
         Words(template="a {size} {thing}")
+    with pytest.raises(ValueError, match="got none for knife"):
+        Words(things={"knife": ()})
+
+
+def test_all_prompts_and_synonyms_of_a_category_are_asked_for() -> None:
+    cell = Category(name="WBC", definition="", prompts=("white cell", "leukocyte"), also=("White_Cell", "wbc"))
+    written = {Words().write(cell, "photo", np.random.default_rng(i))[0] for i in range(60)}
+    for name in ("white cell", "leukocyte", "wbc"):
+        assert any(name in prompt for prompt in written)
+    assert len(written) > 50, "hardly two are the same"
+
+
+def test_what_a_model_would_not_read_is_left_out_in_the_order_of_importance() -> None:
+    knife = Category(name="knife", definition="", prompts=("knife",))
+
+    def written(most: int) -> tuple[str, bool]:
+        return Words().write(knife, "photo", np.random.default_rng(1), fits=lambda prompt: len(prompt.split()) <= most)
+
+    whole, cut = written(99)
+    assert not cut
+    for most in range(5, len(whole.split())):
+        prompt, cut = written(most)
+        assert cut
+        assert whole.startswith(prompt) or most < 7, "the end goes first"
+        assert len(prompt.split()) <= most
+    assert written(1) == ("a photo of a knife", True), (
+        "what is asked for always stays, and is refused if it is too long"
+    )
+
+
+def test_each_category_and_style_can_have_its_own_negative_prompt() -> None:
+    words = Words(negatives={"knife": "spoon", "neon": "daylight"})
+    assert words.negative("knife", "neon", "blurry") == "blurry, spoon, daylight"
+    assert words.negative("pill", "photo", "") == ""
 
 
 def test_shares_even_out_what_is_there() -> None:

@@ -1,9 +1,17 @@
 """Sexual content and harm to minors are refused, however they are written; harmless words are not."""
 
+import hashlib
+import re
+from collections import Counter
+
 import pytest
+from places import ROOT
+from refusal_texts import harmless_texts, refused_texts
 
 from tilth.errors import InputError
-from tilth.synth.safety.refusals import INVERTED, MINOR, SEXUAL, examine, refuse
+from tilth.policy import Category
+from tilth.synth.safety.lists import VERSION
+from tilth.synth.safety.refusals import INVERTED, MINOR, SEXUAL, examine, examine_category, refuse, version
 
 SEXUAL_TEXTS = [
     "a nude person",
@@ -127,3 +135,62 @@ def test_the_refusal_is_one_line_and_does_not_repeat_the_prompt() -> None:
     assert "\n" not in text
     assert not any(word in text for word in ("quixotic", "nude", "zebra"))
     assert caught.value.exit_code == 2
+
+
+def test_two_thousand_ways_to_write_it_are_refused() -> None:
+    missed, looked_at = Counter[str](), 0
+    for each in refused_texts():
+        looked_at += 1
+        if examine({"prompt": each.text}) is None:
+            missed[each.way] += 1
+    assert looked_at >= 2000
+    assert missed == {}
+
+
+def test_of_two_thousand_harmless_texts_hardly_any_is_refused() -> None:
+    texts = list(harmless_texts())
+    refused = [text for text in texts if examine({"prompt": text}) is not None]
+    assert len(texts) == 2000
+    assert len(refused) <= 20, refused
+
+
+@pytest.mark.parametrize(
+    "text", ["Nude写真", "1girl, sword", "style_of_nudeGirl_v2", "n*de", "nude\n", "a\x0bnude", "chIld with a gun"]
+)
+def test_words_are_found_between_other_signs(text: str) -> None:
+    assert examine({"prompt": text}) is not None
+
+
+def category(**told: object) -> Category:
+    return Category(**{"name": "thing", "definition": "A thing.", "prompts": ("thing",), **told})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"name": "nudity"},
+        {"also": ("nackte Person",)},
+        {"definition": "People without clothes."},
+        {"prompts": ("thing", "erotic drawing")},
+        {"name": "smoking", "definition": "Children who smoke a cigarette."},
+        {"definition": "Swimwear. Adults are not meant."},
+    ],
+)
+def test_a_category_is_read_as_a_whole(told: dict[str, object]) -> None:
+    assert examine_category(category(**told)) is not None
+
+
+def test_what_a_definition_leaves_out_is_no_wish() -> None:
+    assert examine_category(category(name="knife", definition="A knife. Toy knives of children are not meant.")) is None
+
+
+def test_what_a_recipe_adds_to_a_category_counts_too() -> None:
+    assert examine_category(category(), ("a nude person",)) is not None
+
+
+def test_the_version_of_the_refusals_is_raised_with_their_words_and_readings() -> None:
+    """Every generated file names it. When this fails: raise VERSION, and put the digest that is printed here."""
+    code = "".join((ROOT / "synth" / "safety" / f"{name}.py").read_text() for name in ("lists", "readings", "refusals"))
+    digest = hashlib.sha256(re.sub(r"\s+", "", code).encode()).hexdigest()[:12]
+    assert {VERSION: digest} == {2: "2697e47f2c47"}
+    assert version() == f"tilth-refusals-{VERSION}"

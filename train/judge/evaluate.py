@@ -74,7 +74,8 @@ class Tested:
                 f"{work.name}: no reviewed image in split {self.split!r}; add a split step or give a test folder"
             )
         work.publish(f"{work.name}.predictions", path)
-        times = opened(work, inputs_digest([self.test / "annotations.json"]) if self.test else f"split {self.split}")
+        sealed = inputs_digest([self.test / "annotations.json"]) if self.test else f"split {self.split}"
+        times = opened(work.dataset.root, sealed, "/".join(work.folder.resolve().parts[-4:]), work.now())
         predictions = read_columns(path, unsafe_names(work.policy), ids)
         facts = measure(predictions, work.policy, about, box_threshold=box_threshold)
         facts |= {"sliced_by": self.slice_by if self.test else "source", "test_opened": times}

@@ -98,11 +98,18 @@ def dataset_targets(work: Work, split: str) -> Iterator[Target]:
         )  # fmt: skip
 
 
-def opened(work: Work, sealed: str) -> int:
-    """Note that an evaluation has opened a sealed set, and return how many have done so over this dataset; one that goes on counts once."""
-    path, by = work.dataset.root / OPENED, "/".join(work.folder.resolve().parts[-4:])
+def opened(root: Path, sealed: str, by: str, now: str) -> int:
+    """Note that an evaluation has opened a sealed set, and return how many have done so over a dataset; one that goes on counts once.
+
+    Args:
+        root: Folder of the dataset.
+        sealed: Which set.
+        by: Which evaluation.
+        now: The time.
+    """
+    path = root / OPENED
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not any((row["sealed"], row["by"]) == (sealed, by) for row in rows):
-        rows.append({"sealed": sealed, "by": by, "time": work.now()})
+        rows.append({"sealed": sealed, "by": by, "time": now})
         write_beside(path, "".join(json.dumps(row) + "\n" for row in rows))
     return sum(row["sealed"] == sealed for row in rows)

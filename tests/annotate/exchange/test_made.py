@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from label_files import images, named
@@ -16,9 +17,11 @@ from tilth.annotate.formats.writing import FORMATS
 from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.images import decode
+from tilth.origins.packet import COMPOSITE, KINDS, MADE, encode, packet
+from tilth.origins.said import said
+from tilth.origins.signed import signature_in, signer
 from tilth.policy import Policy
 from tilth.samples import NewSample
-from tilth.synth.safety.provenance import COMPOSITE, MADE, XMP, png_with_provenance
 
 ORIGIN = {"prompt": "a knife on a table", "model": "starter:sd", "licence": "openrail++", "digital_source_type": MADE}
 
@@ -27,7 +30,7 @@ ORIGIN = {"prompt": "a knife on a table", "model": "starter:sd", "licence": "ope
 def test_a_generated_image_comes_back_as_one(policy: Policy, tmp_path: Path, format_: str) -> None:
     with opened(tmp_path, policy) as work:
         claim = Claim(category="knife", box_xyxy=(1, 1, 9, 9), source="human:ann", asked=policy.names)
-        data = png_with_provenance(decode(noise_image(1, SIDE)), ORIGIN)
+        data = encode(decode(noise_image(1, SIDE)), ORIGIN)
         work.add("made", [NewSample(data=data, origin=ORIGIN, claims=(claim,))])
         export(work.dataset, tmp_path / "out", format_, say=silent)
     (tmp_path / "back").mkdir()
@@ -38,6 +41,27 @@ def test_a_generated_image_comes_back_as_one(policy: Policy, tmp_path: Path, for
         assert {name: sample.origin[name] for name in ORIGIN} == {**ORIGIN, "licence": "CC0-1.0 AND openrail++"}
         assert sample.origin["step"] == back.name, "the step that took it in, not the one that made it"
         assert back.dataset.count("made") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_signed_file_of_any_kind_is_exported_and_comes_back_byte_for_byte(
+    policy: Policy, tmp_path: Path, kind: Literal["png", "webp", "jpeg"]
+) -> None:
+    data = signer("test")(encode(decode(noise_image(1, SIDE)), ORIGIN, kind), ORIGIN)
+    with opened(tmp_path, policy) as work:
+        claim = Claim(category="knife", box_xyxy=(1, 1, 9, 9), source="human:ann", asked=policy.names)
+        work.add("made", [NewSample(data=data, origin=ORIGIN, claims=(claim,))])
+        export(work.dataset, tmp_path / "out", "coco", say=silent)
+    (tmp_path / "back").mkdir()
+    with opened(tmp_path / "back", policy) as back:
+        Import(path=tmp_path / "out").run(back)
+        (sample,) = back.dataset.samples()
+    assert sample.data == data
+    assert {name: sample.origin[name] for name in ORIGIN} == ORIGIN
+    signature = signature_in(sample.data)
+    assert signature is not None
+    assert (signature.state, dict(signature.origin)) == ("Valid", ORIGIN)
+    assert said(sample.data).has_manifest
 
 
 def png(**texts: str) -> bytes:
@@ -55,13 +79,17 @@ def jpeg(xmp: str) -> bytes:
     return out.getvalue()
 
 
-SAYS: dict[str, tuple[bytes, dict[str, str] | None]] = {
+SAYS: dict[str, tuple[bytes, dict[str, object] | None]] = {
     "nothing": (noise_image(4), None),
     "a caption": (png(Comment="a knife"), None),
+    "an origin of an older file": (png(tilth__origin='{"prompt": "a cup", "seed": 3}'), {"prompt": "a cup", "seed": 3}),
     "an origin that is no JSON": (png(tilth__origin="{"), None),
     "its prompt": (png(parameters="a knife\nSteps: 20"), {"prompt": "a knife\nSteps: 20"}),
-    "IPTC's word": (jpeg(XMP.format(MADE)), {"digital_source_type": MADE}),
-    "IPTC's word for a composite": (jpeg(XMP.format(COMPOSITE)), {"digital_source_type": COMPOSITE}),
+    "IPTC's word": (jpeg(packet({"digital_source_type": MADE})), {"digital_source_type": MADE}),
+    "IPTC's word for a composite": (
+        jpeg(packet({"digital_source_type": COMPOSITE})),
+        {"digital_source_type": COMPOSITE},
+    ),
 }
 
 
@@ -102,9 +130,7 @@ def test_a_made_photograph_that_is_turned_upright_goes_on_saying_so(policy: Poli
     exif = Image.Exif()
     exif[0x0112] = 6
     out = io.BytesIO()
-    Image.open(io.BytesIO(noise_image(5, SIDE))).convert("RGB").save(
-        out, "JPEG", exif=exif, xmp=XMP.format(MADE).encode()
-    )
+    Image.open(io.BytesIO(noise_image(5, SIDE))).convert("RGB").save(out, "JPEG", exif=exif, xmp=packet({}).encode())
     with opened(tmp_path, policy) as work:
         images(tmp_path / "set", "a.png")
         (tmp_path / "set" / "a.png").write_bytes(out.getvalue())

@@ -1,0 +1,1 @@
+"""Judge a bundle the way that it is served: both stages, other policies, edited images. Start with `judge.py`."""

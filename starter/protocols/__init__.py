@@ -1,0 +1,1 @@
+"""Folders with images and answers that `tilth eval --protocol` judges a bundle on. Start with `folder.py`."""

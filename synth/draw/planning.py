@@ -1,0 +1,219 @@
+"""From what a dataset holds to what will be drawn: how many of which category and style, in which words, from which parents."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from tilth.data.where import one_of
+from tilth.engine.work import Work
+from tilth.policy import Category
+from tilth.synth.draw.lengths import Encoder
+from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.plan.prompts import Request, Words, in_turn, shares
+from tilth.synth.plan.survey import Survey, said_of, take_stock
+from tilth.synth.safety.refusals import examine, refuse
+
+METHODS = ("text", "edges", "inpaint")
+HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
+TRIES = 8  # parents that are looked at for one request before it is made from words alone
+SHOWN = 20  # prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What will be made, and from what it was decided.
+
+    Args:
+        requests: One an image, in the order in which they are drawn.
+        wanted: Images asked for.
+        real: Real, labelled training images that were counted.
+        made: Generated images that were there.
+        max_ratio: Most generated images for one real one.
+        there: Category, style and the images there are of both; an empty style stands for those of unknown style.
+        left_out: Categories that are never generated, with the reason.
+        refused: Parents whose own words forbid their use.
+        orphans: Images made from words alone for want of a parent.
+        shortened: Prompts that a part was left out of, so that the model reads them to their end.
+    """
+
+    requests: list[Request]
+    wanted: int
+    real: int
+    made: int
+    max_ratio: float = 1.0
+    there: list[tuple[str, str, int]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    refused: int = 0
+    orphans: int = 0
+    shortened: int = 0
+
+    @property
+    def capped(self) -> str:
+        """Why fewer are planned than were asked for; empty when all are."""
+        if len(self.requests) >= self.wanted:
+            return ""
+        before = f", {self.made} of them there" if self.made else ""
+        return f"{len(self.requests)} of {self.wanted} images: max_ratio {self.max_ratio:g} of {self.real} real ones{before}"
+
+    def text(self) -> str:
+        """Write it as JSON."""
+        return json.dumps({**vars(self), "requests": [vars(request) for request in self.requests]})
+
+    @classmethod
+    def read(cls, text: str) -> "Plan":
+        """Read what `text` wrote."""
+        kept = json.loads(text)
+        return cls(**{**kept, "requests": [Request(**row) for row in kept["requests"]]})
+
+    def shown(self) -> str:
+        """Write it for a person: what is there and what will be drawn, and some of the prompts."""
+        lines = [
+            self.capped
+            or f"{len(self.requests)} images, beside {self.real} real ones and {self.made} that were generated before"
+        ]
+        cells = Counter((request.category, request.style) for request in self.requests)
+        there = {(category, style): n for category, style, n in self.there}
+        lines += ["", f"  {'category':24} {'style':20} {'there':>7} {'to draw':>8}"]
+        for category, style in dict.fromkeys([*there, *cells]):
+            row = there.get((category, style), 0), cells[category, style]
+            lines.append(f"  {category:24} {style or 'unknown':20} {row[0]:>7,} {row[1]:>8,}")
+        methods = Counter(request.method for request in self.requests)
+        lines += ["", "  " + ", ".join(f"{n:,} by {method}" for method, n in methods.most_common())] if methods else []
+        lines += [f"  {name} is left out: {reason} is never generated" for name, reason in self.left_out.items()]
+        if self.shortened:
+            lines.append(f"  {self.shortened:,} prompts are shortened, as the model would not read all of them")
+        chosen = sorted(self.requests, key=lambda request: request.number)
+        chosen = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]
+        lines += ["", f"  {len(chosen)} of {len(self.requests):,} prompts"] if chosen else []
+        for request in chosen:
+            without = f"; not: {request.negative}" if request.negative else ""
+            lines.append(f"  {request.number:>6}  {request.category:16} {request.method:8} {request.prompt}{without}")
+        return "\n".join(lines)
+
+
+class Planner:
+    """Decides what to draw.
+
+    Args:
+        work: The dataset that is counted and that parents are taken from; its seed decides all that is random.
+        categories: Those asked for.
+        left_out: Those of them that are never generated, with the reason.
+        words: What prompts are made of.
+        drawing: Whose negative prompt goes with each.
+        parts: Whose adapters draw styles.
+        methods: Share of each method.
+        encoders: Of the model that will read the prompts; none where it is not here yet.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        categories: Mapping[str, Category],
+        *,
+        left_out: Mapping[str, str],
+        words: Words,
+        drawing: Drawing,
+        parts: Parts,
+        methods: Mapping[str, float],
+        encoders: Sequence[Encoder] = (),
+    ) -> None:
+        self._work, self._left_out = work, dict(left_out)
+        self._categories = {name: category for name, category in categories.items() if name not in left_out}
+        self._words, self._drawing, self._adapter = words, drawing, parts.adapter
+        self._methods, self._encoders = methods, encoders
+        self._stock = Survey()
+        self._parents: dict[tuple[str, str], list[str]] = {}
+        self._read: dict[str, str] = {}  # what came with a parent, in words
+        self._refused = self._orphans = self._shortened = 0
+        self._fits = lru_cache(maxsize=4096)(self._read_whole)
+
+    def plan(self, styles: Sequence[str], *, count: int, per_category: int, max_ratio: float) -> Plan:
+        """Count what is there, share the images out so that the thinnest are filled first, and write each request.
+
+        Args:
+            styles: To draw from.
+            count: Images in all.
+            per_category: Images of each category instead, when above 0.
+            max_ratio: Most generated images for one real one.
+        """
+        samples = self._work.dataset.samples(one_of("split", ("", "train")), images=False)
+        stock = self._stock = take_stock(samples, self._categories)
+        wanted = per_category * len(self._categories) or count
+        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
+        cells = [(category, style) for category in self._categories for style in styles]
+        counts = shares(room, {} if per_category else stock.labels, cells)
+        requests = [self._request(number, *cell) for number, cell in enumerate(in_turn(counts))]
+        # Neighbours share method and adapter, so that they can be drawn in one batch.
+        requests.sort(key=lambda r: (METHODS.index(r.method), self._adapter(r.style), r.number))
+        return Plan(
+            requests=requests,
+            wanted=wanted,
+            real=stock.real,
+            made=stock.made,
+            max_ratio=max_ratio,
+            there=[(*cell, stock.labels[cell]) for cell in dict.fromkeys([*sorted(stock.labels), *cells])],
+            left_out=self._left_out,
+            refused=self._refused,
+            orphans=self._orphans,
+            shortened=self._shortened,
+        )
+
+    def _request(self, number: int, category: str, style: str) -> Request:
+        """Plan one image; it depends on the seed and its number alone."""
+        rng = np.random.default_rng((self._work.seed, number))
+        total = sum(self._methods.values())
+        method = str(rng.choice(list(self._methods), p=[share / total for share in self._methods.values()]))
+        seed = int(rng.integers(2**31))
+        parent, hole = "", None
+        if method != "text":
+            parent = self._parent(method, category, style, rng)
+            if not parent:
+                method, self._orphans = "text", self._orphans + 1
+            elif method == "inpaint":
+                hole = _hole(rng)
+        prompt, cut = self._words.write(
+            self._categories[category], style, rng, inpaint=method == "inpaint", fits=self._fits
+        )
+        self._shortened += cut
+        negative = self._words.negative(category, style, self._drawing.negative_prompt)
+        refuse({"prompt": prompt, "negative prompt": negative, "category": category})
+        return Request(
+            number=number,
+            category=category,
+            style=style,
+            method=method,
+            prompt=prompt,
+            seed=seed,
+            negative=negative,
+            parent=parent,
+            hole=hole,
+        )
+
+    def _read_whole(self, prompt: str) -> bool:
+        return not self._encoders or any(each.tokens(prompt) <= each.limit for each in self._encoders)
+
+    def _parent(self, method: str, category: str, style: str, rng: np.random.Generator) -> str:
+        kind = (method, category if method == "edges" else "")
+        if kind not in self._parents:
+            self._parents[kind] = self._stock.parents(method, category)
+        ids = self._parents[kind]
+        for _ in range(min(TRIES, len(ids))):
+            id_ = ids[int(rng.integers(len(ids)))]
+            if id_ not in self._read:
+                self._read[id_] = said_of(self._work.dataset.read([id_])[0])
+            told = {"reference": self._read[id_], "category": category, "style": style}
+            if examine(told) is None:
+                return id_
+            self._refused += 1
+        return ""
+
+
+def _hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """Draw a box in parts of the image's side."""
+    width, height = rng.uniform(*HOLE_SIDE, 2)
+    left, top = rng.uniform(0.05, 0.95 - width), rng.uniform(0.05, 0.95 - height)
+    return float(left), float(top), float(left + width), float(top + height)
