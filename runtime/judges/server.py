@@ -108,11 +108,9 @@ class Server:
         )  # fmt: skip
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="ask")
         self.breaker = Breaker(f"the language model at {told.url}", self.answers)
-        for close in (
-            self._client.close,
-            partial(self._pool.shutdown, wait=False),
-        ):  # with the moderator that it belongs to
-            weakref.finalize(self, close)
+        # they end with the moderator that this belongs to
+        weakref.finalize(self, self._client.close)
+        weakref.finalize(self, partial(self._pool.shutdown, wait=False))
 
     def room(self, case: str) -> int:
         """Return about how many tokens are left beside a prompt about this case: a token has two bytes at least in most writing."""
@@ -128,12 +126,10 @@ class Server:
         for one in asked:
             answer = one.result() if one.done() else Unjudged("timeout")
             one.cancel()
-            if (
-                not isinstance(answer, Unjudged) or answer.why != "no_label"
-            ):  # which is of the case, and not of the server
-                failed = answer.why if isinstance(answer, Unjudged) else ""
-                self.breaker.went(well=not failed, why=failed)
             answers.append(answer)
+            failed = answer.why if isinstance(answer, Unjudged) else ""
+            if failed != "no_label":  # which is of the case, and says nothing of the server
+                self.breaker.went(well=not failed, why=failed)
         return answers
 
     def answers(self) -> bool:

@@ -50,8 +50,10 @@ said = {"alone": [], "load": [], "killed": {}}
 def kill(part):
     ours = [child for raylet in raylets for child in raylet.children(recursive=True)]
     found = [one for one in ours if f"ServeReplica:tilth:{part}" in " ".join(one.cmdline())]
-    found[0].kill()
+    found[0].suspend()  # so that it surely dies with questions that it has not answered
+    time.sleep(1)
     said["killed"][part] = time.monotonic()
+    found[0].kill()
 
 def load(index, stop):
     with httpx.Client(base_url=base, headers=headers, trust_env=False, timeout=60) as client:
