@@ -6,12 +6,12 @@
 Each seed has folders of its own, which `python -m tilth.starter` draws once and no training has seen, and each protocol is what
 `tilth eval --protocol` runs. A figure is the mean of all seeds, its interval from the lowest to the highest end of theirs, so that
 neither the images of a seed nor the seeds are taken for the world. `--only` measures some parts; of the others what an earlier file says
-is kept.
+is kept. Given again, it goes on with the seeds that are not judged yet by this code.
 
     signs       two-stage: 1,000 images, three quarters with words; text only and text + visual are subsets of at least 500
     pairs       500 scenes, half of them with an unsafe thing and with its look-alike, half with harmful words and with harmless ones
-    flips       images under each of several policies
-    injection   images with words that were put in to mislead, and without
+    flips       600 signs under each of several policies
+    injection   500 signs with words that were put in to mislead, and without
 """
 
 import argparse
@@ -23,15 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import Figures, add_option
+from figures import Figures, add_option, commit
 
 from tilth.pipeline.protocols.judge import judge
 from tilth.pipeline.protocols.rates import NUMBERS
 from tilth.pipeline.protocols.rivals import Ways
 from tilth.policy import load_policy
+from tilth.runtime.bundles.bundle import digest_of, in_use
 from tilth.starter.protocols.folder import POLICY
 
-PARTS = {"signs": "two-stage", "pairs": "pairs", "flips": "flips", "injection": "injection"}
+PARTS = {
+    "signs": ("two-stage", 1000),
+    "pairs": ("pairs", 1000),
+    "flips": ("flips", 600),
+    "injection": ("injection", 500),
+}  # --images
 KEYS = {"signs": ("text", "full_minus_vision_f1", "visual", "all", "latency", "decided_by"), "pairs": ("pairs_right", "pairs"),
         "flips": ("flips_right", "spill", "flips"), "injection": ("injection_flips", "injection")}  # fmt: skip
 LEAST = 500  # images of a subset
@@ -56,6 +62,16 @@ def drawn(part: str, work: Path, seed: int, images: int) -> Path:
         ]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     return folder
+
+
+def judged(part: str, bundle: Path, folder: Path, kept: Path, threads: int) -> dict[str, Any]:
+    """Judge a bundle on a folder, unless that was done by the same code, and keep what was found."""
+    of = {"commit": commit(), "judged": digest_of(in_use(bundle))}
+    told: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    if {name: told.get(name) for name in of} != of:
+        told = {**of, **judge(PARTS[part][0], bundle, folder, ways=Ways(threads=threads))}
+        kept.write_text(json.dumps(told, indent=1))
+    return told
 
 
 def together(told: Sequence[Mapping[str, Any]]) -> tuple[float, list[float] | None]:
@@ -142,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True, help="that is judged; {seed} in it stands for the seed")
     parser.add_argument("--work", type=Path, required=True, help="folder for what is drawn, and for what was found")
-    parser.add_argument("--images", type=int, default=1000, help="of each folder (default: %(default)s)")
+    parser.add_argument("--images", type=int, help="of each folder, in place of what the parts have")
     parser.add_argument("--seeds", default="1,2,3", help="with commas between them (default: %(default)s)")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between them (default: all)")
     parser.add_argument("--threads", type=int, default=0, help="of each model; 0 for all cores")
@@ -155,17 +171,9 @@ def main() -> None:
         found = []
         for seed in seeds:
             bundle = Path(str(args.bundle).format(seed=seed))
-            facts: dict[str, Any] = judge(
-                PARTS[part], bundle, drawn(part, args.work, seed, args.images), ways=Ways(threads=args.threads)
-            )
-            (args.work / f"{part}-{seed}.json").write_text(json.dumps(facts, indent=1))
-            found.append(facts)
-            print(
-                part,
-                seed,
-                json.dumps(facts.get("judges") or facts["subsets"]["text only"]["judges"]["full"])[:400],
-                flush=True,
-            )
+            folder = drawn(part, args.work, seed, args.images or PARTS[part][1])
+            found.append(judged(part, bundle, folder, args.work / f"{folder.name}.json", args.threads))
+            print(part, seed, folder, flush=True)
         signs(figures, found) if part == "signs" else compared(figures, part, found)
     figures.carry(args.results, but=[key for part in parts for key in KEYS[part]])
     figures.write(args.results)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from tilth.pipeline.cli.recipes import AsJson, say
 from tilth.pipeline.cli.settings import read_settings
 from tilth.pipeline.cli.steps import COMMANDS, Device, StepCommand, run_one
 
+if TYPE_CHECKING:
+    from tilth.images import Image
+
+MOST_PICTURES = 5000  # that are kept until it is known which are the hardest
 Threads = Annotated[int, typer.Option(min=0, help="Threads of each model of a bundle; 0 for all cores.")]
 BundlePath = Annotated[Path, typer.Argument(help="Folder that `package` made, or a champion.")]
 
@@ -120,7 +124,12 @@ def evaluate(
         list[Path],
         typer.Argument(metavar="DATASET", help="Dataset folder. With --protocol: BUNDLE DATASET, or a folder."),
     ],
-    policy: Annotated[Path | None, typer.Option(help="Policy file; with --protocol the bundle's own counts.")] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Policy file. With --protocol the bundle's own counts, and the hash lists of this one name what --html never shows."
+        ),
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the step; see below.")] = None,
     device: Device = "auto",
     label: Annotated[str, typer.Option("--as", help="Name for what it leaves; the step's own when empty.")] = "",
@@ -144,22 +153,27 @@ def evaluate(
     ] = "",
     split: Annotated[str, typer.Option(help="Of the dataset that a bundle is judged on.")] = "test",
     threads: Threads = 0,
+    html: Annotated[Path | None, typer.Option(help="Write what a protocol finds as a page, too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure models on sealed images."""
     if not protocol:
         _step(paths, policy, settings, device, label)
         return
+    from tilth.engine.work import utc_now
+    from tilth.mining.copies.listed import guard_of
     from tilth.models import check_device
     from tilth.pipeline.protocols.judge import PROTOCOLS, judge
+    from tilth.pipeline.protocols.page import Thumbs, thumb, write_page
     from tilth.pipeline.protocols.rivals import Ways
     from tilth.pipeline.protocols.table import table
+    from tilth.policy import load_policy
 
     if protocol not in PROTOCOLS:
         raise InputError(f"--protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     if len(paths) != 2:
         raise InputError(f"--protocol {protocol} takes a bundle and what it is judged on, got {len(paths)} paths")
-    if settings or label or policy:
+    if settings or label or (policy and not html):
         raise InputError("--set, --as and --policy are for the step; a protocol judges a bundle by its own policy")
     if protocol == "flips" and rival:
         raise InputError("--rival: no rival follows another policy; flips are compared with the base policy's labels")
@@ -167,7 +181,16 @@ def evaluate(
         raise InputError(f"--token-env {token_env}: no such environment variable")
     check_device(device)
     ways = Ways(unsafe=unsafe or (), token=os.environ.get(token_env, ""), threads=threads, device=device)
-    facts = judge(protocol, paths[0], paths[1], specs=rival or [], ways=ways, split=split)
+    guard = guard_of(load_policy(policy)) if policy else None
+    thumbs: Thumbs = {}
+
+    def keep(file: str, image: "Image") -> None:
+        if html is not None and len(thumbs) < MOST_PICTURES and not (guard and guard(image)):
+            thumbs[file] = thumb(file, image)
+
+    facts = judge(protocol, paths[0], paths[1], specs=rival or [], ways=ways, split=split, keep=keep)
+    if html is not None:
+        write_page(html, facts, thumbs, utc_now()[:10])
     say(json.dumps(facts, indent=1) if as_json else table(facts))
 
 

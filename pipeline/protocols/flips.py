@@ -14,8 +14,7 @@ import numpy as np
 
 from tilth.claims import Json
 from tilth.errors import InputError
-from tilth.pipeline.protocols.folder import BASE, Folder
-from tilth.pipeline.protocols.other_policy import under
+from tilth.pipeline.protocols.folder import BASE, Folder, under
 from tilth.pipeline.protocols.rates import shares
 from tilth.pipeline.protocols.said import FULL, VISION, Seen, named, vision_of
 from tilth.pipeline.protocols.two_stage import ALWAYS, few

@@ -5,7 +5,8 @@
     answers.jsonl          {"file": "images/000001.jpg", "policy": "base", "categories": ["dice"]}
 
 `categories` are those that apply under that policy. A line may also say `"pair": "0001"`, which two images share that differ in one
-thing, or `"twin": "images/000002.jpg"`, the same image without the words that were put in to mislead.
+thing, or `"twin": "images/000002.jpg"`, the same image without the words that were put in to mislead. A bundle is put under such a policy
+without training; the thresholds stay its own.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,17 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tilth.claims import Json
 from tilth.errors import InputError
 from tilth.images import Image, decode
-from tilth.policy import Policy, load_policy
+from tilth.policy import Category, Policy, load_policy
+from tilth.runtime.bundles.bundle import in_use, load_bundle
+from tilth.runtime.bundles.repolicy import repolicy
+from tilth.runtime.bundles.settings import write_policy
+from tilth.runtime.stages.cascade import Moderator
 from tilth.yaml_text import plainly
 
+THRESHOLDS = ("review_above", "block_above", "review_at")
 ANSWERS, POLICIES, BASE = "answers.jsonl", "policies", "base"
 SAID = 10  # mistakes that are told
 
@@ -120,3 +127,54 @@ def _faults(answer: Answer, policies: dict[str, Policy], answers: dict[str, dict
         if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts
     ]
     return found
+
+
+def under(bundle: Path, folder: Folder, name: str, made: Path, *, threads: int = 0) -> Moderator:
+    """Load a bundle under a policy of a folder, as `tilth bundle policy` would make it.
+
+    Args:
+        bundle: The bundle.
+        folder: Has the policies.
+        name: Of the one that is to hold.
+        made: Folder for the bundle that is made; nothing is made where the bundle says the same already.
+        threads: Of each model.
+
+    Raises:
+        InputError: No text can make this bundle follow that policy.
+    """
+    own, base, policy = load_policy(in_use(bundle) / "policy.yaml"), folder.policies[BASE], folder.policies[name]
+    wanted = policy.model_copy(update={"categories": tuple(_tuned(one, own, base) for one in policy.categories)})
+    if _told(wanted) == _told(own):
+        return load_bundle(bundle, threads=threads)
+    made.mkdir(parents=True)
+    write_policy(made, wanted)
+    try:
+        repolicy(bundle, made / "policy.yaml", made / "bundle", made="")
+    except InputError as error:
+        raise InputError(f"{bundle} cannot follow {folder.path / POLICIES / name}.yaml: {error}") from error
+    return load_bundle(made / "bundle", threads=threads)
+
+
+def _told(policy: Policy) -> list[Json]:
+    """Return what of a policy decides anything."""
+    return [
+        (one.name, " ".join(one.definition.split()), one.evidence, one.severity, *_numbers(one))
+        for one in policy.categories
+    ]
+
+
+def _numbers(category: Category) -> tuple[Json, ...]:
+    return tuple(category.model_dump()[name] for name in THRESHOLDS)
+
+
+def _tuned(category: Category, own: Policy, base: Policy) -> Category:
+    """Give a category the thresholds of the bundle's, which belong to its models, unless the policy means to change them.
+
+    It does where they differ from those of the folder's base, and where the category is new.
+    """
+    name = category.name
+    if name not in own.names or name not in base.names or _numbers(category) != _numbers(base[name]):
+        return category
+    if category.is_signpost is not own[name].is_signpost:
+        return category
+    return category.model_copy(update={key: getattr(own[name], key) for key in THRESHOLDS})

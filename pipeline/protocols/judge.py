@@ -9,10 +9,10 @@ from tilth.claims import Json
 from tilth.engine.work import utc_now
 from tilth.errors import TooManyFailures
 from tilth.events import Events
+from tilth.images import Image
 from tilth.pipeline.protocols.examples import open_source
 from tilth.pipeline.protocols.flips import flips
-from tilth.pipeline.protocols.folder import BASE, read_folder
-from tilth.pipeline.protocols.other_policy import under
+from tilth.pipeline.protocols.folder import BASE, read_folder, under
 from tilth.pipeline.protocols.pairs import edited_pairs, hear, injected_pairs, injection_flips, pairs_right
 from tilth.pipeline.protocols.rivals import Ways, rivals
 from tilth.pipeline.protocols.said import Cascade
@@ -23,11 +23,18 @@ from tilth.train.judge.testsets import opened
 TWO_STAGE, FLIPS, PAIRS, INJECTION = PROTOCOLS = ("two-stage", "flips", "pairs", "injection")
 
 Facts = dict[str, Json]
-Advance = Callable[[int], None]
+Keep = Callable[[str, Image], None]
 
 
 def judge(
-    protocol: str, bundle: Path, path: Path, *, specs: Sequence[str] = (), ways: Ways | None = None, split: str = "test"
+    protocol: str,
+    bundle: Path,
+    path: Path,
+    *,
+    specs: Sequence[str] = (),
+    ways: Ways | None = None,
+    split: str = "test",
+    keep: Keep = lambda file, image: None,
 ) -> Facts:
     """Judge, and return all numbers.
 
@@ -38,6 +45,7 @@ def judge(
         specs: Of rivals.
         ways: How they are asked, and by how many threads the bundle computes.
         split: Of a dataset.
+        keep: Called with the name and the pixels of each image of which both stages are wrong, in `two-stage`.
 
     Raises:
         InputError: The bundle or what it is to be judged on is none.
@@ -46,7 +54,7 @@ def judge(
     ways = ways or Ways()
     with closing(Events()) as events:
         if protocol == TWO_STAGE:
-            facts = _two_stage(events, bundle, path, specs, ways, split)
+            facts = _two_stage(events, bundle, path, specs, ways, split, keep)
         elif protocol == FLIPS:
             facts = _flips(events, bundle, path, ways)
         else:
@@ -54,7 +62,9 @@ def judge(
     return {"protocol": protocol, "set": str(path), **facts}
 
 
-def _two_stage(events: Events, bundle: Path, path: Path, specs: Sequence[str], ways: Ways, split: str) -> Facts:
+def _two_stage(
+    events: Events, bundle: Path, path: Path, specs: Sequence[str], ways: Ways, split: str, keep: Keep
+) -> Facts:
     moderator = load_bundle(bundle, threads=ways.threads)
     source = open_source(path, moderator.policy, split)
     told: Facts = dict(source.told)
@@ -65,7 +75,7 @@ def _two_stage(events: Events, bundle: Path, path: Path, specs: Sequence[str], w
             by = f"{TWO_STAGE}/{moderator.name}/{source.told.get('version')}"
             told["test_opened"] = opened(path, source.sealed, by, utc_now())
         with events.progress(TWO_STAGE, source.total) as advance:
-            asked = ask(source.read(), Cascade(moderator), others, advance)
+            asked = ask(source.read(), Cascade(moderator), others, advance, keep)
     if not asked.rows:
         raise TooManyFailures(
             f"{path}: no image was judged: {len(asked.broken)} could not be decoded, and of {len(asked.unknown)} "

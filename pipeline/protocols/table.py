@@ -17,12 +17,15 @@ def show(share: Any) -> str:
 
     >>> show({"mean": 0.9333, "ci95": [0.9, 0.95]}), show({"mean": None, "ci95": [None, None]})
     ('93.3 [90.0, 95.0]', '–')
+    >>> show({"mean": -0.01, "ci95": [-0.02, 0.0]})
+    '−1.0 [−2.0, 0.0]'
     """
     if not isinstance(share, Mapping) or share["mean"] is None:
         return "–"
     mean = float(share["mean"])
     ends = [100 * end for end in share.get("ci95", ()) if end is not None]
-    return f"{100 * mean:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
+    told = f"{100 * mean:.1f}" + (f" [{ends[0]:.1f}, {ends[1]:.1f}]" if ends else "")
+    return told.replace("-", "−")
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

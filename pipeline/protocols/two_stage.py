@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tilth.claims import Json
+from tilth.images import Image
 from tilth.pipeline.protocols.examples import Example
 from tilth.pipeline.protocols.rates import differences, rates
 from tilth.pipeline.protocols.said import FULL, VISION, Cascade, Judge, Said
@@ -61,8 +62,17 @@ def ask(
     cascade: Cascade,
     rivals: Sequence[Judge] = (),
     advance: Callable[[int], None] = lambda n: None,
+    keep: Callable[[str, Image], None] = lambda file, image: None,
 ) -> Asked:
-    """Ask all judges about each image, by turns, so that what else the machine does slows all of them alike."""
+    """Ask all judges about each image, by turns, so that what else the machine does slows all of them alike.
+
+    Args:
+        examples: The images.
+        cascade: The bundle.
+        rivals: Others.
+        advance: Called with the number of images just done.
+        keep: Called with the name and the pixels of each image of which both stages are wrong.
+    """
     asked, judges, warm = Asked(), [cascade, *rivals], False
     for example in examples:
         advance(1)
@@ -82,6 +92,8 @@ def ask(
         if words is None:
             asked.read = True
             words = True if said[FULL].text else cascade.words(example.image)
+        if said[FULL].flagged is not example.unsafe:
+            keep(example.file, example.image)
         asked.rows.append(
             Row(
                 file=example.file, unsafe=example.unsafe, categories=example.categories, pictured=example.pictured,

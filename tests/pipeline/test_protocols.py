@@ -14,9 +14,8 @@ from runtime_graphs import BLUE, GREY, RED, shared_bundle, shared_moderator
 from tilth.errors import InputError, TooManyFailures
 from tilth.images import decode, encode_png
 from tilth.pipeline.protocols.flips import told
-from tilth.pipeline.protocols.folder import read_folder
+from tilth.pipeline.protocols.folder import read_folder, under
 from tilth.pipeline.protocols.judge import judge
-from tilth.pipeline.protocols.other_policy import under
 from tilth.pipeline.protocols.rivals import Ways
 from tilth.pipeline.protocols.table import table
 from tilth.runtime.stages.cascade import Action, Verdict

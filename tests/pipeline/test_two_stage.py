@@ -290,6 +290,12 @@ def test_the_command_prints_a_table_or_json(folder: Path) -> None:
         tilth("eval", "--protocol", "two-stage", shared_bundle(), folder, "--threads", "1", "--json").stdout
     )
     assert told["subsets"]["all"]["images"] == 8
+    page = folder.parent / "page.html"
+    assert tilth("eval", "--protocol", "two-stage", shared_bundle(), folder, "--html", page).returncode == 0
+    shown = page.read_text()
+    assert "Text only" in shown
+    assert shown.count('class="thumb veiled"') == 2, "the two that both stages get wrong, blurred"
+    assert "images/broken.png" in shown
     refused = tilth("eval", "--protocol", "two-stage", shared_bundle(), folder.parent)
     assert refused.returncode == 2
     assert "neither a dataset, nor a folder with answers.jsonl, nor Parquet files" in refusal(refused)
