@@ -1,6 +1,8 @@
-"""Write the starter world, or rebuild its miniatures.
+"""Write the starter world, or the files of a protocol, or rebuild its miniatures.
 
 python -m tilth.starter world --out runs/starter-world
+python -m tilth.starter flips --out runs/flips
+python -m tilth.starter injection --out runs/injection
 python -m tilth.starter train diffusion
 """
 
@@ -9,12 +11,14 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
-from tilth.errors import TilthError
+from tilth.errors import InputError, TilthError
 
 MODELS = Path(__file__).parent / "models"
+POLICY = Path(str(files("tilth"))) / "configs" / "policies" / "starter.yaml"
 
 # name -> the function that trains it: (out, work, device, steps) -> scores on held-out scenes
 TRAINERS = {
@@ -74,6 +78,19 @@ def _prevalence(text: str) -> float | dict[str, float]:
         return _numbers(text)
 
 
+# name -> what its help says, and the number of images by default
+PROTOCOLS = {
+    "flips": (
+        "write policies that differ in one thing, and drawn signs with what truly applies under each",
+        "number of images",
+        600,
+    ),
+    "injection": (
+        "write drawn signs with words that try to talk a judge round, and their twins without",
+        "number of pairs",
+        500,
+    ),
+}
 SETTINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
     "labelled": (int, "N", "number of labelled images (default: 60)"),
     "corpus": (int, "N", "number of corpus images (default: 6000)"),
@@ -115,6 +132,26 @@ def write_files(arguments: argparse.Namespace) -> None:
     events.emit("world", message=f"{arguments.out}: {total} images" + ("" if written else ", already there"))
 
 
+def write_protocol(arguments: argparse.Namespace) -> None:
+    """Write the files of a protocol and show how far it is.
+
+    Raises:
+        InputError: The policy is wrong, or the folder is there already.
+    """
+    from tilth.events import Events
+    from tilth.policy import load_policy
+    from tilth.starter.verdict.protocols import write_flips, write_injections
+
+    write, each = (write_flips, 1) if arguments.command == "flips" else (write_injections, 2)
+    if arguments.images < 1:
+        raise InputError(f"--images must be at least 1, got {arguments.images}")
+    events = Events()
+    with events.progress(arguments.command, each * arguments.images) as advance:
+        told = write(arguments.out, load_policy(arguments.policy), arguments.seed, arguments.images, advance)
+    said = ", ".join(f"{name} {count}" for name, count in told.items() if name != "base")
+    events.emit(arguments.command, message=f"{arguments.out}: {each * arguments.images} images; of these, {said}")
+
+
 def main() -> None:
     """Parse the command line."""
     parser = _Parser(
@@ -136,12 +173,24 @@ def main() -> None:
     world.add_argument("--out", type=Path, required=True, help="folder to make")
     for name, (read, shape, words) in SETTINGS.items():
         world.add_argument(f"--{name}", type=read, metavar=shape, help=words)
+    for name, (words, of_what, count) in PROTOCOLS.items():
+        protocol = commands.add_parser(name, help=words)
+        protocol.add_argument("--out", type=Path, required=True, help="folder to make")
+        protocol.add_argument(
+            "--seed", type=int, default=0, help="another one gives other words and images (default: %(default)s)"
+        )
+        protocol.add_argument(
+            "--images", type=int, metavar="N", default=count, help=f"{of_what} (default: %(default)s)"
+        )
+        protocol.add_argument(
+            "--policy", type=Path, default=POLICY, help="whose pictured categories are kept (default: the starter's)"
+        )
     arguments = parser.parse_args()
-    if arguments.command == "world":
+    if arguments.command != "train":
         try:
-            write_files(arguments)
+            (write_files if arguments.command == "world" else write_protocol)(arguments)
         except TilthError as error:
-            print(f"{parser.prog} world: {error}", file=sys.stderr)
+            print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
         return
     import torch

@@ -23,6 +23,7 @@ from tilth.runtime.bundles.settings import CLEAR_BELOW, write_policy
 from tilth.runtime.bundles.tune import tune
 from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.stage1 import Floats, Prepare
+from tilth.runtime.stages.stage2 import strange_words
 from tilth.runtime.stages.template import DEFINED, LETTERS, SAFE
 from tilth.train.artifacts.artifact import About, read_about
 
@@ -217,7 +218,18 @@ def check_language_model(name: str, policy: Policy) -> None:
     own = models.find(name) / "verdict.json" if models.is_here(name) else None
     if own is None or not own.exists():
         return  # it answers for whatever it is told
-    taught = json.loads(own.read_text())["labels"]
+    told = json.loads(own.read_text())
+    if told["template_version"] == DEFINED:  # it reads what the policy says
+        if told.get("whole_words"):
+            from tokenizers import Tokenizer
+
+            if lacks := strange_words(Tokenizer.from_file(str(own.with_name("tokenizer.json"))), policy):
+                raise InputError(
+                    f"{name} does not know these words of the policy: {', '.join(lacks)}; say it in its words (docs/policy.md, Write "
+                    f"clauses), or {another}"
+                )
+        return
+    taught = told["labels"]
     if lacks := [category for category in written if category not in taught]:
         raise InputError(f"{name} was not taught {', '.join(lacks)} but {', '.join(taught)}; {another}")
     if strange := [label for label in taught if label not in _verdicts(policy)]:

@@ -4,7 +4,7 @@
     policy.yaml        categories and thresholds
     classifier.onnx    classifier.json {labels, size_wh, mean, std, calibration: {label: {a, d, b}}}
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
-    verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding}, tokenizer.json
+    verdict.onnx       verdict.json {template_version, labels, label_token_ids, max_tokens, padding, …}, tokenizer.json
     tuned.json         what runs fastest on this machine; the one file that is not sealed, see `tuned.py`
 
 The three files of Stage 2 are missing where a policy has nothing to read: then Stage 1 decides alone. Those of the detector are

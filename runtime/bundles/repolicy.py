@@ -11,9 +11,11 @@ from pathlib import Path
 from tilth.claims import Json
 from tilth.data.files import folder_beside
 from tilth.errors import InputError
+from tilth.extras import optional
 from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.bundle import MANIFEST, digest_of, in_use, load_bundle, seal, verify
 from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings, write_policy
+from tilth.runtime.stages.stage2 import strange_words
 from tilth.runtime.stages.template import DEFINED, SAFE
 
 CARD = "README.md"
@@ -108,7 +110,15 @@ def _check(folder: Path, before: Policy, after: Policy) -> None:
                 for c in after.written
                 if c.name in means and means[c.name] != c.definition
             ]
-        elif (most := len(verdict.label_token_ids) - 1) < len([c for c in after.categories if not c.is_signpost]):
+        elif verdict.whole_words:
+            with optional():
+                from tokenizers import Tokenizer
+            wrong += [
+                f"the language model does not know {words}; say it in its words (docs/policy.md, Write clauses), or package with another"
+                for words in strange_words(Tokenizer.from_file(str(folder / "tokenizer.json")), after)
+            ]
+        most, judged = len(verdict.label_token_ids) - 1, [c for c in after.categories if not c.is_signpost]
+        if verdict.template_version == DEFINED and len(judged) > most:
             wrong.append(f"the language model tells at most {most} categories apart; leave some out")
     if wrong:
         raise InputError("\n".join(wrong))

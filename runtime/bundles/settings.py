@@ -62,6 +62,7 @@ class VerdictSettings(_Settings):
         padding: Side on which shorter prompts are filled.
         before: What a chat begins with.
         after: What comes between the prompt and the answer.
+        whole_words: Whether the model was taught whole words, and knows none that its tokenizer cuts up.
         past_shape: Layers times two, heads and width of what the graph keeps of the rules; None for one that keeps nothing.
     """
 
@@ -72,6 +73,7 @@ class VerdictSettings(_Settings):
     padding: Literal["left", "right"]
     before: str = ""
     after: str = ""
+    whole_words: bool = False
     past_shape: tuple[int, int, int] | None = None
 
     def rules(self, policy: Policy) -> str:

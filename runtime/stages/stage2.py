@@ -3,6 +3,7 @@
 What all prompts of a bundle begin with, the rules, is read once: its keys and values are kept and stand before every case.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from tilth.errors import InputError
 from tilth.fusion import finite
+from tilth.policy import Policy
 from tilth.runtime.stages.graphs import Arrays, Graph
 from tilth.runtime.stages.stage1 import Screen
 from tilth.runtime.stages.template import SAFE, case
@@ -124,6 +126,22 @@ def encode(tokenizer: "Tokenizer", text: str, *, special: bool, begins: bool = F
     """
     tokenizer.encode_special_tokens = not special
     return list(tokenizer.encode(text, add_special_tokens=begins).ids)
+
+
+def strange_words(tokenizer: "Tokenizer", policy: Policy) -> list[str]:
+    """Say of which categories a model that was taught whole words cannot read the definition, and which words of it.
+
+    Args:
+        tokenizer: Of the model; it has words that were not taught in pieces only.
+        policy: What words decide in it is read.
+    """
+    told = []
+    for category in policy.written:
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", category.definition))
+        strange = [word for word in words if len(encode(tokenizer, word, special=False)) > 1]
+        if strange or not words:
+            told.append(f"{', '.join(strange) or 'no definition'} ({category.name})")
+    return told
 
 
 def read_once(
