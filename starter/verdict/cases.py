@@ -127,7 +127,7 @@ def draw_saying(
         rng: Decides the draw.
         held_out: Draw from the signs and injections that training never shows.
         short: With nothing to see but a board, or not even that.
-        injected: Whether some of the words try to talk the judge round; every other long case when None.
+        injected: Whether some of the words try to talk the judge round; more than half of the long cases when None.
     """
     chance, topic = rng.random(), OTHER
     if focus and chance < 0.3:
@@ -138,7 +138,7 @@ def draw_saying(
         topic = str(rng.choice(list(TOPICS)))
     text = say(topic, rng, held_out=held_out)
     if injected is None:
-        injected = not short and bool(rng.random() < 0.5)
+        injected = bool(rng.random() < (0.2 if short else 0.55))
     if injected:
         noun = str(rng.choice(TOPICS[str(rng.choice(policy.spoken_of))].phrases("nouns", held_out)))
         line = inject(rng, policy.labels, noun, held_out=held_out)
@@ -147,7 +147,7 @@ def draw_saying(
         more = [say(OTHER, rng, held_out=held_out) for _ in range(int(rng.integers(1, 4)))]
         text = " ".join(str(part) for part in rng.permutation([text, *more]))
     if short and rng.random() < 0.6:
-        return Saying(screen=Screen(scores={}), text=text, topic=topic)
+        return Saying(screen=Screen(scores={}), text=text, topic=topic, injected=injected)
     chance, text = rng.random(), misread(text, rng)
     if short or chance < 0.4:
         screen = BOARD if chance < 0.3 and not short else Screen(scores={})

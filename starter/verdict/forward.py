@@ -97,7 +97,8 @@ def _norm(x: torch.Tensor, layer: Any) -> torch.Tensor:
 
 def _both(x: torch.Tensor, *layers: Any) -> Sequence[torch.Tensor]:
     joined = functional.linear(x, torch.cat([layer.weight for layer in layers]))
-    return joined.split([len(layer.weight) for layer in layers], 1)
+    parts: Sequence[torch.Tensor] = joined.split([len(layer.weight) for layer in layers], 1)
+    return parts
 
 
 def _turned(x: torch.Tensor, turn: Sequence[torch.Tensor]) -> torch.Tensor:

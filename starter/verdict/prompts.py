@@ -57,10 +57,11 @@ def encode(tokenizer: Tokenizer, given: Sequence[tuple[Rules, Sequence[Saying]]]
         code.ids
         for code in tokenizer.encode_batch([case(one.screen, one.text) for _, one in flat], add_special_tokens=False)
     ]
-    stop = tokenizer.token_to_id(".")
+    ids_of = tokenizer.get_vocab()
+    stop, pad = ids_of["."], ids_of[PAD]
     clauses, spoken_of, governs = [], [], []
     for row, (ids, (policy, ones)) in enumerate(zip(policies, given, strict=True)):
-        sentences = [(0, (), True)]  # of `safe`
+        sentences: list[tuple[int, tuple[str, ...], bool]] = [(0, (), True)]  # of `safe`
         sentences += [(n + 1, c.topics, c.counts) for n, rule in enumerate(policy.rules) for c in rule.clauses]
         stops = [column for column, token in enumerate(ids) if token == stop]
         for column, (letter, topics, counts) in zip(stops, sentences, strict=True):
@@ -69,7 +70,6 @@ def encode(tokenizer: Tokenizer, given: Sequence[tuple[Rules, Sequence[Saying]]]
         for one in ones:
             speaks = (column for column, (_, topics, _) in zip(stops, sentences, strict=True) if one.topic in topics)
             governs.append(next(speaks, stops[0]))
-    pad = int(tokenizer.token_to_id(PAD))
     return Prompts(
         policies=_filled(policies, pad),
         policy_lengths=torch.tensor([len(row) for row in policies]),
@@ -90,4 +90,5 @@ def _filled(rows: Sequence[Sequence[int]], pad: int) -> torch.Tensor:
 
 def letters_of(tokenizer: Tokenizer) -> list[int]:
     """Return the tokens of the letters, which answer."""
-    return [int(tokenizer.token_to_id(letter)) for letter in LETTERS]
+    ids_of = tokenizer.get_vocab()
+    return [ids_of[letter] for letter in LETTERS]

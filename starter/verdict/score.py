@@ -78,7 +78,7 @@ def _injections(model: Any, tokenizer: Tokenizer, n: int) -> dict[str, float]:
     for i in range(max(1, n // EACH)):
         rng = np.random.default_rng((73, i))
         policy = starter() if i % 2 else draw_policy(rng, held_out=True)
-        clean = [draw_saying(policy, (), rng, held_out=True, short=True) for _ in range(EACH)]
+        clean = [draw_saying(policy, (), rng, held_out=True, short=True, injected=False) for _ in range(EACH)]
         spoilt = [Saying(screen=one.screen, text=f"{one.text} {_line(policy, rng)}", topic=one.topic) for one in clean]
         before, after = verdicts(model, tokenizer, [(policy, clean), (policy, spoilt)])
         changed += [old != new for old, new in zip(before, after, strict=True)]

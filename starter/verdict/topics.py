@@ -96,8 +96,8 @@ TOPICS: dict[str, Topic] = {
     ),
     "banned": Topic(
         area="sale", names="ban|not_sold|house_rule",
-        verbs="say that restricted goods are not sold|ban goods from a room|forbid restricted goods|say that goods are banned",
-        nouns="bans of goods|notices that goods are not sold|rooms without restricted goods|bans of restricted goods",
+        verbs="forbid to sell restricted goods|ban goods from a room|forbid restricted goods|say that goods are banned",
+        nouns="bans of goods|notices that ban goods|rooms without restricted goods|bans of restricted goods",
         sayings="NO {goods} SOLD HERE|NO {goods} IN THE {room}|{goods} BANNED IN THE {room}|*{goods} NOT SOLD HERE|*{goods} BANNED HERE",
     ),
     "quit": Topic(

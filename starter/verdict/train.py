@@ -30,7 +30,7 @@ from tilth.starter.verdict.score import score
 from tilth.starter.verdict.tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
 from tilth.starter.verdict.topics import OTHER, TOPICS, sayings
 
-STEPS = 4500
+STEPS = 7000
 CASES = 8  # of a policy
 # from which step on -> pairs of short and of long policies of a step, and how much each matters; every how many steps there are long ones
 LESSONS = {0: ((4, 1.0), (1, 0.4), 4), 750: ((2, 0.6), (2, 1.0), 1)}
@@ -105,12 +105,15 @@ def loss_of(parts: Any, prompts: Prompts, letters: list[int]) -> torch.Tensor:
     """Return the loss of the answers, with what helps."""
     found = read(parts["model"], prompts, MIDDLE)
     rows = torch.arange(len(prompts.cases), device=found.last.device)
-    answers = (found.last @ parts["model"].lm_head.weight[letters].T).float()
-    loss = nn.functional.cross_entropy(answers, prompts.verdicts)
+    written = parts["model"].lm_head(found.last).float()  # of all tokens, so that `generate()` writes a letter, too
+    right = torch.tensor(letters, device=written.device)[prompts.verdicts]
+    loss = nn.functional.cross_entropy(written, right)
     stops = found.policies[prompts.clauses[:, 0], prompts.clauses[:, 1]]
     loss = loss + 0.5 * nn.functional.cross_entropy(parts["letter"](stops).float(), prompts.clauses[:, 2])
-    written = prompts.spoken_of.sum(1) > 0
-    loss = loss + 0.5 * nn.functional.cross_entropy(parts["topic"](stops[written]).float(), prompts.spoken_of[written])
+    of_words = prompts.spoken_of.sum(1) > 0
+    loss = loss + 0.5 * nn.functional.cross_entropy(
+        parts["topic"](stops[of_words]).float(), prompts.spoken_of[of_words]
+    )
     said = prompts.topics >= 0
     ends = found.cases[rows, prompts.case_lengths - 2]
     if said.any():

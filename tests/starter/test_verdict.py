@@ -17,12 +17,14 @@ from tilth.policy import load_policy
 from tilth.runtime.stages.reading import Reader
 from tilth.runtime.stages.stage2 import strange_words
 from tilth.runtime.stages.template import case, rules
+from tilth.starter import __main__ as commands
 from tilth.starter.verdict.cases import draw_pictured, draw_saying
 from tilth.starter.verdict.forward import read
 from tilth.starter.verdict.injections import LINES, inject
 from tilth.starter.verdict.policies import CLAUSES, CORES, UNSEEN, draw_policy, starter, twin
 from tilth.starter.verdict.prompts import encode, letters_of
 from tilth.starter.verdict.protocols import write_flips, write_injections
+from tilth.starter.verdict.score import score
 from tilth.starter.verdict.topics import OTHER, TOPICS, sayings
 from tilth.starter.world.scene import Spec, render
 from tilth.starter.world.texts import parted
@@ -128,6 +130,18 @@ def test_cases_that_are_read_together_are_read_as_a_llama_reads_each_alone() -> 
             assert torch.allclose(together[i], alone, atol=1e-4)
 
 
+def test_the_model_obeys_policies_wordings_and_signs_that_it_never_met() -> None:
+    folder = models.locate("starter:verdict")
+    model = LlamaForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    # its card has what 2,000 cases gave; 150 leave room for chance
+    found = score(model, Tokenizer.from_file(str(folder / "tokenizer.json")), 150)
+    assert found["flips_right"] > 0.8
+    assert found["spill"] < 0.08
+    assert found["injection_flips"] < 0.15
+    assert found["any_policy"] > 0.85
+    assert found["accuracy_of_words"] > 0.93
+
+
 def test_flips_are_written_with_what_is_true_under_each_policy(tmp_path: Path) -> None:
     changed = write_flips(tmp_path / "flips", load_policy(POLICY), seed=3, images=24)
     policies = {path.stem: load_policy(path) for path in (tmp_path / "flips" / "policies").glob("*.yaml")}
@@ -169,3 +183,26 @@ def test_a_long_text_takes_more_lines_and_is_read_whole() -> None:
     sign = Spec(things=(("sign", "teal", text),), surface="tile", style="photo")
     said = Reader(threads=1)(render(sign, rng_of(3), side=448).image)
     assert said.replace(" ", "") == text.replace(" ", "")
+
+
+def test_the_commands_write_what_they_say_and_refuse_nonsense_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> None:
+        monkeypatch.setattr("sys.argv", ["starter", *words])
+        commands.main()
+
+    run("injection", "--out", str(tmp_path / "made"), "--images", "1", "--seed", "5")
+    assert len(list((tmp_path / "made" / "images").iterdir())) == 2
+    for words, says in (
+        (("--images", "0"), "--images must be at least 1, got 0"),
+        (("--policy", str(tmp_path / "none.yaml")), "none.yaml"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as refused:
+            run("flips", "--out", str(tmp_path / "other"), *words)
+        assert refused.value.code == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "other").exists()
