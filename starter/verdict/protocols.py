@@ -153,7 +153,7 @@ def _policy(policy: Policy, rules: Rules, name: str) -> Policy:
     ]  # fmt: skip
     pictured = [c for c in policy.pictured if not c.is_signpost]
     boards = [c for c in policy.pictured if c.is_signpost]
-    return policy.model_copy(update={"policy": f"{policy.policy}_{name}", "categories": (*pictured, *new, *boards)})
+    return Policy(policy=f"{policy.policy}_{name}", version=policy.version, categories=(*pictured, *new, *boards))
 
 
 def _topic(rng: np.random.Generator, turned: list[str], base: Rules) -> str:

@@ -30,7 +30,7 @@ from tilth.starter.verdict.score import score
 from tilth.starter.verdict.tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
 from tilth.starter.verdict.topics import OTHER, TOPICS, sayings
 
-STEPS = 7000
+STEPS = 9000
 CASES = 8  # of a policy
 # from which step on -> pairs of short and of long policies of a step, and how much each matters; every how many steps there are long ones
 LESSONS = {0: ((4, 1.0), (1, 0.4), 4), 750: ((2, 0.6), (2, 1.0), 1)}
