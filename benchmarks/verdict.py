@@ -37,6 +37,7 @@ from tilth.runtime.stages.graphs import open_graph
 from tilth.runtime.stages.stage2 import Stage2
 from tilth.runtime.stages.template import DEFINED, LETTERS, case, rules
 from tilth.starter.verdict.cases import LABELS, Case, draw_case
+from tilth.starter.verdict.policies import starter
 from tilth.train.artifacts.export import export_language_model, verdict_settings
 
 POLICY_TOKENS = 300
@@ -44,7 +45,7 @@ ANSWER = 16  # tokens at most
 MEANS = "what a person of this site would call so, whoever shows it, drawn or real, unless it is news, art or teaching"
 
 
-def stage2_of(folder: Path, made: Path, definitions: dict[str, str] | None) -> tuple[Stage2, Rows, GraphModel, Any]:
+def stage2_of(folder: Path, made: Path, definitions: dict[str, str]) -> tuple[Stage2, Rows, GraphModel, Any]:
     """Export a language model and open it as a bundle does."""
     made.mkdir()
     export_language_model(folder, made, verdict_settings(folder, LABELS, DEFINED))
@@ -139,7 +140,7 @@ def bootstrap(values: "np.ndarray[Any, Any]") -> list[float]:
 def sameness(figures: Figures, cases: int, work: Path) -> None:
     """Compare the answers of a model that was taught to answer."""
     folder = models.locate("starter:verdict")
-    stage2, rows, _, _ = stage2_of(folder, work / "starter", None)
+    stage2, rows, _, _ = stage2_of(folder, work / "starter", starter().definitions)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     drawn = [draw_case(np.random.default_rng((72, i)), held_out=True) for i in range(cases)]

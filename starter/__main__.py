@@ -2,6 +2,7 @@
 
 python -m tilth.starter world --out runs/starter-world
 python -m tilth.starter pairs --out runs/pairs
+python -m tilth.starter flips --out runs/flips
 python -m tilth.starter train diffusion
 """
 
@@ -10,12 +11,14 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
-from tilth.errors import TilthError
+from tilth.errors import InputError, TilthError
 
 MODELS = Path(__file__).parent / "models"
+POLICY = Path(str(files("tilth"))) / "configs" / "policies" / "starter.yaml"
 
 # name -> the function that trains it: (out, work, device, steps) -> scores on held-out scenes
 TRAINERS = {
@@ -75,6 +78,19 @@ def _prevalence(text: str) -> float | dict[str, float]:
         return _numbers(text)
 
 
+# name -> what its help says, what is counted, and how many by default
+PROTOCOLS = {
+    "flips": (
+        "write policies that differ in one thing, and drawn signs with what truly applies under each",
+        "number of images",
+        600,
+    ),
+    "injection": (
+        "write drawn signs with words that try to talk a judge round, and their twins without",
+        "number of pairs",
+        500,
+    ),
+}
 SETTINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
     "labelled": (int, "N", "number of labelled images (default: 60)"),
     "corpus": (int, "N", "number of corpus images (default: 6000)"),
@@ -133,7 +149,6 @@ def write_judged(arguments: argparse.Namespace) -> None:
     Raises:
         InputError: It is there, or a number is none.
     """
-    from tilth.errors import InputError
     from tilth.events import Events
     from tilth.starter.protocols.folder import write_folder
 
@@ -144,6 +159,26 @@ def write_judged(arguments: argparse.Namespace) -> None:
     draw = getattr(importlib.import_module(module), function)
     with Events().progress(arguments.command, arguments.images) as advance:
         write_folder(arguments.out, draw(arguments.images, arguments.seed), advance=advance)
+
+
+def write_protocol(arguments: argparse.Namespace) -> None:
+    """Write the files of a protocol and show how far it is.
+
+    Raises:
+        InputError: The policy is wrong, or the folder is there already.
+    """
+    from tilth.events import Events
+    from tilth.policy import load_policy
+    from tilth.starter.verdict.protocols import write_flips, write_injections
+
+    write, each = (write_flips, 1) if arguments.command == "flips" else (write_injections, 2)
+    if arguments.images < 1:
+        raise InputError(f"--images must be at least 1, got {arguments.images}")
+    events = Events()
+    with events.progress(arguments.command, each * arguments.images) as advance:
+        told = write(arguments.out, load_policy(arguments.policy), arguments.seed, arguments.images, advance)
+    said = ", ".join(f"{name} {count}" for name, count in told.items() if name != "base")
+    events.emit(arguments.command, message=f"{arguments.out}: {each * arguments.images} images; of these, {said}")
 
 
 def main() -> None:
@@ -167,15 +202,30 @@ def main() -> None:
     world.add_argument("--out", type=Path, required=True, help="folder to make")
     for name, (read, shape, words) in SETTINGS.items():
         world.add_argument(f"--{name}", type=read, metavar=shape, help=words)
-    for name, (_, count, words) in FOLDERS.items():
-        folder = commands.add_parser(name, help=f"write {words}, to judge a bundle on")
+    of_what = {
+        **{
+            name: (f"write {words}, to judge a bundle on", "how many", count)
+            for name, (_, count, words) in FOLDERS.items()
+        },
+        **PROTOCOLS,
+    }
+    for name, (words, counted, count) in of_what.items():
+        folder = commands.add_parser(name, help=words)
         folder.add_argument("--out", type=Path, required=True, help="folder to make")
         folder.add_argument("--seed", type=int, default=0, help="another one gives other images (default: 0)")
-        folder.add_argument("--images", type=int, default=count, help="how many (default: %(default)s)")
+        folder.add_argument("--images", type=int, metavar="N", default=count, help=f"{counted} (default: %(default)s)")
+        if name in PROTOCOLS:
+            folder.add_argument(
+                "--policy",
+                type=Path,
+                default=POLICY,
+                help="whose pictured categories are kept (default: the starter's)",
+            )
     arguments = parser.parse_args()
+    writers = {"world": write_files, **dict.fromkeys(FOLDERS, write_judged), **dict.fromkeys(PROTOCOLS, write_protocol)}
     if arguments.command != "train":
         try:
-            (write_files if arguments.command == "world" else write_judged)(arguments)
+            writers[arguments.command](arguments)
         except TilthError as error:
             print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -16,8 +16,12 @@ from tilth.pipeline.steps.guards import form_of, guard_prompt
 from tilth.policy import Policy
 from tilth.runtime.bundles.settings import BackEnd, verdicts
 from tilth.runtime.judges.guards import Form, check_words
+from tilth.runtime.judges.rows import strange_words
 from tilth.runtime.judges.server import ServerSettings
 from tilth.runtime.stages.template import DEFINED, LETTERS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MAX_TOKENS = 4096  # of a prompt, where the bundle does not hold the model as a graph
 
@@ -169,8 +173,22 @@ def check_language_model(name: str, policy: Policy, asking: Asking | None = None
         check_words(written, asking.words)
     if here is None or not (here / "verdict.json").exists():
         return  # it answers for whatever it is told
-    taught = json.loads((here / "verdict.json").read_text())["labels"]
+    own = json.loads((here / "verdict.json").read_text())
+    if own["template_version"] == DEFINED:  # it reads what the policy says
+        if own.get("whole_words") and (lacks := strange_words(_tokenizer(here), policy)):
+            raise InputError(
+                f"{name} does not know these words of the policy: {', '.join(lacks)}; say it in its words (docs/policy.md, Write "
+                f"clauses), or {another}"
+            )
+        return
+    taught = own["labels"]
     if lacks := [category for category in written if category not in taught]:
         raise InputError(f"{name} was not taught {', '.join(lacks)} but {', '.join(taught)}; {another}")
     if strange := [label for label in taught if label not in said]:
         raise InputError(f"{name} also answers with {', '.join(strange)}, which the policy does not have; {another}")
+
+
+def _tokenizer(place: Path) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(place / "tokenizer.json"))

@@ -12,10 +12,12 @@ from pathlib import Path
 from tilth.claims import Json
 from tilth.data.files import folder_beside
 from tilth.errors import InputError
+from tilth.extras import optional
 from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.bundle import MANIFEST, digest_of, in_use, load_bundle, seal, verify
 from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings, write_policy
 from tilth.runtime.judges.guards import check_words
+from tilth.runtime.judges.rows import strange_words
 from tilth.runtime.stages.template import SAFE
 
 CARD = "README.md"
@@ -123,6 +125,13 @@ def _check(folder: Path, before: Policy, after: Policy) -> None:
             ]
         elif len(verdict.verdicts(after)) > verdict.most_labels:
             wrong.append(f"the language model tells at most {verdict.most_labels - 1} categories apart; leave some out")
+        elif verdict.whole_words:
+            with optional():
+                from tokenizers import Tokenizer
+            wrong += [
+                f"the language model does not know {words}; say it in its words (docs/policy.md, Write clauses), or package with another"
+                for words in strange_words(Tokenizer.from_file(str(folder / "tokenizer.json")), after)
+            ]
     if wrong:
         raise InputError("\n".join(wrong))
 

@@ -74,6 +74,7 @@ class VerdictSettings(_Settings):
         padding: Side on which shorter prompts of a graph are filled.
         before: What a chat begins with.
         after: What comes between the prompt and the answer.
+        whole_words: Whether the model was taught whole words, and knows none that its tokenizer cuts up.
         past_shape: Layers times two, heads and width of what a graph keeps of the rules; None for one that keeps nothing.
         model: The checkpoint that transformers opens; it is not in the bundle.
         digest: Of that checkpoint.
@@ -92,6 +93,7 @@ class VerdictSettings(_Settings):
     padding: Literal["left", "right"] = "left"
     before: str = ""
     after: str = ""
+    whole_words: bool = False
     past_shape: tuple[int, int, int] | None = None
     model: str = ""
     digest: str = ""

@@ -4,12 +4,14 @@ The models behind it (`graph.py`, `causal.py`, `llamacpp.py`) do one thing: rows
 What rows begin with they are given when they are opened, so that they can read it once and keep its keys and values.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from tilth.policy import Policy
 from tilth.runtime.stages.stage1 import Floats
 from tilth.runtime.stages.stage2 import Chances
 
@@ -116,3 +118,19 @@ def encode(tokenizer: "Tokenizer", text: str, *, special: bool, begins: bool = F
     """
     tokenizer.encode_special_tokens = not special
     return list(tokenizer.encode(text, add_special_tokens=begins).ids)
+
+
+def strange_words(tokenizer: "Tokenizer", policy: Policy) -> list[str]:
+    """Say of which categories a model that was taught whole words cannot read the definition, and which words of it.
+
+    Args:
+        tokenizer: Of the model; it has words that were not taught in pieces only.
+        policy: What words decide in it is read.
+    """
+    told = []
+    for category in policy.written:
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", category.definition))
+        strange = [word for word in words if len(encode(tokenizer, word, special=False)) > 1]
+        if strange or not words:
+            told.append(f"{', '.join(strange) or 'no definition'} ({category.name})")
+    return told

@@ -1,8 +1,9 @@
 """Stage 1's output and the words in the image become one prompt; this is all that Stage 2's language model ever sees.
 
 A prompt is the rules, which are the same for every image of a bundle, and the case. A model is trained, or chosen, for a version of the
-template, and its bundle says which: 1 names the rules, as the starter's miniature was taught, 2 also says what each means in the words of
-the policy, for any instruction-tuned model. Changing a word means another version. The answer is one token, a letter.
+template, and its bundle says which: 1 names the rules, as bundles have it whose model was taught a list of categories, 2 also says what
+each means in the words of the policy, for any instruction-tuned model and for the starter's miniature. Changing a word means another
+version. The answer is one token, a letter.
 """
 
 import re

@@ -11,11 +11,16 @@ and every case shifts all its logits by N(0, 0.3), as no two models are calibrat
 decide before things do, as the prompt says; of two things the first label does. Text that OCR lost decides nothing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tilth.runtime.stages.stage1 import Found, Screen
+from tilth.runtime.stages.template import SAFE
+from tilth.starter.verdict.injections import inject
+from tilth.starter.verdict.policies import Rules
+from tilth.starter.verdict.topics import OTHER, TOPICS, say
 from tilth.starter.world.scene import UNSAFE_KINDS
 from tilth.starter.world.texts import draw_text
 
@@ -81,6 +86,83 @@ def draw_case(rng: np.random.Generator, *, held_out: bool = False) -> Case:
     verdict = written if written and text else next((kind for kind in UNSAFE_KINDS if kind in there), "safe")
     states = {kind: "there" if kind in there else "alike" if kind in alike else "absent" for kind in UNSAFE_KINDS}
     return Case(screen=_screen({**states, TEXT_AREA: "there" if sign else "absent"}, rng), text=text, verdict=verdict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saying:
+    """A case whose verdict a policy decides.
+
+    Args:
+        screen: Stage 1's output.
+        text: The words as OCR read them.
+        topic: What they are about; None where there are no words to judge.
+        there: The pictured things that are there, by name.
+        injected: Whether some of the words try to talk the judge round.
+    """
+
+    screen: Screen
+    text: str
+    topic: str | None
+    there: tuple[str, ...] = ()
+    injected: bool = False
+
+    def verdict(self, policy: Rules) -> str:
+        """Say what is right under a policy: words decide before things do."""
+        said = SAFE if self.topic is None else policy.verdict_on(self.topic)
+        return said if said != SAFE else next((name for name in policy.labels if name in self.there), SAFE)
+
+
+BOARD = Screen(scores={TEXT_AREA: 1.0}, boxes=(Found(category=TEXT_AREA, box_xyxy=(0, 0, 1, 1), score=1.0),))
+
+
+def draw_saying(
+    policy: Rules, focus: Sequence[str], rng: np.random.Generator, *, held_out: bool = False, short: bool = False,
+    injected: bool | None = None,
+) -> Saying:  # fmt: skip
+    """Draw a sign to be judged by a policy.
+
+    Args:
+        policy: What Stage 1 looks for, and what signs are mostly about.
+        focus: Topics that matter most.
+        rng: Decides the draw.
+        held_out: Draw from the signs and injections that training never shows.
+        short: With nothing to see but a board, or not even that.
+        injected: Whether some of the words try to talk the judge round; more than half of the long cases when None.
+    """
+    chance, topic = rng.random(), OTHER
+    if focus and chance < 0.3:
+        topic = str(rng.choice(focus))
+    elif chance < 0.65:
+        topic = str(rng.choice(policy.spoken_of))
+    elif chance < 0.85:
+        topic = str(rng.choice(list(TOPICS)))
+    text = say(topic, rng, held_out=held_out)
+    if injected is None:
+        injected = bool(rng.random() < (0.2 if short else 0.55))
+    if injected:
+        noun = str(rng.choice(TOPICS[str(rng.choice(policy.spoken_of))].phrases("nouns", held_out)))
+        line = inject(rng, policy.labels, noun, held_out=held_out)
+        text = f"{text} {line}" if rng.random() < 0.85 else f"{line} {text}"
+    elif not short and rng.random() < 0.1:  # a longer text, of which one part may matter
+        more = [say(OTHER, rng, held_out=held_out) for _ in range(int(rng.integers(1, 4)))]
+        text = " ".join(str(part) for part in rng.permutation([text, *more]))
+    if short and rng.random() < 0.6:
+        return Saying(screen=Screen(scores={}), text=text, topic=topic, injected=injected)
+    chance, text = rng.random(), misread(text, rng)
+    if short or chance < 0.4:
+        screen = BOARD if chance < 0.3 and not short else Screen(scores={})
+        return Saying(screen=screen, text=text, topic=topic, injected=injected)
+    there = tuple(name for name in policy.pictured if rng.random() < 0.25)
+    states = {n: "there" if n in there else "alike" if rng.random() < 0.1 else "absent" for n in policy.pictured}
+    screen = _screen({**states, TEXT_AREA: "there"}, rng)
+    return Saying(screen=screen, text=text, topic=topic, there=there, injected=injected)
+
+
+def draw_pictured(policy: Rules, rng: np.random.Generator) -> Saying:
+    """Draw an image without words that can be read."""
+    there = tuple(name for name in policy.pictured if rng.random() < 0.3)
+    states = {n: "there" if n in there else "alike" if rng.random() < 0.2 else "absent" for n in policy.pictured}
+    return Saying(screen=_screen({**states, TEXT_AREA: "absent"}, rng), text="", topic=None, there=there)
 
 
 def _screen(states: dict[str, str], rng: np.random.Generator) -> Screen:

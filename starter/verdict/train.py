@@ -1,6 +1,11 @@
-"""Train the miniature of Stage 2's language model: a small Llama that reads the prompt and answers with a letter.
+"""Train the miniature of Stage 2's language model: a small Llama that reads a policy and a case, and answers with a letter.
 
-It is trained on made-up cases (see `verdict_cases`), so it learns how far to trust doubtful scores and what words mean.
+It is trained on made-up policies (`policies.py`) and cases (`cases.py`) in pairs: the same words under two policies that differ in one
+thing. So it learns to read what the policy says, and not what words are usually called. Letters change places at random.
+
+What makes that short enough for a CPU: half-way up, the full stops of clauses and the end of the words are to tell what they are about,
+and clauses to which letter they lead; one head of the next layer is to look from the words at the clause that speaks of them. Words begin
+near those of the same topics. None of this is in the model that is written.
 """
 
 import json
@@ -16,25 +21,40 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tilth.engine.fit import fit
-from tilth.runtime.stages.template import LETTERS, NAMED, case, rules
-from tilth.starter.verdict.cases import LABELS, WRITTEN, Case, draw_case
+from tilth.runtime.stages.template import DEFINED, LETTERS
+from tilth.starter.verdict.cases import LABELS, Saying, draw_pictured, draw_saying
+from tilth.starter.verdict.forward import read
+from tilth.starter.verdict.policies import Rules, draw_policy, twin
+from tilth.starter.verdict.prompts import NAMES, Prompts, encode, letters_of
+from tilth.starter.verdict.score import score
 from tilth.starter.verdict.tokenizer import MAX_TOKENS, PAD, START, write_tokenizer
+from tilth.starter.verdict.topics import OTHER, TOPICS, sayings
 
-STEPS, BATCH = 2800, 64
-HELD_OUT = 3000
+STEPS = 9000
+CASES = 8  # of a policy
+# from which step on -> pairs of short and of long policies of a step, and how much each matters; every how many steps there are long ones
+LESSONS = {0: ((4, 1.0), (1, 0.4), 4), 750: ((2, 0.6), (2, 1.0), 1)}
+HELD_OUT = 2000
+MIDDLE = 2  # layers
+NEAR = 0.03
 
 
 def build(tokens: int, pad: int, start: int) -> LlamaForCausalLM:
-    """Make the untrained model, 1.4 million parameters."""
+    """Make the untrained model, 0.8 million parameters."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=tokens,
-            hidden_size=160,
-            intermediate_size=432,
+            hidden_size=128,
+            intermediate_size=320,
             num_hidden_layers=4,
-            num_attention_heads=5,
-            num_key_value_heads=5,
-            max_position_embeddings=256,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=1024,
+            initializer_range=0.06,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 1e7,
+            },  # slow turns, in which topics are compared from afar
             tie_word_embeddings=True,
             pad_token_id=pad,
             bos_token_id=start,
@@ -44,97 +64,117 @@ def build(tokens: int, pad: int, start: int) -> LlamaForCausalLM:
     )
 
 
-def encode(tokenizer: Tokenizer, cases: list[Case]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return right-padded token ids `(n, t)` and each prompt's last position `(n,)`."""
-    rows = [code.ids for code in tokenizer.encode_batch([rules(LABELS) + case(one.screen, one.text) for one in cases])]
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[tokenizer.token_to_id(PAD)] * (longest - len(row))] for row in rows])
-    return ids, torch.tensor([len(row) - 1 for row in rows])
+def draw_pair(rng: np.random.Generator, n: int, *, short: bool) -> list[tuple[Rules, list[Saying]]]:
+    """Draw two policies that differ in one thing, and cases for both."""
+    policy = draw_policy(rng, short=short)
+    other, turned = twin(policy, rng)
+    cases = [
+        draw_pictured(policy, rng)
+        if not short and rng.random() < 0.25
+        else draw_saying(policy, turned, rng, short=short)
+        for _ in range(n)
+    ]
+    return [(policy, cases), (other, cases)]
 
 
-def label_logits(model: Any, ids: torch.Tensor, last: torch.Tensor, letters: list[int]) -> torch.Tensor:
-    """Return the logits of the label tokens after each prompt, `(n, labels)`.
+def near(tokenizer: Tokenizer, width: int) -> torch.Tensor:
+    """Return what is added to each word, `(tokens, width)`: how much oftener than others each topic has it, turned at random."""
+    shares = np.zeros((tokenizer.get_vocab_size(), len(NAMES) + 1))
+    for column, name in enumerate((*NAMES, OTHER)):
+        texts = [text for some in sayings()[name][False] for text in some[:40]]
+        if name:
+            texts += [text for form in ("verbs", "nouns") for text in TOPICS[name].phrases(form, False)] * 8
+        for code in tokenizer.encode_batch(texts, add_special_tokens=False):
+            shares[code.ids, column] += 1 / len(texts)
+    often = np.log(np.maximum(shares, 1e-9) / (shares.mean(1, keepdims=True) + 1e-4)).clip(0)[:, : len(NAMES)]
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(width, len(NAMES))))[0].T
+    return torch.from_numpy(often @ turn).float()
 
-    All prompts begin with the same rules, which are read once for the batch. Padding lies to the right, where causal
-    attention never looks, so there is no mask.
-    """
-    shared = int((ids == ids[:1]).all(0).cumprod(0).sum().clamp(max=ids.shape[1] - 1))
-    cache = model.model(input_ids=ids[:1, :shared], use_cache=True).past_key_values
-    cache.batch_repeat_interleave(len(ids))
-    hidden = model.model(input_ids=ids[:, shared:], past_key_values=cache, use_cache=True).last_hidden_state
-    logits: torch.Tensor = hidden[torch.arange(len(ids)), last - shared] @ model.lm_head.weight[letters].T
-    return logits.float()
+
+def mixed(prompts: Prompts, letters: list[int], rng: np.random.Generator) -> None:
+    """Let the letters of a batch change places, all but A."""
+    places = np.array([0, *(1 + rng.permutation(len(letters) - 1))])
+    to = torch.arange(max(int(prompts.policies.max()), *letters) + 1)
+    to[torch.tensor(letters)] = torch.tensor([letters[place] for place in places])
+    prompts.policies.copy_(to[prompts.policies])
+    prompts.verdicts.copy_(torch.from_numpy(places)[prompts.verdicts])
+    prompts.clauses[:, 2] = torch.from_numpy(places)[prompts.clauses[:, 2]]
 
 
-def score(model: nn.Module, tokenizer: Tokenizer, letters: list[int], n: int) -> dict[str, float]:
-    """Return the share of right verdicts on held-out signs: of all cases, doubtful ones, with and without words.
-
-    `accuracy_of_words` is of the one question that the runtime asks: which written category, if any, the words fall under.
-    """
-    device = next(model.parameters()).device
-    cases = [draw_case(np.random.default_rng((71, i)), held_out=True) for i in range(n)]
-    right: list[bool] = []
-    words: list[bool] = []
-    for at in range(0, n, 250):
-        ids, last = encode(tokenizer, cases[at : at + 250])
-        with torch.no_grad():
-            chosen = label_logits(model, ids.to(device), last.to(device), letters).argmax(1).tolist()
-        pairs = [(LABELS[i], case.verdict) for i, case in zip(chosen, cases[at : at + 250], strict=True)]
-        right += [said == true for said, true in pairs]
-        words += [said == true or not {said, true} & set(WRITTEN) for said, true in pairs]
-    groups = {
-        "accuracy": [True] * n,
-        "accuracy_doubtful": [case.doubtful for case in cases],
-        "accuracy_with_text": [bool(case.text) for case in cases],
-        "accuracy_without_text": [not case.text for case in cases],
-        **{f"accuracy_{label}": [case.verdict == label for case in cases] for label in LABELS},
-    }
-    found = {name: round(float(np.mean(np.array(right)[np.array(which)])), 4) for name, which in groups.items()}
-    return {**found, "accuracy_of_words": round(float(np.mean(np.array(words)[[bool(c.text) for c in cases]])), 4)}
+def loss_of(parts: Any, prompts: Prompts, letters: list[int]) -> torch.Tensor:
+    """Return the loss of the answers, with what helps."""
+    found = read(parts["model"], prompts, MIDDLE)
+    rows = torch.arange(len(prompts.cases), device=found.last.device)
+    written = parts["model"].lm_head(found.last).float()  # of all tokens, so that `generate()` writes a letter, too
+    right = torch.tensor(letters, device=written.device)[prompts.verdicts]
+    loss = nn.functional.cross_entropy(written, right)
+    stops = found.policies[prompts.clauses[:, 0], prompts.clauses[:, 1]]
+    loss = loss + 0.5 * nn.functional.cross_entropy(parts["letter"](stops).float(), prompts.clauses[:, 2])
+    of_words = prompts.spoken_of.sum(1) > 0
+    loss = loss + 0.5 * nn.functional.cross_entropy(
+        parts["topic"](stops[of_words]).float(), prompts.spoken_of[of_words]
+    )
+    said = prompts.topics >= 0
+    ends = found.cases[rows, prompts.case_lengths - 2]
+    if said.any():
+        loss = loss - 0.5 * (found.looks[rows, prompts.governs][said].float() + 1e-3).log().mean()
+        loss = loss + 0.5 * nn.functional.cross_entropy(parts["topic"](ends[said]).float(), prompts.topics[said])
+    return loss
 
 
 def train(out: Path, work: Path, device: str, steps: int | None) -> dict[str, float]:
-    """Train the model, write it to `out/verdict`, and return its scores on signs that training never shows."""
+    """Train the model, write it to `out/verdict`, and return its scores on what training never shows."""
     made = work / "verdict"
     made.mkdir(parents=True, exist_ok=True)
-    tokenizer = write_tokenizer(made, LABELS)
-    letters = [tokenizer.encode(letter, add_special_tokens=False).ids[0] for letter in LETTERS[: len(LABELS)]]
+    tokenizer = write_tokenizer(made)
+    letters = letters_of(tokenizer)
     torch.manual_seed(0)
     pad, start = (int(tokenizer.token_to_id(token) or 0) for token in (PAD, START))
-    model = build(tokenizer.get_vocab_size(), pad, start).to(device)
+    model = build(tokenizer.get_vocab_size(), pad, start)
+    width = model.config.hidden_size
+    with torch.no_grad():
+        model.model.embed_tokens.weight += NEAR * near(tokenizer, width)
+    parts = nn.ModuleDict(
+        {"model": model, "topic": nn.Linear(width, len(NAMES)), "letter": nn.Linear(width, len(LETTERS))}
+    ).to(device)
 
     def loss_at(step: int) -> torch.Tensor:
-        cases = [draw_case(np.random.default_rng((70, step, i))) for i in range(BATCH)]
-        ids, last = encode(tokenizer, cases)
-        truth = torch.tensor([LABELS.index(case.verdict) for case in cases], device=device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
-            logits = label_logits(model, ids.to(device), last.to(device), letters)
-        return nn.functional.cross_entropy(logits, truth)
+        total = torch.zeros((), device=device)
+        short, long, every = LESSONS[max(start for start in LESSONS if start <= step)]
+        for of_long, (pairs, weight) in enumerate((short, long) if step % every == 0 else (short,)):
+            rng = np.random.default_rng((70, step, of_long))
+            given = [one for _ in range(pairs) for one in draw_pair(rng, CASES, short=not of_long)]
+            prompts = encode(tokenizer, given)
+            if rng.random() < 0.5:
+                mixed(prompts, letters, rng)
+            with torch.autocast(torch.device(device).type, torch.bfloat16):
+                total = total + weight * loss_of(parts, prompts.to(device), letters)
+        return total
 
     def watch(_: int, shown: nn.Module) -> str:
-        return json.dumps(score(shown, tokenizer, letters, 500))
+        return json.dumps(score(shown["model"], tokenizer, 60))  # type: ignore[index]
 
     fit(
         "verdict",
-        model,
+        parts,
         loss_at,
         steps=steps or STEPS,
-        lr=2e-3,
+        lr=3e-3,
         work=work,
-        warmup=100,
+        warmup=30,
         flat=0.4,
         weight_decay=0.01,
-        ema=0.995,
+        ema=0.98,
         save_every=250,
         watch=watch,
     )
     model.half().save_pretrained(made)
     described = {
-        "template_version": NAMED, "labels": list(LABELS), "label_token_ids": letters, "max_tokens": MAX_TOKENS,
-        "padding": "right",
+        "template_version": DEFINED, "labels": list(LABELS), "label_token_ids": letters, "max_tokens": MAX_TOKENS,
+        "padding": "right", "whole_words": True,
     }  # fmt: skip
     (made / "verdict.json").write_text(json.dumps(described, indent=2) + "\n")
-    scores = score(LlamaForCausalLM.from_pretrained(made, dtype=torch.float32).to(device), tokenizer, letters, HELD_OUT)
+    scores = score(LlamaForCausalLM.from_pretrained(made, dtype=torch.float32).to(device), tokenizer, HELD_OUT)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(made, out / "verdict.partial", dirs_exist_ok=True)
     shutil.rmtree(out / "verdict", ignore_errors=True)

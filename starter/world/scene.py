@@ -155,9 +155,9 @@ def _edge(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int
 
 
 def _write(layer: Image.Image, text: str, centre: npt.NDArray[np.float64], half_width: float, style: str) -> None:
-    """Write the words of a sign in up to three lines, as large as fits."""
+    """Write the words of a sign in up to seven lines, as large as fits; those of the world are short, and take up to three."""
     words = text.split()
-    count = min(3, max(1, round(len(text) / 9)))
+    count = min(7, max(1, round(len(text) / 9)))
     lines: list[str] = [""]
     for word in words:
         if len(lines) < count and len(lines[-1]) + len(word) / 2 > len(text) / count and lines[-1]:

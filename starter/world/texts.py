@@ -36,6 +36,8 @@ WORDS: dict[str, str] = {
     "kind": "SMILE|LAUGH|LIKE IT|COME BACK|LOVE SOUP|CAN SING",
     "read": "READ|SING|ENTER|SWIM|DANCE|LEARN|PLAY|VOLUNTEER",
     "thing": "A BOOK|A BIKE|A CAKE|A TOY|A PIZZA|A KITE|FREE TEA",
+    "fool": "CLOWN|GOOSE|TURNIP|DONKEY|NOODLE|POTATO",
+    "pain": "PAIN|COLDS|SLEEP|AGE|BACKS",
 }
 
 GAMBLING = """
@@ -98,14 +100,28 @@ def signs() -> dict[str, dict[bool, list[list[str]]]]:
     found: dict[str, dict[bool, list[list[str]]]] = {}
     for group, lines in TEMPLATES.items():
         found[group] = {False: [], True: []}
-        for template in lines.replace("\n", "|").strip("|").split("|"):
-            texts: dict[bool, list[str]] = {False: [], True: []}
-            for text in _fillings(template.lstrip("*")):
-                texts[template.startswith("*") or zlib.crc32(text.encode()) % 6 == 0].append(text)
-            for held_out, some in texts.items():
+        for template in parted(lines):
+            for held_out, some in fillings(template).items():
                 if some:
                     found[group][held_out].append(some)
     return found
+
+
+def parted(lines: str) -> list[str]:
+    """Part a list of templates."""
+    return lines.replace("\n", "|").strip("|").split("|")
+
+
+def fillings(template: str) -> dict[bool, list[str]]:
+    """Fill a template with all words that fit a sign: held out or not -> texts.
+
+    >>> fillings("*NEW {room} OPEN")[False], fillings("*NEW {room} OPEN")[True][:2]
+    ([], ['NEW KITCHEN OPEN', 'NEW LIBRARY OPEN'])
+    """
+    texts: dict[bool, list[str]] = {False: [], True: []}
+    for text in _fillings(template.lstrip("*")):
+        texts[template.startswith("*") or zlib.crc32(text.encode()) % 6 == 0].append(text)
+    return texts
 
 
 def _fillings(template: str) -> list[str]:

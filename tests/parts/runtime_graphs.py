@@ -19,6 +19,8 @@ from places import POLICY
 from tilth import models
 from tilth.runtime.bundles.bundle import load_bundle, seal
 from tilth.runtime.stages.cascade import Moderator
+from tilth.runtime.stages.template import DEFINED
+from tilth.starter.verdict.cases import LABELS as VERDICTS
 from tilth.train.artifacts.export import export_language_model, verdict_settings
 
 LABELS = ["knife", "cigarette", "bottle", "pill", "dice", "text_area"]
@@ -93,18 +95,18 @@ def write_bundle(folder: Path) -> Path:
     write_classifier(folder)
     write_detector(folder)
     language_model = models.locate("starter:verdict")
-    export_language_model(language_model, folder, verdict_settings(language_model, (), 0))
+    export_language_model(language_model, folder, verdict_settings(language_model, VERDICTS, DEFINED))
     shutil.copy(POLICY, folder / "policy.yaml")
     seal(folder)
     return folder
 
 
 def spoil(graph: Path) -> None:
-    """Make the first value of a graph's largest matrix no number."""
+    """Make the first value of each row of a graph's largest matrix no number."""
     model = onnx.load(graph)
     held = max((t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT), key=lambda t: sum(t.dims))
     values = numpy_helper.to_array(held).copy()
-    values.flat[0] = np.nan
+    values.reshape(len(values), -1)[:, 0] = np.nan
     held.CopyFrom(numpy_helper.from_array(values, held.name))
     onnx.save(model, graph)
 

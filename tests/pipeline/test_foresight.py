@@ -247,16 +247,19 @@ def test_a_language_model_that_does_not_know_the_policy_is_told_before_anything_
     assert foresee({"package": Package()}, policy).wrong == []
     alone = Policy(policy="p", version=1, categories=[category("wbc")])
     assert foresee({"package": Package()}, alone).wrong == []  # no words decide, so that none is needed
-    other = Policy(policy="p", version=1, categories=[category("wbc"), category("insult", **WRITTEN)])
+    other = Policy(policy="p", version=1, categories=[category("wbc"), category("slander", **WRITTEN)])
     for package, says in (
-        (Package(), "starter:verdict was not taught insult but safe, knife"),
-        (Package(language_model=""), "words decide insult, and without a language model nobody reads them"),
+        (Package(), "starter:verdict does not know these words of the policy: slander (slander); say it in its words"),
+        (Package(language_model=""), "words decide slander, and without a language model nobody reads them"),
     ):
         [wrong] = foresee({"package": package}, other).wrong
         assert wrong.startswith(f"package: {says}")
         assert "set language_model to a folder or hub id" in wrong
+    unsaid = category("spam", **WRITTEN).model_copy(update={"definition": ""})
+    [wrong] = foresee({"package": Package()}, Policy(policy="p", version=1, categories=[category("wbc"), unsaid])).wrong
+    assert "policy: no definition (spam)" in wrong
     fewer = Policy(policy="p", version=1, categories=[policy["knife"], policy["threat"]])
-    assert "also answers with cigarette" in foresee({"package": Package()}, fewer).wrong[0]
+    assert foresee({"package": Package()}, fewer).wrong == [], "it reads any policy that speaks in its words"
 
 
 @pytest.fixture

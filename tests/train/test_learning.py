@@ -591,9 +591,14 @@ def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> No
     own = models.locate("starter:verdict")
     known = json.loads((own / "verdict.json").read_text())
     assert verdict_settings(own, ["other"], 7) == known  # a model that says how it answers is believed
+    assert verdict_settings(own, ["safe", "other"], 2) == known | {
+        "labels": ["safe", "other"]
+    }  # it reads what is asked
+    with pytest.raises(ModelError, match="tells 26 labels apart, got 27; leave some out"):
+        verdict_settings(own, [f"label {n}" for n in range(27)], 2)
     folder = shutil.copytree(own, tmp_path / "hub", ignore=shutil.ignore_patterns("verdict.json"))
     told = verdict_settings(folder, known["labels"], 1)
-    assert told["label_token_ids"][: len(known["labels"])] == known["label_token_ids"]
+    assert told["label_token_ids"] == known["label_token_ids"]
     (tmp_path / "out").mkdir()
     export_language_model(folder, tmp_path / "out", told)
     made = json.loads((tmp_path / "out" / "verdict.json").read_text())

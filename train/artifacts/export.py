@@ -111,14 +111,22 @@ def verdict_settings(folder: Path, labels: Sequence[str], template_version: int)
     Args:
         folder: The model.
         labels: The verdicts.
-        template_version: Of the prompt.
+        template_version: Of the prompt. A model of its own that was taught this version reads what the labels mean, and takes any.
 
     Raises:
-        ModelError: The tokenizer is absent, cuts the letters up, or writes chats in which the prompt is not to be found.
+        ModelError: The tokenizer is absent, cuts the letters up, or writes chats in which the prompt is not to be found; or there are
+            more labels than letters.
     """
     own = folder / "verdict.json"
     if own.exists():
-        return dict(json.loads(own.read_text()))
+        told: dict[str, Any] = json.loads(own.read_text())
+        if told["template_version"] != template_version:
+            return told
+        if len(labels) > len(told["label_token_ids"]):
+            raise ModelError(
+                f"{folder}: tells {len(told['label_token_ids'])} labels apart, got {len(labels)}; leave some out"
+            )
+        return {**told, "labels": list(labels)}
     from tokenizers import Tokenizer
 
     path = folder / "tokenizer.json"
