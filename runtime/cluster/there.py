@@ -19,13 +19,8 @@ from tilth.runtime.stages.stage1 import Prepare, Screen, Stage1
 from tilth.runtime.stages.stage2 import Chances, Stage2, Unjudged
 
 Ask: TypeAlias = Callable[..., Any]  # what a stage was called with, and what it answers
-TRIES_S = (
-    0.0,
-    0.1,
-    0.3,
-    1.0,
-    3.0,
-)  # rests before each try: as long as it takes until a dead replica is known to be dead
+# rests before each try, in seconds: as long as it takes until a dead replica is known to be dead
+TRIES_S = (0.0, 0.1, 0.3, 1.0, 3.0)
 log = logging.getLogger("tilth.cluster")
 
 
