@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file
@@ -42,6 +43,8 @@ def gguf_model(folder: Path) -> Path:
     writer.add_key_length(number("head_dim"))
     writer.add_value_length(number("head_dim"))
     writer.add_rope_dimension_count(number("head_dim"))
+    rope: Any = config["rope_parameters"]
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
     writer.add_layer_norm_rms_eps(float(str(config["rms_norm_eps"])))
     writer.add_vocab_size(number("vocab_size"))
     writer.add_tokenizer_model("no_vocab")  # it is asked in token ids

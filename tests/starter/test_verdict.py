@@ -14,8 +14,8 @@ from tilth import models
 from tilth.errors import InputError
 from tilth.images import decode
 from tilth.policy import load_policy
+from tilth.runtime.judges.rows import strange_words
 from tilth.runtime.stages.reading import Reader
-from tilth.runtime.stages.stage2 import strange_words
 from tilth.runtime.stages.template import case, rules
 from tilth.starter import __main__ as commands
 from tilth.starter.verdict.cases import draw_pictured, draw_saying

@@ -145,10 +145,12 @@ def test_a_gguf_file_needs_the_tokenizer_that_belongs_to_it(tmp_path: Path) -> N
     place = gguf_model(tmp_path / "gguf")
     folder = bundle_with(tmp_path / "b", str(place), Asking(back_end="llama.cpp"))
     other = Tokenizer.from_file(str(place / "tokenizer.json"))
+    known = other.get_vocab_size()
     other.add_tokens([f"more{n}" for n in range(70)])
     other.save(str(folder / "tokenizer.json"))
     seal(folder)
-    with pytest.raises(ModelError, match=r"has 430 tokens, and tokenizer\.json 500; they do not belong together"):
+    said = rf"has {known} tokens, and tokenizer\.json {known + 70}; they do not belong together"
+    with pytest.raises(ModelError, match=said):
         load_bundle(folder, threads=1)
     (place / "second.gguf").write_bytes(b"")
     with pytest.raises(
