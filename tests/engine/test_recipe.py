@@ -62,7 +62,10 @@ def test_a_step_that_is_named_and_not_there_is_missed_at_once(tmp_path: Path) ->
         ("    drawing: {steps: few}", "drawing.steps: input should be a valid integer, unable to parse string as an"),
         ("    drawing: {steps: 0}", "drawing: steps and batch_size must be at least 1, got 0 and 16"),
         ("    drawing: 20", "drawing: must be a mapping, as in {a: 1}, got 20"),
-        ("    words: {fillings: {}}", "words: nothing fills {color}, {surface} of the template; add fillings"),
+        (
+            "    words: {fillings: {}}",
+            "words: nothing fills {attribute}, {camera}, {light}, {place} of the template; add fillings",
+        ),
     ],
 )
 def test_a_mistake_in_a_group_of_settings_is_told_with_its_line(line: str, told: str, tmp_path: Path) -> None:
