@@ -602,7 +602,7 @@ def test_a_language_model_off_the_shelf_answers_by_letters(tmp_path: Path) -> No
     (tmp_path / "out").mkdir()
     export_language_model(folder, tmp_path / "out", told)
     made = json.loads((tmp_path / "out" / "verdict.json").read_text())
-    assert (made["padding"], made["past_shape"]) == ("left", [8, 5, 32])
+    assert (made["padding"], made["past_shape"]) == ("left", [8, 4, 32])
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match="no tokenizer"):
         verdict_settings(folder, known["labels"], 1)
