@@ -236,7 +236,7 @@ def write(
             raise InputError(
                 f"--category {wrong[0]}: {policy} has no such category; there are {', '.join(rules.names)}"
             )
-        rules = rules.model_copy(update={"categories": tuple(c for c in rules.categories if c.name in asked)})
+        rules = rules.with_categories(c for c in rules.categories if c.name in asked)
         if not rules.pictured:
             raise InputError(f"--category {categories[0]}: words decide it, and no picture model can learn it")
     chosen = choose(look(Dataset(dataset), rules), gpus_of(wanted), given)

@@ -197,6 +197,11 @@ class Policy(BaseModel):
         if wrong := sorted(set(names) - set(known)):
             raise InputError(f"{setting}: no pictured category {', '.join(wrong)}; there are {', '.join(known)}")
 
+    def with_categories(self, categories: Iterable[Category]) -> "Policy":
+        """Return the policy with these categories instead; unlike `model_copy` it forgets what was worked out about the old ones."""
+        told = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self)(**{**told, "categories": tuple(categories)})
+
     def __getitem__(self, name: str) -> Category:
         """Return a category by name.
 

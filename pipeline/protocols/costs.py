@@ -94,7 +94,7 @@ class Seen:
         unsafe: Whether any does, `(n,)`.
         stage1_ms: `(n,)`.
         more_ms: What reading and judging words take, `(n,)`.
-        left_out: Images that could not be decoded or of which nobody knows whether they are safe.
+        left_out: Images that could not be decoded, whose words nobody judged, or of which nobody knows whether they are safe.
     """
 
     screens: Sequence[Screen]
@@ -127,11 +127,14 @@ def see(moderator: Moderator, examples: Iterable[Example], advance: Callable[[in
             )
         began = time.perf_counter()
         [screen] = moderator.stage1([example.image])
-        stage1_ms.append(1000 * (time.perf_counter() - began))
-        began = time.perf_counter()
+        looked = time.perf_counter()
         case = moderator.read(example.image, Case(screen=screen, timings_ms={}))
         [verdict] = moderator.judge([case])
-        more_ms.append(1000 * (time.perf_counter() - began))
+        if verdict.degraded:  # nobody judged its words
+            left_out += 1
+            continue
+        stage1_ms.append(1000 * (looked - began))
+        more_ms.append(1000 * (time.perf_counter() - looked))
         screens.append(screen)
         alone.append([screen.scores.get(name, 0.0) for name in names])
         read.append([verdict.scores[name] for name in names])
@@ -179,7 +182,7 @@ class Chooser:
         self.kept = {one.name: why for one in policy.categories if (why := self._kept(one.name))}
         # what Stage 1 leaves open does not depend on `review_above`, below which a bundle may not let images pass
         raised = tuple(one.model_copy(update={"review_above": one.block_above}) for one in policy.categories)
-        self._lax = replace(moderator, policy=policy.model_copy(update={"categories": raised}), clear_below=0.0)
+        self._lax = replace(moderator, policy=policy.with_categories(raised), clear_below=0.0)
 
     def _kept(self, name: str) -> str:
         """Say why the threshold of a category stays; nothing where it is chosen."""
@@ -304,7 +307,7 @@ def write(bundle: Path, out: Path, choice: Choice, *, made: str, facts: dict[str
     )
     folder = Path(tempfile.mkdtemp())
     try:
-        write_policy(folder, policy.model_copy(update={"categories": categories}))
+        write_policy(folder, policy.with_categories(categories))
         repolicy(
             bundle, folder / "policy.yaml", out, made=made, clear_below=choice.clear_below, facts={"chosen_for": facts}
         )

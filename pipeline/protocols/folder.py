@@ -143,7 +143,7 @@ def under(bundle: Path, folder: Folder, name: str, made: Path, *, threads: int =
         InputError: No text can make this bundle follow that policy.
     """
     own, base, policy = load_policy(in_use(bundle) / "policy.yaml"), folder.policies[BASE], folder.policies[name]
-    wanted = policy.model_copy(update={"categories": tuple(_tuned(one, own, base) for one in policy.categories)})
+    wanted = policy.with_categories(_tuned(one, own, base) for one in policy.categories)
     if _told(wanted) == _told(own):
         return load_bundle(bundle, threads=threads)
     made.mkdir(parents=True)

@@ -81,6 +81,8 @@ class Cascade:
 
     def _told(self, verdict: Verdict | Case) -> Said:
         assert isinstance(verdict, Verdict)  # `_alone` has no second stage that a case could be for
+        if verdict.degraded:
+            return Said(flagged=None, why=f"nobody judged its words: {verdict.degraded}")
         ms = verdict.timings_ms["total" if verdict.stage == 2 else "stage1"]
         return Said(
             flagged=verdict.flagged, action=verdict.action.value, named=named(verdict), scores=verdict.scores, knows=self._knows,
@@ -118,7 +120,7 @@ class Seen:
         self.broken: dict[str, str] = {}  # images that could not be decoded, and why
 
     def judge(self, moderator: Moderator, files: Iterable[str]) -> dict[str, Verdict]:
-        """Judge images by the policy of a bundle; those that could not be decoded are left out."""
+        """Judge images by the policy of a bundle; those that could not be decoded, or whose words nobody judged, are left out."""
         verdicts: dict[str, Verdict] = {}
         for file in files:
             image: Image | None = None
@@ -129,6 +131,9 @@ class Seen:
             first = moderator.sort(self._screens[file])
             if isinstance(first, Case):
                 [first] = moderator.judge([replace(first, text=self._read(file, image))])
+            if first.degraded:
+                self.broken[file] = f"nobody judged its words: {first.degraded}"
+                continue
             verdicts[file] = first
         return verdicts
 

@@ -151,7 +151,7 @@ class Package:
                     update={"review_above": line, "block_above": max(line, category.block_above)}
                 )
             categories.append(category)
-        return work.policy.model_copy(update={"categories": tuple(categories)})
+        return work.policy.with_categories(categories)
 
 
 def _pixels(model: Path, images: Sequence[Image]) -> Floats | None:

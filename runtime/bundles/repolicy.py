@@ -154,7 +154,7 @@ def _aimed(before: Policy, after: Policy) -> Policy:
                 update={"review_above": old.review_above, "block_above": max(old.review_above, category.block_above)}
             )
         kept.append(category)
-    return after.model_copy(update={"categories": tuple(kept)})
+    return after.with_categories(kept)
 
 
 def _changes(before: Policy, after: Policy) -> list[str]:

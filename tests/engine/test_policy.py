@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from places import POLICY
 from typer.testing import CliRunner
 
 from tilth.errors import InputError
@@ -61,3 +62,15 @@ def test_a_policy_is_begun_and_checked_on_the_command_line(tmp_path: Path) -> No
     assert "3 categories: fine" in told
     for note in ("no such example", "are both asked for as 'Cell'", "gone.txt: no such file"):
         assert note in told.replace("\n", " ")
+
+
+def test_a_policy_with_other_categories_forgets_the_old_ones() -> None:
+    policy = load_policy(POLICY)
+    assert policy.find("knife") == "knife"
+    assert policy["dice"].review_above < 1
+    fewer = policy.with_categories(
+        c.model_copy(update={"review_above": 1.0, "block_above": 1.0}) for c in policy.categories[1:]
+    )
+    assert "knife" not in fewer.names
+    assert fewer.find("knife") is None
+    assert fewer["dice"].review_above == 1

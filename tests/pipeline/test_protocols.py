@@ -159,7 +159,7 @@ def test_a_bundle_keeps_its_own_thresholds_under_a_folders_policy(tmp_path: Path
     stricter = tuple(
         one.model_copy(update={"review_above": 0.45} if one.name == "knife" else {}) for one in base.categories
     )
-    folder.policies["base"] = base.model_copy(update={"categories": stricter})
+    folder.policies["base"] = base.with_categories(stricter)
     folder.policies["other"] = folder.policies["other"].model_copy(
         update={
             "categories": tuple(

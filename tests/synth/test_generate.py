@@ -495,7 +495,7 @@ def test_a_category_that_is_never_generated_is_left_out_and_that_is_said(
     filled: Work, model: Path, tmp_path: Path
 ) -> None:
     bare = Category(name="bare", definition="People without clothes.", prompts=("person",))
-    filled.policy = filled.policy.model_copy(update={"categories": (*filled.policy.categories, bare)})
+    filled.policy = filled.policy.with_categories((*filled.policy.categories, bare))
     filled.events = Events(tmp_path / "events.jsonl")
     facts = fast(model, count=4, categories=("knife", "bare")).run(filled)
     assert facts["by_category"] == {"knife": 4}
