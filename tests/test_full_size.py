@@ -57,6 +57,7 @@ def test_a_tokenizer_has_the_size_and_the_marks_of_the_published_one(
     assert len(found.tokenize("a photo of a knife")) <= 6
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlcroissant's rdflib
 @pytest.mark.parametrize(
     ("model", "rehearsed", "told"),
     [

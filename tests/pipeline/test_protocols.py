@@ -198,11 +198,13 @@ def test_a_folder_with_mistakes_tells_all_of_them_with_their_lines(tmp_path: Pat
     assert "categories" in said[4]
 
 
-def test_a_bundle_that_reads_no_definitions_says_which_policy_it_cannot_follow(tmp_path: Path) -> None:
+def test_a_bundle_says_which_policy_it_cannot_follow(tmp_path: Path) -> None:
     flips = {"mild": {"threat": {"definition": "Threats of the weather are fine."}}}
     answers = [{"file": "a.png", "categories": [], "policy": policy} for policy in ("base", "mild")]
     folder = write_folder(tmp_path / "set", {"a.png": RED}, answers, flips)
-    with pytest.raises(InputError, match=r"cannot follow .*mild.yaml: threat means something else now"):
+    with pytest.raises(
+        InputError, match=r"cannot follow .*mild.yaml: the language model does not know weather \(threat\)"
+    ):
         judge("flips", shared_bundle(), folder, ways=ONE_THREAD)
     (folder / "policies" / "mild.yaml").unlink()
     lines = (folder / "answers.jsonl").read_text().splitlines()

@@ -23,6 +23,7 @@ from served import asked, running
 from tilth.errors import InputError, Unavailable
 from tilth.images import Image
 from tilth.runtime.bundles.bundle import load_bundle, seal
+from tilth.runtime.bundles.settings import VerdictSettings
 from tilth.runtime.judges import breaker
 from tilth.runtime.judges.server import Server, ServerSettings, read_letters
 from tilth.runtime.serving.doubts import doubt
@@ -178,10 +179,8 @@ def moderator_of(url: str, **more: Any) -> Moderator:
     told = ServerSettings.model_validate(
         {"url": url, "model": "verdict", "api": "completions", "timeout_s": 0.5, **more}
     )
-    own = json.loads((shared_bundle() / "verdict.json").read_text())
-    from tilth.runtime.stages.template import rules
-
-    judge = Server(told, rules(own["labels"]), len(own["labels"]), max_tokens=512)
+    own = VerdictSettings.model_validate_json((shared_bundle() / "verdict.json").read_text())
+    judge = Server(told, own.rules(whole.policy), len(own.labels), max_tokens=512)
     return replace(whole, stage2=replace(whole.stage2, judge=judge))
 
 
