@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.fusion import finite
 from tilth.runtime.stages.stage1 import Floats
-
-if TYPE_CHECKING:
-    pass
 
 SAME = 0.05  # the most by which logits may differ after what was kept, relative to their spread; bfloat16 differs by a hundredth
 log = logging.getLogger("tilth.judges")
