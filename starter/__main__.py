@@ -150,7 +150,7 @@ def write_judged(arguments: argparse.Namespace) -> None:
         InputError: It is there, or a number is none.
     """
     from tilth.events import Events
-    from tilth.starter.protocols.folder import write_folder
+    from tilth.starter.protocols.folder import write_drawn
 
     for name, least in (("images", 2), ("seed", 0)):
         if getattr(arguments, name) < least:
@@ -158,7 +158,7 @@ def write_judged(arguments: argparse.Namespace) -> None:
     module, _, function = FOLDERS[arguments.command][0].partition(":")
     draw = getattr(importlib.import_module(module), function)
     with Events().progress(arguments.command, arguments.images) as advance:
-        write_folder(arguments.out, draw(arguments.images, arguments.seed), advance=advance)
+        write_drawn(arguments.out, draw(arguments.images, arguments.seed), advance=advance)
 
 
 def write_protocol(arguments: argparse.Namespace) -> None:
@@ -169,7 +169,7 @@ def write_protocol(arguments: argparse.Namespace) -> None:
     """
     from tilth.events import Events
     from tilth.policy import load_policy
-    from tilth.starter.verdict.protocols import write_flips, write_injections
+    from tilth.starter.protocols.clauses import write_flips, write_injections
 
     write, each = (write_flips, 1) if arguments.command == "flips" else (write_injections, 2)
     if arguments.images < 1:

@@ -38,7 +38,7 @@ ROOMS = {
     "annotate": [["boxes", "formats/parts"], ["grounding", "labelstudio"], ["formats", "review"], ["exchange"]],
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
-    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict", "protocols"], ["retrieval"], [""]],
+    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval", "protocols"], [""]],
     "pipeline": [["report", "steps"], ["protocols"], ["", "gallery"], ["cli"]],
 }
 A_DOZEN = 12

@@ -18,12 +18,12 @@ from tilth.runtime.judges.rows import strange_words
 from tilth.runtime.stages.reading import Reader
 from tilth.runtime.stages.template import case, rules
 from tilth.starter import __main__ as commands
+from tilth.starter.protocols.clauses import write_flips, write_injections
 from tilth.starter.verdict.cases import draw_pictured, draw_saying
 from tilth.starter.verdict.forward import read
 from tilth.starter.verdict.injections import LINES, inject
 from tilth.starter.verdict.policies import CLAUSES, CORES, UNSEEN, draw_policy, starter, twin
 from tilth.starter.verdict.prompts import encode, letters_of
-from tilth.starter.verdict.protocols import write_flips, write_injections
 from tilth.starter.verdict.score import score
 from tilth.starter.verdict.topics import OTHER, TOPICS, sayings
 from tilth.starter.world.scene import Spec, render

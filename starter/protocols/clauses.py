@@ -8,7 +8,6 @@ Sayings, wordings of clauses and injected lines are those that the verdict model
 """
 
 import io
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from tilth.data.files import folder_beside
-from tilth.errors import InputError
 from tilth.policy import Category, Policy
+from tilth.starter.protocols.folder import write_folder
 from tilth.starter.verdict.cases import TEXT_AREA
 from tilth.starter.verdict.injections import inject
 from tilth.starter.verdict.policies import Clause, Rule, Rules, clause, core
@@ -79,7 +77,7 @@ def write_flips(
             advance(1)
 
     said: dict[tuple[str, str], list[str]] = {}
-    for row in _write(out, {name: _policy(policy, each, name) for name, each in rules.items()}, rows):
+    for row in write_folder(out, {name: _policy(policy, each, name) for name, each in rules.items()}, rows):
         said[row["file"], row["policy"]] = row["categories"]
     return {
         name: sum(told != said[file, "base"] for (file, other), told in said.items() if other == name) for name in rules
@@ -116,7 +114,7 @@ def write_injections(
                 }
             advance(2)
 
-    said = list(_write(out, {"base": _policy(policy, base, "base")}, rows))
+    said = list(write_folder(out, {"base": _policy(policy, base, "base")}, rows))
     written = {rule.name for rule in base.rules}
     return {"against": sum("twin" in row and bool(written & {*row["categories"]}) for row in said)}
 
@@ -144,7 +142,7 @@ def _rule(name: str, topic: str, clauses: dict[str, bool], rng: np.random.Genera
     return Rule(name=name, clauses=(core([topic], rng, held_out=True), *more))
 
 
-def _policy(policy: Policy, rules: Rules, name: str) -> Policy:
+def _policy(policy: Policy, rules: Rules, name: str) -> str:
     """Put made-up definitions into a policy, in the place of all that words decide."""
     old = {category.name: category for category in policy.written}
     new = [
@@ -153,7 +151,9 @@ def _policy(policy: Policy, rules: Rules, name: str) -> Policy:
     ]  # fmt: skip
     pictured = [c for c in policy.pictured if not c.is_signpost]
     boards = [c for c in policy.pictured if c.is_signpost]
-    return Policy(policy=f"{policy.policy}_{name}", version=policy.version, categories=(*pictured, *new, *boards))
+    made = Policy(policy=f"{policy.policy}_{name}", version=policy.version, categories=(*pictured, *new, *boards))
+    told = made.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True)
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
 def _topic(rng: np.random.Generator, turned: list[str], base: Rules) -> str:
@@ -196,26 +196,3 @@ def _truth(scene: Scene, topic: str, rules: Rules) -> list[str]:
         *([written] if written != "safe" and "sign" in shown else []),
         *([TEXT_AREA] if "sign" in shown else []),
     ]
-
-
-def _write(
-    out: Path, policies: dict[str, Policy], rows: Callable[[Path], Iterator[dict[str, Any]]]
-) -> Iterator[dict[str, Any]]:
-    """Write the folder whole; yield its answers.
-
-    Raises:
-        InputError: It is there already.
-    """
-    if out.exists():
-        raise InputError(f"{out} is there already; name another --out")
-    with folder_beside(out) as partial:
-        (partial / "policies").mkdir(parents=True)
-        (partial / "images").mkdir()
-        for name, policy in policies.items():
-            told = policy.model_dump(mode="json", exclude={"hash_lists"}, exclude_none=True)
-            text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
-            (partial / "policies" / f"{name}.yaml").write_text(text, encoding="utf-8")
-        with (partial / "answers.jsonl").open("w") as stream:
-            for row in rows(partial):
-                stream.write(json.dumps(row) + "\n")
-                yield row
