@@ -183,6 +183,7 @@ def run_one(
 
     facts: dict[str, Any] = {}
     with opened(dataset, policy, name, folder, device, fingerprint(step, digest), lambda: tell(facts)) as work:
+        work.show_own(step)
         try:
             facts |= step.run(work)
         except GateRefused as refused:
