@@ -1,7 +1,7 @@
 """One image or text that is ours, with all that is claimed about it."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -28,7 +28,7 @@ def _identify_text(data: bytes) -> tuple[str, tuple[int, int]]:
 
 
 MEDIA = {IMAGE: _identify_image, TEXT: _identify_text}
-"""The kinds of samples: from a file to the id of what it holds and its size, as `Sample` has them; InputError when it holds no such thing."""
+"""The kinds of samples: from a file to the id of what it holds and its size, as `Sample` has them; else InputError."""
 
 
 def taken_by(of: object) -> tuple[str, ...]:
