@@ -30,6 +30,7 @@ EXTRAS = {
     "controlnet_aux": "synth",
     "faiss": "mining",
     "pdqhash": "mining",
+    "rensa": "mining",
     "idna": "mining",
     "s3fs": "s3",
     "label_studio_sdk": "review",
