@@ -35,6 +35,7 @@ SIGNS = tuple(
     str.maketrans({pair[0]: pair[1] for pair in f"{LEET} {own}".split()})
     for own in ("1i !i |i 6b 9g", "1l !l |l 6g 9q", "1l !i |i 6b 9g", "1i !l |l 6g 9g")
 )
+DISGUISES = re.compile("[013457@$]")
 DIGITS = dict(zip(map(ord, "013457@$"), "oieastas", strict=True))
 # Marks of Indian and Thai letters are no letters to Python, and stand inside words.
 LETTER = r"[^\W_]|[\u0900-\u0963\u0966-\u0e7f]"
@@ -170,4 +171,4 @@ def bare(text: str) -> str:
     ('win big tonight', 'call 555 12 now')
     """
     view = latin(plain(text))
-    return " ".join(TOKEN.findall(signs_read(view, DIGITS)))
+    return " ".join(TOKEN.findall(signs_read(view, DIGITS) if DISGUISES.search(view) else view))
