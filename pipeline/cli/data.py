@@ -180,7 +180,8 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), classfolders (torchvision), webdataset, parquet or csv.",
+            help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), classfolders (torchvision), webdataset, parquet or csv; "
+            "or pairs, the edited pairs that `generate` made, for `tilth eval --protocol pairs`.",
         ),
     ] = "coco",
     images: Annotated[
@@ -214,6 +215,13 @@ def export(
             sweep(opened, opened.guard, utc_now())
     chosen = opened.checkout(version) if version else opened
     _look_at(where, chosen)
+    if format_ == "pairs":
+        from tilth.pipeline.protocols.pairs import write_pairs
+
+        if policy is None:
+            raise InputError("--format pairs needs --policy, which the pairs are judged by")
+        typer.echo(json.dumps(write_pairs(chosen, policy, out, where=where)))
+        return
     names = rules.names if rules else ()
     told = write(chosen, out, format_, images=images, unlabelled=unlabelled, where=where, categories=names)
     typer.echo(json.dumps(told))
