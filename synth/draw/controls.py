@@ -7,9 +7,11 @@ art, normals (NormalBae) and pose (OpenPose) by the detectors of `controlnet_aux
 ones are never loaded.
 """
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -89,9 +91,9 @@ class Reader:
             with optional(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its import runs all detectors' modules, which warn of what they miss
                 import controlnet_aux  # noqa: F401
-            self._detectors[key] = _depth(control.detector, self._device) if control.kind == "depth" else _open(control)
-            if control.detector and hasattr(self._detectors[key], "to"):
-                self._detectors[key].to(self._device)  # type: ignore[attr-defined]
+            opened = _depth if control.kind == "depth" else _open
+            with redirect_stdout(io.StringIO()):  # one prints what it builds
+                self._detectors[key] = opened(control, self._device)
         return self._detectors[key]
 
     def read(self, control: Control, reference: Image, size_wh: tuple[int, int]) -> Image:
@@ -114,7 +116,7 @@ def edges_of(reference: Image, size_wh: tuple[int, int]) -> Image:
     return Reader().read(Control(net="any"), reference, size_wh)
 
 
-def _open(control: Control) -> Detector:
+def _open(control: Control, device: str) -> Detector:
     """Open a detector of `controlnet_aux`."""
     import controlnet_aux as aux
 
@@ -125,11 +127,11 @@ def _open(control: Control) -> Detector:
     if control.kind == "softedge":
         from controlnet_aux.hed import ControlNetHED_Apache2
 
-        return aux.HEDdetector(_weighted(ControlNetHED_Apache2(), control))  # type: ignore[no-any-return]
+        return aux.HEDdetector(_weighted(ControlNetHED_Apache2(), control, device))  # type: ignore[no-any-return]
     if control.kind == "lineart":
         from controlnet_aux.lineart import Generator
 
-        net = _weighted(Generator(3, 1, 3), control)
+        net = _weighted(Generator(3, 1, 3), control, device)
         return aux.LineartDetector(net, net)  # type: ignore[no-any-return]
     if control.kind == "normal":
         from types import SimpleNamespace
@@ -139,15 +141,15 @@ def _open(control: Control) -> Detector:
         told = SimpleNamespace(
             mode="client", architecture="BN", pretrained="scannet", sampling_ratio=0.4, importance_ratio=0.7
         )
-        return aux.NormalBaeDetector(_weighted(NNET(told), control))  # type: ignore[no-any-return]
+        return aux.NormalBaeDetector(_weighted(NNET(told), control, device))  # type: ignore[no-any-return]
     from controlnet_aux.open_pose.body import Body, bodypose_model
 
     body = Body.__new__(Body)  # its own way of being made reads a pickle
-    body.model = _weighted(bodypose_model(), control)
+    body.model = _weighted(bodypose_model(), control, device)
     return aux.OpenposeDetector(body)  # type: ignore[no-any-return]
 
 
-def _weighted(net: Any, control: Control) -> Any:
+def _weighted(net: Any, control: Control, device: str) -> Any:
     """Fill a detector's network with the weights of its safetensors file."""
     from safetensors.torch import load_file
 
@@ -157,15 +159,16 @@ def _weighted(net: Any, control: Control) -> Any:
     except RuntimeError as error:
         line = " ".join(str(error).split())[:200]
         raise ModelError(f"{control.detector}: no weights of the detector for {control.kind}: {line}") from error
-    return net.float().eval()
+    return net.float().eval().to(device)
 
 
-def _depth(name: str, device: str) -> Detector:
+def _depth(control: Control, device: str) -> Detector:
     """Open a depth estimator of `transformers`: near is bright, as depth networks were taught."""
     import torch
 
     with optional():
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+    name = control.detector
     folder = models.locate(name)
     try:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)

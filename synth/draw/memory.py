@@ -64,10 +64,12 @@ def settle(pipeline: Any, memory: Memory, device: str, size_wh: tuple[int, int],
         pipeline.enable_sequential_cpu_offload(device=device)
     else:
         pipeline.to(device)
-    pixels = size_wh[0] * size_wh[1]
+    vae, pixels = pipeline.vae, size_wh[0] * size_wh[1]
+    # a small autoencoder of other than eight pixels a latent miscounts its tiles
+    tiles = getattr(vae, "spatial_scale_factor", pipeline.vae_scale_factor) == pipeline.vae_scale_factor
     for wanted, method in (
         (memory.tiling == "on" or (memory.tiling == "auto" and pixels * batch > SLICED), "enable_slicing"),
-        (memory.tiling == "on" or (memory.tiling == "auto" and pixels > TILED), "enable_tiling"),
+        (tiles and (memory.tiling == "on" or (memory.tiling == "auto" and pixels > TILED)), "enable_tiling"),
     ):
-        if wanted and hasattr(pipeline.vae, method):
-            getattr(pipeline.vae, method)()
+        if wanted and hasattr(vae, method):
+            getattr(vae, method)()

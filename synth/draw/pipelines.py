@@ -154,13 +154,13 @@ class Studio:
         while len(drawn) < len(prompts):
             part = slice(len(drawn), len(drawn) + (self.at_once or len(prompts)))
             here = {name: list(values[part]) for name, values in told.items()}
+            images = None
             try:
-                images, error = self._call(pipeline, drawing, here, extra), ""
-            except (MemoryError, RuntimeError) as raised:
-                if not is_full(raised):
+                images = self._call(pipeline, drawing, here, extra)
+            except (MemoryError, RuntimeError) as error:
+                if not is_full(error):
                     raise
-                error = str(raised)  # and no more of it: it holds the batch
-            if error or images is None:
+            if images is None:  # out here nothing holds the failed batch any more
                 self._halve(len(here["prompt"]))
             else:
                 drawn += [finished(image) for image in images]
