@@ -195,7 +195,7 @@ def export(
         typer.Option(
             "--format",
             help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), classfolders (torchvision), webdataset, parquet or csv; "
-            "of texts jsonl, parquet, csv or labelstudio.",
+            "pairs, the edited pairs that `generate` made, for `tilth eval --protocol pairs`; of texts jsonl, parquet, csv or labelstudio.",
         ),
     ] = "coco",
     images: Annotated[
@@ -230,6 +230,13 @@ def export(
             sweep(opened, opened.guard, utc_now())
     chosen = opened.checkout(version) if version else opened
     _look_at(where, chosen)
+    if format_ == "pairs":
+        from tilth.pipeline.protocols.pairs import write_pairs
+
+        if policy is None:
+            raise InputError("--format pairs needs --policy, which the pairs are judged by")
+        typer.echo(json.dumps(write_pairs(chosen, policy, out, where=where)))
+        return
     names = rules.names if rules else ()
     if _shown(chosen, media) == TEXT:
         from tilth.annotate.texts.writing import export_texts
