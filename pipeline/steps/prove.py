@@ -215,6 +215,7 @@ class Prove:
         amounts = compare(models, images, names, parts, self.metric, seed=work.seed)
         scores = {f"{ratio:g}": score(each, self.metric) for ratio, each in models.items()}
         told: dict[str, Json] = {
+            "tried": [0.0, *tried],
             "score_by_ratio": {ratio: round(float(np.mean(each)), 4) for ratio, each in scores.items()},
             "score_by_seed": scores,
             "images_by_ratio": {"0": 0, **{f"{one.ratio:g}": one.images for one in amounts}},
