@@ -47,6 +47,7 @@ COMMANDS = {
     "fuse": OneStep("fuse", "Make one set of boxes from several looks.", "'of=[ground, tiled]'"),
     "thresholds": OneStep("thresholds", "Learn score thresholds from reviewed images.", "precision=0.9"),
     "synth": OneStep("generate", "Generate images of thin categories.", "count=100", begins=True),
+    "judge": OneStep("adherence", "Drop generated images that are not what was asked for.", "min_score=0.35"),
     "prove": OneStep("prove", "Keep generated images only as far as they help.", "classifier.steps=300"),
     "hash": OneStep("hash", "Hash every image, to find copies."),
     "quality": OneStep("quality", "Measure the picture quality of every image."),

@@ -156,7 +156,8 @@ def generation(numbers: Numbers, draw: Draw, album: Album) -> Section:
         )
         blocks += [Pair(parts=pair)] if (pair := some(*tables)) else []
     for name in steps_of(numbers, "adherence"):
-        blocks += some(_kept(numbers, f"steps.{name}.facts", capital(name)))
+        base = f"steps.{name}.facts"
+        blocks += some(_kept(numbers, base, capital(name)), _worst(numbers, base))
     for name in steps_of(numbers, "label_made"):
         asked = numbers.get(f"steps.{name}.facts.as_asked") or {}
         rows = [(category, [f"steps.{name}.facts.as_asked.{category}"]) for category in asked]
@@ -178,6 +179,17 @@ def _kept(numbers: Numbers, base: str, name: str) -> Block | None:
         return None
     accepted = Part(name="kept", css="c-final", value=float(kept), shown=numbers.show(f"{base}.kept"))
     return Figure(drawing=stacked([accepted, *parts], title), title=title)
+
+
+def _worst(numbers: Numbers, base: str) -> Table | None:
+    prompts = numbers.get(f"{base}.worst_prompts")
+    if not prompts:
+        return None
+    rows: list[list[str | Markup]] = [
+        [numbers.show(f"{base}.worst_prompts.{number}.{what}") for what in ("prompt", "kept", "made")]
+        for number in range(len(prompts))
+    ]
+    return Table(caption="Prompts of which least was accepted", head=["prompt", "accepted", "generated"], rows=rows)
 
 
 def proof(numbers: Numbers) -> Section:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from tilth.engine.work import Work
 from tilth.policy import Category
 from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.plan.again import Tried
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import Survey, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
@@ -107,6 +108,7 @@ class Planner:
         parts: Whose adapters draw styles.
         methods: Share of each method.
         encoders: Of the model that will read the prompts; none where it is not here yet.
+        again: Step whose rejected images are made up for, instead of what is thin being filled; empty for none.
     """
 
     def __init__(
@@ -120,11 +122,13 @@ class Planner:
         parts: Parts,
         methods: Mapping[str, float],
         encoders: Sequence[Encoder] = (),
+        again: str = "",
     ) -> None:
         self._work, self._left_out = work, dict(left_out)
         self._categories = {name: category for name, category in categories.items() if name not in left_out}
         self._words, self._drawing, self._adapter = words, drawing, parts.adapter
         self._methods, self._encoders = methods, encoders
+        self._again, self._tried = again, Tried(())
         self._stock = Survey()
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, str] = {}  # what came with a parent, in words
@@ -145,7 +149,13 @@ class Planner:
         wanted = per_category * len(self._categories) or count
         room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
         cells = [(category, style) for category in self._categories for style in styles]
-        counts = shares(room, {} if per_category else stock.labels, cells)
+        made = self._work.dataset.samples("made and split != 'test'", images=False, dropped=True)
+        self._tried = Tried(made, self._again)
+        if self._again:
+            counts = self._tried.lacking(room, cells)
+            wanted = counts.total()
+        else:
+            counts = shares(room, {} if per_category else stock.labels, cells)
         requests = [self._request(number, *cell) for number, cell in enumerate(in_turn(counts))]
         # Neighbours share method and adapter, so that they can be drawn in one batch.
         requests.sort(key=lambda r: (METHODS.index(r.method), self._adapter(r.style), r.number))
@@ -175,9 +185,11 @@ class Planner:
                 method, self._orphans = "text", self._orphans + 1
             elif method == "inpaint":
                 hole = _hole(rng)
-        prompt, cut = self._words.write(
-            self._categories[category], style, rng, inpaint=method == "inpaint", fits=self._fits
-        )
+        write = partial(
+            self._words.write, self._categories[category], style, rng, inpaint=method == "inpaint", fits=self._fits,
+            liked=self._tried.liked(category),
+        )  # fmt: skip
+        prompt, cut = self._tried.new(category, write)
         self._shortened += cut
         negative = self._words.negative(category, style, self._drawing.negative_prompt)
         refuse({"prompt": prompt, "negative prompt": negative, "category": category})

@@ -31,6 +31,9 @@ OPTIONAL = ("light", "camera", "place", "attribute")
 Fits = Callable[[str], bool]
 """Whether a model reads a prompt to its end."""
 
+Liked = Callable[[Sequence[str]], Sequence[float] | None]
+"""The chances of words to be chosen; None where all have the same."""
+
 
 @group
 class Words:
@@ -94,13 +97,18 @@ class Words:
         *,
         inpaint: bool = False,
         fits: Fits = lambda prompt: True,
+        liked: Liked = lambda words: None,
     ) -> tuple[str, bool]:
         """Write a prompt; return it and whether something was left out for it to be read to its end."""
+
+        def pick(words: Sequence[str]) -> str:
+            return str(rng.choice(list(words), p=liked(words)))
+
         if own := self.prompts.get(category.name):
-            return str(rng.choice(list(own))), False
-        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items()) if values}
+            return pick(own), False
+        chosen = {key: pick(values) for key, values in sorted(self.fillings.items()) if values}
         names = self.names(category)
-        chosen |= {"thing": names[0] if len(names) == 1 else str(rng.choice(list(names))), "style": style}
+        chosen |= {"thing": names[0] if len(names) == 1 else pick(names), "style": style}
         template = self.inpaint_template if inpaint else self.template
         whole = prompt = with_articles(template.format(**chosen))
         for name in self.optional:

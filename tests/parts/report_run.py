@@ -352,6 +352,7 @@ def build_summary(data: Dataset, told: dict[str, Any]) -> dict[str, Any]:
             "dropped": 19,
             "acceptance": 0.525,
             "kept_by_category": {"knife": 4, "dice": 5},
+            "worst_prompts": [{"prompt": "a photo of a pill in the dark", "kept": 0, "made": 3}],
             "reasons": {
                 "asked for knife, nothing found": 7,
                 "asked for pill, candy found": 7,

@@ -146,6 +146,11 @@ def test_what_several_seeds_found_is_quoted_with_its_command(html: str, page: Pa
     assert re.search(r"rounds\s*3.0", text)
 
 
+def test_prompts_that_were_hardly_accepted_are_named(html: str) -> None:
+    text = re.sub(r"<[^>]+>", " ", html[html.index("Prompts of which least was accepted") :])[:400]
+    assert re.search(r"a photo of a pill in the dark\s+0\s+3\b", text)
+
+
 def test_what_generated_images_gained_is_drawn_with_its_intervals_and_said(html: str, page: Page) -> None:
     assert "proof" in page.ids
     section = html[html.index('id="proof"') :]
