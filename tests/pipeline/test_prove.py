@@ -1,18 +1,26 @@
 """Generated images are kept only as far as models that learn from them are surely better on real images."""
 
 import json
+import re
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from places import POLICY, ROOT
 
 from tilth.claims import Claim
+from tilth.data.dataset import Dataset
+from tilth.engine.recipe import load_recipe
 from tilth.engine.work import Work
 from tilth.errors import RecipeError
 from tilth.images import encode_png
+from tilth.pipeline.run import Run
 from tilth.pipeline.steps.prove import Prove
+from tilth.pipeline.table import step_table
 from tilth.samples import RANK, NewSample
+from tilth.starter.world.files import write_world
 from tilth.starter.world.scene import UNSAFE_KINDS, Spec, render
 from tilth.train.learn.classifier import TrainClassifier
 from tilth.train.measure.gains import Amount, Gain, choose, compare, gains, too_few
@@ -214,11 +222,6 @@ def shifted(data: bytes) -> bytes:
 
 
 def test_mistakes_in_a_recipe_are_told_with_their_line(tmp_path: Path) -> None:
-    from places import POLICY
-
-    from tilth.engine.recipe import load_recipe
-    from tilth.pipeline.table import step_table
-
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"policy: {POLICY}\nsteps:\n  - prove: {{ratios: [0.5, 1], detector: {{steps: 5}}, classifier: null}}\n"
@@ -234,3 +237,29 @@ def test_mistakes_in_a_recipe_are_told_with_their_line(tmp_path: Path) -> None:
         told.value
     )
     assert "stepz" in str(told.value)
+
+
+def test_the_recipe_of_the_page_runs_from_drawing_to_proof(tmp_path: Path) -> None:
+    """The steps that docs/generate.md shows, on a small world, with fewer images; nobody labelled enough to tell anything."""
+    page = (ROOT / "docs" / "generate.md").read_text()
+    shown = re.search(r"(?m)^    - generate: .*\n(?:    .*\n)+", page)
+    assert shown
+    text = re.sub(r"count: \d+", "count: 6", textwrap.dedent(shown[0]))
+    world = tmp_path / "world"
+    write_world(world, labelled=24, corpus=0, test=0, workers=1)
+    first = f"- import: {{path: '{world / 'labelled'}', format: coco, empty_means: confirmed_empty}}\n- split: {{val_share: 0.2}}\n"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"policy: {POLICY}\nsteps:\n{textwrap.indent(first + text, '  ')}")
+    run = Run(load_recipe(path, step_table()), tmp_path / "run")
+    run.execute()
+    facts = {name: record.facts for name, record in run.records.items()}
+    assert facts["generate"]["made"] == 6
+    assert facts["judge"]["kept"] + facts["judge"]["dropped"] == 6  # type: ignore[operator]
+    assert facts["generate.again"]["planned"] == min(6, int(str(facts["judge"]["dropped"])))
+    assert str(facts["prove"]["reason"]).startswith(("nothing can be told", "there is no generated image"))
+    assert facts["prove"]["kept"] == 0
+    dataset = Dataset(tmp_path / "run" / "dataset")
+    assert dataset.count("made") == 0
+    drops = [reason for s in dataset.samples("made", dropped=True, images=False) for _, reason in s.drops]
+    assert len(drops) == dataset.count("made", dropped=True), "each with one reason"
+    assert "Do the generated images help?" in (tmp_path / "run" / "report.html").read_text()
