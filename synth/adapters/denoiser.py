@@ -66,7 +66,8 @@ class Denoiser:
         for part in self.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
-        self.pipeline.vae.to(torch.float32)  # those of large models overflow in less
+        with quiet():
+            self.pipeline.vae.to(torch.float32)  # those of large models overflow in less
         scale = int(self.pipeline.vae_scale_factor)
         self.side, self.step = int(self.core.config.sample_size * scale), scale * self._halvings()
         self.weights = sum(weight.numel() for weight in self.core.parameters())
