@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
+from tilth.synth.draw.loading import core_of, load
 from tilth.synth.draw.pipelines import quiet
 
 if TYPE_CHECKING:
@@ -43,22 +44,15 @@ class Denoiser:
         # as in `Studio`: on a CPU the weights stay float32 and autocast picks what is safe in bfloat16
         dtype = getattr(torch, precision) if self.device.startswith("cuda") else torch.float32
         self._half = getattr(torch, precision) if precision != "float32" else None
-        folder = models.locate(model)
         with quiet():
-            try:
-                self.pipeline: Any = AutoPipelineForText2Image.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, local_files_only=True
-                ).to(self.device)
-            except (OSError, ValueError, AttributeError) as error:
-                reason = (str(error).splitlines() or [""])[0]
-                raise ModelError(f"{model}: cannot be loaded as a text-to-image model: {reason}") from error
+            self.pipeline: Any = load(AutoPipelineForText2Image, model, dtype).to(self.device)
         self.family = type(self.pipeline).__name__
         if self.family not in FAMILIES:
             known = ", ".join(name.removesuffix("Pipeline") for name in FAMILIES)
             raise ModelError(
                 f"{model}: adapters are trained for {known}; this is {self.family.removesuffix('Pipeline')}"
             )
-        self.core: Any = self.pipeline.unet if hasattr(self.pipeline, "unet") else self.pipeline.transformer
+        self.core: Any = core_of(self.pipeline)
         self._coder = self.pipeline.vae.config
         own, coded = self.core.config.in_channels, self._coder.latent_channels
         if own != coded:
