@@ -2,5 +2,6 @@
 
 STEPS = {
     "generate": "tilth.synth.draw.generate:Generate",
+    "train.lora": "tilth.synth.adapters.training:TrainLora",
     "adherence": "tilth.synth.check.adherence:Adherence",
 }

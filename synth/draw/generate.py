@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import field
+from typing import ClassVar
 
 from tilth import models
 from tilth.data.files import write_beside
@@ -39,6 +40,8 @@ class Generate:
         parts: What is added to the model, as in `{controlnet: starter:controlnet}`.
         files: How what is drawn is written, as in `{kind: webp}`.
     """
+
+    refers: ClassVar[tuple[str, ...]] = ("parts.loras",)
 
     model: str = "starter:diffusion"
     licence: str = ""
@@ -88,7 +91,7 @@ class Generate:
                 "fillings": " ; ".join(word for choices in words.fillings.values() for word in choices),
                 "styles": " ; ".join(self.styles),
                 "negative prompt": negative,
-                "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "adapters": " ; ".join(f"{style} {name}" for style in parts.loras for name in parts.of_style(style)),
                 "model": self.model,
                 "controlnet": parts.controlnet,
             }
@@ -110,10 +113,12 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        self.parts.refuse(self.model)
+        parts, called = self.parts.placed(work.artifact)
+        parts.refuse(self.model)
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
-        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
+        taught = [models.digest(folder) for folder in called]
+        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest(), *taught)
         done = work.added(key)
         began = time.monotonic()
         maker = Maker(
@@ -121,10 +126,11 @@ class Generate:
             plan.requests,
             key,
             model=self.model,
-            parts=self.parts,
+            parts=parts,
             drawing=self.drawing,
             files=self.files,
             licence=self.licence,
+            called=called,
         )
         rows_at_once = self.drawing.batch_size
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)

@@ -1,6 +1,6 @@
 """Draw a plan in batches, lazily, and turn each drawing into a sample that says where it comes from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -37,7 +37,8 @@ class Maker:
         parts: What is added to it.
         drawing: How to draw.
         files: How to write it.
-        licence: Of what is drawn; when empty, that of the model. A parent's joins it.
+        licence: Of what is drawn; when empty, that of the model. A parent's joins it, and an adapter's that says so.
+        called: Name of each adapter that an earlier step left, by its folder.
     """
 
     def __init__(
@@ -51,12 +52,15 @@ class Maker:
         drawing: Drawing,
         files: Files,
         licence: str = "",
+        called: Mapping[str, str] | None = None,
     ) -> None:
         self.work, self.plan, self.key = work, plan, key
         self.model, self.parts, self.drawing = model, parts, drawing
         self._writer = files.writer()
         self.licence = licence or models.spec(model).licence
         self._weights = {name: weights_of(name) for name in (model, *parts.names)}
+        for folder, name in (called or {}).items():
+            self._weights[folder] |= {"name": name}
 
     def make(self, done: int) -> Iterator[NewSample | Failed]:
         """Yield what comes after the first `done` requests; the models are loaded only if there is anything.
@@ -124,9 +128,10 @@ class Maker:
         control: Json = (
             {**self._weights[parts.controlnet], "scale": drawing.control_scale} if request.method == "edges" else None
         )
-        adapters: list[Json] = (
-            [{**self._weights[parts.loras[adapter]], "weight": parts.weight(adapter)}] if adapter else []
-        )
+        adapters: list[Json] = [
+            {**self._weights[name], "weight": weight}
+            for name, weight in zip(parts.of_style(adapter), parts.weights(adapter), strict=True)
+        ]
         origin: dict[str, Json] = {
             "source": f"{self.work.name}/{request.number:06d}",
             "step": self.work.name,

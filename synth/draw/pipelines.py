@@ -16,7 +16,7 @@ from tilth import models
 from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.images import Image, resize
-from tilth.synth.draw.fitting import fit_adapter
+from tilth.synth.draw.fitting import Adapters
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.settings import SCHEDULERS, Drawing, Parts
 
@@ -65,8 +65,7 @@ class Studio:
         with quiet():
             self.pipeline: Any = self._load(AutoPipelineForText2Image, model).to(self.device)
             self._controlnet: Any = self._load_controlnet(self.parts.controlnet) if self.parts.controlnet else None
-            for name, lora in self.parts.loras.items():
-                fit_adapter(self.pipeline, name, lora, model)
+            self._adapters = Adapters(self.pipeline, self.parts, model)
         self.model, self._encoders = model, encoders(model)
         self.size_wh = self._size((drawing or Drawing()).size_wh)
         if drawing and drawing.scheduler:
@@ -114,13 +113,6 @@ class Studio:
             raise ModelError(f"{self.model}: its noise is not that of {name}; schedulers that fit it: {known}")
         with optional():
             self.pipeline.scheduler = getattr(diffusers, name).from_config(own.config)
-
-    def _use(self, adapter: str) -> None:
-        if adapter:
-            self.pipeline.enable_lora()
-            self.pipeline.set_adapters([adapter], [self.parts.weight(adapter)])
-        elif self.parts.loras:
-            self.pipeline.disable_lora()
 
     def _pipeline(self, verb: str) -> Any:
         """Return the pipeline of a verb; all share the weights of the first."""
@@ -178,7 +170,7 @@ class Studio:
         negatives: Sequence[str] = (),
     ) -> list[Drawn]:
         """Draw one image a prompt; each has its own negative prompt where some are given, as with the other verbs."""
-        self._use(adapter)
+        self._adapters.use(adapter)
         return self._run("text", prompts, seeds, drawing, negatives)
 
     def along_edges(
@@ -195,7 +187,7 @@ class Studio:
 
         if self._controlnet is None:
             raise ModelError("drawing along edges needs a controlnet; name one in the step's settings")
-        self._use(adapter)
+        self._adapters.use(adapter)
         edges = [PilImage.fromarray(edges_of(reference, self.size_wh)) for reference in references]
         return self._run(
             "edges",
@@ -221,7 +213,7 @@ class Studio:
         from PIL import Image as PilImage
         from PIL import ImageFilter
 
-        self._use(adapter)
+        self._adapters.use(adapter)
         squares = [resize(reference, self.size_wh) for reference in references]
         masks = [PilImage.fromarray(hole) for hole in holes]
         drawn = self._run(
