@@ -31,7 +31,7 @@ def sizes(side: int, step: int) -> list[tuple[int, int]]:
 def nearest(size_wh: tuple[int, int], among: list[tuple[int, int]]) -> tuple[int, int]:
     """Return the size whose shape is most like that of an image.
 
-    >>> nearest((1600, 1200), sizes(512, 64)), nearest((90, 100), sizes(512, 64))
+    >>> nearest((1600, 1200), sizes(512, 64)), nearest((80, 100), sizes(512, 64))
     ((576, 448), (448, 576))
     """
     return min(among, key=lambda each: abs(math.log(each[0] / each[1]) - math.log(size_wh[0] / size_wh[1])))

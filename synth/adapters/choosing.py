@@ -28,12 +28,14 @@ class Shown:
     Args:
         sample: With its file.
         captions: All of it that can be said; one is told at a time.
+        contents: What is in it, in as many words as there are captions; nothing of images of the prior.
         val: Whether it is held back.
         prior: Whether it keeps what the model knew.
     """
 
     sample: Sample
     captions: tuple[str, ...]
+    contents: tuple[str, ...] = ()
     val: bool = False
     prior: bool = False
 
@@ -56,6 +58,24 @@ class Chosen:
 def never(policy: Policy) -> frozenset[str]:
     """Name the categories of a policy that are never generated."""
     return frozenset(category.name for category in policy.categories if examine_category(category) is not None)
+
+
+def check(policy: Policy, images: Slice, name: str) -> None:
+    """Refuse a slice of categories that there are not, or that are never generated.
+
+    Args:
+        policy: Of the recipe.
+        images: The slice.
+        name: Of the step.
+
+    Raises:
+        InputError: It names one.
+    """
+    policy.check_pictured(images.categories, name)
+    if asked := sorted(never(policy).intersection(images.categories)):
+        raise InputError(
+            f"{name}: {', '.join(asked)} is never generated, so no model is taught it; no setting allows it"
+        )
 
 
 def condition(images: Slice) -> str:
@@ -91,12 +111,8 @@ def choose(work: Work, images: Slice, captions: Captions, fits: Fits, describe: 
     Raises:
         InputError: Fewer than five images are left; a category is unknown or never generated.
     """
-    work.policy.check_pictured(images.categories, work.name)
+    check(work.policy, images, work.name)
     forbidden = never(work.policy)
-    if asked := sorted(forbidden.intersection(images.categories)):
-        raise InputError(
-            f"{work.name}: {', '.join(asked)} is never generated, so no model is taught it; no setting allows it"
-        )
     word = captions.word(images.style)
     ids = sorted(id_ for some in work.dataset.ids(condition(images), dropped=False) for id_ in some)
     kept, refused = list[Sample](), 0
@@ -121,7 +137,9 @@ def choose(work: Work, images: Slice, captions: Captions, fits: Fits, describe: 
         texts = dict.fromkeys(written(each, word, captions, fits) for each in all_said)
         for text in texts:
             refuse({"caption": text, "reference": said_of(sample)})
-        shown.append(Shown(sample=sample, captions=tuple(texts), val=number >= len(kept) - held))
+        shown.append(
+            Shown(sample=sample, captions=tuple(texts), contents=tuple(all_said), val=number >= len(kept) - held)
+        )
     return Chosen(shown=shown, matched=len(ids), refused=refused)
 
 

@@ -14,7 +14,7 @@ class Slice:
     """From which images to learn: real ones of the training split, and of them those that all of this holds for.
 
     Args:
-        where: A condition, as in `where: "source like '%posters%'"`; see docs/datasets.md.
+        where: A condition, as `tilth count` takes it: `where: "source like '%posters%'"`.
         style: The look that they share, a word of the captions; without `where`, images whose column `style` says it.
         categories: With a label of one of these.
         most: Images at most.
@@ -168,5 +168,7 @@ class Prior:
         """Check the numbers."""
         if self.count < 0:
             raise ValueError(f"count must not be negative, got {self.count}")
+        if self.where and not self.count:
+            raise ValueError("a prior needs a count of images, as in {count: 100}, or no where")
         if not 0 < self.share <= 0.9:
             raise ValueError(f"share must lie in (0, 0.9], got {self.share}")

@@ -17,10 +17,12 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.samples import join_licences
+from tilth.synth.adapters.captioner import Captioner
 from tilth.synth.adapters.choosing import Chosen, choose, digest
 from tilth.synth.adapters.denoiser import SMALL, Denoiser
 from tilth.synth.adapters.lesson import Lesson, trainable
 from tilth.synth.adapters.lora import ATTENTION, CONVOLUTIONS, OF_TEXT, adapter_of, add_adapter, save_adapter
+from tilth.synth.adapters.prior import drawn, real
 from tilth.synth.adapters.settings import Captions, Layers, Learning, Prior, Slice
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.settings import metadata
@@ -87,7 +89,14 @@ class TrainLora:
         def fits(text: str) -> bool:
             return any(each.tokens(text) <= each.limit for each in by)
 
-        chosen = choose(work, self.images, self.captions, fits)
+        describe = None
+        if self.captions.captioner:
+            describe = Captioner(self.captions.captioner, work.device, work.folder / "captions.json")
+        chosen = choose(work, self.images, self.captions, fits, describe)
+        if self.prior.where:
+            chosen.shown.extend(real(work, self.prior, self.captions, fits, chosen.shown))
+        elif self.prior.count:
+            chosen.shown.extend(drawn(work, self.model, self.prior, self.captions, fits, chosen.shown))
         refuse_long({"captions": [text for one in chosen.shown for text in one.captions]}, by, self.model)
         return chosen
 
@@ -175,15 +184,16 @@ class TrainLora:
             name: {k: v.detach().cpu().contiguous() for k, v in adapter_of(part).items()}
             for name, part in parts.items()
         }
-        real = [one.sample for one in chosen.shown]
-        licences = sorted({str(sample.origin.get("licence") or "unknown") for sample in real})
+        licences = sorted(
+            {str(one.sample.origin.get("licence") or "unknown") for one in chosen.shown if one.sample.origin}
+        )
         said = {
             "base_model": self.model,
             "base_model_digest": models.digest(self.model),
             "rank": str(self.layers.rank),
             "trigger": self.captions.word(self.images.style),
             "data_digest": digest(chosen.shown),
-            "images": str(len(real)),
+            "images": str(sum(not one.prior for one in chosen.shown)),
             "licence": join_licences(models.spec(self.model).licence or "unknown", *licences),
             "refusals": version(),
         }
