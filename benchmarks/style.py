@@ -49,7 +49,7 @@ from tilth.train.learn.detector import TrainDetector
 RECIPE = ROOT / "configs" / "recipes" / "new-style.yaml"
 POLICY = ROOT / "configs" / "policies" / "starter.yaml"
 EXAMPLES = 20
-CURVE = (50, 150, 450)  # actions of random labelling
+CURVE = (100, 400)  # actions of random labelling
 POOL = 600  # blueprints that may be drawn to be labelled
 SIZES = {"labelled": 300, "corpus": 0, "test": 500}
 SMALL = {"labelled": 40, "corpus": 0, "test": 20}
@@ -65,7 +65,7 @@ class Bench:
     """
 
     def __init__(self, runs: Path, seed: int, *, small: bool) -> None:
-        self.folder, self.seed, self.steps = runs / f"seed-{seed}", seed, 2 if small else 200
+        self.folder, self.seed, self.steps = runs / f"seed-{seed}", seed, 2 if small else 150
         self.world, self.pool = self.folder / "world", self.folder / "pool"
         self.curve = CURVE[:1] if small else CURVE
         sizes = SMALL if small else SIZES

@@ -19,9 +19,10 @@ from tilth.engine.steps import Facts, fingerprint, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.geometry import Box, areas, clip
-from tilth.images import Image
+from tilth.images import Image, resize
 from tilth.origins.packet import MADE
 from tilth.samples import NewSample, Sample
+from tilth.synth.adapters.colours import Colours, colours_of
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.making import BELIEF
 from tilth.synth.draw.pipelines import Studio, weights_of
@@ -30,6 +31,7 @@ from tilth.synth.plan.survey import TRAINED_ON, frame_around, said_of
 from tilth.synth.safety.provenance import licence_of_all
 from tilth.synth.safety.refusals import examine, refuse, version
 
+LOOKED_AT = 50  # images of the style, for its colours
 CUT = 0.5  # an image is left out when less of one of its boxes stays in the frame
 
 
@@ -49,6 +51,8 @@ class Restyle:
         where: Condition on the labelled training images that are drawn anew.
         most: Of these at most; those with the smallest ids, which is a fair draw.
         views: Drawings of each.
+        colours: Condition on images of the style, such as `state = 'unlabelled'`: what the model's autoencoder changes of their colours is
+            undone in the drawings; nothing is when empty.
         licence: Of what is drawn; when empty, that of the model. That of the parent joins it.
         drawing: How to draw, as in `{steps: 10, guidance: 1.0, size: 128}`.
         files: How what is drawn is written.
@@ -63,6 +67,7 @@ class Restyle:
     where: str = ""
     most: int = 1000
     views: int = 1
+    colours: str = ""
     licence: str = ""
     drawing: Drawing = field(default_factory=Drawing)
     files: Files = field(default_factory=Files)
@@ -156,8 +161,8 @@ class _Drawings:
 
         Batches are cut from all of them, so that a run that was killed draws the same pixels.
         """
-        studio, writer, start = None, self.step.files.writer(), 0
-        drawing = self.step.drawing
+        studio, colours, start = None, None, 0
+        writer, drawing = self.step.files.writer(), self.step.drawing
         for batch in batched(wanted, drawing.batch_size):
             skip, start = max(0, done - start), start + len(batch)
             if skip >= len(batch):
@@ -171,6 +176,9 @@ class _Drawings:
             adapter = self.parts.adapter(self.step.style)
             prompts = [self.step.words] * len(batch)
             drawn = studio.along_edges(prompts, seeds, [image for image, _ in frames], drawing, adapter)
+            if self.step.colours:
+                colours = colours or self._colours(studio)
+                drawn = [image if isinstance(image, str) else colours.correct(image) for image in drawn]
             rows = list(zip(batch, parents, seeds, frames, drawn, strict=True))
             for (id_, view), parent, seed, (_, boxes), image in rows[skip:]:
                 name = f"{self.work.name}/{id_[:12]}-{view}"
@@ -184,6 +192,17 @@ class _Drawings:
                     claims=_claims(parent, boxes, self.work),
                     columns={STYLE: self.step.style} | ({"split": parent.split} if parent.split else {}),
                 )
+
+    def _colours(self, studio: Studio) -> Colours:
+        """Look at images of the style."""
+        real = both("not made", "split != 'test'", self.step.colours)
+        ids = sorted(sample.id for sample in self.work.dataset.samples(real, images=False))[:LOOKED_AT]
+        if not ids:
+            raise InputError(
+                f"{self.work.name}: no image whose colours could be looked at; the condition is: {self.step.colours}"
+            )
+        frames = (_framed(sample, studio.size_wh)[0] for sample in self.work.dataset.read(ids))
+        return colours_of(studio.pipeline.vae, [resize(frame, studio.size_wh) for frame in frames])
 
     def _origin(self, name: str, parent: Sample, seed: int, studio: Studio) -> dict[str, Json]:
         asked, parts, style = self.step, self.parts, self.step.style

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.samples import NewSample, Sample
 from tilth.synth.adapters import restyle
+from tilth.synth.adapters.colours import colours_of
 from tilth.synth.adapters.denoiser import Denoiser
 from tilth.synth.adapters.lesson import edges
 from tilth.synth.adapters.restyle import Restyle
@@ -133,6 +135,29 @@ def test_neither_unlabelled_images_nor_those_of_other_splits_are_drawn_anew(
     work.add("real", [sealed, replace(unknown, claims=())])
     with pytest.raises(InputError, match="no labelled training image to draw anew"):
         anew(model, controlnet).run(work)
+
+
+def test_the_colours_that_an_autoencoder_changes_are_given_back() -> None:
+    import torch
+
+    class Purple(torch.nn.Module):
+        """An autoencoder that takes half of the contrast and adds red."""
+
+        device, dtype = torch.device("cpu"), torch.float32
+
+        def encode(self, x: torch.Tensor) -> Any:
+            return SimpleNamespace(latents=x)
+
+        def decode(self, x: torch.Tensor) -> Any:
+            return SimpleNamespace(sample=0.5 * x + torch.tensor([0.2, 0.0, -0.1]).view(1, 3, 1, 1))
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(40, 200, (16, 16, 3), dtype=np.uint8) for _ in range(3)]
+    found = colours_of(Purple(), images)
+    assert found.gain == pytest.approx([2, 2, 2], abs=0.05)
+    spoilt = Purple().decode(torch.from_numpy(images[0]).permute(2, 0, 1)[None] / 127.5 - 1).sample
+    image = ((spoilt[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
+    assert np.abs(found.correct(image).astype(int) - images[0]).max() <= 3
 
 
 @pytest.mark.parametrize(
