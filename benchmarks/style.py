@@ -64,10 +64,9 @@ class Bench:
         small: Try everything with next to nothing.
     """
 
-    def __init__(self, runs: Path, seed: int, *, small: bool) -> None:
+    def __init__(self, runs: Path, seed: int, *, small: bool = False) -> None:
         self.folder, self.seed, self.steps = runs / f"seed-{seed}", seed, 2 if small else 150
         self.world, self.pool = self.folder / "world", self.folder / "pool"
-        self.curve = CURVE[:1] if small else CURVE
         sizes = SMALL if small else SIZES
         only = {"styles": ("photo",), "test_styles": ("blueprint",), "examples": EXAMPLES}
         write_world(self.world, **sizes, **only, seed=seed, workers=1)
@@ -159,14 +158,17 @@ class Bench:
             spent.append(len(told.actions))
             yield NewSample(data=data, origin={"source": files[place].name}, claims=told.claims)
 
-    def measure(self) -> dict[str, dict[str, float]]:
-        """Return what each way scores; what is finished is read."""
-        done = self.folder / "scores.json"
-        told: dict[str, dict[str, float]] = json.loads(done.read_text()) if done.exists() else {}
-        ways = ("photo", "drawn", *(f"random_{actions}" for actions in self.curve))
-        if left := [way for way in ways if way not in told]:
+    @property
+    def done(self) -> dict[str, dict[str, float]]:
+        """What each way scores, of those that are finished."""
+        path = self.folder / "scores.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def measure(self, way: str) -> dict[str, float]:
+        """Return what a way scores; what is finished is read."""
+        told = self.done
+        if way not in told:
             self.recipe()
-        for way in left:
             if way.startswith("random_"):
                 told[way] = self.random(int(way.removeprefix("random_")))
             else:
@@ -174,9 +176,9 @@ class Bench:
                 work = self.work(way)
                 work.artifacts[step] = self.model(step)
                 told[way] = self.judged(work, step)
-            done.write_text(json.dumps(told))
+            (self.folder / "scores.json").write_text(json.dumps(told))
             print(f"{self.seed} {way}: " + ", ".join(f"{k} {v:.3f}" for k, v in told[way].items()), flush=True)
-        return told
+        return told[way]
 
 
 def scores(work: Work, path: Path) -> dict[str, float]:
@@ -201,17 +203,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=seeds_of, default="2-4", help="such as 2-4 or 1,3 (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/style"), help="what is finished (default: %(default)s)")
+    parser.add_argument(
+        "--curve", type=int, nargs="+", default=CURVE, help="actions of random labelling (default: %(default)s)"
+    )
     parser.add_argument("--small", action="store_true", help="try everything with next to no images and steps")
     add_option(parser)
     asked = parser.parse_args()
     figures = Figures("style", seeds=asked.seeds)
-    found = [Bench(asked.runs, seed, small=asked.small).measure() for seed in asked.seeds]
+    benches = [Bench(asked.runs, seed, small=asked.small) for seed in asked.seeds]
+    ways = ("photo", "drawn", *(f"random_{actions}" for actions in (asked.curve[:1] if asked.small else asked.curve)))
+    found: list[dict[str, dict[str, float]]] = [{} for _ in benches]
+    for way in ways:  # of all seeds first what matters most
+        for one, bench in zip(found, benches, strict=True):
+            one[way] = bench.measure(way)
     for what in ("recall", "precision"):
         note(figures, what, [one["drawn"][what] for one in found])
     note(figures, "fewer_labels", [saved(one)[1] for one in found])
     note(figures, "random_needs", [saved(one)[0] for one in found], "actions")
     figures.add("beyond", sum(saved(one)[2] for one in found), "seeds", n=len(found))
-    for way in found[0]:
+    for way in ways:
         for what in found[0][way]:
             unit = "actions" if what == "actions" else "share"
             note(figures, f"{way}.{what}", [one[way][what] for one in found], unit)
