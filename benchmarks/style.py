@@ -106,7 +106,7 @@ class Bench:
     def model(self, step: str) -> Path:
         """Return what a step of the recipe trained."""
         [path] = (self.folder / "recipe").glob(f"steps/*-{step}.json")
-        return Path(json.loads(path.read_text())["artifacts"][step])
+        return self.folder / "recipe" / str(json.loads(path.read_text())["artifacts"][step])
 
     def do(self, work: Work, name: str, step: Any) -> dict[str, Any]:
         """Run a step in a folder of its own."""
