@@ -3,14 +3,15 @@
     python benchmarks/style.py --seeds 2-4
 
 A seed is a world of its own: 300 labelled photo-like images, 20 unlabelled blueprints, and 500 others, of which nobody knows but the test.
-No miniature has ever seen a blueprint. Told are recall and precision over image and category, where the best box scores 0.5 or more, by
-mean and 95 % t interval over seeds.
+No miniature has ever seen a blueprint. Told are recall and precision over image and category, where the best box scores 0.5 or more, and
+the average precision of images, by mean and 95 % t interval over seeds.
 
-    photo       taught by the labelled images alone
+    before      the detector that all others go on from, taught by the labelled images
+    photo       the same for as many steps more
     drawn       the recipe: these drawn anew along their edges by an adapter that learned the look of the 20
     random_N    instead, a person labels random blueprints, erring on 2 % of the things, until N actions are spent
 
-All go on from the detector of photo-like images for as many steps. `fewer_labels` is what the recipe saves of the actions that random
+`fewer_labels` is what the recipe saves of the actions that random
 labelling needs for the same F1, where somebody who picks out an example is counted one action; `beyond` says in how many seeds not even the
 most actions were enough, so that these count. What is finished in `--runs` is kept.
 """
@@ -28,6 +29,7 @@ import numpy as np
 from figures import Figures, add_option
 from loop import seeds_of
 from loop_figures import cost, note
+from sklearn.metrics import average_precision_score
 from variants import ROOT
 
 from tilth.annotate.exchange.importing import Import
@@ -131,12 +133,11 @@ class Bench:
         facts = self.do(work, name, Evaluate(test=self.world / "test", detector=detector))
         return {**scores(work, work.artifacts[f"{name}.predictions"]), "map50": facts["map50"]["mean"]}
 
-    def random(self, actions: int) -> dict[str, float]:
-        """Label blueprints at random."""
-        work = self.work(f"random-{actions}")
+    def random(self, work: Work, actions: int) -> dict[str, float]:
+        """Label blueprints at random, beside the images that are labelled, until so many actions are spent."""
         self.photos(work)
-        spent: list[int] = []
-        work.add("random", self._labelled(work, actions, spent))
+        if actions:
+            work.add("random", self._labelled(work, actions, []))
         return {**self.taught(work), "actions": actions}
 
     def _labelled(self, work: Work, wanted: int, spent: list[int]) -> Iterator[NewSample]:
@@ -169,26 +170,26 @@ class Bench:
         told = self.done
         if way not in told:
             self.recipe()
-            if way.startswith("random_"):
-                told[way] = self.random(int(way.removeprefix("random_")))
-            else:
-                step = {"photo": "photo.detector", "drawn": "final.detector"}[way]
-                work = self.work(way)
+            work = self.work(way.replace("_", "-"))
+            if step := {"before": "photo.detector", "drawn": "final.detector"}.get(way):
                 work.artifacts[step] = self.model(step)
                 told[way] = self.judged(work, step)
+            else:
+                told[way] = self.random(work, int(way.partition("_")[2] or 0))
             (self.folder / "scores.json").write_text(json.dumps(told))
             print(f"{self.seed} {way}: " + ", ".join(f"{k} {v:.3f}" for k, v in told[way].items()), flush=True)
         return told[way]
 
 
 def scores(work: Work, path: Path) -> dict[str, float]:
-    """Return recall, precision and F1 over image and category of what was predicted."""
+    """Return recall, precision and F1 over image and category of what was predicted, and the mean average precision of the categories."""
     ids = [str(json.loads(line)["id"]) for line in path.read_text().splitlines()]
     found = judged(read_columns(path, unsafe_names(work.policy), ids), None)
     said = found.scores >= found.thresholds
     right, shown, told = (float(each.sum()) for each in (said & found.truth, found.truth, said))
     recall, precision = right / shown, right / told if told else 0.0
-    return {"recall": recall, "precision": precision, "f1": 2 * right / (shown + told)}
+    ap = float(np.mean([average_precision_score(*each) for each in zip(found.truth.T, found.scores.T, strict=True)]))
+    return {"recall": recall, "precision": precision, "f1": 2 * right / (shown + told), "ap": ap}
 
 
 def saved(told: dict[str, dict[str, float]]) -> tuple[float, float, bool]:
@@ -211,7 +212,12 @@ def main() -> None:
     asked = parser.parse_args()
     figures = Figures("style", seeds=asked.seeds)
     benches = [Bench(asked.runs, seed, small=asked.small) for seed in asked.seeds]
-    ways = ("photo", "drawn", *(f"random_{actions}" for actions in (asked.curve[:1] if asked.small else asked.curve)))
+    ways = (
+        "before",
+        "drawn",
+        "photo",
+        *(f"random_{actions}" for actions in (asked.curve[:1] if asked.small else asked.curve)),
+    )
     found: list[dict[str, dict[str, float]]] = [{} for _ in benches]
     for way in ways:  # of all seeds first what matters most
         for one, bench in zip(found, benches, strict=True):
@@ -225,7 +231,7 @@ def main() -> None:
         for what in found[0][way]:
             unit = "actions" if what == "actions" else "share"
             note(figures, f"{way}.{what}", [one[way][what] for one in found], unit)
-    for what in ("recall", "precision", "f1"):
+    for what in ("recall", "precision", "f1", "ap"):
         note(figures, f"{what}_gain", [one["drawn"][what] - one["photo"][what] for one in found])
     path = figures.write(asked.runs if asked.small else asked.results)
     print(path.read_text(), end="")
