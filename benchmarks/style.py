@@ -194,7 +194,8 @@ def scores(work: Work, path: Path) -> dict[str, float]:
 
 def saved(told: dict[str, dict[str, float]]) -> tuple[float, float, bool]:
     """Return the actions of random labelling for the F1 of the recipe, what it saves of them, and whether the most were too few."""
-    curve = {one["actions"]: one["f1"] for way, one in told.items() if way.startswith("random_")}
+    random = {one["actions"]: one["f1"] for way, one in told.items() if way.startswith("random_")}
+    curve = {1: told["photo"]["f1"], **random}  # read over the logarithm, so what takes nothing stands at one action
     needed, beyond = cost(curve, told["drawn"]["f1"])
     return needed, 1 - EXAMPLES / needed, beyond
 
