@@ -29,12 +29,14 @@ class Denoiser:
     Args:
         model: Name of the checkpoint.
         device: `auto`, `cpu`, `cuda`, …
+        controlnet: That pulls as it is trained; empty for none.
 
     Raises:
-        ModelError: It is absent, of a family that adapters are not trained for, or made for inpainting.
+        ModelError: One is absent, the model is of a family that adapters are not trained for, or made for inpainting, or the ControlNet
+            was made for another.
     """
 
-    def __init__(self, model: str, device: str = "auto") -> None:
+    def __init__(self, model: str, device: str = "auto", controlnet: str = "") -> None:
         import torch
 
         with optional():
@@ -65,10 +67,32 @@ class Denoiser:
         scale = int(self.pipeline.vae_scale_factor)
         self.side, self.step = int(self.core.config.sample_size * scale), scale * self._halvings()
         self.weights = sum(weight.numel() for weight in self.core.parameters())
+        self.controlnet: Any = self._load_controlnet(controlnet, dtype) if controlnet else None
         self._flows = type(self.pipeline.scheduler).__name__.startswith("FlowMatch")
         scheduler = FlowMatchEulerDiscreteScheduler if self._flows else DDPMScheduler
         self._schedule: Any = scheduler.from_config(self.pipeline.scheduler.config)
         self.times = int(self._schedule.config.num_train_timesteps)
+
+    def _load_controlnet(self, name: str, dtype: "torch.dtype") -> Any:
+        from diffusers import ControlNetModel
+
+        with quiet():
+            try:
+                net = ControlNetModel.from_pretrained(
+                    models.locate(name), dtype=dtype, use_safetensors=True, local_files_only=True
+                )
+            except (OSError, ValueError, AttributeError) as error:
+                raise ModelError(
+                    f"{name}: cannot be loaded as a ControlNet: {(str(error).splitlines() or [''])[0]}"
+                ) from error
+        own, theirs = (getattr(part.config, "cross_attention_dim", None) for part in (self.core, net))
+        if (
+            own is None
+            or own != theirs
+            or tuple(net.config.block_out_channels) != tuple(self.core.config.block_out_channels)
+        ):
+            raise ModelError(f"{name}: was made for another model than {self.model}")
+        return net.to(self.device).requires_grad_(False).eval()
 
     def _halvings(self) -> int:
         """Return how many latents a side must be a multiple of."""
@@ -151,6 +175,7 @@ class Denoiser:
         told: Told,
         *,
         snr_gamma: float = 0.0,
+        along: "torch.Tensor | None" = None,
     ) -> "torch.Tensor":
         """Return how far the model is from what it should say of noisy latents, `(n,)`.
 
@@ -160,6 +185,7 @@ class Denoiser:
             places: In the noise schedule, `(n,)`.
             told: Of their captions.
             snr_gamma: Largest signal-to-noise ratio that counts in full; 0 weighs all times alike.
+            along: Edges that the ControlNet pulls along, `(n, 3, height, width)` in [0, 1]; None without one.
         """
         import torch
 
@@ -167,7 +193,7 @@ class Denoiser:
         with torch.autocast(
             torch.device(self.device).type, self._half or torch.bfloat16, enabled=self._half is not None
         ):
-            said = self._said(noisy, times, told)
+            said = self._said(noisy, times, told, along)
         losses: torch.Tensor = (said.float() - wanted.float()).pow(2).mean((1, 2, 3))
         if snr_gamma and not self._flows:
             signal = self._schedule.alphas_cumprod.to(places.device)[places]
@@ -190,7 +216,7 @@ class Denoiser:
         }
         return noisy, places, kinds[self._schedule.config.prediction_type]()
 
-    def _said(self, noisy: Any, times: Any, told: Told) -> Any:
+    def _said(self, noisy: Any, times: Any, told: Told, along: Any = None) -> Any:
         import torch
 
         noisy, states = noisy.to(self.core.dtype), told["states"].to(self.core.dtype)
@@ -204,4 +230,11 @@ class Denoiser:
             high, wide = (int(side * self.pipeline.vae_scale_factor) for side in noisy.shape[2:])
             shape = torch.tensor([high, wide, 0, 0, high, wide], dtype=states.dtype, device=states.device)
             added = {"text_embeds": told["pooled"].to(self.core.dtype), "time_ids": shape.expand(len(noisy), -1)}
-        return self.core(noisy, times, encoder_hidden_states=states, added_cond_kwargs=added or None).sample
+        told_core = {"encoder_hidden_states": states, "added_cond_kwargs": added or None}
+        if along is not None:  # what the ControlNet says depends on nothing that learns
+            with torch.no_grad():
+                down, middle = self.controlnet(
+                    noisy, times, controlnet_cond=along.to(noisy.dtype), return_dict=False, **told_core
+                )
+            told_core |= {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+        return self.core(noisy, times, **told_core).sample

@@ -19,6 +19,7 @@ from tilth.synth.adapters.buckets import cut, nearest, sizes
 from tilth.synth.adapters.choosing import Shown, digest
 from tilth.synth.adapters.denoiser import Denoiser, Told
 from tilth.synth.adapters.settings import Captions, Learning, Prior, Slice
+from tilth.synth.draw.controls import edges_of
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,8 @@ class Lesson:
     ) -> None:  # fmt: skip
         self._denoiser, self._shown, self._seed = denoiser, shown, seed
         self._captions, self._learning = captions, learning
+        pulled = denoiser.controlnet is not None
+        self._along = [edges(views).to(denoiser.device) for views in self._views(images)] if pulled else []
         self._coded = self._encoded(folder / "latents.safetensors", images, advance)
         self.sizes = Counter(tuple(coded.shape[-1:-3:-1]) for coded in self._coded)  # width and height, in latents
         self._texts = list(dict.fromkeys(["", *(text for one in shown for text in one.captions)]))
@@ -72,17 +75,14 @@ class Lesson:
         from safetensors import safe_open
         from safetensors.torch import save_file
 
-        named = digest(self._shown)
+        named = f"{digest(self._shown)} {images.side}"
         if path.exists():
             with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("shown") == named:
                     advance(len(self._shown))
                     return [file.get_tensor(str(n)).to(self._denoiser.device) for n in range(len(self._shown))]
-        side, found = self._denoiser.side, []
-        among = sizes(side, self._denoiser.step) if images.aspect == "keep" else [(side, side)]
-        for one in self._shown:
-            image = cut(one.sample.pixels(), nearest(one.sample.size_wh, among))
-            views = [image, image[:, ::-1]] if images.mirror and not one.val else [image]
+        found = []
+        for views in self._views(images):
             found.append(self._denoiser.coded(signed(views)).float())
             advance(1)
         partial = path.with_suffix(".partial")
@@ -90,6 +90,14 @@ class Lesson:
         save_file(held, partial, metadata={"shown": named})
         partial.replace(path)
         return found
+
+    def _views(self, images: Slice) -> Iterator[list[Image]]:
+        """Yield each image in its shape, with its mirror image where wanted."""
+        side = images.side or self._denoiser.side
+        among = sizes(side, self._denoiser.step) if images.aspect == "keep" else [(side, side)]
+        for one in self._shown:
+            image = cut(one.sample.pixels(), nearest(one.sample.size_wh, among))
+            yield [image, image[:, ::-1]] if images.mirror and not one.val else [image]
 
     def loss_at(self, step: int) -> "torch.Tensor":
         """Return the loss of a batch; it depends on the seed and the step alone."""
@@ -109,7 +117,8 @@ class Lesson:
             groups.setdefault(tuple(self._coded[row].shape[1:]), []).append(int(row))
         losses = []
         for some in groups.values():
-            coded = torch.stack([self._coded[row][int(rng.integers(len(self._coded[row])))] for row in some])
+            views = [(row, int(rng.integers(len(self._coded[row])))) for row in some]
+            coded = torch.stack([self._coded[row][view] for row, view in views])
             clean = self._denoiser.latents(coded)
             texts = [
                 "" if rng.random() < self._captions.drop else str(rng.choice(self._shown[r].captions)) for r in some
@@ -117,13 +126,24 @@ class Lesson:
             noise, places = torch.randn(clean.shape).to(clean.device), self._denoiser.drawn_times(len(some))
             losses.append(
                 self._denoiser.losses(
-                    clean, noise, places.to(clean.device), self._said(texts), snr_gamma=self._learning.snr_gamma
+                    clean,
+                    noise,
+                    places.to(clean.device),
+                    self._said(texts),
+                    snr_gamma=self._learning.snr_gamma,
+                    along=self._edges(views),
                 )
             )
         loss = torch.cat(losses).mean()
         self._step = step // self._learning.accumulate + 1
         self._losses.append(loss.item())
         return loss
+
+    def _edges(self, views: Sequence[tuple[int, int]]) -> "torch.Tensor | None":
+        """Return the edges of images, or of their mirror images; None where no ControlNet pulls."""
+        import torch
+
+        return torch.stack([self._along[row][view] for row, view in views]) if self._along else None
 
     def _said(self, texts: Sequence[str]) -> Told:
         if self._told is None:
@@ -147,7 +167,8 @@ class Lesson:
                     count = len(places[some])
                     told = self._said([self._shown[row].captions[0]] * count)
                     clean = one.expand(count, -1, -1, -1)
-                    total += float(self._denoiser.losses(clean, noise[some], places[some], told).sum())
+                    along = self._edges([(row, 0)] * count)
+                    total += float(self._denoiser.losses(clean, noise[some], places[some], told, along=along).sum())
         return total / (looks * len(self._val))
 
     def judge(self, weights: "Sequence[torch.Tensor]", averaged: "Sequence[torch.Tensor]", advance: Advance) -> float:
@@ -165,6 +186,14 @@ def signed(images: Sequence[Image]) -> "torch.Tensor":
     import torch
 
     return torch.from_numpy(np.stack(images).copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def edges(images: Sequence[Image]) -> "torch.Tensor":
+    """Return the edges of images as a ControlNet takes them, `(n, 3, h, w)` in [0, 1]."""
+    import torch
+
+    found = [edges_of(np.ascontiguousarray(image), (image.shape[1], image.shape[0])) for image in images]
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
 
 @contextmanager

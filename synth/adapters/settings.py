@@ -20,7 +20,8 @@ class Slice:
         most: Images at most.
         val_share: Share of them that is held back, to judge by; one at least.
         mirror: Learn from their mirror images, too; wrong for writing.
-        aspect: `keep` their shapes, in buckets of about the model's own number of pixels, or cut the middle `square` out of each.
+        aspect: `keep` their shapes, in buckets of about as many pixels as a square of `side`, or cut the middle `square` out of each.
+        side: Pixels of that square's side; the model's own when 0. Finer lines than its autoencoder sees at its own size want more.
     """
 
     where: str = ""
@@ -30,11 +31,14 @@ class Slice:
     val_share: float = 0.15
     mirror: bool = True
     aspect: Literal["keep", "square"] = "keep"
+    side: int = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.most < 5:
             raise ValueError(f"most must be at least 5, got {self.most}")
+        if self.side and not 32 <= self.side <= 4096:
+            raise ValueError(f"side must lie in [32, 4096], or be 0 for the model's own, got {self.side}")
         if not 0 < self.val_share <= 0.5:
             raise ValueError(f"val_share must lie in (0, 0.5], got {self.val_share}")
 
@@ -117,6 +121,7 @@ class Learning:
         snr_gamma: Weighs down times of little noise, as in https://arxiv.org/abs/2303.09556, which has 5; 0 for none.
         checkpointing: Compute what lies between layers twice instead of keeping it: less memory, a third more time.
         save_every: Steps between checkpoints, which a killed training goes on from.
+        controlnet: ControlNet for Canny edges that pulls meanwhile, along the edges of each image; for an adapter that will draw with it.
     """
 
     steps: int = 600
@@ -127,6 +132,7 @@ class Learning:
     snr_gamma: float = 0.0
     checkpointing: bool = False
     save_every: int = 50
+    controlnet: str = ""
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -64,8 +64,8 @@ class TrainLora:
             raise ValueError(str(error)) from error
 
     def models(self) -> tuple[str, ...]:
-        """Name the base model and the captioner."""
-        return (self.model, *filter(None, (self.captions.captioner,)))
+        """Name the base model, the captioner and the ControlNet."""
+        return (self.model, *filter(None, (self.captions.captioner, self.learning.controlnet)))
 
     def run(self, work: Work) -> Facts:
         """Train, or go on from the last checkpoint, and publish the adapter under the step's name.
@@ -76,7 +76,8 @@ class TrainLora:
         """
         out, told = work.folder / "adapter", work.folder / "told.json"
         if not (out.is_dir() and told.exists()):
-            refuse({"model": f"{self.model} {metadata(self.model)}"})
+            names = filter(None, (self.model, self.learning.controlnet))
+            refuse({"model": " ".join(f"{name} {metadata(name)}" for name in names)})
             self._teach(work, self._choose(work), out, told)
         work.publish(work.name, out)
         facts: dict[str, Json] = json.loads(told.read_text())
@@ -100,7 +101,7 @@ class TrainLora:
         return chosen
 
     def _teach(self, work: Work, chosen: Chosen, out: Path, told: Path) -> None:
-        denoiser = Denoiser(self.model, work.device)
+        denoiser = Denoiser(self.model, work.device, self.learning.controlnet)
         shown = chosen.shown
         with work.events.progress(f"{work.name}: look", len(shown)) as advance:
             lesson = Lesson(

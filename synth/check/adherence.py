@@ -133,6 +133,8 @@ class Adherence:
             "adherence.cover": round(float(cover.min(initial=1)), 4),
             "adherence.inside": round(float(inside.max(initial=0)), 4),
         }
+        if not asked:  # it has the labels of an image that it is like
+            return "", columns
         if not said:
             return "no model has looked at it", columns
         if sample.origin.get("instead"):
@@ -200,6 +202,7 @@ def _seen(sample: Sample, wrong: str, columns: dict[str, Json]) -> Seen:
         id=sample.id,
         category=asked,
         style=str(sample.columns.get(STYLE) or sample.origin.get("style") or ""),
+        alone=not asked,
         found=found,
         wrong=wrong or ("" if "brightness" in numbers else "cannot be read"),
         agrees=agrees,
@@ -220,7 +223,8 @@ def _told(images: Sequence[Seen], reasons: Mapping[str, str], prompts: Mapping[s
     groups: dict[str, dict[str, list[bool]]] = {what: defaultdict(list) for what in ("category", "style", "prompt")}
     for one in images:
         prompt = [("prompt", prompts[one.id])] if one.id in prompts else []
-        for what, name in (("category", one.category), ("style", one.style), *prompt):
+        category = [("category", one.category)] if one.category else []
+        for what, name in (*category, ("style", one.style), *prompt):
             groups[what][name].append(not reasons[one.id])
     kept = sum(not reason for reason in reasons.values())
     worst = sorted(groups["prompt"].items(), key=lambda item: (sum(item[1]) / len(item[1]), -len(item[1]), item[0]))

@@ -164,6 +164,20 @@ def test_a_look_alike_stays_where_the_thing_is_not_found_and_is_not_compared_wit
     assert len({*first} & {id_of(one) for one in (alike, *others)}) == 4, "they take turns with the things"
 
 
+def test_what_was_asked_for_nothing_goes_for_being_broken_or_a_copy_alone(work: Work) -> None:
+    def drawn(seed: int, data: bytes = b"") -> NewSample:
+        one = made(seed, "knife", style="neon", data=data)
+        return replace(one, origin={"style": "neon", "method": "restyle", "prompt": "a neon", "parents": []})
+
+    one, black = drawn(0), drawn(1, encode_png(np.zeros((64, 64, 3), np.uint8)))
+    other = drawn(0, altered(one, lambda image: image + 2))
+    work.add("a", [one, other, black])
+    facts = Adherence(lowest=0.5).run(work)
+    assert reasons(work) == {id_of(one): "", id_of(other): "", id_of(black): "black"}
+    assert facts["kept_by_category"] == {}
+    assert facts["acceptance_by_style"] == {"neon": pytest.approx(2 / 3, abs=1e-3)}
+
+
 def test_a_classifier_of_the_run_is_asked(work: Work) -> None:
     work.add("real", [real(i, ("knife", "dice")[i % 2]) for i in range(40)])
     quick = TrainClassifier(steps=25, batch_size=8, method="probe", lr=0.01, patience=0, spots=0, image_side=48)
