@@ -45,16 +45,16 @@ class Captioner:
     def __call__(self, samples: Sequence[Sample]) -> list[str]:
         """Say what is in each image."""
         said: dict[str, str] = json.loads(self._notes.read_text()) if self._notes.exists() else {}
-        missing = [sample for sample in samples if sample.id not in said]
-        net, processor = self._load() if missing else (None, None)
-        for some in batched(missing, AT_ONCE):
-            given = processor(images=[sample.pixels() for sample in some], return_tensors="pt").to(
-                self._device, net.dtype
-            )
-            ids = net.generate(**given, max_new_tokens=TOKENS, num_beams=1, do_sample=False)
-            texts = processor.batch_decode(ids, skip_special_tokens=True)
-            said |= {sample.id: " ".join(text.split()) for sample, text in zip(some, texts, strict=True)}
-            write_beside(self._notes, json.dumps(said))
+        if missing := [sample for sample in samples if sample.id not in said]:
+            net, processor = self._load()
+            for some in batched(missing, AT_ONCE):
+                given = processor(images=[sample.pixels() for sample in some], return_tensors="pt")
+                ids = net.generate(
+                    **given.to(self._device, net.dtype), max_new_tokens=TOKENS, num_beams=1, do_sample=False
+                )
+                texts = processor.batch_decode(ids, skip_special_tokens=True)
+                said |= {sample.id: " ".join(text.split()) for sample, text in zip(some, texts, strict=True)}
+                write_beside(self._notes, json.dumps(said))
         return [said[sample.id] for sample in samples]
 
     def _load(self) -> tuple[Any, Any]:

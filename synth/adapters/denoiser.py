@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
+from tilth.synth.draw.controls import load_control
+from tilth.synth.draw.loading import core_of, load
 from tilth.synth.draw.pipelines import quiet
+from tilth.synth.draw.settings import Control
 
 if TYPE_CHECKING:
     import torch
@@ -45,22 +48,15 @@ class Denoiser:
         # as in `Studio`: on a CPU the weights stay float32 and autocast picks what is safe in bfloat16
         dtype = getattr(torch, precision) if self.device.startswith("cuda") else torch.float32
         self._half = getattr(torch, precision) if precision != "float32" else None
-        folder = models.locate(model)
         with quiet():
-            try:
-                self.pipeline: Any = AutoPipelineForText2Image.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, local_files_only=True
-                ).to(self.device)
-            except (OSError, ValueError, AttributeError) as error:
-                reason = (str(error).splitlines() or [""])[0]
-                raise ModelError(f"{model}: cannot be loaded as a text-to-image model: {reason}") from error
+            self.pipeline: Any = load(AutoPipelineForText2Image, model, dtype).to(self.device)
         self.family = type(self.pipeline).__name__
         if self.family not in FAMILIES:
             known = ", ".join(name.removesuffix("Pipeline") for name in FAMILIES)
             raise ModelError(
                 f"{model}: adapters are trained for {known}; this is {self.family.removesuffix('Pipeline')}"
             )
-        self.core: Any = self.pipeline.unet if hasattr(self.pipeline, "unet") else self.pipeline.transformer
+        self.core: Any = core_of(self.pipeline)
         self._coder = self.pipeline.vae.config
         own, coded = self.core.config.in_channels, self._coder.latent_channels
         if own != coded:
@@ -68,7 +64,8 @@ class Denoiser:
         for part in self.pipeline.components.values():
             if isinstance(part, torch.nn.Module):
                 part.requires_grad_(False).eval()
-        self.pipeline.vae.to(torch.float32)  # those of large models overflow in less
+        with quiet():
+            self.pipeline.vae.to(torch.float32)  # those of large models overflow in less
         scale = int(self.pipeline.vae_scale_factor)
         self.side, self.step = int(self.core.config.sample_size * scale), scale * self._halvings()
         self.weights = sum(weight.numel() for weight in self.core.parameters())
@@ -79,24 +76,10 @@ class Denoiser:
         self.times = int(self._schedule.config.num_train_timesteps)
 
     def _load_controlnet(self, name: str, dtype: "torch.dtype") -> Any:
-        from diffusers import ControlNetModel
-
+        if not hasattr(self.pipeline, "unet"):
+            raise ModelError(f"{self.model}: adapters learn along edges in a U-Net alone; leave the controlnet out")
         with quiet():
-            try:
-                net = ControlNetModel.from_pretrained(
-                    models.locate(name), dtype=dtype, use_safetensors=True, local_files_only=True
-                )
-            except (OSError, ValueError, AttributeError) as error:
-                raise ModelError(
-                    f"{name}: cannot be loaded as a ControlNet: {(str(error).splitlines() or [''])[0]}"
-                ) from error
-        own, theirs = (getattr(part.config, "cross_attention_dim", None) for part in (self.core, net))
-        if (
-            own is None
-            or own != theirs
-            or tuple(net.config.block_out_channels) != tuple(self.core.config.block_out_channels)
-        ):
-            raise ModelError(f"{name}: was made for another model than {self.model}")
+            net = load_control(Control(net=name), self.core, self.model, dtype)
         return net.to(self.device).requires_grad_(False).eval()
 
     def _halvings(self) -> int:

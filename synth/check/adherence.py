@@ -48,6 +48,8 @@ class AdherenceMapper:
         }
         if not said:
             return Result(columns=columns, dropped="no model has looked at it")
+        if sample.origin.get("instead"):  # the harmless one of an edited pair
+            return Result(columns=columns, dropped=f"asked for a look-alike, found {asked}" if right else "")
         if not right:
             return Result(columns=columns, dropped=f"asked for {asked}, {_found_instead(sample, seen)}")
         if (cover > self.max_cover).all():
@@ -90,8 +92,8 @@ def _found_instead(sample: Sample, seen: Sequence[Claim]) -> str:
 class Adherence:
     """Keep the generated images in which grounding finds the category that was asked for, where it was asked for.
 
-    Run `ground` on them first. The measures are columns, so other thresholds need no model. Images that a person has
-    labelled are left to what the person said.
+    The look-alike of an edited pair stays where it does not. Run `ground` on them first. The measures are columns, so other
+    thresholds need no model. Images that a person has labelled are left to what the person said.
 
     Args:
         min_score: Least score of a box of the category.

@@ -57,8 +57,10 @@ class Adapters:
             chosen = [self._names[lora] for lora in self._parts.of_style(style)]
             self._pipeline.enable_lora()
             self._pipeline.set_adapters(chosen, list(self._parts.weights(style)))
-            self._plain = [(weight, weight.detach().to("cpu", copy=True)) for weight in self._changed(chosen)]
-            self._pipeline.fuse_lora(components=fused, adapter_names=chosen)
+            changed = list(self._changed(chosen))
+            if all(weight.device.type != "meta" for weight in changed):  # they are elsewhere, a layer at a time
+                self._plain = [(weight, weight.detach().to("cpu", copy=True)) for weight in changed]
+                self._pipeline.fuse_lora(components=fused, adapter_names=chosen)
         else:
             self._pipeline.disable_lora()
         self._style = style
