@@ -206,28 +206,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=seeds_of, default="2-4", help="such as 2-4 or 1,3 (default: %(default)s)")
     parser.add_argument("--runs", type=Path, default=Path("runs/style"), help="what is finished (default: %(default)s)")
     parser.add_argument(
-        "--curve", type=int, nargs="+", default=CURVE, help="actions of random labelling (default: %(default)s)"
+        "--curve", type=int, nargs="*", default=CURVE, help="actions of random labelling (default: %(default)s)"
     )
     parser.add_argument("--small", action="store_true", help="try everything with next to no images and steps")
     add_option(parser)
     asked = parser.parse_args()
     figures = Figures("style", seeds=asked.seeds)
     benches = [Bench(asked.runs, seed, small=asked.small) for seed in asked.seeds]
-    ways = (
-        "before",
-        "drawn",
-        "photo",
-        *(f"random_{actions}" for actions in (asked.curve[:1] if asked.small else asked.curve)),
-    )
+    ways = ("before", "drawn", "photo", *(f"random_{actions}" for actions in asked.curve))
     found: list[dict[str, dict[str, float]]] = [{} for _ in benches]
     for way in ways:  # of all seeds first what matters most
         for one, bench in zip(found, benches, strict=True):
             one[way] = bench.measure(way)
     for what in ("recall", "precision"):
         note(figures, what, [one["drawn"][what] for one in found])
-    note(figures, "fewer_labels", [saved(one)[1] for one in found])
-    note(figures, "random_needs", [saved(one)[0] for one in found], "actions")
-    figures.add("beyond", sum(saved(one)[2] for one in found), "seeds", n=len(found))
+    if asked.curve:
+        note(figures, "fewer_labels", [saved(one)[1] for one in found])
+        note(figures, "random_needs", [saved(one)[0] for one in found], "actions")
+        figures.add("beyond", sum(saved(one)[2] for one in found), "seeds", n=len(found))
     for way in ways:
         for what in found[0][way]:
             unit = "actions" if what == "actions" else "share"

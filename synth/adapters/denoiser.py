@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
+from tilth.synth.draw.controls import load_control
 from tilth.synth.draw.loading import core_of, load
 from tilth.synth.draw.pipelines import quiet
+from tilth.synth.draw.settings import Control
 
 if TYPE_CHECKING:
     import torch
@@ -74,24 +76,10 @@ class Denoiser:
         self.times = int(self._schedule.config.num_train_timesteps)
 
     def _load_controlnet(self, name: str, dtype: "torch.dtype") -> Any:
-        from diffusers import ControlNetModel
-
+        if not hasattr(self.pipeline, "unet"):
+            raise ModelError(f"{self.model}: adapters learn along edges in a U-Net alone; leave the controlnet out")
         with quiet():
-            try:
-                net = ControlNetModel.from_pretrained(
-                    models.locate(name), dtype=dtype, use_safetensors=True, local_files_only=True
-                )
-            except (OSError, ValueError, AttributeError) as error:
-                raise ModelError(
-                    f"{name}: cannot be loaded as a ControlNet: {(str(error).splitlines() or [''])[0]}"
-                ) from error
-        own, theirs = (getattr(part.config, "cross_attention_dim", None) for part in (self.core, net))
-        if (
-            own is None
-            or own != theirs
-            or tuple(net.config.block_out_channels) != tuple(self.core.config.block_out_channels)
-        ):
-            raise ModelError(f"{name}: was made for another model than {self.model}")
+            net = load_control(Control(net=name), self.core, self.model, dtype)
         return net.to(self.device).requires_grad_(False).eval()
 
     def _halvings(self) -> int:

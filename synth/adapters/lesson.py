@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ class Lesson:
         self._along = [edges(views).to(denoiser.device) for views in self._views(images)] if pulled else []
         self._coded = self._encoded(folder / "latents.safetensors", images, advance)
         self.sizes = Counter(tuple(coded.shape[-1:-3:-1]) for coded in self._coded)  # width and height, in latents
+        # their files are not needed any more, and may take gigabytes
+        self.shown = self._shown = [replace(one, sample=replace(one.sample, data=b"")) for one in shown]
         self._texts = list(dict.fromkeys(["", *(text for one in shown for text in one.captions)]))
         self._places = {text: n for n, text in enumerate(self._texts)}
         self._told: Told | None = None if learns_text else denoiser.texts(self._texts)

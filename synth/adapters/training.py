@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,12 +102,13 @@ class TrainLora:
 
     def _teach(self, work: Work, chosen: Chosen, out: Path, told: Path) -> None:
         denoiser = Denoiser(self.model, work.device, self.learning.controlnet)
-        shown = chosen.shown
-        with work.events.progress(f"{work.name}: look", len(shown)) as advance:
+        with work.events.progress(f"{work.name}: look", len(chosen.shown)) as advance:
             lesson = Lesson(
-                denoiser, shown, work.folder, seed=work.seed, images=self.images, captions=self.captions,
+                denoiser, chosen.shown, work.folder, seed=work.seed, images=self.images, captions=self.captions,
                 learning=self.learning, prior=self.prior, learns_text=self.layers.text_encoder, advance=advance,
             )  # fmt: skip
+        shown = lesson.shown
+        chosen = replace(chosen, shown=shown)
         denoiser.let_go(texts=not self.layers.text_encoder)
         parts = self._parts(denoiser, work.seed)
         weights = trainable(*parts.values())

@@ -1,5 +1,6 @@
 """A recipe that teaches a model a look and then draws with it, killed in the middle of both."""
 
+import io
 import json
 import os
 import signal
@@ -9,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import command, tilth
+from commands import command
 from places import POLICY
-from refusals import refusal
 from safetensors.torch import load_file
 from synth_models import save_diffusion
 
 from tilth.data.dataset import Dataset
 from tilth.engine.recipe import load_recipe
 from tilth.errors import RecipeError
+from tilth.events import Events
 from tilth.pipeline.foresight import foresee
 from tilth.pipeline.report.numbers import Numbers
 from tilth.pipeline.report.store import training
+from tilth.pipeline.run import Run
 from tilth.pipeline.table import step_table
 from tilth.policy import Category, load_policy
 from tilth.starter.world.files import write_world
@@ -36,7 +38,7 @@ steps:
     train.lora:
       model: {model}
       images: {{where: "step = 'import'", style: neon}}
-      learning: {{steps: 60, batch_size: 2, save_every: 5, patience: 0}}
+      learning: {{steps: 40, batch_size: 2, save_every: 5, patience: 0}}
   - generate:
       model: {model}
       count: 4
@@ -60,8 +62,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_recipe_that_is_killed_while_it_teaches_ends_with_the_same_weights_and_the_same_drawings(
     recipe: Path, tmp_path: Path
 ) -> None:
-    done = tilth("run", recipe, "--runs", tmp_path / "whole")
-    assert done.returncode == 0, done.stderr[-2000:]
+    def run(name: str) -> None:
+        folder = tmp_path / name / "taught"
+        folder.mkdir(parents=True, exist_ok=True)
+        Run(load_recipe(recipe, step_table()), folder, events=Events(folder / "events.jsonl", io.StringIO())).execute()
+
+    run("whole")
     killed = subprocess.Popen(command("run", recipe, "--runs", tmp_path / "broken"), stderr=subprocess.DEVNULL)
     files = tmp_path / "broken" / "taught" / "files"
     deadline = time.monotonic() + 200
@@ -70,7 +76,7 @@ def test_a_recipe_that_is_killed_while_it_teaches_ends_with_the_same_weights_and
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not list(files.glob("neon-*/adapter"))
-    assert tilth("run", recipe, "--runs", tmp_path / "broken").returncode == 0
+    run("broken")
 
     def left(name: str) -> tuple[Any, list[str], dict[str, Any]]:
         folder = tmp_path / name / "taught"
@@ -86,7 +92,7 @@ def test_a_recipe_that_is_killed_while_it_teaches_ends_with_the_same_weights_and
     def judged(told: dict[str, Any]) -> list[tuple[int, float]]:
         return [(point["step"], point["val_loss"]) for point in told["steps"]["neon"]["facts"]["curve"]]
 
-    assert [step for step, _ in judged(summary)] == [15, 30, 45, 60]
+    assert [step for step, _ in judged(summary)] == [10, 20, 30, 40]
     assert judged(summary) == judged(other)
     shown = str(training(Numbers(summary)).blocks)
     assert "neon: loss" in shown
@@ -98,7 +104,6 @@ def test_a_step_that_no_step_before_it_is_called_is_a_mistake_of_the_recipe(reci
         RecipeError, match=r"parts\.loras: no step before this one is called 'neom'; did you mean 'neon'"
     ):
         load_recipe(recipe.with_name("wrong.yaml"), step_table())
-    assert "neom" in refusal(tilth("check", recipe.with_name("wrong.yaml")))
 
 
 def test_what_is_never_generated_is_never_taught_and_check_says_so() -> None:
