@@ -2,5 +2,7 @@
 
 STEPS = {
     "generate": "tilth.synth.draw.generate:Generate",
+    "face_swap": "tilth.synth.identity.swap:FaceSwap",
+    "forget": "tilth.synth.identity.ended:Forget",
     "adherence": "tilth.synth.check.adherence:Adherence",
 }

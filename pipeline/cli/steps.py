@@ -47,6 +47,8 @@ COMMANDS = {
     "fuse": OneStep("fuse", "Make one set of boxes from several looks.", "'of=[ground, tiled]'"),
     "thresholds": OneStep("thresholds", "Learn score thresholds from reviewed images.", "precision=0.9"),
     "synth": OneStep("generate", "Generate images of thin categories.", "count=100", begins=True),
+    "face-swap": OneStep("face_swap", "Give persons the faces of others who consented.", "'consent=[form-17.yaml]'"),
+    "forget": OneStep("forget", "Erase what was made with a consent that was taken back.", "'records=[form-17]'"),
     "hash": OneStep("hash", "Hash every image, to find copies."),
     "quality": OneStep("quality", "Measure the picture quality of every image."),
     "words": OneStep("words", "Measure the writing in every image."),

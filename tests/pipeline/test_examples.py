@@ -34,7 +34,7 @@ BEFORE = {
 }
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
-    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth",
+    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "forget",
     "train classifier", "train detector", "train few-shot", "calibrate", "eval", "gate", "relabel", "package",
     "bundle verify", "bundle policy", "tune", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",
@@ -48,6 +48,7 @@ ELSEWHERE = {
     "train auto": "with fewer steps, in test_choose.py",
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "bundle thresholds": "in test_costs.py",
+    "face-swap": "with a network and consents, in tests/synth/identity",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "review up": "with a real server, in tests/annotate/review",

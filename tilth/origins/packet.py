@@ -29,7 +29,7 @@ MOST_IN_JPEG = 60_000  # bytes of XMP that fit into one segment
 KEPT = (
     "prompt", "negative_prompt", "seed", "model", "model_digest", "method", "style", "category", "parents", "adapters",
     "controlnet", "hole_xyxy", "steps", "guidance", "scheduler", "side", "size_wh", "strength", "digital_source_type",
-    "licence", "licence_of_model", "licence_of_parent", "refusals",
+    "licence", "licence_of_model", "licence_of_parent", "refusals", "consent", "networks", "face_xyxy",
 )  # fmt: skip
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
