@@ -96,9 +96,8 @@ def locate(name: str) -> Path:
     """
     found = find(name)
     if found.is_file():
-        raise ModelError(
-            f"{name}: a single file is an adapter or a graph; a model is a folder in the layout of save_pretrained"
-        )
+        what = "a graph" if found.suffix == GRAPH else "an adapter"
+        raise ModelError(f"{name}: a single file is {what}; a model is a folder in the layout of save_pretrained")
     return found
 
 

@@ -46,6 +46,8 @@ class AdherenceMapper:
             "adherence.cover": round(float(cover.min(initial=1)), 4),
             "adherence.inside": round(float(inside.max(initial=0)), 4),
         }
+        if not asked:  # such as an image of nothing whose face was changed
+            return Result(columns=columns)
         if not said:
             return Result(columns=columns, dropped="no model has looked at it")
         if not right:

@@ -67,21 +67,37 @@ def paste(image: Image, face: Image, matrix: Matrix, keep: Iterable[Box] = ()) -
         matrix: That it was cut out with.
         keep: Boxes in which no pixel changes, such as those of other faces.
     """
-    height, width = image.shape[:2]
     side = face.shape[0]
+    feather = max(0.8, FEATHER * side / float(np.hypot(*matrix[:, 0])))
+    # all that can change lies between the corners of the crop and as far from them as the blur reaches
+    corners = np.array([(0, 0), (side, 0), (side, side), (0, side)]) - matrix[:, 2]
+    around = corners @ np.linalg.inv(matrix[:, :2]).T
+    limit = image.shape[1], image.shape[0]
+    left, top = (int(v) for v in np.clip(np.floor(around.min(0) - 4 * feather), 0, limit))
+    right, bottom = (int(v) for v in np.clip(np.ceil(around.max(0) + 4 * feather), 0, limit))
+    part = image[top:bottom, left:right]
+    moved = np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ [left, top]])
     oval = np.zeros((side, side), np.float32)
     axes = round(OVAL[0] * side), round(OVAL[1] * side)
     cv2.ellipse(oval, (side // 2, side // 2), axes, 0, 0, 360, 1.0, -1)
-    back = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-    mask = cv2.warpAffine(oval, matrix, (width, height), flags=back)
-    drawn = cv2.warpAffine(face, matrix, (width, height), flags=back, borderMode=cv2.BORDER_REPLICATE)
-    inside = [(slice(int(y0), int(np.ceil(y1))), slice(int(x0), int(np.ceil(x1)))) for x0, y0, x1, y1 in keep]
+    back, size_wh = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR, (right - left, bottom - top)
+    mask = cv2.warpAffine(oval, moved, size_wh, flags=back)
+    drawn = cv2.warpAffine(face, moved, size_wh, flags=back, borderMode=cv2.BORDER_REPLICATE)
+    inside = [_pixels(box, left, top) for box in keep]
     for where in inside:
         mask[where] = 0
-    feather = max(0.8, FEATHER * side / float(np.hypot(*matrix[:, 0])))
     mask = cv2.GaussianBlur(mask, (0, 0), feather)
     for where in inside:  # the blur must not reach into them
         mask[where] = 0
     weight = mask[..., None]
-    blended = image * (1 - weight) + drawn * weight
-    return np.asarray(np.where(weight > 0, blended.round(), image), np.uint8)
+    blended = np.where(weight > 0, (part * (1 - weight) + drawn * weight).round(), part)
+    child = image.copy()
+    child[top:bottom, left:right] = blended
+    return child
+
+
+def _pixels(box: Box, left: int, top: int) -> tuple[slice, slice]:
+    """Return all pixels that a box touches, in a part of an image that begins at a point."""
+    x0, y0, x1, y1 = box
+    rows = slice(max(0, int(y0) - top), max(0, int(np.ceil(y1)) - top))
+    return rows, slice(max(0, int(x0) - left), max(0, int(np.ceil(x1)) - left))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from tilth.claims import Answer, Claim, Json
 from tilth.data.where import both, one_of
 from tilth.engine.work import Work
-from tilth.geometry import Box, iou_of
+from tilth.geometry import Box, areas, intersections, iou_of
 from tilth.origins.packet import MADE
 from tilth.origins.said import words_in
 from tilth.samples import Sample
@@ -21,6 +21,7 @@ from tilth.synth.safety.consent import Consent, against_category, against_faces,
 
 # Only training images get another face: what a model is measured on stays as it was.
 PARENTS = both("split != 'test' and split != 'val'", one_of("state", TRAINED_ON))
+MOST_SHARED = 0.1  # of a face that may lie under the box of another, in which no pixel changes
 SAME_FACE = 0.3  # IoU of a box in a record with one that was found
 UNSAID = ("negative_prompt", "refusals", "digital_source_type", "licence", "licence_of_model", "key", "model_digest")
 
@@ -158,6 +159,9 @@ class Chooser:
         x0, y0, x1, y1 = faces[at].box_xyxy
         if min(x1 - x0, y1 - y0) < self._min_side:
             return f"its face is smaller than {self._min_side} pixels"
+        others = tuple(face.box_xyxy for place, face in enumerate(faces) if place != at)
+        if any(shared(faces[at].box_xyxy, other) > MOST_SHARED for other in others):
+            return "another face overlaps it"
         shown = sample.truth.categories
         if target and (lacking := target.lacks(shown)):
             return f"the consent for its face does not cover {', '.join(lacking)}"
@@ -166,7 +170,6 @@ class Chooser:
             return "no consent gives a face for what it shows"
         rng = np.random.default_rng([self._work.seed, int(sample.id[:12], 16)])
         order = rng.permutation(len(given))[: self._per_image]
-        others = tuple(face.box_xyxy for place, face in enumerate(faces) if place != at)
         return [
             Swap(
                 number=0,
@@ -227,12 +230,13 @@ def carried(parent: Sample, step: str, policy: str) -> tuple[Claim, ...]:
     return tuple(claim("label", label) for label in truth.labels) or (claim("empty"),)
 
 
-def untouched(parent: Sample, face: Face) -> Iterator[Box]:
-    """Yield the labelled boxes that the face must not be pasted over: things before it, not what the face is a part of."""
-    for label in parent.truth.labels:
-        if (box := label.box_xyxy) is None:
-            continue
-        shared = [max(0.0, min(box[i + 2], face.box_xyxy[i + 2]) - max(box[i], face.box_xyxy[i])) for i in (0, 1)]
-        area = (face.box_xyxy[2] - face.box_xyxy[0]) * (face.box_xyxy[3] - face.box_xyxy[1])
-        if shared[0] * shared[1] < area / 2:
-            yield box
+def shared(face: Box, other: Box) -> float:
+    """Return the part of a face that another box covers."""
+    own = np.array([face])
+    return float(intersections(own, np.array([other]))[0, 0] / areas(own)[0])
+
+
+def untouched(parent: Sample, face: Face) -> list[Box]:
+    """Return the labelled boxes that the face must not be pasted over: things before it, not what the face is a part of."""
+    boxes = [label.box_xyxy for label in parent.truth.labels if label.box_xyxy]
+    return [box for box in boxes if shared(face.box_xyxy, box) < 0.5]

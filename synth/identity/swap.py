@@ -1,5 +1,6 @@
 """Give persons in training images the faces of others who consented, so that a classifier does not learn who they are."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -167,7 +168,8 @@ class FaceSwap:
         }
         if not plan.swaps:
             return {"made": 0, "failed": 0, **facts}
-        key = fingerprint(self, str(work.seed), *(record.digest for record in records.values()), plan.text())
+        swaps = json.dumps([vars(swap) for swap in plan.swaps])
+        key = fingerprint(self, str(work.seed), *(record.digest for record in records.values()), swaps)
         done, began = work.added(key), time.monotonic()
         maker = Maker(work, self, records, key)
         counts = work.add(

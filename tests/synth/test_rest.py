@@ -72,6 +72,12 @@ def test_real_images_and_those_that_people_labelled_are_left_alone(work: Work) -
     assert work.dataset.count() == 3
 
 
+def test_an_image_that_was_asked_for_nothing_stays(work: Work) -> None:
+    asked = generated(1, EMPTY)
+    work.add("made", [NewSample(data=asked.data, origin={"parents": ["0" * 64], "category": ""}, claims=(EMPTY,))])
+    assert Adherence().run(work)["kept"] == 1
+
+
 def test_without_grounding_adherence_says_what_is_missing(work: Work) -> None:
     work.add("made", [generated(1), generated(2)])
     with pytest.raises(InputError, match="put 'ground' before this step"):

@@ -231,11 +231,54 @@ def test_check_and_run_refuse_before_anything_is_done(recipe: Callable[..., Path
         Run(load_recipe(path, step_table()), tmp_path / "run").execute()
 
 
-def test_a_run_that_was_done_is_not_done_any_more_when_a_consent_has_ended(recipe: Callable[..., Path]) -> None:
-    step = load_recipe(recipe(), step_table()).steps["face_swap"]
-    assert isinstance(step, FaceSwap)
-    assert step.ended(TODAY) == {}
-    assert step.ended(TODAY + timedelta(days=400)).keys() == {"giver", "sitter"}
+def test_a_run_that_was_done_is_not_done_any_more_when_a_consent_has_ended(
+    recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(load_recipe(recipe(), step_table()), tmp_path / "run")
+    step = run.recipe.steps["face_swap"]
+    now = run._key(step, "")
+    assert run._key(step, "") == now
+
+    class Later(date):
+        @classmethod
+        def today(cls) -> date:  # type: ignore[override]
+            return TODAY + timedelta(days=400)
+
+    monkeypatch.setattr("tilth.pipeline.run.date", Later)
+    assert run._key(step, "") != now
+    run.events.close()
+
+
+@pytest.mark.parametrize("over", [{"expires": YESTERDAY}, {"withdrawn": YESTERDAY}])
+def test_in_a_dataset_that_outlives_runs_the_next_run_drops_what_was_made_and_refuses(
+    tmp_path: Path, recipe: Callable[..., Path], over: dict[str, Any]
+) -> None:
+    def run() -> None:
+        document = yaml.safe_load((tmp_path / "faces.yaml").read_text()) | {"dataset": str(tmp_path / "data")}
+        (tmp_path / "faces.yaml").write_text(yaml.safe_dump(document))
+        with closing(Events()) as events:
+            Run(load_recipe(tmp_path / "faces.yaml", step_table()), tmp_path / "run", events=events).execute()
+
+    def made() -> int:
+        return Dataset(tmp_path / "data").count("made")
+
+    recipe()
+    with closing(Events()) as events:
+        policy = load_policy(tmp_path / "policy.yaml")
+        work = Work(
+            name="photos", dataset=Dataset(tmp_path / "data"), policy=policy, folder=tmp_path / "files", events=events
+        )
+        work.add("photos", [real()])
+    run()
+    assert made() == 1
+    recipe(**over)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"the consent giver (ended|was withdrawn) on"):
+            run()
+        assert made() == 0
+    recipe()
+    run()
+    assert made() == 1, "a consent that holds again"
 
 
 def test_the_command_refuses_with_code_2_and_forget_erases(

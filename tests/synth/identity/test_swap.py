@@ -37,7 +37,9 @@ from tilth.synth.identity.aligning import matrix_of, paste
 from tilth.synth.identity.ended import Forget
 from tilth.synth.identity.faces import FindFaces, finder
 from tilth.synth.identity.networks import Embedder, Network, Swapper
+from tilth.synth.identity.parents import Chooser
 from tilth.synth.identity.swap import FaceSwap, Networks
+from tilth.synth.safety.consent import load_consents
 
 POLICY = Policy(
     policy="small",
@@ -185,6 +187,29 @@ def test_of_several_faces_only_the_one_that_the_consent_names_changes(
     assert nowhere["left_out"] == {"no face where the consent says that it is": 1}
 
 
+def test_a_face_that_overlaps_the_covered_one_leaves_the_image_out(
+    work: Work, tmp_path: Path, networks: Networks
+) -> None:
+    seen = replace(networks, detector=str(save_yunet(tmp_path / "yunet.onnx")), threshold=0.3)
+    parents = [photo(dotted((60, 84), (60 + apart, 84)), *labelled()) for apart in (45, 64)]
+    work.add("photos", parents)
+    targets = [covers(parent, face_xyxy=[30, 54, 90, 114]) for parent in parents]
+    plan = swapping(tmp_path, seen, targets)
+    chooser = Chooser(work, load_consents(plan.consent), (), min_side=32, per_image=1)
+    work.map(FindFaces(detector=seen.detector, threshold=seen.threshold))
+    assert dict(chooser.plan(9).left_out) == {"another face overlaps it": 1}
+    [swap] = chooser.plan(9).swaps
+    assert (swap.parent, len(swap.others)) == (parents[1].identify()[0], 1)
+
+
+def dotted(*dots: tuple[int, int]) -> Image:
+    """What `save_yunet` finds faces in."""
+    image = np.full((160, 200, 3), 120, np.uint8)
+    for dot in dots:
+        cv2.circle(image, dot, 5, (255, 0, 0), -1)
+    return image
+
+
 def test_a_face_is_not_pasted_over_another_that_it_touches() -> None:
     image = portrait(1)
     [face] = finder("", 0.6)(image)
@@ -193,6 +218,22 @@ def test_a_face_is_not_pasted_over_another_that_it_touches() -> None:
     changed = np.abs(paste(image, white, matrix_of(face, 32), [other]).astype(int) - image).max(2) > 0
     assert changed.any()
     assert not changed[60:120, 90:140].any()
+
+
+@pytest.mark.parametrize("moved", [(0, 0), (60, 37), (-52, -45), (70, 60)])
+def test_a_face_is_pasted_alike_wherever_it_is_in_an_image(moved: tuple[int, int]) -> None:
+    image = portrait(1)
+    [face] = finder("", 0.6)(image)
+    green = np.full((32, 32, 3), GREEN, np.uint8)
+    here = paste(image, green, matrix_of(face, 32), [(40.0, 100.0, 70.0, 110.0)])
+    shift, (dx, dy) = np.float32([(1, 0, moved[0]), (0, 1, moved[1])]), moved  # type: ignore[arg-type]
+    place = lambda picture: np.asarray(cv2.warpAffine(picture, shift, (160, 160)))  # noqa: E731
+    there = replace(face, points=tuple((x + dx, y + dy) for x, y in face.points))
+    kept = (40.0 + dx, 100.0 + dy, 70.0 + dx, 110.0 + dy)
+    again = paste(place(image), green, matrix_of(there, 32), [kept])
+    apart = np.abs(again.astype(int) - place(here))[place(np.ones_like(image)) > 0]
+    assert apart.mean() < 0.5, "but for the blur at the edge of the image"
+    assert np.percentile(apart, 99) <= 20
 
 
 def test_what_a_model_drew_from_words_alone_has_the_face_of_nobody(
@@ -365,9 +406,12 @@ def test_a_detector_with_landmarks_lays_a_turned_face_upright(tmp_path: Path) ->
     assert eyes[0][1] == pytest.approx(eyes[1][1], abs=1.5)
     assert eyes[0][0] < eyes[1][0]
     large = cv2.resize(image, None, fx=10, fy=10, interpolation=cv2.INTER_NEAREST)
-    x0, y0, x1, y1 = finder(path, 0.3)(np.asarray(large))[0].box_xyxy
+    seen = finder(path, 0.3)(np.asarray(large))[0]
+    x0, y0, x1, y1 = seen.box_xyxy
     assert 940 < (x0 + x1) / 2 < 1060, "in pixels of the image, not of the smaller one that was looked at"
     assert 620 < (y0 + y1) / 2 < 740
+    assert x0 < seen.points[2][0] < x1
+    assert y0 < seen.points[2][1] < y1
     with pytest.raises(ModelError, match="not a face detector"):
         finder(str(save_embedder(tmp_path / "other.onnx")), 0.3)(image)
 
