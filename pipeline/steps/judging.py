@@ -96,13 +96,16 @@ class Judge:
 
     Args:
         model: A language model, a guard, or what a server calls it: whatever `package` takes as `language_model`.
+        trained: A `train.language` before this step, whose model judges instead.
         asking: Where it runs, as of `package`.
         min_score: Least probability of a category that is claimed, in (0, 1].
     """
 
     media: ClassVar[tuple[str, ...]] = (TEXT,)
+    refers: ClassVar[tuple[str, ...]] = ("trained",)
 
     model: str = "starter:verdict"
+    trained: str = ""
     asking: Asking = field(default_factory=lambda: Asking(back_end="transformers"))
     min_score: float = 0.5
 
@@ -113,7 +116,7 @@ class Judge:
 
     def models(self) -> tuple[str, ...]:
         """The language model, where it is here."""
-        return () if self.asking.back_end == "server" else (self.model,)
+        return () if self.asking.back_end == "server" or self.trained else (self.model,)
 
     def run(self, work: Work) -> Facts:
         """Judge what nobody has decided.
@@ -124,12 +127,13 @@ class Judge:
         written = [category.name for category in work.policy.written]
         if not written:
             raise InputError(f"policy {work.policy.policy}: words decide none of its categories (evidence: text)")
+        model = str(work.artifact(self.trained)) if self.trained else self.model
         if self.asking.back_end != "server":
-            models.locate(self.model)
-        check_language_model(self.model, work.policy, self.asking)
+            models.locate(model)
+        check_language_model(model, work.policy, self.asking)
         # what a picture shows no text can
         policy = work.policy.with_categories(work.policy.written)
-        reads = Reads(name=work.name, model=self.model, asking=self.asking, policy=policy, min_score=self.min_score)
+        reads = Reads(name=work.name, model=model, asking=self.asking, policy=policy, min_score=self.min_score)
         counts = work.map(reads, both("split != 'test'", open_to_models(written)))
         told = {str(name): 0 for name in written}
         for sample in work.dataset.samples(f"`{work.name}.doubt` is not null", images=False):
