@@ -2,11 +2,11 @@
 
     python benchmarks/words.py --work /tmp/words --seeds 1-3
 
-Each seed is a world of its own (`python -m tilth.starter words`): 600 labelled texts, 4,000 that nobody labelled, a sealed test of sayings that
-neither these nor the verdict model's own training show, and a training seed; `configs/recipes/words.yaml` is run as it is. Printed are means
-over seeds with 95 % t intervals: recall at 5 % false positives, F1, precision-recall area and calibration error of both models on the test,
-recall by language, and the share of harmless twins, such as free games beside gambling, in which the trained model still finds harm at 0.5.
-Takes about two minutes a seed on two cores; a finished seed is not run again.
+Each seed is a world of its own (`python -m tilth.starter words`), with 600 labelled texts, 4,000 that nobody labelled, a sealed test of
+sayings that neither these nor the verdict model's own training show, and a training seed; `configs/recipes/words.yaml` is run as it is.
+Printed are means over seeds with 95 % t intervals: recall at 5 % false positives, F1, area under the precision-recall curve and
+calibration error of both models on the test, recall by language and trick at 0.5, and the share of harmless twins, such as free games
+beside gambling, in which the trained model still finds harm. Takes about two minutes a seed on two cores; a finished seed is not run again.
 """
 
 import argparse

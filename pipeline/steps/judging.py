@@ -191,7 +191,10 @@ class EvaluateText(Asked):
         ask, scores, truth, sure, slices = reads.load(), [], [], [], []
         work.folder.mkdir(parents=True, exist_ok=True)
         path = work.folder / "predictions.jsonl"
-        with path.open("w", encoding="utf-8") as stream, work.events.progress(work.name, total) as advance:
+        with (
+            path.open("w", encoding="utf-8") as stream,
+            work.events.progress(work.name, total, unit="texts") as advance,
+        ):
             for some in work.dataset.scan(where, batch_rows=reads.batch_size):
                 for sample, result in zip(some, ask(some), strict=True):
                     told, answers = result.columns[f"{work.name}.scores"], [sample.truth.of(name) for name in names]

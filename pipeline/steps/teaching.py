@@ -148,7 +148,7 @@ class TrainLanguage:
 
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         whole = sum(p.numel() for p in model.parameters())
-        with work.events.progress(work.name, self.steps) as advance:
+        with work.events.progress(work.name, self.steps, unit="steps") as advance:
             losses = fit(
                 "language",
                 model,
