@@ -75,6 +75,10 @@ class Adherence:
         """Name the encoder."""
         return (self.encoder,) if self.encoder else ()
 
+    def inputs(self) -> tuple[Path, ...]:
+        """Name the classifier where it is a folder."""
+        return (Path(self.classifier),) if Path(self.classifier, "tilth.json").exists() else ()
+
     def run(self, work: Work) -> Facts:
         """Judge every generated image.
 
