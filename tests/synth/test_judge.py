@@ -11,6 +11,7 @@ import pytest
 from tilth.claims import Claim, Json, State
 from tilth.encoders import families
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.images import decode, encode_png
 from tilth.mining.copies.hash import Hash
 from tilth.samples import RANK, NewSample, Sample
@@ -219,6 +220,10 @@ def test_a_second_round_makes_up_for_what_was_rejected_in_words_that_were_accept
     assert Counter(r.category for r in plan.requests) == {"knife": 8}, "of the pills all were accepted"
     assert {r.prompt for r in plan.requests} == {"a photo of a knife on a table"}, "the others were never accepted"
     assert len(replace(step, count=3).plan(work).requests) == 3
+    unjudged = replace(asked(60, "knife", "a knife", accepted=False, step="another one"), columns={})
+    work.add("unjudged", [unjudged])
+    with pytest.raises(InputError, match="1 images of 'another one' were not judged yet; put 'ground' and 'adherence'"):
+        replace(step, again="another one").plan(work)
     first = replace(step, again="", count=60, categories=("pill",)).plan(work)
     assert Counter(r.prompt.partition("pill ")[2] for r in first.requests).keys() == {*places}
 
