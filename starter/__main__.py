@@ -161,6 +161,22 @@ def write_judged(arguments: argparse.Namespace) -> None:
         write_drawn(arguments.out, draw(arguments.images, arguments.seed), advance=advance)
 
 
+def write_texts(arguments: argparse.Namespace) -> None:
+    """Write the world of words.
+
+    Raises:
+        InputError: It is there, or a number is none.
+    """
+    from tilth.events import Events
+    from tilth.starter.protocols.words import write_words
+
+    told = write_words(
+        arguments.out, corpus=arguments.corpus, labelled=arguments.labelled, test=arguments.test, seed=arguments.seed
+    )
+    counts = ", ".join(f"{name} {count:,}" for name, count in told.items())
+    Events().emit("words", message=f"{arguments.out}: {counts}")
+
+
 def write_protocol(arguments: argparse.Namespace) -> None:
     """Write the files of a protocol and show how far it is.
 
@@ -221,8 +237,20 @@ def main() -> None:
                 default=POLICY,
                 help="whose pictured categories are kept (default: the starter's)",
             )
+    texts = commands.add_parser(
+        "words", help="write a world of words: a corpus of texts, labelled ones, a sealed test and the truth"
+    )
+    texts.add_argument("--out", type=Path, required=True, help="folder to make")
+    for name, count in (("corpus", 4000), ("labelled", 60), ("test", 1000)):
+        texts.add_argument(f"--{name}", type=int, metavar="N", default=count, help="texts (default: %(default)s)")
+    texts.add_argument("--seed", type=int, default=0, help="another one gives other texts (default: 0)")
     arguments = parser.parse_args()
-    writers = {"world": write_files, **dict.fromkeys(FOLDERS, write_judged), **dict.fromkeys(PROTOCOLS, write_protocol)}
+    writers = {
+        "world": write_files,
+        "words": write_texts,
+        **dict.fromkeys(FOLDERS, write_judged),
+        **dict.fromkeys(PROTOCOLS, write_protocol),
+    }
     if arguments.command != "train":
         try:
             writers[arguments.command](arguments)

@@ -41,6 +41,9 @@ GATED = (
 )
 COMMANDS = {
     "import": OneStep("import", "Take in images, with labels of other tools.", "path=/photos", begins=True),
+    "import-text": OneStep(
+        "import.text", "Take in texts, with labels of other tools.", "path=/data/chats.jsonl", begins=True
+    ),
     "mine": OneStep("mine", "Search a corpus for every category.", "corpus=/corpus --set per_category=50", begins=True),
     "ground": OneStep("ground", "Find boxes of the policy's categories.", "threshold=0.35 --set tiles=2"),
     "second-opinion": OneStep("second_opinion", "Let a second model judge each box.", "min_match=0.2"),
@@ -185,6 +188,7 @@ def run_one(
 
     facts: dict[str, Any] = {}
     with opened(dataset, policy, name, folder, device, fingerprint(step, digest), lambda: tell(facts)) as work:
+        work.show_own(step)
         try:
             facts |= step.run(work)
         except GateRefused as refused:

@@ -5,17 +5,24 @@ words that were put in to mislead ("safe, by order of the policy"), and the acti
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tilth.claims import Json
+from tilth.claims import PEOPLE, Json, State
+from tilth.data.dataset import Dataset
+from tilth.data.where import PAIR, both
 from tilth.errors import InputError
+from tilth.images import SUFFIX_OF, kind_of
 from tilth.pipeline.protocols.folder import BASE, Folder
 from tilth.pipeline.protocols.rates import shares
 from tilth.pipeline.protocols.said import Judge, Said
 from tilth.pipeline.protocols.two_stage import ALWAYS, few
+from tilth.samples import Sample
+from tilth.starter.protocols.folder import write_folder
 
 Pair = tuple[str, str]
 ALWAYS_SAID = Said(flagged=True, action="block")
@@ -53,6 +60,69 @@ def edited_pairs(folder: Folder) -> list[Pair]:
     if odd := [name for name, files in named.items() if len(files) != 2]:
         raise InputError(f"{folder.path}: a pair is two images; {odd[0]} is {len(named[odd[0]])}, {len(odd)} are odd")
     return [(files[0], files[1]) for files in named.values()]
+
+
+def write_pairs(dataset: Dataset, policy: Path, out: Path, *, where: str = "") -> dict[str, Json]:
+    """Write the edited pairs of a dataset, as `generate` makes them, as a folder that bundles are judged on.
+
+    What an image shows is what it was made for and what people found in it; a pair of which they found otherwise stays out, as does
+    one of which an image was dropped.
+
+    Args:
+        dataset: With such pairs.
+        policy: File that they are judged by.
+        out: The folder, which must not be there.
+        where: Keeps the images that this holds for.
+
+    Returns:
+        Pairs written, those of which people looked at both images, and those left out, by reason.
+
+    Raises:
+        InputError: There are no pairs, or `out` is there.
+    """
+    found: dict[str, list[Sample]] = {}
+    for sample in dataset.samples(both(where, f"{PAIR} is not null"), images=False):
+        found.setdefault(str(sample.columns[PAIR]), []).append(sample)
+    left_out, seen = Counter[str](), 0
+    whole: list[tuple[str, Sample, frozenset[str]]] = []
+    for name, two in sorted(found.items()):
+        told = [_shown(sample) for sample in two]
+        if len(two) != 2 or len({bool(sample.origin.get("instead")) for sample in two}) != 2:
+            left_out["one of its images is not there"] += 1
+        elif wrong := next((why for why in told if isinstance(why, str)), ""):
+            left_out[wrong] += 1
+        else:
+            seen += all(sample.labelled_by_people for sample in two)
+            whole += [(name, one, shown) for one, shown in zip(two, told, strict=True) if not isinstance(shown, str)]
+    if not whole:
+        raise InputError(
+            f"{dataset.root}: no edited pairs here to write; `generate` makes them with methods: {{insert: 1}} or {{replace: 1}}"
+            + "".join(f"; {n} left out: {why}" for why, n in left_out.items())
+        )
+
+    def rows(folder: Path) -> Iterator[dict[str, Any]]:
+        for name, sample, shown in whole:
+            [read] = dataset.read([sample.id])
+            data = read.data or b""
+            file = f"images/{sample.id[:16]}{SUFFIX_OF[kind_of(data)]}"
+            (folder / file).write_bytes(data)
+            yield {"file": file, "policy": BASE, "categories": sorted(shown), "pair": name}
+
+    for _ in write_folder(out, {BASE: policy.read_text(encoding="utf-8")}, rows):
+        pass
+    return {"pairs": len(whole) // 2, "seen_by_people": seen, "left_out": dict(left_out)}
+
+
+def _shown(sample: Sample) -> frozenset[str] | str:
+    """Return the categories that an image of a pair shows, or why nobody knows."""
+    truth, asked = sample.truth, str(sample.origin["category"])
+    if truth.state in (State.DISPUTED, State.REJECTED):
+        return f"{truth.state}"
+    people = {name for name in truth.categories if truth.looked.get(name) in PEOPLE}
+    wanted = set() if sample.origin.get("instead") else {asked}
+    if truth.looked.get(asked) in PEOPLE and people & {asked} != wanted:
+        return "people found otherwise"
+    return frozenset(people | wanted)
 
 
 def injected_pairs(folder: Folder) -> list[Pair]:

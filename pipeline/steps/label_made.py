@@ -42,7 +42,7 @@ class LabelMade:
                     category = kind if kind in names else None
                     stream.write(json.dumps({"id": sample.id, "category": category, "kind": kind}) + "\n")
                     if isinstance(asked := sample.origin.get("category"), str):
-                        wanted.setdefault(asked, []).append(asked == kind)
+                        wanted.setdefault(asked, []).append(kind == (sample.origin.get("instead") or asked))
         work.publish("made_truth", path)
         return {
             "images": sum(map(len, wanted.values())),

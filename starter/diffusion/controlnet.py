@@ -28,7 +28,7 @@ from tilth.starter.diffusion.train import (
 )
 from tilth.starter.world.scene import COLORS
 from tilth.starter.world.sets import scene_set
-from tilth.synth.draw.pipelines import edges_of
+from tilth.synth.draw.controls import edges_of
 
 STEPS = 1200
 BATCH = 24

@@ -18,7 +18,7 @@ from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.geometry import Boxes, areas, intersections
+from tilth.geometry import Box, Boxes, areas, intersections
 from tilth.samples import RANK, Result, Sample
 from tilth.synth.check.agreement import AGREES, Agree
 from tilth.synth.check.judging import Limits, decide
@@ -35,10 +35,11 @@ class Adherence:
     """Keep the generated images that show what was asked for, where it was asked for, and that are neither copies nor broken.
 
     Run `ground` on them first, and `hash` for copies to be found by their hashes as well. An image is dropped, with the reason, when it
-    is black, of one colour or noise; when grounding did not find the category in it; when it is a copy of a real image that it was not
-    made from; when it is among those of its category and style that match the words least; when the classifier does not see the
-    category; and when it is nearly the same as a better one. Images that a person has labelled are left to what the person said. Those
-    that stay are put in order, the best of each category and style in turn: training takes the first where there are too many.
+    is black, of one colour or noise; when grounding did not find the category in it, or found it in the look-alike of an edited pair;
+    when it is a copy of a real image that it was not made from; when it is among those of its category and style that match the words
+    least; when the classifier does not see the category; and when it is nearly the same as a better one. Images that a person has
+    labelled are left to what the person said. Those that stay are put in order, the best of each category and style in turn: training
+    takes the first where there are too many.
 
     Args:
         min_score: Least score of a box of the category.
@@ -95,7 +96,7 @@ class Adherence:
         columns: dict[str, dict[str, Json]] = {}
         images, gone, prompts = list[Seen](), list[Seen](), dict[str, str]()
         for sample in work.dataset.samples(WANTED, images=False, dropped=True):
-            wrong, columns[sample.id] = self._found(sample)
+            wrong, columns[sample.id] = self.found(sample)
             (gone if sample.drops else images).append(_seen(sample, wrong, columns[sample.id]))
             prompts[sample.id] = str(sample.origin.get("prompt") or "")
         limits = Limits(lowest=self.lowest, max_cosine=self.max_cosine, min_agreement=self.min_agreement)
@@ -121,7 +122,7 @@ class Adherence:
                 Agree(classifier=folder, encoder=self.encoder, device=work.device), WANTED, label=f"{work.name}: ask"
             )
 
-    def _found(self, sample: Sample) -> tuple[str, dict[str, Json]]:
+    def found(self, sample: Sample) -> tuple[str, dict[str, Json]]:
         """Compare the category that an image was asked for with what models found in it; return what is wrong, and the measures."""
         asked = str(sample.origin.get("category", ""))
         said = [claim for claim in sample.claims if claim.kind == "model"]
@@ -137,6 +138,8 @@ class Adherence:
         }
         if not said:
             return "no model has looked at it", columns
+        if sample.origin.get("instead"):  # the harmless one of an edited pair
+            return f"asked for a look-alike, found {asked}" if right else "", columns
         if not right:
             return f"asked for {asked}, {_found_instead(sample, seen)}", columns
         if (cover > self.max_cover).all():
@@ -182,25 +185,36 @@ def _real_of(work: Work) -> str:
 
 def _seen(sample: Sample, wrong: str, columns: dict[str, Json]) -> Seen:
     """Gather what was measured of an image."""
+    instead = str(sample.origin.get("instead") or "")  # no words and no classifier are asked about a look-alike
     numbers = {
         name: float(str(sample.columns[f"adherence.{name}"]))
         for name in ("brightness", "contrast", "smoothness", "match")
-        if f"adherence.{name}" in sample.columns
+        if f"adherence.{name}" in sample.columns and not (instead and name == "match")
     }
     vector, parents = sample.columns.get(VECTOR), sample.origin.get("parents")
     clear = float(str(sample.columns.get(QUALITY) or 0)) >= CLEAR
     return Seen(
         id=sample.id,
-        category=str(columns["adherence.asked"]),
+        category=instead or str(columns["adherence.asked"]),
         style=str(sample.columns.get(STYLE) or sample.origin.get("style") or ""),
         found=float(str(columns["adherence.score"])),
         wrong=wrong or ("" if "brightness" in numbers else "cannot be read"),
-        agrees=float(str(sample.columns.get(AGREES, "nan"))),
+        agrees=float("nan" if instead else str(sample.columns.get(AGREES, "nan"))),
         vector=np.array(vector, np.int8) if vector else None,
         hash=_words(str(sample.columns[HASH])) if clear else None,
         parents=tuple(map(str, parents)) if isinstance(parents, list | tuple) else (),
+        place=_place(sample),
         **numbers,
     )
+
+
+def _place(sample: Sample) -> Box | None:
+    """Return the box that was drawn into; None for the whole image."""
+    hole = sample.origin.get("hole_xyxy")
+    if isinstance(hole, list | tuple) and len(hole) == 4:
+        x0, y0, x1, y1 = (float(str(value)) for value in hole)
+        return x0, y0, x1, y1
+    return next((claim.box_xyxy for claim in sample.claims if claim.kind == "synth"), None)
 
 
 def _words(text: str) -> Words:

@@ -1,4 +1,4 @@
-"""Generate images where the dataset is thin: from words, along the edges of real images, or into benign ones."""
+"""Generate images where the dataset is thin: from words, along the edges of real images, of real images, or into them."""
 
 import hashlib
 import json
@@ -16,8 +16,9 @@ from tilth.errors import InputError
 from tilth.policy import Category, Policy
 from tilth.synth.draw.lengths import encoders
 from tilth.synth.draw.making import Maker
+from tilth.synth.draw.pairs import drawn_in_pairs, look_alikes
 from tilth.synth.draw.planning import METHODS, Plan, Planner
-from tilth.synth.draw.settings import Drawing, Files, Parts
+from tilth.synth.draw.settings import Drawing, Files, Memory, Parts, Pasting
 from tilth.synth.plan.prompts import Words
 from tilth.synth.safety.refusals import Finding, examine_category, refuse
 
@@ -35,11 +36,15 @@ class Generate:
             accepted; `count` is the most then.
         categories: To generate; when empty, all that can be pictured, but for those of low severity.
         styles: Styles to draw from.
-        methods: Share of each method: `text`, `edges` (of a real image of the category), `inpaint` (into a benign one).
+        methods: Share of each method: `text`; `edges` and `image` (along the edges, or of the whole, of a real image of the category);
+            `inpaint` and `paste` (drawn, or cut out of another, into a harmless image); `insert` and `replace` (edited pairs, two images
+            each: the thing and its look-alike in one place of a harmless image, or of one that shows either).
         max_ratio: Most generated images for one real, labelled training image.
         words: What prompts are made of, as in `{template: "a {style} of a {thing}"}`.
         drawing: How to draw, as in `{steps: 30, guidance: 7.0}`.
         parts: What is added to the model, as in `{controlnet: starter:controlnet}`.
+        memory: What is held where, as in `{offload: layers}`.
+        pasting: How cut-outs are put into scenes, as in `{blend: seamless}`.
         files: How what is drawn is written, as in `{kind: webp}`.
     """
 
@@ -60,6 +65,8 @@ class Generate:
     words: Words = field(default_factory=Words)
     drawing: Drawing = field(default_factory=Drawing)
     parts: Parts = field(default_factory=Parts)
+    memory: Memory = field(default_factory=Memory)
+    pasting: Pasting = field(default_factory=Pasting)
     files: Files = field(default_factory=Files)
 
     def __post_init__(self) -> None:
@@ -68,7 +75,7 @@ class Generate:
             raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
         if not self.methods or min(self.methods.values()) < 0 or sum(self.methods.values()) <= 0:
             raise ValueError(f"methods need shares of at least 0, and one above, got {self.methods}")
-        if self.methods.get("edges") and not self.parts.controlnet:
+        if self.methods.get("edges") and not self.parts.nets:
             raise ValueError("the method 'edges' needs a controlnet among the parts")
         if self.count < 1:
             raise ValueError(f"count must be at least 1, got {self.count}")
@@ -96,10 +103,12 @@ class Generate:
                 "negative prompt": negative,
                 "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
                 "model": self.model,
-                "controlnet": parts.controlnet,
+                "controlnet": " ; ".join(name for net in parts.nets for name in (net.net, net.detector)),
+                "inpainting": parts.inpainting,
             }
         )
-        for what, by_category in (("things", words.things), ("prompts", words.prompts)):
+        given = {"things": words.things, "prompts": words.prompts, "look-alikes": words.look_alikes}
+        for what, by_category in given.items():
             for category, texts in by_category.items():
                 for text in texts:
                     refuse({f"{what} of {category}": f"{category} ; {text}", "negative prompt": negative})
@@ -129,6 +138,8 @@ class Generate:
             model=self.model,
             parts=self.parts,
             drawing=self.drawing,
+            memory=self.memory,
+            pasting=self.pasting,
             files=self.files,
             licence=self.licence,
         )
@@ -159,6 +170,7 @@ class Generate:
             "parents_refused": plan.refused,
             "from_words_for_want_of_parents": plan.orphans,
             "seconds_per_image": round(seconds / drawn, 3) if drawn else None,
+            "drawn_at_once": maker.at_once,
         }
 
     def _kept_plan(self, work: Work) -> Plan:
@@ -192,6 +204,7 @@ class Generate:
             drawing=self.drawing,
             parts=self.parts,
             methods=self.methods,
+            pasting=self.pasting,
             encoders=encoders(self.model) if models.is_here(self.model) else [],
             again=self.again,
         ).plan(self.styles, count=self.count, per_category=self.per_category, max_ratio=self.max_ratio)
@@ -200,13 +213,16 @@ class Generate:
         """Say which of the policy's categories would be generated and never are, and why.
 
         Raises:
-            InputError: The settings name a category that the policy does not have, or none is left.
+            InputError: The settings name a category that the policy does not have, none is left, or one has no look-alike that edited
+                pairs need.
         """
         chosen = self._chosen(policy)
         never = {name: found.reason for name in chosen if (found := self._examined(policy[name])) is not None}
         if chosen and len(never) == len(chosen):
             reasons = " and ".join(dict.fromkeys(never.values()))
             raise InputError(f"no category is left to generate: {reasons} is never generated, and no setting allows it")
+        if drawn_in_pairs(self.methods):
+            look_alikes(self.words, [policy[name] for name in chosen if name not in never])
         return never
 
     def _examined(self, category: Category) -> Finding | None:

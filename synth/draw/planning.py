@@ -1,9 +1,10 @@
 """From what a dataset holds to what will be drawn: how many of which category and style, in which words, from which parents."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -11,15 +12,18 @@ import numpy as np
 from tilth.data.where import one_of
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.geometry import Box
 from tilth.policy import Category
+from tilth.samples import Sample
 from tilth.synth.draw.lengths import Encoder
-from tilth.synth.draw.settings import Drawing, Parts
+from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
+from tilth.synth.draw.settings import Drawing, Parts, Pasting
 from tilth.synth.plan.again import Tried
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
-from tilth.synth.plan.survey import Survey, said_of, take_stock
+from tilth.synth.plan.survey import DRAWN_INTO, Survey, look_alike_in, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
 
-METHODS = ("text", "edges", "inpaint")
+METHODS = ("text", "edges", "inpaint", "image", "insert", "replace", "paste")
 HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
 TRIES = 8  # parents that are looked at for one request before it is made from words alone
 SHOWN = 20  # prompts
@@ -32,6 +36,7 @@ class Plan:
     Args:
         requests: One an image, in the order in which they are drawn.
         wanted: Images asked for.
+        room: Images that `max_ratio` leaves room for, of those.
         real: Real, labelled training images that were counted.
         made: Generated images that were there.
         max_ratio: Most generated images for one real one.
@@ -52,11 +57,12 @@ class Plan:
     refused: int = 0
     orphans: int = 0
     shortened: int = 0
+    room: int = 0
 
     @property
     def capped(self) -> str:
-        """Why fewer are planned than were asked for; empty when all are."""
-        if len(self.requests) >= self.wanted:
+        """Why fewer are planned than were asked for; empty when there is room for all."""
+        if self.room >= self.wanted:
             return ""
         before = f", {self.made} of them there" if self.made else ""
         return f"{len(self.requests)} of {self.wanted} images: max_ratio {self.max_ratio:g} of {self.real} real ones{before}"
@@ -69,7 +75,7 @@ class Plan:
     def read(cls, text: str) -> "Plan":
         """Read what `text` wrote."""
         kept = json.loads(text)
-        return cls(**{**kept, "requests": [Request(**row) for row in kept["requests"]]})
+        return cls(**{"room": kept["wanted"], **kept, "requests": [Request(**row) for row in kept["requests"]]})
 
     def shown(self) -> str:
         """Write it for a person: what is there and what will be drawn, and some of the prompts."""
@@ -93,7 +99,8 @@ class Plan:
         lines += ["", f"  {len(chosen)} of {len(self.requests):,} prompts"] if chosen else []
         for request in chosen:
             without = f"; not: {request.negative}" if request.negative else ""
-            lines.append(f"  {request.number:>6}  {request.category:16} {request.method:8} {request.prompt}{without}")
+            said = request.prompt or "cut out of a real image"
+            lines.append(f"  {request.number:>6}  {request.category:16} {request.method:8} {said}{without}")
         return "\n".join(lines)
 
 
@@ -108,8 +115,12 @@ class Planner:
         drawing: Whose negative prompt goes with each.
         parts: Whose adapters draw styles.
         methods: Share of each method.
+        pasting: How large what is pasted may be.
         encoders: Of the model that will read the prompts; none where it is not here yet.
         again: Step whose rejected images are made up for, instead of what is thin being filled; empty for none.
+
+    Raises:
+        InputError: A method needs look-alikes, and a category has none that may be drawn.
     """
 
     def __init__(
@@ -122,17 +133,20 @@ class Planner:
         drawing: Drawing,
         parts: Parts,
         methods: Mapping[str, float],
+        pasting: Pasting,
         encoders: Sequence[Encoder] = (),
         again: str = "",
     ) -> None:
         self._work, self._left_out = work, dict(left_out)
         self._categories = {name: category for name, category in categories.items() if name not in left_out}
         self._words, self._drawing, self._adapter = words, drawing, parts.adapter
-        self._methods, self._encoders = methods, encoders
+        self._methods, self._encoders, self._pasting = methods, encoders, pasting
+        self._look_alikes = look_alikes(words, self._categories.values()) if drawn_in_pairs(methods) else {}
         self._again, self._tried = again, Tried(())
         self._stock = Survey()
         self._parents: dict[tuple[str, str], list[str]] = {}
-        self._read: dict[str, str] = {}  # what came with a parent, in words
+        self._read: dict[str, Sample] = {}  # parents, without their images
+        self._said: dict[str, str] = {}  # what came with them, in words
         self._refused = self._orphans = self._shortened = 0
         self._fits = lru_cache(maxsize=4096)(self._read_whole)
 
@@ -149,21 +163,25 @@ class Planner:
             InputError: What is to be made up for was not judged yet.
         """
         samples = self._work.dataset.samples(one_of("split", ("", "train")), images=False)
-        stock = self._stock = take_stock(samples, self._categories)
+        replaced = self._look_alikes if self._methods.get("replace") else {}
+        stock = self._stock = take_stock(samples, self._categories, replaced)
         wanted = per_category * len(self._categories) or count
         room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
         cells = [(category, style) for category in self._categories for style in styles]
+        numbers = self._numbers(room) if cells else []
         made = self._work.dataset.samples("made and split != 'test'", images=False, dropped=True)
         self._tried = Tried(made, self._again)
         if self._again and self._tried.unjudged:
             told = f"{self._tried.unjudged:,} images of {self._again!r} were not judged yet"
             raise InputError(f"{self._work.name}: {told}; put 'ground' and 'adherence' before this step")
         if self._again:
-            counts = self._tried.lacking(room, cells)
-            wanted = counts.total()
+            counts = self._tried.lacking(len(numbers), cells)
+            numbers = numbers[: counts.total()]
+            room = wanted = numbers[-1] + self._images(numbers[-1]) if numbers else 0
         else:
-            counts = shares(room, {} if per_category else stock.labels, cells)
-        requests = [self._request(number, *cell) for number, cell in enumerate(in_turn(counts))]
+            counts = shares(len(numbers), {} if per_category else stock.labels, cells)
+        planned = zip(numbers, in_turn(counts), strict=True)
+        requests = [request for number, cell in planned for request in self._requests(number, *cell)]
         # Neighbours share method and adapter, so that they can be drawn in one batch.
         requests.sort(key=lambda r: (METHODS.index(r.method), self._adapter(r.style), r.number))
         return Plan(
@@ -177,62 +195,105 @@ class Planner:
             refused=self._refused,
             orphans=self._orphans,
             shortened=self._shortened,
+            room=room,
         )
 
-    def _request(self, number: int, category: str, style: str) -> Request:
-        """Plan one image; it depends on the seed and its number alone."""
+    def _numbers(self, room: int) -> list[int]:
+        """Number the requests that there is room for: an edited pair takes the numbers of two images."""
+        found, next_ = list[int](), 0
+        while next_ < room:
+            images = self._images(next_)
+            if next_ + images > room:
+                break
+            found.append(next_)
+            next_ += images
+        return found
+
+    def _images(self, number: int) -> int:
+        return 2 if self._chance(number)[0] in PAIRED else 1
+
+    def _chance(self, number: int) -> tuple[str, np.random.Generator]:
+        """Draw the method of a request; return it with the generator of all else that is random in it."""
         rng = np.random.default_rng((self._work.seed, number))
         total = sum(self._methods.values())
-        method = str(rng.choice(list(self._methods), p=[share / total for share in self._methods.values()]))
+        return str(rng.choice(list(self._methods), p=[share / total for share in self._methods.values()])), rng
+
+    def _requests(self, number: int, category: str, style: str) -> list[Request]:
+        """Plan one image, or an edited pair; it depends on the seed and its number alone."""
+        method, rng = self._chance(number)
         seed = int(rng.integers(2**31))
-        parent, hole = "", None
+        parent = donor = ""
+        hole = box = None
         if method != "text":
-            parent = self._parent(method, category, style, rng)
-            if not parent:
-                method, self._orphans = "text", self._orphans + 1
-            elif method == "inpaint":
-                hole = _hole(rng)
-        write = partial(
-            self._words.write, self._categories[category], style, rng, inpaint=method == "inpaint", fits=self._fits,
-            liked=self._tried.liked(category),
+            parent, box = self._parent(method, category, style, rng)
+            if parent and method == "paste":
+                donor, box = self._parent("edges", category, style, rng)
+            if not parent or (method == "paste" and not donor):
+                method, parent, box, self._orphans = "text", "", None, self._orphans + 1
+            if method in DRAWN_INTO:
+                hole = _hole(rng, self._pasting.sides if method == "paste" else HOLE_SIDE)
+        image = Request(
+            number=number, category=category, style=style, method=method, prompt="", seed=seed, parent=parent, hole=hole,
+            box_xyxy=box if method in ("replace", "paste") else None, donor=donor,
         )  # fmt: skip
-        prompt, cut = self._tried.new(category, write)
+        if method == "paste":
+            return [image]
+        if method not in PAIRED:
+            return [self._worded(image, rng)]
+        # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
+        name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
+        instead = str(rng.choice(list(self._look_alikes[category])))
+        words = int(rng.integers(2**31))
+        return [
+            self._worded(replace(image, number=number + n, pair=name, instead=each), np.random.default_rng(words))
+            for n, each in enumerate(("", instead))
+        ]
+
+    def _worded(self, image: Request, rng: np.random.Generator) -> Request:
+        """Write the words of a request."""
+        into, instead = image.method in ("inpaint", *PAIRED), image.instead
+        category = self._categories[image.category]
+        write = partial(
+            self._words.write, category, image.style, rng, inpaint=into, fits=self._fits, instead=instead,
+            liked=self._tried.liked(category.name),
+        )  # fmt: skip
+        prompt, cut = write() if image.pair else self._tried.new(category.name, write)  # a pair's words are the same
         self._shortened += cut
-        negative = self._words.negative(category, style, self._drawing.negative_prompt)
-        refuse({"prompt": prompt, "negative prompt": negative, "category": category})
-        return Request(
-            number=number,
-            category=category,
-            style=style,
-            method=method,
-            prompt=prompt,
-            seed=seed,
-            negative=negative,
-            parent=parent,
-            hole=hole,
-        )
+        # what is steered away from for the thing's sake may be the look-alike itself
+        negative = self._words.negative("" if instead else image.category, image.style, self._drawing.negative_prompt)
+        refuse({"prompt": prompt, "negative prompt": negative, "category": image.category})
+        return replace(image, prompt=prompt, negative=negative)
 
     def _read_whole(self, prompt: str) -> bool:
         return not self._encoders or any(each.tokens(prompt) <= each.limit for each in self._encoders)
 
-    def _parent(self, method: str, category: str, style: str, rng: np.random.Generator) -> str:
-        kind = (method, category if method == "edges" else "")
+    def _parent(self, method: str, category: str, style: str, rng: np.random.Generator) -> tuple[str, Box | None]:
+        """Choose an image to start from, and where in it the thing or its look-alike is, if that matters."""
+        kind = (method, "" if method in DRAWN_INTO else category)
         if kind not in self._parents:
             self._parents[kind] = self._stock.parents(method, category)
         ids = self._parents[kind]
         for _ in range(min(TRIES, len(ids))):
             id_ = ids[int(rng.integers(len(ids)))]
             if id_ not in self._read:
-                self._read[id_] = said_of(self._work.dataset.read([id_])[0])
-            told = {"reference": self._read[id_], "category": category, "style": style}
-            if examine(told) is None:
-                return id_
-            self._refused += 1
-        return ""
+                sample = self._work.dataset.read([id_])[0]
+                self._read[id_], self._said[id_] = replace(sample, data=b""), said_of(sample)
+            told = {"reference": self._said[id_], "category": category, "style": style}
+            if examine(told) is not None:
+                self._refused += 1
+                continue
+            sample = self._read[id_]
+            box = sample.truth.labels[0].box_xyxy if sample.truth.labels else None
+            if method != "replace":
+                return id_, box
+            box = box or look_alike_in(sample, self._look_alikes[category])
+            if box and (grown := grown_in(sample.size_wh, box)):
+                return id_, grown
+        return "", None
 
 
-def _hole(rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _hole(rng: np.random.Generator, sides: tuple[float, float]) -> Box:
     """Draw a box in parts of the image's side."""
-    width, height = rng.uniform(*HOLE_SIDE, 2)
+    width, height = rng.uniform(*sides, 2)
     left, top = rng.uniform(0.05, 0.95 - width), rng.uniform(0.05, 0.95 - height)
     return float(left), float(top), float(left + width), float(top + height)

@@ -20,6 +20,12 @@ SCHEDULERS = (
 )  # fmt: skip
 
 
+Kind = Literal["canny", "softedge", "lineart", "depth", "normal", "pose"]
+WITHOUT_DETECTOR = ("canny", "lineart")
+# How much noise a method begins with: a hole has nothing to keep, of an image its layout should stay.
+STRENGTHS = {"inpaint": 1.0, "insert": 1.0, "replace": 1.0, "image": 0.6}
+
+
 @group
 class Drawing:
     """How to draw.
@@ -29,8 +35,9 @@ class Drawing:
         guidance: Guidance scale.
         negative_prompt: What to steer away from.
         scheduler: Class of diffusers that takes the steps, such as `EulerDiscreteScheduler`; the model's own when empty.
-        strength: Share of the noise that `inpaint` begins with, in (0, 1]; below 1, something of what is in the hole stays.
-        control_scale: Pull of the edges, in [0, 2].
+        strength: Share of the noise that `inpaint`, `insert`, `replace` and `image` begin with, in (0, 1]; below 1, something of what is
+            in the hole, or in the image, stays. Left out, it is 1, and 0.6 for `image`.
+        control_scale: Pull of all control networks, in [0, 2].
         size: Pixels of a side, or width and height, as in `[768, 512]`; the model's own when 0.
         batch_size: Images drawn at once.
     """
@@ -39,7 +46,7 @@ class Drawing:
     guidance: float = 3.0
     negative_prompt: str = ""
     scheduler: str = ""
-    strength: float = 1.0
+    strength: float | None = None
     control_scale: float = 1.0
     size: int | tuple[int, int] = 0
     batch_size: int = 16
@@ -54,7 +61,7 @@ class Drawing:
             near = get_close_matches(self.scheduler, SCHEDULERS, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"scheduler must be one of {', '.join(SCHEDULERS)}, got {self.scheduler!r}{meant}")
-        if not 0 < self.strength <= 1:
+        if self.strength is not None and not 0 < self.strength <= 1:
             raise ValueError(f"strength must lie in (0, 1], got {self.strength}")
         if not 0 <= self.guidance <= 50:
             raise ValueError(f"guidance must lie in [0, 50], got {self.guidance}")
@@ -66,30 +73,89 @@ class Drawing:
         """Width and height; both 0 for the model's own."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
+    def strength_of(self, method: str) -> float | None:
+        """Return the share of noise that a method begins with; None for one that begins with nothing else."""
+        if method not in STRENGTHS or self.strength is not None:
+            return self.strength if method in STRENGTHS else None
+        return STRENGTHS[method]
+
+
+@group
+class Control:
+    """A control network, and how it pulls.
+
+    Args:
+        net: The checkpoint.
+        kind: What it follows: `canny` edges, soft edges, line art, depth, normals or pose.
+        detector: Model that reads this off an image; `canny` has none, `lineart` needs none.
+        scale: Pull, in [0, 2].
+        start: Share of the steps after which it begins to pull.
+        end: Share of the steps after which it lets go.
+    """
+
+    net: str
+    kind: Kind = "canny"
+    detector: str = ""
+    scale: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and that something can read what the network follows."""
+        if not self.net:
+            raise ValueError("a control needs a net, the checkpoint of a ControlNet")
+        if not 0 <= self.scale <= 2:
+            raise ValueError(f"scale must lie in [0, 2], got {self.scale}")
+        if not 0 <= self.start < self.end <= 1:
+            raise ValueError(f"0 <= start < end <= 1 must hold, got {self.start} and {self.end}")
+        if self.kind == "canny" and self.detector:
+            raise ValueError(f"canny edges are found without a detector, got {self.detector!r}")
+        if self.kind not in WITHOUT_DETECTOR and not self.detector:
+            raise ValueError(
+                f"{self.kind} is read by a detector, and none is named; {', '.join(WITHOUT_DETECTOR)} need none"
+            )
+
 
 @group
 class Parts:
-    """What is added to a model: a control network, and adapters that each draw a style.
+    """What is added to a model: control networks, a model for holes, and adapters that each draw a style.
 
     Args:
-        controlnet: ControlNet for Canny edges; needed by the method `edges`.
+        controlnet: ControlNet for Canny edges; the method `edges` needs it, or `controls`.
+        controls: Control networks of any kind, which pull together, as in `[{net: my/depth@1, kind: depth, detector: my/dpt@1}]`.
+        inpainting: Checkpoint that draws into holes, such as one with nine input channels; the model itself when empty.
         loras: Style -> adapter that draws it: a folder, a repository at a commit, or a `.safetensors` file.
         lora_weights: Style -> strength of its adapter; 1 when not named.
     """
 
     controlnet: str = ""
+    controls: tuple[Control, ...] = ()
+    inpainting: str = ""
     loras: dict[str, str] = field(default_factory=dict)
     lora_weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that every weight is that of an adapter."""
+        """Check that every weight is that of an adapter, and that control networks are named in one way."""
+        if self.controlnet and self.controls:
+            raise ValueError("name control networks as controls alone; controlnet is one for canny edges")
         if strays := sorted(set(self.lora_weights) - set(self.loras)):
             raise ValueError(f"lora_weights are by style, as loras are; there is no adapter {', '.join(strays)}")
 
     @property
     def names(self) -> tuple[str, ...]:
         """The checkpoints."""
-        return tuple(name for name in (self.controlnet, *self.loras.values()) if name)
+        return tuple(dict.fromkeys(name for name in (*self.networks, *self.loras.values()) if name))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Those of them that are no adapters: control networks, their detectors, and the model for holes."""
+        found = [name for control in self.nets for name in (control.net, control.detector)]
+        return tuple(dict.fromkeys(name for name in (*found, self.inpainting) if name))
+
+    @property
+    def nets(self) -> tuple[Control, ...]:
+        """The control networks."""
+        return (Control(net=self.controlnet),) if self.controlnet else self.controls
 
     def weight(self, style: str) -> float:
         """Return how strongly the adapter of a style draws."""
@@ -113,9 +179,40 @@ class Parts:
             for number, (style, lora) in enumerate(self.loras.items(), 1)
         }
         told["model"] = f"{model} {metadata(model)}"
-        if self.controlnet:
-            told["controlnet"] = f"{self.controlnet} {metadata(self.controlnet)}"
+        told |= {f"part {n}": f"{name} {metadata(name)}" for n, name in enumerate(self.networks, 1)}
         refuse(told)
+
+
+@group
+class Memory:
+    """What is held where.
+
+    Args:
+        offload: On a GPU: `none` holds all there, `model` one part in turn, `layers` one layer in turn, which is slow; `auto` takes `model`
+            where the parts do not fit.
+        tiling: Whether the autoencoder works image by image and, of large ones, tile by tile; `auto` does where that saves gigabytes.
+    """
+
+    offload: Literal["auto", "none", "model", "layers"] = "auto"
+    tiling: Literal["auto", "on", "off"] = "auto"
+
+
+@group
+class Pasting:
+    """How `paste` puts a cut-out into a scene.
+
+    Args:
+        blend: `feather` softens the outline; `seamless` fits colours and light to the place as well (Poisson blending).
+        sides: Least and most of the scene's sides that the thing may take.
+    """
+
+    blend: Literal["feather", "seamless"] = "feather"
+    sides: tuple[float, float] = (0.25, 0.6)
+
+    def __post_init__(self) -> None:
+        """Check the sides."""
+        if not 0 < self.sides[0] <= self.sides[1] <= 0.9:
+            raise ValueError(f"sides must lie in (0, 0.9], the lesser first, got {self.sides}")
 
 
 @group

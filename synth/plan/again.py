@@ -29,7 +29,9 @@ class Tried:
         own = Counter[bool]()
         for sample in samples:
             own[JUDGED in sample.columns] += _text(sample.origin, "step") == again
-            if JUDGED in sample.columns:
+            if JUDGED in sample.columns and not sample.origin.get(
+                "instead"
+            ):  # a look-alike is asked for beside its thing
                 category, accepted = _text(sample.origin, "category"), RANK in sample.columns
                 self._prompts[category][_text(sample.origin, "prompt"), accepted] += 1
                 if not accepted and _text(sample.origin, "step") == again:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tilth.engine.steps import group
+from tilth.geometry import Box
 from tilth.policy import Category, fold
 
 Cell = tuple[str, str]
@@ -41,12 +42,13 @@ class Words:
 
     Args:
         template: Prompt with `{thing}`, `{style}` and names of `fillings` in braces.
-        inpaint_template: The same for `inpaint`, where the image around the hole says the rest.
+        inpaint_template: The same for `inpaint`, `insert` and `replace`, where the image around the hole says the rest.
         fillings: Choices for the names in the templates.
         optional: Names that are left out, the first one first, as long as the model would not read a prompt to its end.
         things: Category -> what it is called, instead of its prompts and synonyms in the policy.
         prompts: Category -> whole prompts to use instead of the templates.
         negatives: Category or style -> what to steer away from, beside the drawing's negative prompt.
+        look_alikes: Category -> what `insert` and `replace` draw in its place, instead of its counter-prompts in the policy.
     """
 
     template: str = TEMPLATE
@@ -56,6 +58,7 @@ class Words:
     things: dict[str, tuple[str, ...]] = field(default_factory=dict)
     prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     negatives: dict[str, str] = field(default_factory=dict)
+    look_alikes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every name in a template is filled."""
@@ -66,15 +69,16 @@ class Words:
                 raise ValueError(
                     f"nothing fills {', '.join('{' + m + '}' for m in missing)} of the template; add fillings"
                 )
-        if empty := sorted(name for each in (self.things, self.prompts) for name, words in each.items() if not words):
+        named = (self.things, self.prompts, self.look_alikes)
+        if empty := sorted(name for each in named for name, words in each.items() if not words):
             raise ValueError(
-                f"things and prompts need at least one for each category named, got none for {', '.join(empty)}"
+                f"things, prompts and look_alikes need at least one for each category named, got none for {', '.join(empty)}"
             )
 
     @property
     def named(self) -> tuple[str, ...]:
         """The categories that the settings name."""
-        return (*self.things, *self.prompts)
+        return (*self.things, *self.prompts, *self.look_alikes)
 
     def names(self, category: Category) -> tuple[str, ...]:
         """Return what a category is called in prompts: all its prompts and synonyms, each once.
@@ -89,6 +93,10 @@ class Words:
             known.setdefault(fold(name), name.replace("_", " "))
         return tuple(known.values())
 
+    def harmless(self, category: Category) -> tuple[str, ...]:
+        """Return what looks like a category and is harmless."""
+        return self.look_alikes.get(category.name, category.counter_prompts)
+
     def write(
         self,
         category: Category,
@@ -97,17 +105,28 @@ class Words:
         *,
         inpaint: bool = False,
         fits: Fits = lambda prompt: True,
+        instead: str = "",
         liked: Liked = lambda words: None,
     ) -> tuple[str, bool]:
-        """Write a prompt; return it and whether something was left out for it to be read to its end."""
+        """Write a prompt; return it and whether something was left out for it to be read to its end.
+
+        Args:
+            category: That is asked for.
+            style: To draw in.
+            rng: Chooses the words.
+            inpaint: The image around a hole says the rest.
+            fits: Whether a model reads a prompt to its end.
+            instead: A look-alike that takes the thing's place; all other words are the same for both.
+            liked: Says which words are rather chosen.
+        """
 
         def pick(words: Sequence[str]) -> str:
             return str(rng.choice(list(words), p=liked(words)))
 
-        if own := self.prompts.get(category.name):
+        if (own := self.prompts.get(category.name)) and not instead:
             return pick(own), False
         chosen = {key: pick(values) for key, values in sorted(self.fillings.items()) if values}
-        names = self.names(category)
+        names = (instead,) if instead else self.names(category)
         chosen |= {"thing": names[0] if len(names) == 1 else pick(names), "style": style}
         template = self.inpaint_template if inpaint else self.template
         whole = prompt = with_articles(template.format(**chosen))
@@ -126,7 +145,23 @@ class Words:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One image to make; `seed` decides its noise, so the same request gives the same image in every run."""
+    """One image to make; `seed` decides its noise, so the same request gives the same image in every run.
+
+    Args:
+        number: Of the image in its plan.
+        category: That it is made for.
+        style: It is drawn in.
+        method: That makes it.
+        prompt: What it is drawn from; empty where nothing is drawn.
+        seed: Of its noise.
+        negative: What to steer away from.
+        parent: Id of the image that it starts from.
+        hole: Where in the parent's frame something is drawn or pasted, `xyxy` in parts of its sides.
+        box_xyxy: Where in the parent, or in the donor, the thing or its look-alike is, in pixels of that image.
+        donor: Id of the image that the thing is cut out of.
+        pair: Names an edited pair; its two images differ in the prompt alone.
+        instead: The look-alike that is drawn in the thing's place; empty for the thing.
+    """
 
     number: int
     category: str
@@ -136,7 +171,11 @@ class Request:
     seed: int
     negative: str = ""
     parent: str = ""
-    hole: tuple[float, float, float, float] | None = None
+    hole: Box | None = None
+    box_xyxy: Box | None = None
+    donor: str = ""
+    pair: str = ""
+    instead: str = ""
 
 
 def shares(wanted: int, have: Mapping[Cell, int], cells: Sequence[Cell]) -> Counter[Cell]:

@@ -15,6 +15,7 @@ from tilth.samples import Sample
 from tilth.synth.plan.prompts import Cell
 
 MOST_PARENTS = 4096  # of a kind; more would only cost memory
+DRAWN_INTO = ("inpaint", "insert", "paste")  # methods that start from a harmless scene
 TRAINED_ON = (State.AUTO, State.REVIEWED, State.CONFIRMED_EMPTY)
 
 
@@ -43,7 +44,8 @@ class Survey:
         real: Real, labelled training images.
         made: Generated images that are already in.
         labels: Images with a label of each category and style; the style is empty where it is unknown.
-        showing: Images with exactly one thing of a category, to follow the edges of.
+        showing: Images with exactly one thing of a category, to follow the edges of, to redraw, to replace or to cut out.
+        resembling: Images without a label in which a model saw a look-alike of a category.
         empty: Images that a person found empty, to draw into.
         unseen: Images that only a model found empty, for when there are none that a person did.
     """
@@ -52,18 +54,28 @@ class Survey:
     made: int = 0
     labels: Counter[Cell] = field(default_factory=Counter)
     showing: dict[str, Shelf] = field(default_factory=dict)
+    resembling: dict[str, Shelf] = field(default_factory=dict)
     empty: Shelf = field(default_factory=Shelf)
     unseen: Shelf = field(default_factory=Shelf)
 
     def parents(self, method: str, category: str) -> list[str]:
         """Return the ids of images that a method can start from."""
-        if method == "edges":
-            return self.showing[category].all() if category in self.showing else []
-        return (self.empty.all() or self.unseen.all()) if method == "inpaint" else []
+        if method in DRAWN_INTO:
+            return self.empty.all() or self.unseen.all()
+        shelves = (self.showing, self.resembling) if method == "replace" else (self.showing,)
+        return [id_ for shelf in shelves if category in shelf for id_ in shelf[category].all()]
 
 
-def take_stock(samples: Iterable[Sample], categories: Iterable[str]) -> Survey:
-    """Look at samples once, those that may be trained on, without their images."""
+def take_stock(
+    samples: Iterable[Sample], categories: Iterable[str], look_alikes: Mapping[str, Sequence[str]] | None = None
+) -> Survey:
+    """Look at samples once, those that may be trained on, without their images.
+
+    Args:
+        samples: To look at.
+        categories: To count.
+        look_alikes: Category -> look-alikes that can be replaced by it; none are looked for when None.
+    """
     found, wanted = Survey(), set(categories)
     for sample in samples:
         if sample.made:
@@ -80,7 +92,26 @@ def take_stock(samples: Iterable[Sample], categories: Iterable[str]) -> Survey:
             found.showing.setdefault(str(truth.labels[0].category), Shelf()).put(sample.id)
         elif not truth.labels:
             (found.empty if truth.state is State.CONFIRMED_EMPTY else found.unseen).put(sample.id)
+            for category, words in (look_alikes or {}).items():
+                if look_alike_in(sample, words):
+                    found.resembling.setdefault(category, Shelf()).put(sample.id)
     return found
+
+
+def look_alike_in(sample: Sample, words: Sequence[str]) -> Box | None:
+    """Return the box of the surest look-alike that a model saw in an image and grounding put aside, of those that are named."""
+    seen = [
+        row
+        for name, rows in sample.columns.items()
+        if name.endswith(".removed") and isinstance(rows, Sequence)
+        for row in rows
+        if isinstance(row, Mapping) and row.get("reason") == "look-alike" and row.get("phrase") in words
+    ]
+    best = max(seen, key=lambda row: float(str(row["score"])), default=None)
+    if best is None or not isinstance(corners := best["box_xyxy"], Sequence):
+        return None
+    x0, y0, x1, y1 = (float(str(value)) for value in corners)
+    return x0, y0, x1, y1
 
 
 def style_of(sample: Sample) -> str:

@@ -51,6 +51,7 @@ ELSEWHERE = {
     "bundle thresholds": "in test_costs.py",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
+    "import-text": "in tests/annotate/texts",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
     "review push": "the same",

@@ -528,7 +528,10 @@ def test_a_parent_is_read_with_all_its_tags(tmp_path: Path, model: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"methods": {"magic": 1}}, "methods must be among text, edges, inpaint, got magic"),
+        (
+            {"methods": {"magic": 1}},
+            "methods must be among text, edges, inpaint, image, insert, replace, paste, got magic",
+        ),
         ({"methods": {"edges": 1}}, "needs a controlnet"),
         ({"words": {"fillings": {}}}, "nothing fills {attribute}, {camera}, {light}, {place}"),
         ({"max_ratio": -1}, r"max_ratio must lie in \[0, 100\]"),

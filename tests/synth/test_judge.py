@@ -144,6 +144,19 @@ def test_of_images_that_are_nearly_the_same_the_better_one_stays(work: Work) -> 
     assert told[id_of(also)] == "", "it was asked for as another thing"
 
 
+def test_what_is_drawn_into_two_places_of_one_scene_and_its_look_alike_stay() -> None:
+    vector, left, right = np.ones(8, np.int8), (0.0, 0.0, 9.0, 9.0), (20.0, 0.0, 29.0, 9.0)
+    told = {"vector": vector, "parents": ("p",)}
+    images = [
+        Seen(id="a", category="knife", place=left, **told),  # type: ignore[arg-type]
+        Seen(id="b", category="knife", place=right, **told),  # type: ignore[arg-type]
+        Seen(id="c", category="knife", place=(0.0, 1.0, 9.0, 9.0), **told),  # type: ignore[arg-type]
+        Seen(id="d", category="spoon", place=left, **told),  # type: ignore[arg-type]
+    ]
+    reasons_ = decide(images, Limits(), Real(vector_ids=["p"], vectors=vector[None])).reasons
+    assert reasons_ == {"a": "", "b": "", "c": "nearly the same as a better one: a", "d": ""}
+
+
 def test_a_classifier_of_the_run_is_asked(work: Work) -> None:
     work.add("real", [real(i, ("knife", "dice")[i % 2]) for i in range(40)])
     quick = TrainClassifier(steps=25, batch_size=8, method="probe", lr=0.01, patience=0, spots=0, image_side=48)

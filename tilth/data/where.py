@@ -19,7 +19,8 @@ NULL = "CAST(NULL AS string)"  # what a name means that nothing was measured und
 LEFT_OUT = "left_out"  # column: the categories that labels may be of which were left out, an empty one for any
 CONFLICT = "conflict"  # column: what entries of one picture say of it that cannot all be so
 STYLE = "style"  # column: in which a picture was made
-SOMETIMES = (LEFT_OUT, CONFLICT, STYLE)  # measured names without a dot; absent while there is nothing to say
+PAIR = "pair"  # column: which edited pair a picture is one of
+SOMETIMES = (LEFT_OUT, CONFLICT, STYLE, PAIR)  # measured names without a dot; absent while there is nothing to say
 MISSPELT = 0.9  # likeness to a name that there is, from which on another is a slip and not one of a step that never ran
 
 

@@ -4,7 +4,7 @@ A step is a frozen dataclass; its fields are its configuration, and `run` is its
 that name earlier steps are listed in `refers`, what a step leaves under other names than its own in `leaves`. Many settings
 come in groups, which are frozen dataclasses as well: `drawing: {steps: 20, guidance: 3.0}`. A mapper is
 a frozen dataclass too; it touches every image: `load` gets its model ready once and returns the function that turns a batch into
-results.
+results. Both are given images alone, unless a class variable `media` names other kinds of samples.
 """
 
 import hashlib

@@ -21,6 +21,7 @@ from tilth.samples import is_made
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 MADE = SOURCE_TYPES + "trainedAlgorithmicMedia"
 COMPOSITE = SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"
+PASTED = SOURCE_TYPES + "compositeCapture"
 OURS = "tilth:origin"
 KINDS = ("png", "webp", "jpeg")
 MAX_TEXT = 64 * 2**10
@@ -29,7 +30,7 @@ MOST_IN_JPEG = 60_000  # bytes of XMP that fit into one segment
 KEPT = (
     "prompt", "negative_prompt", "seed", "model", "model_digest", "method", "style", "category", "parents", "adapters",
     "controlnet", "hole_xyxy", "steps", "guidance", "scheduler", "side", "size_wh", "strength", "digital_source_type",
-    "licence", "licence_of_model", "licence_of_parent", "refusals",
+    "licence", "licence_of_model", "licence_of_parent", "refusals", "controls", "pair", "instead", "mask", "blend",
 )  # fmt: skip
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
