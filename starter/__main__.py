@@ -98,8 +98,10 @@ SETTINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
     "seed": (int, "N", "another one gives another world: other images altogether (default: 0)"),
     "kinds": (str, "WHICH", "known, new or all: unsafe kinds that there are (default: known)"),
     "prevalence": (_prevalence, "P", "chance that a corpus image shows a kind: 0.04, or knife=0.01,pill=0.1 (default: 0.04)"),
-    "styles": (_names, "S,S", "of corpus and test (default: photo,cartoon,sketch,neon)"),
+    "styles": (_names, "S,S", "of corpus and test; no miniature has seen blueprint (default: photo,cartoon,sketch,neon)"),
     "labelled-styles": (_names, "S,S", "of the labelled images (default: photo)"),
+    "test-styles": (_names, "S,S", "of the test and the examples (default: those of the corpus)"),
+    "examples": (int, "N", "number of unlabelled images of the test's styles beside the corpus (default: 0)"),
     "copies": (float, "P", "share of the corpus that is near-copies of other corpus images (default: 0.03)"),
     "leaks": (float, "P", "share of the corpus that is copies of sealed test images (default: 0.003)"),
     "rare": (_names, "K:S,K:S", "kind:style that labelled and corpus images show a tenth as often; the test is as it would be"),
@@ -126,7 +128,7 @@ def write_files(arguments: argparse.Namespace) -> None:
     told = {name.replace("-", "_"): getattr(arguments, name.replace("-", "_")) for name in SETTINGS}
     world = World(**{name: value for name, value in told.items() if value is not None})
     events = Events()
-    total = world.labelled + world.corpus + world.test
+    total = sum(count for _, count in world.folders.values())
     with events.progress("starter world", total) as advance:
         written = write_world(arguments.out, world, advance=advance)
     events.emit("world", message=f"{arguments.out}: {total} images" + ("" if written else ", already there"))

@@ -272,7 +272,7 @@ def resolve(claims: Iterable[Claim]) -> Truth:
     if disputed:
         asked = {name: kind for kind in ("import", "human") for round_ in said[kind] for name in asked_in(round_)}
         return Truth(state=State.DISPUTED, looked=asked, silent=silent)
-    state = State.AUTO if labels or said["model"] else State.UNLABELLED
+    state = State.AUTO if labels or looked or said["model"] else State.UNLABELLED
     if people:
         state = State.REVIEWED if labels else State.CONFIRMED_EMPTY
     return Truth(state=state, labels=tuple(_as_made(label, claims) for label in labels), looked=looked, silent=silent)

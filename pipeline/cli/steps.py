@@ -39,6 +39,7 @@ BOTH = "classifier=train.classifier --set detector=train.detector"  # as `tilth 
 GATED = (
     "old=evaluate.old --set new=evaluate.new --set old_classifier=old.classifier --set new_classifier=train.classifier"
 )
+LOOK = "images.categories=[knife] --set captions.trigger=photo --set learning.steps=300"
 COMMANDS = {
     "import": OneStep("import", "Take in images, with labels of other tools.", "path=/photos", begins=True),
     "import-text": OneStep(
@@ -71,6 +72,7 @@ TRAINED = {
     "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
     "detector": OneStep("train.detector", "Fine-tune a detector on a dataset.", "steps=600"),
     "few-shot": OneStep("train.few_shot", "Fit a classifier to a few examples, in seconds.", "shots=16"),
+    "lora": OneStep("train.lora", "Teach a text-to-image model a look or a thing.", LOOK),
 }
 
 
@@ -160,8 +162,8 @@ def run_one(
     Raises:
         InputError: A setting is wrong, of which all are listed; or the dataset or a file that the step reads is absent.
     """
-    from tilth.engine.recipe import NAME, absent_inputs, load_class
-    from tilth.engine.steps import fingerprint, inputs_digest
+    from tilth.engine.recipe import absent_inputs, load_class
+    from tilth.engine.steps import NAME, fingerprint, inputs_digest, references
     from tilth.models import check_device
     from tilth.pipeline.table import step_table
 
@@ -183,7 +185,8 @@ def run_one(
         # and so does one that names a model which was trained anew since
         notes = dataset / "published.json"
         there = json.loads(notes.read_text())["artifacts"] if notes.exists() else {}
-        named = [there[value] for value in vars(step).values() if isinstance(value, str) and value in there]
+        texts = [*(value for value in vars(step).values() if isinstance(value, str)), *(n for _, n in references(step))]
+        named = [there[text] for text in texts if text in there]
         return dataset / "files" / f"{name}-{fingerprint(step, digest, str(opened.at.number), *named)}"
 
     facts: dict[str, Any] = {}
@@ -334,7 +337,8 @@ def auto(
     """Train, calibrate, measure and package with settings chosen by the set and the machine; the same command goes on where it stopped."""
     import yaml
 
-    from tilth.engine.recipe import NAME, load_recipe
+    from tilth.engine.recipe import load_recipe
+    from tilth.engine.steps import NAME
     from tilth.models import check_device
     from tilth.pipeline.choose import change, write
     from tilth.pipeline.cli.settings import existing
@@ -377,7 +381,9 @@ def add_to(app: typer.Typer) -> None:
     for command, one in COMMANDS.items():
         if command != ALSO_A_PROTOCOL:
             _add(app, command, one, command)
-    train = typer.Typer(no_args_is_help=True, help="Train a classifier or a detector on a dataset.")
+    train = typer.Typer(
+        no_args_is_help=True, help="Train a classifier, a detector or an adapter for drawing on a dataset."
+    )
     app.add_typer(train, name="train")
     train.command(epilog="Example: tilth train auto data/mine --policy configs/policies/starter.yaml --category knife")(
         auto

@@ -34,12 +34,12 @@ WORST = 10  # prompts that are told
 class Adherence:
     """Keep the generated images that show what was asked for, where it was asked for, and that are neither copies nor broken.
 
-    Run `ground` on them first, and `hash` for copies to be found by their hashes as well. An image is dropped, with the reason, when it
-    is black, of one colour or noise; when grounding did not find the category in it, or found it in the look-alike of an edited pair;
-    when it is a copy of a real image that it was not made from; when it is among those of its category and style that match the words
-    least; when the classifier does not see the category; and when it is nearly the same as a better one. Images that a person has
-    labelled are left to what the person said. Those that stay are put in order, the best of each category and style in turn: training
-    takes the first where there are too many.
+    The look-alike of an edited pair has to show that what was asked for is not there, and is compared with other look-alikes alone. Run
+    `ground` on them first, and `hash` for copies to be found by their hashes as well. An image is dropped, with the reason, when it
+    is black, of one colour or noise; when grounding did not find the category in it; when it is a copy of a real image that it was not
+    made from; when it is among those of its category and style that match the words least; when the classifier does not see the
+    category; and when it is nearly the same as a better one. Images that a person has labelled are left to what the person said. Those
+    that stay are put in order, the best of each category and style in turn: training takes the first where there are too many.
 
     Args:
         min_score: Least score of a box of the category.
@@ -96,9 +96,10 @@ class Adherence:
         columns: dict[str, dict[str, Json]] = {}
         images, gone, prompts = list[Seen](), list[Seen](), dict[str, str]()
         for sample in work.dataset.samples(WANTED, images=False, dropped=True):
-            wrong, columns[sample.id] = self.found(sample)
+            wrong, columns[sample.id] = self._found(sample)
             (gone if sample.drops else images).append(_seen(sample, wrong, columns[sample.id]))
-            prompts[sample.id] = str(sample.origin.get("prompt") or "")
+            if prompt := str(sample.origin.get("prompt") or ""):  # nothing is drawn of what is pasted
+                prompts[sample.id] = prompt
         limits = Limits(lowest=self.lowest, max_cosine=self.max_cosine, min_agreement=self.min_agreement)
         verdict = decide(images, limits, self._real(work, images, real), gone)
         results = {}
@@ -122,7 +123,7 @@ class Adherence:
                 Agree(classifier=folder, encoder=self.encoder, device=work.device), WANTED, label=f"{work.name}: ask"
             )
 
-    def found(self, sample: Sample) -> tuple[str, dict[str, Json]]:
+    def _found(self, sample: Sample) -> tuple[str, dict[str, Json]]:
         """Compare the category that an image was asked for with what models found in it; return what is wrong, and the measures."""
         asked = str(sample.origin.get("category", ""))
         said = [claim for claim in sample.claims if claim.kind == "model"]
@@ -136,9 +137,11 @@ class Adherence:
             "adherence.cover": round(float(cover.min(initial=1)), 4),
             "adherence.inside": round(float(inside.max(initial=0)), 4),
         }
+        if not asked:  # it has the labels of an image that it is like
+            return "", columns
         if not said:
             return "no model has looked at it", columns
-        if sample.origin.get("instead"):  # the harmless one of an edited pair
+        if sample.origin.get("instead"):
             return f"asked for a look-alike, found {asked}" if right else "", columns
         if not right:
             return f"asked for {asked}, {_found_instead(sample, seen)}", columns
@@ -185,21 +188,28 @@ def _real_of(work: Work) -> str:
 
 def _seen(sample: Sample, wrong: str, columns: dict[str, Json]) -> Seen:
     """Gather what was measured of an image."""
-    instead = str(sample.origin.get("instead") or "")  # no words and no classifier are asked about a look-alike
     numbers = {
         name: float(str(sample.columns[f"adherence.{name}"]))
         for name in ("brightness", "contrast", "smoothness", "match")
-        if f"adherence.{name}" in sample.columns and not (instead and name == "match")
+        if f"adherence.{name}" in sample.columns
     }
     vector, parents = sample.columns.get(VECTOR), sample.origin.get("parents")
     clear = float(str(sample.columns.get(QUALITY) or 0)) >= CLEAR
+    asked, found = str(columns["adherence.asked"]), float(str(columns["adherence.score"]))
+    agrees = float(str(sample.columns.get(AGREES, "nan")))
+    if sample.origin.get(
+        "instead"
+    ):  # the harmless one of an edited pair: the less it shows of the category, the better
+        asked, found, agrees = f"look-alike of {asked}", 1 - found, float("nan")
+        numbers.pop("match", None)
     return Seen(
         id=sample.id,
-        category=instead or str(columns["adherence.asked"]),
+        category=asked,
         style=str(sample.columns.get(STYLE) or sample.origin.get("style") or ""),
-        found=float(str(columns["adherence.score"])),
+        alone=not asked,
+        found=found,
         wrong=wrong or ("" if "brightness" in numbers else "cannot be read"),
-        agrees=float("nan" if instead else str(sample.columns.get(AGREES, "nan"))),
+        agrees=agrees,
         vector=np.array(vector, np.int8) if vector else None,
         hash=_words(str(sample.columns[HASH])) if clear else None,
         parents=tuple(map(str, parents)) if isinstance(parents, list | tuple) else (),
@@ -214,7 +224,7 @@ def _place(sample: Sample) -> Box | None:
     if isinstance(hole, list | tuple) and len(hole) == 4:
         x0, y0, x1, y1 = (float(str(value)) for value in hole)
         return x0, y0, x1, y1
-    return next((claim.box_xyxy for claim in sample.claims if claim.kind == "synth"), None)
+    return None
 
 
 def _words(text: str) -> Words:
@@ -226,7 +236,9 @@ def _told(images: Sequence[Seen], reasons: Mapping[str, str], prompts: Mapping[s
     """Count what was kept: in all, by category and style, and by prompt."""
     groups: dict[str, dict[str, list[bool]]] = {what: defaultdict(list) for what in ("category", "style", "prompt")}
     for one in images:
-        for what, name in (("category", one.category), ("style", one.style), ("prompt", prompts[one.id])):
+        prompt = [("prompt", prompts[one.id])] if one.id in prompts else []
+        category = [("category", one.category)] if one.category else []
+        for what, name in (*category, ("style", one.style), *prompt):
             groups[what][name].append(not reasons[one.id])
     kept = sum(not reason for reason in reasons.values())
     worst = sorted(groups["prompt"].items(), key=lambda item: (sum(item[1]) / len(item[1]), -len(item[1]), item[0]))

@@ -31,6 +31,7 @@ class Seen:
         id: Of the sample.
         category: That was asked for.
         style: The same.
+        alone: It is not compared with other generated images, as it was made to be like another one.
         found: Best score with which a model found the category.
         wrong: Why what models found is not what was asked for; empty where it is.
         match: Similarity with the words for the category; nan where it was not measured.
@@ -47,6 +48,7 @@ class Seen:
     id: str
     category: str
     style: str = ""
+    alone: bool = False
     found: float = 0.0
     wrong: str = ""
     match: float = float("nan")
@@ -122,7 +124,8 @@ def siblings(images: Sequence[Seen], good: Mapping[str, float], max_cosine: floa
     found: dict[str, str] = {}
     cells: dict[tuple[str, str], list[Seen]] = defaultdict(list)
     for one in sorted(images, key=lambda one: (-good[one.id], -one.found, one.id)):
-        cells[one.cell].append(one)
+        if not one.alone:
+            cells[one.cell].append(one)
     for cell in cells.values():
         kept: list[Seen] = []
         for one in cell:

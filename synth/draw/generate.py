@@ -48,7 +48,7 @@ class Generate:
         files: How what is drawn is written, as in `{kind: webp}`.
     """
 
-    refers: ClassVar[tuple[str, ...]] = ("again",)
+    refers: ClassVar[tuple[str, ...]] = ("again", "parts.loras")
 
     model: str = "starter:diffusion"
     licence: str = ""
@@ -101,7 +101,7 @@ class Generate:
                 "fillings": " ; ".join(word for choices in words.fillings.values() for word in choices),
                 "styles": " ; ".join(self.styles),
                 "negative prompt": negative,
-                "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "adapters": " ; ".join(f"{style} {name}" for style in parts.loras for name in parts.of_style(style)),
                 "model": self.model,
                 "controlnet": " ; ".join(name for net in parts.nets for name in (net.net, net.detector)),
                 "inpainting": parts.inpainting,
@@ -125,10 +125,12 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        self.parts.refuse(self.model)
+        parts, called = self.parts.placed(work.artifact)
+        parts.refuse(self.model)
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
-        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
+        taught = [models.digest(folder) for folder in called]
+        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest(), *taught)
         done = work.added(key)
         began = time.monotonic()
         maker = Maker(
@@ -136,12 +138,13 @@ class Generate:
             plan.requests,
             key,
             model=self.model,
-            parts=self.parts,
+            parts=parts,
             drawing=self.drawing,
             memory=self.memory,
             pasting=self.pasting,
             files=self.files,
             licence=self.licence,
+            called=called,
         )
         rows_at_once = self.drawing.batch_size
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
@@ -165,19 +165,19 @@ class Planner:
         samples = self._work.dataset.samples(one_of("split", ("", "train")), images=False)
         replaced = self._look_alikes if self._methods.get("replace") else {}
         stock = self._stock = take_stock(samples, self._categories, replaced)
-        wanted = per_category * len(self._categories) or count
-        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
-        cells = [(category, style) for category in self._categories for style in styles]
-        numbers = self._numbers(room) if cells else []
         made = self._work.dataset.samples("made and split != 'test'", images=False, dropped=True)
         self._tried = Tried(made, self._again)
         if self._again and self._tried.unjudged:
             told = f"{self._tried.unjudged:,} images of {self._again!r} were not judged yet"
             raise InputError(f"{self._work.name}: {told}; put 'ground' and 'adherence' before this step")
+        cells = [(category, style) for category in self._categories for style in styles]
+        wanted = per_category * len(self._categories) or count
+        if self._again:
+            wanted = self._tried.lacking(wanted, cells).total()
+        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
+        numbers = self._numbers(room) if cells else []
         if self._again:
             counts = self._tried.lacking(len(numbers), cells)
-            numbers = numbers[: counts.total()]
-            room = wanted = numbers[-1] + self._images(numbers[-1]) if numbers else 0
         else:
             counts = shares(len(numbers), {} if per_category else stock.labels, cells)
         planned = zip(numbers, in_turn(counts), strict=True)
@@ -202,15 +202,12 @@ class Planner:
         """Number the requests that there is room for: an edited pair takes the numbers of two images."""
         found, next_ = list[int](), 0
         while next_ < room:
-            images = self._images(next_)
+            images = 2 if self._chance(next_)[0] in PAIRED else 1
             if next_ + images > room:
                 break
             found.append(next_)
             next_ += images
         return found
-
-    def _images(self, number: int) -> int:
-        return 2 if self._chance(number)[0] in PAIRED else 1
 
     def _chance(self, number: int) -> tuple[str, np.random.Generator]:
         """Draw the method of a request; return it with the generator of all else that is random in it."""
@@ -239,28 +236,35 @@ class Planner:
         if method == "paste":
             return [image]
         if method not in PAIRED:
-            return [self._worded(image, rng)]
+            return [self._worded(image, *self._tried.new(category, lambda: self._written(image, rng)))]
         # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
         name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
-        instead = str(rng.choice(list(self._look_alikes[category])))
-        words = int(rng.integers(2**31))
-        return [
-            self._worded(replace(image, number=number + n, pair=name, instead=each), np.random.default_rng(words))
-            for n, each in enumerate(("", instead))
-        ]
+        thing, other = replace(image, pair=name), str(rng.choice(list(self._look_alikes[category])))
+        harmless = replace(thing, number=number + 1, instead=other)
+        written: list[tuple[str, bool]] = []
 
-    def _worded(self, image: Request, rng: np.random.Generator) -> Request:
-        """Write the words of a request."""
-        into, instead = image.method in ("inpaint", *PAIRED), image.instead
-        category = self._categories[image.category]
-        write = partial(
-            self._words.write, category, image.style, rng, inpaint=into, fits=self._fits, instead=instead,
-            liked=self._tried.liked(category.name),
+        def write() -> tuple[str, bool]:
+            words = int(rng.integers(2**31))
+            written[:] = [self._written(each, np.random.default_rng(words)) for each in (thing, harmless)]
+            return written[0]
+
+        self._tried.new(category, write)
+        return [self._worded(each, *words) for each, words in zip((thing, harmless), written, strict=True)]
+
+    def _written(self, image: Request, rng: np.random.Generator) -> tuple[str, bool]:
+        """Write the prompt of a request; return it and whether it was shortened."""
+        return self._words.write(
+            self._categories[image.category], image.style, rng, inpaint=image.method in ("inpaint", *PAIRED),
+            fits=self._fits, instead=image.instead, liked=self._tried.liked(image.category),
         )  # fmt: skip
-        prompt, cut = write() if image.pair else self._tried.new(category.name, write)  # a pair's words are the same
+
+    def _worded(self, image: Request, prompt: str, cut: bool) -> Request:
+        """Put words into a request, unless they are refused."""
         self._shortened += cut
         # what is steered away from for the thing's sake may be the look-alike itself
-        negative = self._words.negative("" if instead else image.category, image.style, self._drawing.negative_prompt)
+        negative = self._words.negative(
+            "" if image.instead else image.category, image.style, self._drawing.negative_prompt
+        )
         refuse({"prompt": prompt, "negative prompt": negative, "category": image.category})
         return replace(image, prompt=prompt, negative=negative)
 

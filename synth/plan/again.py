@@ -22,18 +22,17 @@ class Tried:
     """
 
     def __init__(self, samples: Iterable[Sample], again: str = "") -> None:
-        self._prompts: dict[str, Counter[tuple[str, bool]]] = defaultdict(
-            Counter
-        )  # by category: prompt and whether it was accepted
+        # by category: prompt and whether it was accepted
+        self._prompts: dict[str, Counter[tuple[str, bool]]] = defaultdict(Counter)
         self._lost: Counter[Cell] = Counter()
         own = Counter[bool]()
         for sample in samples:
             own[JUDGED in sample.columns] += _text(sample.origin, "step") == again
-            if JUDGED in sample.columns and not sample.origin.get(
-                "instead"
-            ):  # a look-alike is asked for beside its thing
+            if JUDGED in sample.columns:
                 category, accepted = _text(sample.origin, "category"), RANK in sample.columns
-                self._prompts[category][_text(sample.origin, "prompt"), accepted] += 1
+                prompt = _text(sample.origin, "prompt")
+                if prompt and not sample.origin.get("instead"):  # a look-alike tells nothing about words for the thing
+                    self._prompts[category][prompt, accepted] += 1
                 if not accepted and _text(sample.origin, "step") == again:
                     self._lost[category, _text(sample.origin, "style")] += 1
         self.unjudged = 0 if own[True] else own[False]  # images of the step, where none of them was judged

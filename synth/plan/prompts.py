@@ -117,7 +117,7 @@ class Words:
             inpaint: The image around a hole says the rest.
             fits: Whether a model reads a prompt to its end.
             instead: A look-alike that takes the thing's place; all other words are the same for both.
-            liked: Says which words are rather chosen.
+            liked: With which chances words are chosen.
         """
 
         def pick(words: Sequence[str]) -> str:

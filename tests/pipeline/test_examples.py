@@ -36,7 +36,7 @@ BEFORE = {
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
     "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "judge", "prove",
-    "train classifier", "train detector", "train few-shot", "calibrate", "eval", "gate", "relabel", "package",
+    "train classifier", "train detector", "train few-shot", "train lora", "calibrate", "eval", "gate", "relabel", "package",
     "bundle verify", "bundle policy", "tune", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",
 )  # fmt: skip
