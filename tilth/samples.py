@@ -12,6 +12,9 @@ from tilth.texts import decode_text, text_id
 
 IMAGE, TEXT = "image", "text"
 SPLITS = ("train", "val", "test")
+RANK = (
+    "made.rank"  # column of a generated image: its place among all, the best judged of each category and style in turn
+)
 SUSPECTED = "model:suspected"  # source of a box that nobody claims
 EVEN = 0.5  # a chance above says yes
 SHOWN = 0.3  # a chance from which on a suspected box is drawn for people: to draw one takes them twenty times as long as to reject one
@@ -181,6 +184,11 @@ class Sample:
     def labelled_by_people(self) -> bool:
         """Whether a person or an imported file has said anything about it."""
         return any(claim.kind in PEOPLE for claim in self.claims)
+
+    @property
+    def rank(self) -> float:
+        """The place of a generated image among all, the best first; infinite while nobody has judged it."""
+        return float(str(self.columns.get(RANK, "inf")))
 
     @property
     def made(self) -> bool:

@@ -18,6 +18,7 @@ from tilth.sources.texts import readable
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 ABOUT = ("dataset_info.json", "state.json", "dataset_dict.json")  # what `datasets` writes beside its tables
+LABELLED = ("label", "labels", "state")  # what a task's data may say of labels, people say themselves
 BATCH_ROWS = 256
 SIGNS = ",;\t|"  # that part the columns of a CSV
 
@@ -131,7 +132,32 @@ def _object(value: object, file: str, number: int) -> Row:
         return Row(file=file, number=number, cells={"text": value})
     if not isinstance(value, dict):
         return Row(file=file, number=number, error=f"expected an object or a text, got {type(value).__name__}")
+    if isinstance(value.get("data"), dict) and isinstance(value.get("annotations"), list):
+        return _task(value, file, number)
     return Row(file=file, number=number, cells=value)
+
+
+def _task(task: dict[str, Any], file: str, number: int) -> Row:
+    """Read a task that Label Studio exported: what people said who did not skip it."""
+    done = [each for each in task["annotations"] if isinstance(each, dict) and not each.get("was_cancelled")]
+    said = [_regions(each.get("result")) for each in done]
+    if any(sorted(map(str, each)) != sorted(map(str, said[0])) for each in said):
+        return Row(file=file, number=number, error=f"{len(said)} people do not agree; settle it in Label Studio")
+    cells = {name: each for name, each in task["data"].items() if name not in LABELLED}
+    if said:
+        cells |= {"labels": said[0], **({} if said[0] else {"state": "confirmed_empty"})}
+    return Row(file=file, number=number, cells=cells)
+
+
+def _regions(result: object) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for region in result if isinstance(result, list) else ():
+        value = region.get("value") if isinstance(region, dict) else None
+        if isinstance(value, dict):
+            place = {end: value[end] for end in ("start", "end") if end in value}
+            names = [*listed(value.get("labels")), *listed(value.get("choices"))]
+            found += [{"category": str(name), **place} for name in names]
+    return found
 
 
 def _csv(place: Path, file: str) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -51,6 +51,8 @@ COMMANDS = {
     "fuse": OneStep("fuse", "Make one set of boxes from several looks.", "'of=[ground, tiled]'"),
     "thresholds": OneStep("thresholds", "Learn score thresholds from reviewed images.", "precision=0.9"),
     "synth": OneStep("generate", "Generate images of thin categories.", "count=100", begins=True),
+    "judge": OneStep("adherence", "Drop generated images that are not what was asked for.", "min_score=0.35"),
+    "prove": OneStep("prove", "Keep generated images only as far as they help.", "classifier.steps=300"),
     "hash": OneStep("hash", "Hash every image, to find copies."),
     "quality": OneStep("quality", "Measure the picture quality of every image."),
     "words": OneStep("words", "Measure the writing in every image."),
@@ -215,10 +217,11 @@ def settings_of(cls: type, inside: str = "") -> list[tuple[str, str, str]]:
     rows = []
     for item in fields(cls):
         name, needed = inside + item.name, item.default is MISSING and item.default_factory is MISSING
-        if isinstance(item.type, type) and is_dataclass(item.type):
-            rows += [(name, "{…}", said.get(item.name, "")), *settings_of(item.type, f"{name}.")]
-            continue
         plain = item.default if item.default_factory is MISSING else item.default_factory()
+        kinds = [kind for kind in (item.type, *get_args(item.type)) if isinstance(kind, type) and is_dataclass(kind)]
+        if kinds and plain is not None:
+            rows += [(name, "{…}", said.get(item.name, "")), *settings_of(kinds[0], f"{name}.")]
+            continue
         rows.append((name, "required" if needed else _spelt(plain), said.get(item.name, "")))
     return rows
 

@@ -137,7 +137,7 @@ def write_words(
     starts = {"corpus": 0, "labelled": corpus, "test": 0}
     counts = {"corpus": corpus, "labelled": labelled, "test": test}
     with folder_beside(out) as partial:
-        partial.mkdir()
+        partial.mkdir(parents=True)
         with (partial / "truth.jsonl").open("w", encoding="utf-8") as truth:
             for name, count in counts.items():
                 kept = ("id", "text", "language", *(("label",) if name != "corpus" else ()))

@@ -32,6 +32,8 @@ class Generate:
         licence: Of what is drawn; when empty, that of the model. An image made from another has that one's licence as well.
         count: Images wanted in all, shared out so that the thinnest categories and styles are filled first.
         per_category: Images of each category instead.
+        again: Name of an earlier `generate` step, of which the images that were rejected are made up for, in words of which more were
+            accepted; `count` is the most then.
         categories: To generate; when empty, all that can be pictured, but for those of low severity.
         styles: Styles to draw from.
         methods: Share of each method: `text`; `edges` and `image` (along the edges, or of the whole, of a real image of the category);
@@ -46,12 +48,13 @@ class Generate:
         files: How what is drawn is written, as in `{kind: webp}`.
     """
 
-    refers: ClassVar[tuple[str, ...]] = ("parts.loras",)
+    refers: ClassVar[tuple[str, ...]] = ("again", "parts.loras")
 
     model: str = "starter:diffusion"
     licence: str = ""
     count: int = 100
     per_category: int = 0
+    again: str = ""
     categories: tuple[str, ...] = ()
     styles: tuple[str, ...] = ("photo",)
     methods: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
@@ -206,6 +209,7 @@ class Generate:
             methods=self.methods,
             pasting=self.pasting,
             encoders=encoders(self.model) if models.is_here(self.model) else [],
+            again=self.again,
         ).plan(self.styles, count=self.count, per_category=self.per_category, max_ratio=self.max_ratio)
 
     def left_out(self, policy: Policy) -> dict[str, str]:

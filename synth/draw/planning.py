@@ -17,6 +17,7 @@ from tilth.samples import Sample
 from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
+from tilth.synth.plan.again import Tried
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import DRAWN_INTO, Survey, look_alike_in, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
@@ -115,6 +116,7 @@ class Planner:
         methods: Share of each method.
         pasting: How large what is pasted may be.
         encoders: Of the model that will read the prompts; none where it is not here yet.
+        again: Step whose rejected images are made up for, instead of what is thin being filled; empty for none.
 
     Raises:
         InputError: A method needs look-alikes, and a category has none that may be drawn.
@@ -132,12 +134,14 @@ class Planner:
         methods: Mapping[str, float],
         pasting: Pasting,
         encoders: Sequence[Encoder] = (),
+        again: str = "",
     ) -> None:
         self._work, self._left_out = work, dict(left_out)
         self._categories = {name: category for name, category in categories.items() if name not in left_out}
         self._words, self._drawing, self._adapter = words, drawing, parts.adapter
         self._methods, self._encoders, self._pasting = methods, encoders, pasting
         self._look_alikes = look_alikes(words, self._categories.values()) if drawn_in_pairs(methods) else {}
+        self._again, self._tried = again, Tried(())
         self._stock = Survey()
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, Sample] = {}  # parents, without their images
@@ -157,11 +161,18 @@ class Planner:
         samples = self._work.dataset.samples(one_of("split", ("", "train")), images=False)
         replaced = self._look_alikes if self._methods.get("replace") else {}
         stock = self._stock = take_stock(samples, self._categories, replaced)
-        wanted = per_category * len(self._categories) or count
-        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
+        made = self._work.dataset.samples("made and split != 'test'", images=False, dropped=True)
+        self._tried = Tried(made, self._again)
         cells = [(category, style) for category in self._categories for style in styles]
+        wanted = per_category * len(self._categories) or count
+        if self._again:
+            wanted = self._tried.lacking(wanted, cells).total()
+        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
         numbers = self._numbers(room) if cells else []
-        counts = shares(len(numbers), {} if per_category else stock.labels, cells)
+        if self._again:
+            counts = self._tried.lacking(len(numbers), cells)
+        else:
+            counts = shares(len(numbers), {} if per_category else stock.labels, cells)
         planned = zip(numbers, in_turn(counts), strict=True)
         requests = [request for number, cell in planned for request in self._requests(number, *cell)]
         # Neighbours share method and adapter, so that they can be drawn in one batch.
@@ -218,24 +229,35 @@ class Planner:
         if method == "paste":
             return [image]
         if method not in PAIRED:
-            return [self._worded(image, rng)]
+            return [self._worded(image, *self._tried.new(category, lambda: self._written(image, rng)))]
         # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
         name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
-        instead = str(rng.choice(list(self._look_alikes[category])))
-        words = int(rng.integers(2**31))
-        return [
-            self._worded(replace(image, number=number + n, pair=name, instead=each), np.random.default_rng(words))
-            for n, each in enumerate(("", instead))
-        ]
+        thing, other = replace(image, pair=name), str(rng.choice(list(self._look_alikes[category])))
+        harmless = replace(thing, number=number + 1, instead=other)
+        written: list[tuple[str, bool]] = []
 
-    def _worded(self, image: Request, rng: np.random.Generator) -> Request:
-        """Write the words of a request."""
-        into, instead = image.method in ("inpaint", *PAIRED), image.instead
-        category = self._categories[image.category]
-        prompt, cut = self._words.write(category, image.style, rng, inpaint=into, fits=self._fits, instead=instead)
+        def write() -> tuple[str, bool]:
+            words = int(rng.integers(2**31))
+            written[:] = [self._written(each, np.random.default_rng(words)) for each in (thing, harmless)]
+            return written[0]
+
+        self._tried.new(category, write)
+        return [self._worded(each, *words) for each, words in zip((thing, harmless), written, strict=True)]
+
+    def _written(self, image: Request, rng: np.random.Generator) -> tuple[str, bool]:
+        """Write the prompt of a request; return it and whether it was shortened."""
+        return self._words.write(
+            self._categories[image.category], image.style, rng, inpaint=image.method in ("inpaint", *PAIRED),
+            fits=self._fits, instead=image.instead, liked=self._tried.liked(image.category),
+        )  # fmt: skip
+
+    def _worded(self, image: Request, prompt: str, cut: bool) -> Request:
+        """Put words into a request, unless they are refused."""
         self._shortened += cut
         # what is steered away from for the thing's sake may be the look-alike itself
-        negative = self._words.negative("" if instead else image.category, image.style, self._drawing.negative_prompt)
+        negative = self._words.negative(
+            "" if image.instead else image.category, image.style, self._drawing.negative_prompt
+        )
         refuse({"prompt": prompt, "negative prompt": negative, "category": image.category})
         return replace(image, prompt=prompt, negative=negative)
 

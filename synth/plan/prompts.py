@@ -32,6 +32,9 @@ OPTIONAL = ("light", "camera", "place", "attribute")
 Fits = Callable[[str], bool]
 """Whether a model reads a prompt to its end."""
 
+Liked = Callable[[Sequence[str]], Sequence[float] | None]
+"""The chances of words to be chosen; None where all have the same."""
+
 
 @group
 class Words:
@@ -103,6 +106,7 @@ class Words:
         inpaint: bool = False,
         fits: Fits = lambda prompt: True,
         instead: str = "",
+        liked: Liked = lambda words: None,
     ) -> tuple[str, bool]:
         """Write a prompt; return it and whether something was left out for it to be read to its end.
 
@@ -113,12 +117,17 @@ class Words:
             inpaint: The image around a hole says the rest.
             fits: Whether a model reads a prompt to its end.
             instead: A look-alike that takes the thing's place; all other words are the same for both.
+            liked: With which chances words are chosen.
         """
+
+        def pick(words: Sequence[str]) -> str:
+            return str(rng.choice(list(words), p=liked(words)))
+
         if (own := self.prompts.get(category.name)) and not instead:
-            return str(rng.choice(list(own))), False
-        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items()) if values}
+            return pick(own), False
+        chosen = {key: pick(values) for key, values in sorted(self.fillings.items()) if values}
         names = (instead,) if instead else self.names(category)
-        chosen |= {"thing": names[0] if len(names) == 1 else str(rng.choice(list(names))), "style": style}
+        chosen |= {"thing": names[0] if len(names) == 1 else pick(names), "style": style}
         template = self.inpaint_template if inpaint else self.template
         whole = prompt = with_articles(template.format(**chosen))
         for name in self.optional:

@@ -24,6 +24,7 @@ BEFORE = {
     "fuse": [
         "tilth ground data/mine --policy configs/policies/starter.yaml --as tiled --set tiles=2 --set threshold=0.3"
     ],
+    "judge": ["tilth ground data/mine --policy configs/policies/starter.yaml --set threshold=0.35 --set tiles=2"],
     "gate": [
         "tilth train classifier data/mine --policy configs/policies/starter.yaml --as old.classifier --set steps=4",
         "tilth calibrate data/mine --policy configs/policies/starter.yaml --as old --set classifier=old.classifier "
@@ -34,7 +35,7 @@ BEFORE = {
 }
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
-    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth",
+    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "judge", "prove",
     "train classifier", "train detector", "train few-shot", "train lora", "calibrate", "eval", "gate", "relabel", "package",
     "bundle verify", "bundle policy", "tune", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import tilth
@@ -10,8 +11,8 @@ from tilth.annotate.texts.importing import ImportText
 from tilth.claims import Claim, State
 from tilth.engine.work import Work
 from tilth.errors import InputError, Unavailable
-from tilth.pipeline.steps.judging import Judge
 from tilth.pipeline.steps.language import Asking
+from tilth.pipeline.words.judging import EvaluateText, Judge
 from tilth.policy import SAFE, Policy
 from tilth.samples import TEXT, NewSample
 from tilth.starter.protocols.words import CATEGORIES, draw_words, write_words
@@ -124,3 +125,27 @@ def test_the_world_is_written_by_a_command_that_says_what_is_wrong(tmp_path: Pat
     ran = tilth("check", recipe)
     assert ran.returncode == 2
     assert "min_score must lie in (0, 1], got 2" in ran.stderr
+
+
+def test_a_model_is_measured_on_what_people_said_of_the_sealed_texts(work: Work, tmp_path: Path) -> None:
+    rows = [draw_words(n, 4) for n in range(160)]
+    table = tmp_path / "test.jsonl"
+    said = [{"text": row["text"], "label": row["label"], "language": row["language"]} for row in rows]
+    said.append({"text": "a text that nobody has labelled", "label": None, "language": "en"})
+    table.write_text("".join(json.dumps(row) + "\n" for row in said))
+    ImportText(path=table, covers=tuple(CATEGORIES), language="language").run(work)
+    step = EvaluateText()
+    work.show_own(step)
+    facts: dict[str, Any] = dict(step.run(work))
+    assert facts["n_texts"] == work.dataset.count("state != 'unlabelled'") < 161
+    assert facts["n_unsafe"] == work.dataset.count("labels > 0")
+    assert facts["recall_at_fpr05"]["mean"] > 0.8 > facts["always_unsafe"]["f1"]
+    assert facts["ece"]["mean"] < 0.1
+    assert set(facts["per_category"]) == set(CATEGORIES)
+    assert sum(one["n_texts"] for one in facts["per_slice"].values()) == facts["n_texts"]
+    assert facts["test_opened"] == 1
+    assert {claim.kind for sample in work.dataset.samples() for claim in sample.claims} == {"import"}
+    lines = work.artifact("test.texts").read_text().splitlines()
+    assert len(lines) == facts["n_texts"]
+    with pytest.raises(InputError, match="people labelled no text of the split 'val'"):
+        EvaluateText(split="val").run(work)
