@@ -3,15 +3,15 @@
     python benchmarks/generation.py
 
 The loop loads `DiffusionPipeline.from_pretrained(model)` and calls it with one prompt after the other, all settings its own, float32 and
-guidance 7.5 among them, but for the steps: 10 and not 50, so that more rounds can be taken. Ours is the `Studio` that the step draws with,
-with the same steps and guidance, its batch and what it does by itself: bfloat16 by autocast where the processor computes in it. Both draw the
-same prompts from the same seeds, in one process with as many threads, and take turns. `speedup` is the median of the rounds' ratios,
-`speedup_processor` the ratio of the processor time in all, which others on the machine change less, and `psnr` is of the worst image; each is
-of the model for which it is the least.
+guidance 7.5 among them, but for the steps: 10 and not 50, so that more rounds can be taken. Ours is the `Studio` that the step draws
+with, with the same steps and guidance, its batch and what it does by itself: bfloat16 by autocast where the processor computes in it.
+Both draw the same prompts from the same seeds, in one process with as many threads, and take turns. `speedup` is the median of the
+rounds' ratios, `speedup_processor` the ratio of the processor time in all, which others on the machine change less, and `psnr` is of the
+worst image; each is of the model for which it is the least.
 
-`starter` is the diffusion model that comes with Tilth. `sd15` has the shape of Stable Diffusion 1.5, its blocks, the widths of its heads and its
-scheduler, a quarter as wide, on images of 256 pixels, with random weights: speed does not ask what they are, and an image of noise is as good to
-compare.
+`starter` is the diffusion model that comes with Tilth. `sd15` has the shape of Stable Diffusion 1.5, its blocks, the widths of its heads
+and its scheduler, a quarter as wide, on images of 256 pixels, with random weights: speed does not ask what they are, and an image of
+noise is as good to compare.
 """
 
 import argparse
