@@ -8,22 +8,25 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.data.where import one_of
 from tilth.engine.work import Work
 from tilth.geometry import Box
 from tilth.policy import Category
 from tilth.samples import Sample
+from tilth.synth.draw.free import detail_of, within
 from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
-from tilth.synth.plan.survey import DRAWN_INTO, Survey, look_alike_in, said_of, take_stock
+from tilth.synth.plan.survey import DRAWN_INTO, Survey, frame_around, look_alike_in, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
 
 METHODS = ("text", "edges", "inpaint", "image", "insert", "replace", "paste")
 HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
 TRIES = 8  # parents that are looked at for one request before it is made from words alone
+PLACES = 8  # of which the one with the least in it is drawn into
 SHOWN = 20  # prompts
 
 
@@ -142,6 +145,7 @@ class Planner:
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, Sample] = {}  # parents, without their images
         self._said: dict[str, str] = {}  # what came with them, in words
+        self._detail: dict[tuple[str, str], npt.NDArray[np.float32]] = {}  # how much there is in each part of a scene
         self._refused = self._orphans = self._shortened = 0
         self._fits = lru_cache(maxsize=4096)(self._read_whole)
 
@@ -210,34 +214,43 @@ class Planner:
             if not parent or (method == "paste" and not donor):
                 method, parent, box, self._orphans = "text", "", None, self._orphans + 1
             if method in DRAWN_INTO:
-                hole = _hole(rng, self._pasting.sides if method == "paste" else HOLE_SIDE)
+                hole = _hole(rng, HOLE_SIDE) if method == "inpaint" else self._free_place(method, parent, rng)
         image = Request(
             number=number, category=category, style=style, method=method, prompt="", seed=seed, parent=parent, hole=hole,
             box_xyxy=box if method in ("replace", "paste") else None, donor=donor,
         )  # fmt: skip
         if method == "paste":
             return [image]
+        asked = self._categories[category]
         if method not in PAIRED:
-            return [self._worded(image, rng)]
-        # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
+            prompt, cut = self._words.write(asked, style, rng, inpaint=method == "inpaint", fits=self._fits)
+            self._shortened += cut
+            return [self._worded(image, prompt)]
         name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
         instead = str(rng.choice(list(self._look_alikes[category])))
-        words = int(rng.integers(2**31))
-        return [
-            self._worded(replace(image, number=number + n, pair=name, instead=each), np.random.default_rng(words))
-            for n, each in enumerate(("", instead))
-        ]
+        (prompt, other), cut = self._words.write_pair(asked, instead, style, rng, fits=self._fits)
+        self._shortened += 2 * cut
+        thing = replace(image, pair=name)
+        return [self._worded(thing, prompt), self._worded(replace(thing, number=number + 1, instead=instead), other)]
 
-    def _worded(self, image: Request, rng: np.random.Generator) -> Request:
-        """Write the words of a request."""
-        into, instead = image.method in ("inpaint", *PAIRED), image.instead
-        category = self._categories[image.category]
-        prompt, cut = self._words.write(category, image.style, rng, inpaint=into, fits=self._fits, instead=instead)
-        self._shortened += cut
+    def _worded(self, image: Request, prompt: str) -> Request:
+        """Give a request its words."""
         # what is steered away from for the thing's sake may be the look-alike itself
-        negative = self._words.negative("" if instead else image.category, image.style, self._drawing.negative_prompt)
+        category = "" if image.instead else image.category
+        negative = self._words.negative(category, image.style, self._drawing.negative_prompt)
         refuse({"prompt": prompt, "negative prompt": negative, "category": image.category})
         return replace(image, prompt=prompt, negative=negative)
+
+    def _free_place(self, method: str, parent: str, rng: np.random.Generator) -> Box:
+        """Choose, of some places in an image, the one with the least in it."""
+        if (method, parent) not in self._detail:
+            [sample] = self._work.dataset.read([parent])
+            shape = self._drawing.size_wh if any(self._drawing.size_wh) else (1, 1)
+            frame = frame_around(sample.size_wh, None, sample.size_wh if method == "paste" else shape)
+            self._detail[method, parent] = detail_of(sample.pixels(), frame)
+        sides = self._pasting.sides if method == "paste" else HOLE_SIDE
+        places = [_hole(rng, sides) for _ in range(PLACES)]
+        return min(places, key=lambda place: within(self._detail[method, parent], place))
 
     def _read_whole(self, prompt: str) -> bool:
         return not self._encoders or any(each.tokens(prompt) <= each.limit for each in self._encoders)

@@ -102,31 +102,50 @@ class Words:
         *,
         inpaint: bool = False,
         fits: Fits = lambda prompt: True,
-        instead: str = "",
     ) -> tuple[str, bool]:
-        """Write a prompt; return it and whether something was left out for it to be read to its end.
-
-        Args:
-            category: That is asked for.
-            style: To draw in.
-            rng: Chooses the words.
-            inpaint: The image around a hole says the rest.
-            fits: Whether a model reads a prompt to its end.
-            instead: A look-alike that takes the thing's place; all other words are the same for both.
-        """
-        if (own := self.prompts.get(category.name)) and not instead:
+        """Write a prompt; return it and whether something was left out for it to be read to its end."""
+        if own := self.prompts.get(category.name):
             return str(rng.choice(list(own))), False
-        chosen = {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items()) if values}
-        names = (instead,) if instead else self.names(category)
-        chosen |= {"thing": names[0] if len(names) == 1 else str(rng.choice(list(names))), "style": style}
+        chosen = self._chosen(rng)
+        names = self.names(category)
+        name = names[0] if len(names) == 1 else str(rng.choice(list(names)))
         template = self.inpaint_template if inpaint else self.template
-        whole = prompt = with_articles(template.format(**chosen))
+        (prompt,), cut = self._filled(template, chosen | {"style": style}, [name], fits)
+        return prompt, cut
+
+    def write_pair(
+        self,
+        category: Category,
+        instead: str,
+        style: str,
+        rng: np.random.Generator,
+        *,
+        fits: Fits = lambda prompt: True,
+    ) -> tuple[tuple[str, str], bool]:
+        """Write the prompts of an edited pair, for a hole: of the category, and of a look-alike in the same other words.
+
+        Returns:
+            Both prompts, and whether something was left out of both.
+        """
+        chosen = self._chosen(rng) | {"style": style}
+        name = str(rng.choice(list(self.names(category))))
+        (thing, harmless), cut = self._filled(self.inpaint_template, chosen, [name, instead], fits)
+        return (thing, harmless), cut
+
+    def _chosen(self, rng: np.random.Generator) -> dict[str, str]:
+        return {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items()) if values}
+
+    def _filled(
+        self, template: str, chosen: dict[str, str], things: Sequence[str], fits: Fits
+    ) -> tuple[list[str], bool]:
+        """Write a prompt for each thing; what one of them has no room for is left out of all."""
+        whole = prompts = [with_articles(template.format(**chosen, thing=thing)) for thing in things]
         for name in self.optional:
-            if fits(prompt):
+            if all(map(fits, prompts)):
                 break
-            chosen |= {name: ""}
-            prompt = with_articles(tidied(template.format(**chosen)))
-        return prompt, prompt != whole
+            chosen = chosen | {name: ""}
+            prompts = [with_articles(tidied(template.format(**chosen, thing=thing))) for thing in things]
+        return prompts, prompts != whole
 
     def negative(self, category: str, style: str, always: str) -> str:
         """Return what to steer away from in one image."""
