@@ -15,10 +15,10 @@ from tilth.engine.work import Work
 from tilth.geometry import Box
 from tilth.policy import Category
 from tilth.samples import Sample
-from tilth.synth.draw.free import detail_of, within
 from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
+from tilth.synth.plan.places import detail_of, within
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import DRAWN_INTO, Survey, frame_around, look_alike_in, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
