@@ -29,7 +29,8 @@ from tilth.pipeline.steps.moderate import moderate_files
 from tilth.pipeline.steps.package import Package
 from tilth.policy import load_policy
 from tilth.runtime.bundles.bundle import load_bundle
-from tilth.synth.adapters.lora import Lesson, train_lora
+from tilth.synth.adapters.settings import Learning, Slice
+from tilth.synth.adapters.training import TrainLora
 from tilth.synth.draw.generate import Generate
 from tilth.synth.draw.settings import Drawing, Parts
 from tilth.synth.plan.prompts import Words
@@ -316,12 +317,10 @@ def draw_and_add(made: Rehearsal) -> None:
         "adapter": {"parts": Parts(loras={"photo": str(beside / "kohya.safetensors")})},
     }
     drawn(made, **parts)
-    samples = [sample for sample in made.dataset.samples("split = 'train' and not made") if sample.truth.labels][:2]
-    with made.part("teach"):
-        lesson = Lesson(steps=2, batch_size=1, rank=8)
-        train_lora(
-            made.model, samples, ["a photo of a knife"] * len(samples), made.folder / "taught", lesson, device="cpu"
-        )
+    taught = TrainLora(
+        model=made.model, images=Slice(most=5, mirror=False), learning=Learning(steps=2, batch_size=1, patience=0)
+    )
+    made.run("train.lora", taught, "teach")
 
 
 REHEARSALS: dict[str, Callable[[Rehearsal], None]] = {

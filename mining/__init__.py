@@ -10,6 +10,7 @@ STEPS = {
     "filter": "tilth.mining.cleaning.filter:Filter",
     "dedup": "tilth.mining.copies.dedup:Dedup",
     "leakage": "tilth.mining.copies.leakage:Leakage",
+    "dedup.text": "tilth.mining.copies.dedup_text:DedupText",
     "second_opinion": "tilth.mining.cleaning.second_opinion:SecondOpinion",
     "split": "tilth.mining.cleaning.split:Split",
 }

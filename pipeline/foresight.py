@@ -20,6 +20,8 @@ from tilth.pipeline.steps.label_made import LabelMade
 from tilth.pipeline.steps.language import check_language_model
 from tilth.pipeline.steps.package import Package
 from tilth.policy import Policy
+from tilth.synth.adapters.choosing import check
+from tilth.synth.adapters.training import TrainLora
 from tilth.synth.draw.generate import Generate
 from tilth.train.judge.evaluate import Evaluate
 from tilth.train.judge.gate import Gate
@@ -74,6 +76,8 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
             found.notes.extend(f"{name}: {note}" for note in _words(step, policy))
         elif isinstance(step, Generate):
             _generated(found, name, step, policy)
+        elif isinstance(step, TrainLora):
+            _taught(found, name, step, policy)
         elif isinstance(step, Review) and (review or step.backend) == "labelstudio":
             found.away.extend(f"{name}: {reason}" for reason in _nobody_asks(step))
         elif isinstance(step, FineTune):
@@ -107,6 +111,14 @@ def _generated(found: Foresight, name: str, step: Generate, policy: Policy) -> N
         found.wrong.append(f"{name}: {error}")
     else:
         found.notes.extend(f"{name}: {each} is left out: {why} is never generated" for each, why in never.items())
+
+
+def _taught(found: Foresight, name: str, step: TrainLora, policy: Policy) -> None:
+    """To teach a model what is never generated is a mistake."""
+    try:
+        check(policy, step.images, name)
+    except TilthError as error:
+        found.wrong.append(str(error))
 
 
 def _little(step: FineTune, before: Sequence[Step], policy: Policy, dataset: Dataset | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from tilth.annotate.grounding.ground import Ground
 from tilth.engine.work import Step
 from tilth.mining.search.mine import Mine
 from tilth.pipeline.steps.package import Package
+from tilth.synth.adapters.training import TrainLora
 from tilth.synth.draw.generate import Generate
 from tilth.train.learn.fine_tune import FineTune
 
@@ -28,6 +29,7 @@ PARTS: Mapping[type, tuple[str, ...]] = {
     Ground: ("ground",),
     Mine: ("mine",),
     Generate: ("draw", "edges", "inpaint", "adapter"),
+    TrainLora: ("teach",),
     Package: ("package",),
 }
 

@@ -292,6 +292,7 @@ class Run:
             executor=self.choices.executor,
             options=dict(self.choices.options),
         )
+        work.show_own(step)
         started, began, refused = utc_now(), time.monotonic(), None
         with PeakMemory() as memory:
             try:

@@ -98,8 +98,10 @@ SETTINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
     "seed": (int, "N", "another one gives another world: other images altogether (default: 0)"),
     "kinds": (str, "WHICH", "known, new or all: unsafe kinds that there are (default: known)"),
     "prevalence": (_prevalence, "P", "chance that a corpus image shows a kind: 0.04, or knife=0.01,pill=0.1 (default: 0.04)"),
-    "styles": (_names, "S,S", "of corpus and test (default: photo,cartoon,sketch,neon)"),
+    "styles": (_names, "S,S", "of corpus and test; no miniature has seen blueprint (default: photo,cartoon,sketch,neon)"),
     "labelled-styles": (_names, "S,S", "of the labelled images (default: photo)"),
+    "test-styles": (_names, "S,S", "of the test and the examples (default: those of the corpus)"),
+    "examples": (int, "N", "number of unlabelled images of the test's styles beside the corpus (default: 0)"),
     "copies": (float, "P", "share of the corpus that is near-copies of other corpus images (default: 0.03)"),
     "leaks": (float, "P", "share of the corpus that is copies of sealed test images (default: 0.003)"),
     "rare": (_names, "K:S,K:S", "kind:style that labelled and corpus images show a tenth as often; the test is as it would be"),
@@ -126,7 +128,7 @@ def write_files(arguments: argparse.Namespace) -> None:
     told = {name.replace("-", "_"): getattr(arguments, name.replace("-", "_")) for name in SETTINGS}
     world = World(**{name: value for name, value in told.items() if value is not None})
     events = Events()
-    total = world.labelled + world.corpus + world.test
+    total = sum(count for _, count in world.folders.values())
     with events.progress("starter world", total) as advance:
         written = write_world(arguments.out, world, advance=advance)
     events.emit("world", message=f"{arguments.out}: {total} images" + ("" if written else ", already there"))
@@ -159,6 +161,22 @@ def write_judged(arguments: argparse.Namespace) -> None:
     draw = getattr(importlib.import_module(module), function)
     with Events().progress(arguments.command, arguments.images) as advance:
         write_drawn(arguments.out, draw(arguments.images, arguments.seed), advance=advance)
+
+
+def write_texts(arguments: argparse.Namespace) -> None:
+    """Write the world of words.
+
+    Raises:
+        InputError: It is there, or a number is none.
+    """
+    from tilth.events import Events
+    from tilth.starter.protocols.words import write_words
+
+    told = write_words(
+        arguments.out, corpus=arguments.corpus, labelled=arguments.labelled, test=arguments.test, seed=arguments.seed
+    )
+    counts = ", ".join(f"{name} {count:,}" for name, count in told.items())
+    Events().emit("words", message=f"{arguments.out}: {counts}")
 
 
 def write_protocol(arguments: argparse.Namespace) -> None:
@@ -221,8 +239,20 @@ def main() -> None:
                 default=POLICY,
                 help="whose pictured categories are kept (default: the starter's)",
             )
+    texts = commands.add_parser(
+        "words", help="write a world of words: a corpus of texts, labelled ones, a sealed test and the truth"
+    )
+    texts.add_argument("--out", type=Path, required=True, help="folder to make")
+    for name, count in (("corpus", 4000), ("labelled", 60), ("test", 1000)):
+        texts.add_argument(f"--{name}", type=int, metavar="N", default=count, help="texts (default: %(default)s)")
+    texts.add_argument("--seed", type=int, default=0, help="another one gives other texts (default: 0)")
     arguments = parser.parse_args()
-    writers = {"world": write_files, **dict.fromkeys(FOLDERS, write_judged), **dict.fromkeys(PROTOCOLS, write_protocol)}
+    writers = {
+        "world": write_files,
+        "words": write_texts,
+        **dict.fromkeys(FOLDERS, write_judged),
+        **dict.fromkeys(PROTOCOLS, write_protocol),
+    }
     if arguments.command != "train":
         try:
             writers[arguments.command](arguments)

@@ -2,5 +2,7 @@
 
 STEPS = {
     "generate": "tilth.synth.draw.generate:Generate",
+    "train.lora": "tilth.synth.adapters.training:TrainLora",
+    "restyle": "tilth.synth.adapters.restyle:Restyle",
     "adherence": "tilth.synth.check.adherence:Adherence",
 }

@@ -52,8 +52,10 @@ def old_resolve(claims: Iterable[Claim]) -> tuple[State, tuple[Claim, ...]]:
     models = [v for k, v in by_source.items() if k.startswith("model:")]
     if models:
         return State.AUTO, old_majority(models)
-    made = [claim for k, v in by_source.items() if k.startswith("synth:") for claim in v if claim.says == "label"]
-    return State.AUTO if made else State.UNLABELLED, tuple(made)
+    synth = [claim for k, v in by_source.items() if k.startswith("synth:") for claim in v]
+    made = tuple(claim for claim in synth if claim.says == "label")
+    # new since then: an image that was made to show nothing of what it says it was made without is labelled, too
+    return State.AUTO if made or any(claim.asked for claim in synth) else State.UNLABELLED, made
 
 
 def old_people(people: list[list[Claim]]) -> tuple[State, tuple[Claim, ...]]:

@@ -160,6 +160,7 @@ def test_every_benchmark_writes_its_figures() -> None:
             "full_size_tokens.py",
             "service_litserve.py",
             "service_parts.py",
+            "style_sheet.py",
         )
     }:
         assert re.search(r"figures\.write\(|\.write\(asked\.results\)", path.read_text()), path.name

@@ -1,4 +1,4 @@
-"""What is said about an image, by whom, and what it adds up to."""
+"""What is said about a sample, by whom, and what it adds up to."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,25 +8,26 @@ from itertools import chain
 from typing import Literal, TypeAlias
 
 from tilth.errors import InputError
-from tilth.geometry import Box, iou_of
+from tilth.geometry import Box, iou_of, span_iou
 
 Json: TypeAlias = bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"] | None
 
 SOURCES = ("human", "model", "import", "synth")
 PEOPLE = ("human", "import")  # whose word is a label and not a guess
 WHOLE = ("reject", "escalate", "withdraw")  # about the image, whatever was asked
-SAME_BOX_IOU = 0.5  # from here on two boxes of a category are the same statement
+SAME_BOX_IOU = 0.5  # from here on two boxes, or two spans, of a category are the same statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One statement by one source about one image.
+    """One statement by one source about one sample.
 
     Args:
         says: `label`: the category is here. `empty`: nothing that was asked for is here. `reject`: the image is unusable.
             `escalate`: somebody else must decide. `withdraw`: the source takes back what it said before.
         category: Name from the policy; set exactly when `says` is `label`.
         box_xyxy: Where, in pixels of the full image; None means somewhere in the image.
+        span: Where, from a start to an end that is no part of it: characters of the normalised text. None means somewhere in it.
         score: Confidence in [0, 1]; 1 for a person.
         source: `human:<who>`, `model:<name>@<digest>`, `import:<file>` or `synth:<recipe>`.
         time: When, ISO 8601 in UTC; not part of the claim's identity.
@@ -39,6 +40,7 @@ class Claim:
     says: Literal["label", "empty", "reject", "escalate", "withdraw"] = "label"
     category: str | None = None
     box_xyxy: Box | None = None
+    span: tuple[float, float] | None = None
     score: float = 1.0
     source: str
     time: str = field(default="", compare=False)
@@ -64,6 +66,10 @@ class Claim:
             x0, y0, x1, y1 = self.box_xyxy
             if not (all(map(math.isfinite, self.box_xyxy)) and x0 < x1 and y0 < y1):
                 raise InputError(f"box must be (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {self.box_xyxy}")
+        if self.span is not None:
+            start, end = self.span
+            if not (all(map(math.isfinite, self.span)) and 0 <= start < end) or self.box_xyxy is not None:
+                raise InputError(f"span must be (start, end) with 0 <= start < end and without a box, got {self.span}")
 
     @property
     def kind(self) -> str:
@@ -152,8 +158,10 @@ def shared(a: Sequence[Claim], b: Sequence[Claim]) -> int:
 def _same(a: Claim, b: Claim) -> bool:
     if a.category != b.category:
         return False
+    if a.span is not None and b.span is not None:
+        return span_iou(a.span, b.span) >= SAME_BOX_IOU
     if a.box_xyxy is None or b.box_xyxy is None:
-        return a.box_xyxy is b.box_xyxy
+        return a.box_xyxy is b.box_xyxy and a.span is b.span
     return iou_of(a.box_xyxy, b.box_xyxy) >= SAME_BOX_IOU
 
 
@@ -223,7 +231,7 @@ def _without(said: Sequence[Claim], asked: Sequence[str]) -> list[Claim]:
         if claim.says == "label" and claim.category not in asked
     ]
     if rest and set(asked_in(left)) < set(rest):  # that others are absent was said by labels which are gone
-        left.append(replace(said[-1], says="empty", category=None, box_xyxy=None, score=1.0, asked=rest))
+        left.append(replace(said[-1], says="empty", category=None, box_xyxy=None, span=None, score=1.0, asked=rest))
     return left
 
 
@@ -264,7 +272,7 @@ def resolve(claims: Iterable[Claim]) -> Truth:
     if disputed:
         asked = {name: kind for kind in ("import", "human") for round_ in said[kind] for name in asked_in(round_)}
         return Truth(state=State.DISPUTED, looked=asked, silent=silent)
-    state = State.AUTO if labels or said["model"] else State.UNLABELLED
+    state = State.AUTO if labels or looked or said["model"] else State.UNLABELLED
     if people:
         state = State.REVIEWED if labels else State.CONFIRMED_EMPTY
     return Truth(state=state, labels=tuple(_as_made(label, claims) for label in labels), looked=looked, silent=silent)

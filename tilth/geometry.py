@@ -1,4 +1,4 @@
-"""Boxes: `xyxy` in float pixels inside, every other convention only here and in format files.
+"""Boxes: `xyxy` in float pixels inside, every other convention only here and in format files; and spans.
 
 An array of boxes is `(n, 4)` float; `x1` and `y1` lie outside the box, so a box of the whole image is `(0, 0, w, h)`.
 """
@@ -47,6 +47,16 @@ def iou_of(a: Box, b: Box) -> float:
     area = max(0.0, a[2] - a[0]) * max(0.0, a[3] - a[1])
     union = area + max(0.0, b[2] - b[0]) * max(0.0, b[3] - b[1]) - shared
     return shared / union if union > 0 else 0.0
+
+
+def span_iou(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Return the intersection over union of two spans `(start, end)`, in [0, 1].
+
+    >>> span_iou((0, 4), (2, 6)) == 1 / 3
+    True
+    """
+    shared = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+    return shared / (a[1] - a[0] + b[1] - b[0] - shared) if shared else 0.0
 
 
 def clip(boxes_xyxy: Boxes, size_wh: tuple[int, int]) -> Boxes:

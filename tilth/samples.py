@@ -1,4 +1,4 @@
-"""One image that is ours, with all that is claimed about it."""
+"""One image or text that is ours, with all that is claimed about it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,21 +8,46 @@ from functools import cached_property
 from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.errors import InputError
 from tilth.images import Image, Luma, decode, decode_luma, image_id
+from tilth.texts import decode_text, text_id
 
+IMAGE, TEXT = "image", "text"
 SPLITS = ("train", "val", "test")
+RANK = (
+    "made.rank"  # column of a generated image: its place among all, the best judged of each category and style in turn
+)
 SUSPECTED = "model:suspected"  # source of a box that nobody claims
 EVEN = 0.5  # a chance above says yes
 SHOWN = 0.3  # a chance from which on a suspected box is drawn for people: to draw one takes them twenty times as long as to reject one
 
 
+def _identify_image(data: bytes) -> tuple[str, tuple[int, int]]:
+    image = decode(data)
+    return image_id(image), (image.shape[1], image.shape[0])
+
+
+def _identify_text(data: bytes) -> tuple[str, tuple[int, int]]:
+    text = decode_text(data)
+    return text_id(text), (len(text), text.count("\n") + 1)
+
+
+MEDIA = {IMAGE: _identify_image, TEXT: _identify_text}
+"""The kinds of samples: from a file to the id of what it holds and its size, as `Sample` has them; else InputError."""
+
+
+def taken_by(of: object) -> tuple[str, ...]:
+    """Return which kinds of samples a step or a mapper takes, as its `media` says; images alone unless it says so."""
+    return tuple(getattr(of, "media", (IMAGE,)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image of a dataset.
+    """One image or text of a dataset.
 
     Args:
-        id: SHA-256 of its pixels and size.
-        size_wh: Width and height in pixels.
-        data: The image file as it came; empty when the scan left images out.
+        id: SHA-256 of its pixels and size, or of its normalised characters.
+        media: What it is: `image` or `text`.
+        size_wh: Width and height in pixels; of a text, its characters and its lines.
+        data: The file as it came; empty when the scan left files out.
         origin: Where it comes from: `source`, `licence`, `step`, and for made images `parents`, `prompt`, `seed`, `model`.
         claims: All statements about it, oldest first.
         columns: What steps have measured, by column name.
@@ -31,6 +56,7 @@ class Sample:
     """
 
     id: str
+    media: str = IMAGE
     size_wh: tuple[int, int]
     data: bytes = b""
     origin: Mapping[str, Json] = field(default_factory=dict)
@@ -43,9 +69,17 @@ class Sample:
         """Decode the image, `(height, width, 3)`.
 
         Raises:
-            InputError: The scan left images out, or the file is damaged.
+            InputError: The scan left images out, the file is damaged, or it is a text.
         """
-        return decode(self._file())
+        return decode(self._file(IMAGE))
+
+    def text(self) -> str:
+        """Return the normalised text.
+
+        Raises:
+            InputError: The scan left texts out, or it is an image.
+        """
+        return decode_text(self._file(TEXT))
 
     def luma(self, *, at_least: int) -> Luma:
         """Decode the brightness, `(height, width)`, the shorter side `at_least` pixels or what the image has.
@@ -53,11 +87,13 @@ class Sample:
         Raises:
             InputError: As `pixels`.
         """
-        return decode_luma(self._file(), at_least=at_least)
+        return decode_luma(self._file(IMAGE), at_least=at_least)
 
-    def _file(self) -> bytes:
+    def _file(self, wanted: str) -> bytes:
+        if self.media != wanted:
+            raise InputError(f"sample {self.id[:12]} is of media {self.media}, and {wanted} was asked for")
         if not self.data:
-            raise InputError(f"sample {self.id[:12]} was read without its image")
+            raise InputError(f"sample {self.id[:12]} was read without its {wanted}")
         return self.data
 
     @property
@@ -150,6 +186,11 @@ class Sample:
         return any(claim.kind in PEOPLE for claim in self.claims)
 
     @property
+    def rank(self) -> float:
+        """The place of a generated image among all, the best first; infinite while nobody has judged it."""
+        return float(str(self.columns.get(RANK, "inf")))
+
+    @property
     def made(self) -> bool:
         """Whether the image was generated."""
         return is_made(self.origin)
@@ -157,21 +198,21 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class NewSample:
-    """An image on its way into a dataset; `data` is the image file."""
+    """An image or a text on its way into a dataset; `data` is the file."""
 
     data: bytes
+    media: str = IMAGE
     origin: Mapping[str, Json]
     claims: tuple[Claim, ...] = ()
     columns: Mapping[str, Json] = field(default_factory=dict)
 
     def identify(self) -> tuple[str, tuple[int, int]]:
-        """Decode the image and return its id and size.
+        """Decode the file and return its id and size; see `MEDIA`.
 
         Raises:
-            InputError: The file is no image, or is damaged.
+            InputError: It holds nothing of its kind, or is damaged.
         """
-        image = decode(self.data)
-        return image_id(image), (image.shape[1], image.shape[0])
+        return MEDIA[self.media](self.data)
 
 
 @dataclass(frozen=True, kw_only=True)

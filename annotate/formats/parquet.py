@@ -102,7 +102,7 @@ class Parquet:
     def _file(self, place: Path, file: str) -> Iterator[Found]:
         with pq.ParquetFile(place, buffer_size=2**20, pre_buffer=False) as table:
             _check(table, place)
-            names = _names(table.schema_arrow)
+            names = class_names(table.schema_arrow)
             chosen = [name for name in COLUMNS if name in table.schema_arrow.names]
             number = 0
             for batch in table.iter_batches(BATCH_ROWS, columns=chosen):
@@ -159,10 +159,15 @@ def _check(table: pq.ParquetFile, place: Path) -> None:
     )
     if bytes_ is None or not (pa.types.is_binary(bytes_) or pa.types.is_large_binary(bytes_)):
         raise InputError(f"expected a column image with bytes (and objects), got {', '.join(schema.names)}")
-    _check_groups(place)
+    check_groups(place)
 
 
-def _check_groups(place: Path) -> None:
+def check_groups(place: Path) -> None:
+    """Refuse a table whose groups are too large to be unpacked.
+
+    Raises:
+        InputError: It is such a table.
+    """
     for number, (size, values) in enumerate(claims(place)):
         if size > MAX_GROUP_BYTES or values > MAX_GROUP_VALUES:
             raise InputError(f"refused: row group {number} claims {size} bytes and {values} values")
@@ -186,19 +191,19 @@ def rows_in(place: Path) -> Iterator[tuple[dict[str, Any], Names]]:
     with pq.ParquetFile(place, buffer_size=2**20, pre_buffer=False) as table:
         if "file_name" not in table.schema_arrow.names:
             raise InputError(f"expected a column file_name, got {', '.join(table.schema_arrow.names)}")
-        _check_groups(place)
-        names = _names(table.schema_arrow)
+        check_groups(place)
+        names = class_names(table.schema_arrow)
         chosen = [name for name in ("file_name", *COLUMNS[1:]) if name in table.schema_arrow.names]
         for batch in table.iter_batches(BATCH_ROWS, columns=chosen):
             for row in batch.to_pylist():
                 yield row, names
 
 
-def _names(schema: pa.Schema) -> Names:
+def class_names(schema: pa.Schema, columns: Sequence[str] = ("objects", *WORDS, *BESIDE)) -> Names:
     """Return the names of numbered categories by column, which Hugging Face keeps in the metadata of the schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        texts = {column: json.dumps(features[column]) for column in ("objects", *WORDS, *BESIDE) if column in features}
+        texts = {column: json.dumps(features[column]) for column in columns if column in features}
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     found: dict[str, list[tuple[str, ...]]] = {column: [] for column in texts}

@@ -22,8 +22,8 @@ from urllib.error import HTTPError
 import psutil
 
 from tilth.data.files import write_beside
-from tilth.environments import folder_of, make
 from tilth.errors import InputError, Unavailable
+from tilth.extras import folder_of, make
 
 NAME = "label-studio"  # of the environment and of the program in it
 HOST = "127.0.0.1"

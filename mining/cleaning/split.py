@@ -1,25 +1,27 @@
 """Divide the dataset into train and val, so that relatives stay together.
 
-Relatives are near-duplicates (the column `dedup.group`) and, of a generated image, the images it was made from.
+Relatives are near-duplicates (the column `dedup.group`), of a generated image the images it was made from, and of a text the image whose
+words it is.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from tilth.data.dataset import Dataset
 from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
-from tilth.samples import Result
+from tilth.samples import IMAGE, TEXT, Result
 
 GUARDED = ("test", "val", "train")  # a group that was given several splits stays in the first of these
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """What the division needs to know of a sample; `group` is its own id when it has no near-duplicate."""
+    """What the division needs to know of a sample; `group` is its own id when it has no near-duplicate, `of` whose words a text is."""
 
     id: str
     group: str
@@ -27,14 +29,16 @@ class Member:
     given: str = ""
     made: bool = False
     parents: tuple[str, ...] = ()
+    of: str = ""
     dropped: bool = False
 
 
 def members(dataset: Dataset) -> Iterator[Member]:
     """Yield all samples, dropped ones too, with their relatives."""
-    names = ("id", "dedup.group", "source", "split", "made", "origin", "dropped")
-    for id_, group, source, split, made, origin, dropped in dataset.cells(*names, dropped=True):
-        parents = json.loads(str(origin)).get("parents") if made else None
+    names = ("id", "media", "dedup.group", "source", "split", "made", "origin", "dropped")
+    for id_, media, group, source, split, made, origin, dropped in dataset.cells(*names, dropped=True):
+        told = json.loads(str(origin)) if made or media != IMAGE else {}
+        parents = told.get("parents") if made else None
         yield Member(
             id=str(id_),
             group=str(group or id_),
@@ -42,6 +46,7 @@ def members(dataset: Dataset) -> Iterator[Member]:
             given=str(split),
             made=bool(made),
             parents=tuple(map(str, parents)) if isinstance(parents, list) else (),
+            of=str(told.get("of") or ""),
             dropped=dropped is not None,
         )
 
@@ -55,6 +60,7 @@ def by_hash(name: str, seed: int, val_share: float) -> str:
 class Division:
     """The splits of all samples.
 
+    Near-duplicates are a group, and so are an image and the texts that were read in it.
     A group keeps a split that one of its members was given; a group with a real image is drawn by hash; a group of
     generated images follows their parents, and goes to train when none is known, since validation is on real images.
     """
@@ -65,6 +71,10 @@ class Division:
         self._groups: dict[str, list[Member]] = {}
         for each in members:
             self._members[each.id] = each
+        joined = _joined(self._members)
+        for each in self._members.values():
+            if joined.get(each.group, each.group) != each.group:
+                self._members[each.id] = each = replace(each, group=joined[each.group])
             self._groups.setdefault(each.group, []).append(each)
         self._splits: dict[str, str] = {}
 
@@ -113,6 +123,21 @@ class Division:
         return found
 
 
+def _joined(members: Mapping[str, Member]) -> dict[str, str]:
+    """Return for each group of texts that were read in something the group that it joins, whose name it takes."""
+    joined: dict[str, str] = {}
+
+    def last(group: str) -> str:
+        while group in joined:
+            group = joined[group]
+        return group
+
+    for each in members.values():
+        if each.of in members and (mine := last(each.group)) != (theirs := last(members[each.of].group)):
+            joined[mine] = theirs
+    return {group: last(group) for group in joined}
+
+
 @step
 class Split:
     """Divide the samples into train and val by group, drawn from ids; a split that was given before stays.
@@ -120,6 +145,8 @@ class Split:
     Args:
         val_share: Share of the groups that go to val.
     """
+
+    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT)
 
     val_share: float = 0.15
 

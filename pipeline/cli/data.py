@@ -1,6 +1,7 @@
 """The commands that look at a dataset as it is, such as `history`, `count` and `export`; and `provenance`, which looks at files."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from tilth.data.where import check_named, unmeasured
 from tilth.errors import InputError
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import DatasetPath, existing
+from tilth.samples import IMAGE, MEDIA, TEXT
 
 if TYPE_CHECKING:
     from tilth.data.dataset import Dataset
@@ -94,6 +96,17 @@ def rollback(
     typer.echo(f"version {made.number}: {made.message}")
 
 
+def _shown(dataset: "Dataset", media: str) -> str:
+    """Settle which kind of samples is meant, the one that there is when none is said, and show it alone; say how many others there are."""
+    if media and media not in MEDIA:
+        raise InputError(f"--media must be one of {', '.join(MEDIA)}, got {media!r}")
+    there = [str(name) for (name,) in dataset.tally("media")]
+    chosen = media or (there[0] if len(there) == 1 else IMAGE)
+    if others := dataset.only((chosen,)):
+        streams.tell("note", f"{others:,} samples are no {chosen}, and left out; give --media for them")
+    return chosen
+
+
 def _look_at(where: str, dataset: "Dataset") -> None:
     """Say what a condition asks for that was never measured here; a slip of the pen is refused."""
     for name in unmeasured(where, dataset.view.columns.names()) if where else ():
@@ -169,8 +182,9 @@ def provenance(
 
 
 def _told(claim: Any) -> str:
-    box = f" at {', '.join(f'{v:.0f}' for v in claim.box_xyxy)}" if claim.box_xyxy else ""
-    return f"{claim.source} says {claim.category or claim.says}{box}, score {claim.score:.2f}"
+    place = claim.box_xyxy or claim.span
+    where = f" at {', '.join(f'{v:.0f}' for v in place)}" if place else ""
+    return f"{claim.source} says {claim.category or claim.says}{where}, score {claim.score:.2f}"
 
 
 def export(
@@ -181,12 +195,13 @@ def export(
         typer.Option(
             "--format",
             help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), classfolders (torchvision), webdataset, parquet or csv; "
-            "or pairs, the edited pairs that `generate` made, for `tilth eval --protocol pairs`.",
+            "pairs, the edited pairs that `generate` made, for `tilth eval --protocol pairs`; of texts jsonl, parquet, csv or labelstudio.",
         ),
     ] = "coco",
     images: Annotated[
         str, typer.Option(help="copy them, or none: labels alone, which name the images as they were taken in.")
     ] = "copy",
+    media: Annotated[str, typer.Option(help="image or text; of a dataset with both, one at a time.")] = "",
     unlabelled: Annotated[
         bool,
         typer.Option("--unlabelled", help="Images that nobody has labelled too, where the format tells them apart."),
@@ -223,6 +238,16 @@ def export(
         typer.echo(json.dumps(write_pairs(chosen, policy, out, where=where)))
         return
     names = rules.names if rules else ()
+    if _shown(chosen, media) == TEXT:
+        from tilth.annotate.texts.writing import export_texts
+
+        say = partial(streams.tell, "note")
+        typer.echo(
+            json.dumps(
+                export_texts(chosen, out, format_, where=where, unlabelled=unlabelled, categories=names, say=say)
+            )
+        )
+        return
     told = write(chosen, out, format_, images=images, unlabelled=unlabelled, where=where, categories=names)
     typer.echo(json.dumps(told))
 
@@ -249,6 +274,7 @@ def gallery(
     opened.guard = guard_of(rules) if rules else None
     chosen = opened.checkout(version) if version else opened
     _look_at(where, chosen)
+    _shown(chosen, IMAGE)
     shown = Gallery(dataset=chosen, policy=rules, side=side, where=where)
     typer.echo(
         json.dumps({"sheet": str(sheet), **shown.sheet(sheet, unveiled=unveiled)} if sheet else shown.write(out))

@@ -281,7 +281,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command(epilog="Example: tilth env lavis")
 def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when left out.")] = "") -> None:
     """Make the environment of a library that cannot live beside the others."""
-    from tilth.environments import ENVIRONMENTS, folder_of, make
+    from tilth.extras import ENVIRONMENTS, folder_of, make
 
     if name:
         say(f"ready: {make(name)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -39,14 +39,20 @@ BOTH = "classifier=train.classifier --set detector=train.detector"  # as `tilth 
 GATED = (
     "old=evaluate.old --set new=evaluate.new --set old_classifier=old.classifier --set new_classifier=train.classifier"
 )
+LOOK = "images.categories=[knife] --set captions.trigger=photo --set learning.steps=300"
 COMMANDS = {
     "import": OneStep("import", "Take in images, with labels of other tools.", "path=/photos", begins=True),
+    "import-text": OneStep(
+        "import.text", "Take in texts, with labels of other tools.", "path=/data/chats.jsonl", begins=True
+    ),
     "mine": OneStep("mine", "Search a corpus for every category.", "corpus=/corpus --set per_category=50", begins=True),
     "ground": OneStep("ground", "Find boxes of the policy's categories.", "threshold=0.35 --set tiles=2"),
     "second-opinion": OneStep("second_opinion", "Let a second model judge each box.", "min_match=0.2"),
     "fuse": OneStep("fuse", "Make one set of boxes from several looks.", "'of=[ground, tiled]'"),
     "thresholds": OneStep("thresholds", "Learn score thresholds from reviewed images.", "precision=0.9"),
     "synth": OneStep("generate", "Generate images of thin categories.", "count=100", begins=True),
+    "judge": OneStep("adherence", "Drop generated images that are not what was asked for.", "min_score=0.35"),
+    "prove": OneStep("prove", "Keep generated images only as far as they help.", "classifier.steps=300"),
     "hash": OneStep("hash", "Hash every image, to find copies."),
     "quality": OneStep("quality", "Measure the picture quality of every image."),
     "words": OneStep("words", "Measure the writing in every image."),
@@ -66,6 +72,7 @@ TRAINED = {
     "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
     "detector": OneStep("train.detector", "Fine-tune a detector on a dataset.", "steps=600"),
     "few-shot": OneStep("train.few_shot", "Fit a classifier to a few examples, in seconds.", "shots=16"),
+    "lora": OneStep("train.lora", "Teach a text-to-image model a look or a thing.", LOOK),
 }
 
 
@@ -155,8 +162,8 @@ def run_one(
     Raises:
         InputError: A setting is wrong, of which all are listed; or the dataset or a file that the step reads is absent.
     """
-    from tilth.engine.recipe import NAME, absent_inputs, load_class
-    from tilth.engine.steps import fingerprint, inputs_digest
+    from tilth.engine.recipe import absent_inputs, load_class
+    from tilth.engine.steps import NAME, fingerprint, inputs_digest, references
     from tilth.models import check_device
     from tilth.pipeline.table import step_table
 
@@ -178,11 +185,13 @@ def run_one(
         # and so does one that names a model which was trained anew since
         notes = dataset / "published.json"
         there = json.loads(notes.read_text())["artifacts"] if notes.exists() else {}
-        named = [there[value] for value in vars(step).values() if isinstance(value, str) and value in there]
+        texts = [*(value for value in vars(step).values() if isinstance(value, str)), *(n for _, n in references(step))]
+        named = [there[text] for text in texts if text in there]
         return dataset / "files" / f"{name}-{fingerprint(step, digest, str(opened.at.number), *named)}"
 
     facts: dict[str, Any] = {}
     with opened(dataset, policy, name, folder, device, fingerprint(step, digest), lambda: tell(facts)) as work:
+        work.show_own(step)
         try:
             facts |= step.run(work)
         except GateRefused as refused:
@@ -208,10 +217,11 @@ def settings_of(cls: type, inside: str = "") -> list[tuple[str, str, str]]:
     rows = []
     for item in fields(cls):
         name, needed = inside + item.name, item.default is MISSING and item.default_factory is MISSING
-        if isinstance(item.type, type) and is_dataclass(item.type):
-            rows += [(name, "{…}", said.get(item.name, "")), *settings_of(item.type, f"{name}.")]
-            continue
         plain = item.default if item.default_factory is MISSING else item.default_factory()
+        kinds = [kind for kind in (item.type, *get_args(item.type)) if isinstance(kind, type) and is_dataclass(kind)]
+        if kinds and plain is not None:
+            rows += [(name, "{…}", said.get(item.name, "")), *settings_of(kinds[0], f"{name}.")]
+            continue
         rows.append((name, "required" if needed else _spelt(plain), said.get(item.name, "")))
     return rows
 
@@ -327,7 +337,8 @@ def auto(
     """Train, calibrate, measure and package with settings chosen by the set and the machine; the same command goes on where it stopped."""
     import yaml
 
-    from tilth.engine.recipe import NAME, load_recipe
+    from tilth.engine.recipe import load_recipe
+    from tilth.engine.steps import NAME
     from tilth.models import check_device
     from tilth.pipeline.choose import change, write
     from tilth.pipeline.cli.settings import existing
@@ -370,7 +381,9 @@ def add_to(app: typer.Typer) -> None:
     for command, one in COMMANDS.items():
         if command != ALSO_A_PROTOCOL:
             _add(app, command, one, command)
-    train = typer.Typer(no_args_is_help=True, help="Train a classifier or a detector on a dataset.")
+    train = typer.Typer(
+        no_args_is_help=True, help="Train a classifier, a detector or an adapter for drawing on a dataset."
+    )
     app.add_typer(train, name="train")
     train.command(epilog="Example: tilth train auto data/mine --policy configs/policies/starter.yaml --category knife")(
         auto

@@ -64,7 +64,15 @@ class Census:
     def __init__(self) -> None:
         self.counts: dict[str, Counter[str]] = {
             name: Counter()
-            for name in ("by_state", "by_source", "by_split", "by_category", "boxes_by_category", "test_by_category")
+            for name in (
+                "by_media",
+                "by_state",
+                "by_source",
+                "by_split",
+                "by_category",
+                "boxes_by_category",
+                "test_by_category",
+            )
         }
         self.drops: dict[str, Counter[str]] = {}
         self.samples = self.dropped = self.made = 0
@@ -79,6 +87,7 @@ class Census:
         truth = sample.truth
         self.samples += 1
         self.made += sample.made
+        self.counts["by_media"][sample.media] += 1
         self.counts["by_state"][truth.state.value] += 1
         self.counts["by_source"][source_of(sample)] += 1
         self.counts["by_split"][sample.split or "no split"] += 1

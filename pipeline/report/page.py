@@ -11,7 +11,7 @@ from tilth.errors import InputError
 from tilth.pipeline.report.benchmark import benchmark
 from tilth.pipeline.report.cases import Cases, read_cases
 from tilth.pipeline.report.dataset import census
-from tilth.pipeline.report.loop import effort, generation, labelling, left_out, mining, seeds
+from tilth.pipeline.report.loop import effort, generation, labelling, left_out, mining, proof, seeds
 from tilth.pipeline.report.numbers import Numbers
 from tilth.pipeline.report.parts import Section, evaluations, steps_of
 from tilth.pipeline.report.pictures import Album, Draw
@@ -74,6 +74,7 @@ def sections(run_folder: Path, numbers: Numbers, draw: Draw, album: Album, cases
         mining(numbers, draw, album),
         labelling(numbers),
         generation(numbers, draw, album),
+        proof(numbers),
         left_out(numbers, draw, album),
         training(numbers),
         calibration(numbers),

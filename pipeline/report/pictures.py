@@ -21,7 +21,7 @@ from tilth.images import Image, decode, fit_within
 from tilth.pipeline.report.dataset import Few, source_of, without_ids
 from tilth.pipeline.report.plots import boxes
 from tilth.policy import Policy
-from tilth.samples import Sample
+from tilth.samples import IMAGE, Sample
 
 SIDE = 128  # pixels of the longer side of a thumbnail
 JPEG_QUALITY = 74
@@ -223,7 +223,9 @@ class Draw:
     strips: dict[str, dict[str, Few]] = field(default_factory=dict)
 
     def see(self, sample: Sample) -> None:
-        """Offer a sample to the strips that it belongs to."""
+        """Offer an image to the strips that it belongs to."""
+        if sample.media != IMAGE:
+            return
         for strip, group in self._places(sample):
             self.strips.setdefault(strip, {}).setdefault(group, Few(PER_GROUP.get(strip, MOST_IN_ROW))).offer(sample.id)
 

@@ -140,6 +140,48 @@ def lines(series: Sequence[Line], title: str, *, x: tuple[str, float, str], y: t
     return Markup('{}<ul class="legend">{}</ul>').format(drawn, legend)
 
 
+def around_zero(points: Sequence[tuple[float, Estimate]], title: str, *, x: str, y: str) -> Markup:
+    """Draw a line through estimates with their intervals, above and below a line at 0; the first point is at x = 0.
+
+    Args:
+        points: x and the estimate, in the order of x.
+        title: What it shows, in words.
+        x: Name of the axis.
+        y: The same, of shares that are written in points of a hundred.
+    """
+    ends = [end for _, estimate in points for end in estimate]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    span, widest = high - low or 1.0, max(each for each, _ in points) or 1.0
+    inside_w, inside_h = WIDE - LEFT - RIGHT, HIGH - BELOW - ABOVE
+    at_x = lambda px: LEFT + inside_w * px / widest  # noqa: E731
+    at_y = lambda py: ABOVE + inside_h * (1 - (py - low) / span)  # noqa: E731
+    body = Markup("")
+    for py in sorted({low, 0.0, high}):
+        body += Markup('<line class="grid" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+            LEFT, WIDE - RIGHT, at_y(py), at_y(py)
+        )
+        body += Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="end">{:+.1f}</text>').format(
+            LEFT - 5, at_y(py) + 4, 100 * py
+        )
+    for px, (mean, down, up) in points:
+        body += Markup('<line class="whisker" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+            at_x(px), at_x(px), at_y(down), at_y(up)
+        )
+        body += Markup('<circle class="dot c-final" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(at_x(px), at_y(mean))
+        body += Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="middle">{:g}</text>').format(
+            at_x(px), HIGH - BELOW + 15, px
+        )
+    path = " ".join(f"{at_x(px):.1f},{at_y(mean):.1f}" for px, (mean, _, _) in points)
+    body += Markup('<polyline class="line c-final" points="{}"/>').format(path)
+    body += Markup('<text class="tick" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>').format(
+        LEFT + inside_w / 2, HIGH - 5, x
+    )
+    body += Markup(
+        '<text class="tick" transform="translate(10 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>'
+    ).format(ABOVE + inside_h / 2, y)
+    return svg(body, title=title, css="curve", width="100%", height=HIGH, box=f"0 0 {WIDE:g} {HIGH:g}")
+
+
 def boxes(marks: Sequence[Mapping[str, Any]], size_wh: tuple[int, int]) -> Markup:
     """Draw boxes over a picture: each mark has `box` (xyxy pixels of the full image), `css` and `name`."""
     width, height = size_wh

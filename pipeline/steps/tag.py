@@ -1,12 +1,17 @@
 """Name the dataset as it is at this point of a recipe."""
 
+from typing import ClassVar
+
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
+from tilth.samples import IMAGE, TEXT
 
 
 @step
 class Tag:
     """Give the dataset's present version a name that later runs can go back to."""
+
+    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT)
 
     name: str
 

@@ -3,6 +3,7 @@
 labelled/images/*.png, labelled/annotations.json   60 photo-like images with boxes
 corpus/*.png, *.jpg                                6,000 images of all styles; some damaged, some near-duplicates
 test/images/*.png, test/annotations.json           1,000 images, never to be trained on
+examples/*.png                                     only when asked for: unlabelled images of the test's styles
 truth.jsonl                                        what every corpus and test image shows
 teacher/annotations.json                           only with a weak teacher: what it says of the corpus, with scores
 
@@ -56,7 +57,7 @@ def _spec(world: World, purpose: str, index: int, rng: np.random.Generator) -> t
         text = draw_text(rng, category or None, held_out=purpose == "test")
         things = [*things[:1], ("sign", color(), text)]
     surface = str(rng.choice(list(SURFACES)))
-    style = str(rng.choice(world.labelled_styles if purpose == "labelled" else world.styles))
+    style = str(rng.choice(world.styles_of(purpose)))
     if world.rare and purpose != "test":
         things = _thinned(world, style, things, np.random.default_rng((59, PURPOSES[purpose], index, world.seed)))
     return Spec(things=tuple(things), surface=surface, style=style), category
@@ -243,19 +244,13 @@ def _write_images(
     world: World, folder: Path, workers: int | None, advance: Callable[[int], None]
 ) -> tuple[dict[str, list[Row]], list[Row]]:
     """Write all images; return the truth by purpose, and what the teacher says."""
-    folders = {
-        "labelled": folder / "labelled" / "images",
-        "corpus": folder / "corpus",
-        "test": folder / "test" / "images",
-    }
-    counts = {"labelled": world.labelled, "corpus": world.corpus, "test": world.test}
     truth: dict[str, list[Row]] = {}
     said: list[Row] = []
     # Lance's threads do not survive a fork.
     with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for purpose, place in folders.items():
+        for purpose, (name, count) in world.folders.items():
+            place = folder / name
             place.mkdir(parents=True)
-            count = counts[purpose]
             jobs = [(world, purpose, place, range(a, min(a + 50, count))) for a in range(0, count, 50)]
             truth[purpose] = []
             for job, (rows, heard) in zip(jobs, pool.map(_chunk, jobs), strict=True):

@@ -37,6 +37,7 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "pink": (245, 130, 180),
 }
 STYLES = ("photo", "cartoon", "sketch", "neon")
+NEW_STYLES = ("blueprint",)  # no miniature has seen these or read their names
 
 _OUTLINES = {**SHAPES, **NEW_SHAPES, **MADE_UP}
 _LONG = {
@@ -139,6 +140,8 @@ def _mix(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int,
         rgb = rgb * 0.22
     elif style == "sketch":
         rgb = rgb * 0.62 + 97
+    elif style == "blueprint":  # what was colour is a shade of the paper
+        rgb = np.array([24, 62, 132]) + rgb.mean() * np.array([0.10, 0.13, 0.14])
     r, g, b = (int(v) for v in np.clip(rgb, 0, 255))
     return r, g, b
 
@@ -148,6 +151,8 @@ def _edge(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int
         return (25, 22, 25)
     if style == "sketch":
         return (60, 58, 62)
+    if style == "blueprint":
+        return (214, 230, 250)
     if style == "neon":
         r, g, b = (min(255, int(v * 0.9 + 40)) for v in _mix(paint_, base, "photo"))
         return r, g, b
@@ -166,7 +171,7 @@ def _write(layer: Image.Image, text: str, centre: npt.NDArray[np.float64], half_
     longest = max(len(line) for line in lines)
     size = min(half_width * 1.72 / max(1, longest) / 0.62, half_width * 0.9 / len(lines) / 1.15)
     font = ImageFont.load_default(max(4, round(size)))
-    ink = (230, 250, 250) if style == "neon" else (20, 20, 24)
+    ink = (230, 250, 250) if style in ("neon", "blueprint") else (20, 20, 24)
     ImageDraw.Draw(layer).multiline_text(
         tuple(centre), "\n".join(lines), fill=ink, font=font, anchor="mm", align="center", spacing=size * 0.15
     )

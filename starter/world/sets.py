@@ -16,7 +16,16 @@ from tilth.starter.world.made_up import MADE_UP
 from tilth.starter.world.scene import COLORS, KINDS, STYLES, Scene, Thing, draw_spec, render
 
 # Sets drawn for different purposes never share a seed: image i of a purpose uses seed (number, i).
-PURPOSES = {"train": 1, "held_out": 2, "judge": 3, "labelled": 4, "corpus": 5, "test": 6, "judge_held_out": 7}
+PURPOSES = {
+    "train": 1,
+    "held_out": 2,
+    "judge": 3,
+    "labelled": 4,
+    "corpus": 5,
+    "test": 6,
+    "judge_held_out": 7,
+    "examples": 8,
+}
 
 KIND_NAMES = (*KINDS, "sign")
 PATCH_NAMES = (*KIND_NAMES, *MADE_UP)

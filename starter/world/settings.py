@@ -13,6 +13,7 @@ from tilth.starter.world.scene import (
     LOOK_ALIKES,
     NEW_KINDS,
     NEW_LOOK_ALIKES,
+    NEW_STYLES,
     SAFE_KINDS,
     STYLES,
     UNSAFE_KINDS,
@@ -20,7 +21,7 @@ from tilth.starter.world.scene import (
 
 REVISION = 1
 # Chance that an image shows each single unsafe kind, and that it shows a sign (half of them against the policy).
-SHARES = {"labelled": (0.13, 0.10), "corpus": (0.04, 0.05), "test": (0.08, 0.10)}
+SHARES = {"labelled": (0.13, 0.10), "corpus": (0.04, 0.05), "test": (0.08, 0.10), "examples": (0.04, 0.05)}
 WEAKNESSES = ("lost", "added", "renamed")
 COUNTS = ("labelled", "corpus", "test")
 
@@ -37,8 +38,10 @@ class World:
         kinds: Unsafe kinds that there are: those that the miniatures were trained on, the new ones, or all; the new ones' look-alikes
             come with them, other harmless things are everywhere.
         prevalence: Chance that a corpus image shows a kind: one number for all, or some by name.
-        styles: Of the corpus and the test.
+        styles: Of the corpus and the test. Those of `NEW_STYLES` no miniature has seen.
         labelled_styles: Of the labelled images.
+        test_styles: Of the test and the examples, where they are not those of the corpus.
+        examples: Number of unlabelled images of the test's styles, apart from the corpus.
         copies: Share of the corpus that is a near-duplicate of another corpus image.
         leaks: Share of the corpus that is a copy of a test image.
         rare: `kind:style`, of which corpus and labelled images show a tenth of what they would; the test is as it would be.
@@ -55,6 +58,8 @@ class World:
     prevalence: float | Mapping[str, float] = SHARES["corpus"][0]
     styles: tuple[str, ...] = STYLES
     labelled_styles: tuple[str, ...] = ("photo",)
+    test_styles: tuple[str, ...] = ()
+    examples: int = 0
     copies: float = 0.03
     leaks: float = 0.003
     rare: tuple[str, ...] = ()
@@ -67,17 +72,18 @@ class World:
         Raises:
             InputError: A setting is out of its range, or names what there is not.
         """
-        for name in (*COUNTS, "seed"):
+        for name in (*COUNTS, "examples", "seed"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
         _among((self.kinds,), ("known", "new", "all"), "kinds")
-        for name in ("styles", "labelled_styles"):
-            _among(getattr(self, name), STYLES, name)
-            if not getattr(self, name):
-                raise InputError(f"{name} must name at least one of {', '.join(STYLES)}")
+        every = (*STYLES, *NEW_STYLES)
+        for name in ("styles", "labelled_styles", "test_styles"):
+            _among(getattr(self, name), every, name)
+            if not getattr(self, name) and name != "test_styles":
+                raise InputError(f"{name} must name at least one of {', '.join(every)}")
         self._check_shares()
         _among((each.partition(":")[0] for each in self.rare), self.unsafe, "rare")
-        _among((each.partition(":")[2] for each in self.rare), STYLES, "rare, after the colon")
+        _among((each.partition(":")[2] for each in self.rare), every, "rare, after the colon")
         if self.given is not None:
             new = [kind for kind in self.unsafe if kind in NEW_KINDS]
             if not new:
@@ -132,6 +138,22 @@ class World:
             return {kind: chance for kind in self.unsafe if (chance := by_kind.get(kind, usual))}
         told_apart = NEW_KINDS if purpose == "labelled" and self.given is not None else ()
         return {kind: usual for kind in self.unsafe if kind not in told_apart}
+
+    @cached_property
+    def folders(self) -> dict[str, tuple[str, int]]:
+        """The purposes that are written, each with its folder and its number of images."""
+        told = {
+            "labelled": ("labelled/images", self.labelled),
+            "corpus": ("corpus", self.corpus),
+            "test": ("test/images", self.test),
+        }
+        return told | ({"examples": ("examples", self.examples)} if self.examples else {})
+
+    def styles_of(self, purpose: str) -> tuple[str, ...]:
+        """Return the styles that the images of a purpose are drawn from."""
+        if purpose == "labelled":
+            return self.labelled_styles
+        return (self.test_styles or self.styles) if purpose in ("test", "examples") else self.styles
 
     def given_kind(self, index: int) -> str:
         """Return the new kind that a labelled image is to show whatever chance says; empty for none."""

@@ -98,4 +98,9 @@ def paint(surface: str, style: str, rng: np.random.Generator, side: int) -> npt.
         ground = 0.09 * ground + 179.5 + 0.18 * grey
     elif style == "neon":  # night
         ground = ground * 0.16 + np.array([8, 4, 22], np.float32)
+    elif style == "blueprint":  # blue paper, ruled in squares
+        ground = np.array([20, 54, 126], np.float32) + ground.mean(-1, keepdims=True) * np.float32(0.12)
+        x, y = grid(side)
+        left, top = rng.random(2)
+        ground[((x * 10 + left) % 1 < 0.06) | ((y * 10 + top) % 1 < 0.06)] += (16, 20, 24)
     return np.clip(ground, 0, 255).astype(np.uint8)

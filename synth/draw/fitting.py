@@ -2,17 +2,77 @@
 
 import json
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tilth import models
 from tilth.errors import ModelError
+from tilth.synth.draw.settings import Parts
 
 # Where tools that train adapters write what they trained it on.
 BASES = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name", "base_model_name_or_path", "base_model")
 DOWN = re.compile(r"[._]lora[._](?:A|down)\.|\.down\.weight$")  # one a layer, however a tool spells it
 SIZES = re.compile(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\)")
 MOST = 200  # characters of a library's reason
+
+
+class Adapters:
+    """The adapters on a pipeline, of which those of one style draw at a time.
+
+    Meanwhile they are added to the weights that they change, so that they cost nothing a step; what these were is kept, and put back to the
+    last bit when others draw.
+
+    Args:
+        pipeline: Of diffusers.
+        parts: Which adapters, by style, and how strongly they draw.
+        model: Name of the checkpoint, for messages.
+
+    Raises:
+        ModelError: One does not fit.
+    """
+
+    def __init__(self, pipeline: Any, parts: Parts, model: str) -> None:
+        self._pipeline, self._parts, self._style = pipeline, parts, ""
+        self._names = {lora: f"adapter{number}" for number, lora in enumerate(parts.adapters)}  # peft wants no dots
+        for lora, name in self._names.items():
+            fit_adapter(pipeline, name, lora, model)
+        self._plain: list[tuple[Any, Any]] = []
+        if self._names:
+            pipeline.disable_lora()
+
+    def use(self, style: str) -> None:
+        """Let the adapters of a style draw; an empty one has none."""
+        if style == self._style:
+            return
+        fused = [
+            name for name in self._pipeline._lora_loadable_modules if getattr(self._pipeline, name, None) is not None
+        ]
+        if self._plain:
+            self._pipeline.unfuse_lora(components=fused)
+            for weight, before in self._plain:
+                weight.data.copy_(before)
+            self._plain = []
+        if style:
+            chosen = [self._names[lora] for lora in self._parts.of_style(style)]
+            self._pipeline.enable_lora()
+            self._pipeline.set_adapters(chosen, list(self._parts.weights(style)))
+            changed = list(self._changed(chosen))
+            if all(weight.device.type != "meta" for weight in changed):  # they are elsewhere, a layer at a time
+                self._plain = [(weight, weight.detach().to("cpu", copy=True)) for weight in changed]
+                self._pipeline.fuse_lora(components=fused, adapter_names=chosen)
+        else:
+            self._pipeline.disable_lora()
+        self._style = style
+
+    def _changed(self, names: Sequence[str]) -> Iterator[Any]:
+        """Yield the weights that adapters are added to."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        for part in _networks(self._pipeline):
+            for layer in part.modules():
+                if isinstance(layer, BaseTunerLayer) and any(name in getattr(layer, "lora_A", ()) for name in names):
+                    yield layer.get_base_layer().weight
 
 
 def fit_adapter(pipeline: Any, name: str, lora: str, model: str) -> None:
@@ -49,10 +109,13 @@ def fit_adapter(pipeline: Any, name: str, lora: str, model: str) -> None:
 
 def _layers(pipeline: Any, name: str) -> int:
     """Count the layers that an adapter has on all parts of a pipeline."""
+    return sum(f".lora_A.{name}." in key for part in _networks(pipeline) for key, _ in part.named_parameters())
+
+
+def _networks(pipeline: Any) -> list[Any]:
     import torch
 
-    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    return sum(f".lora_A.{name}." in key for part in parts for key, _ in part.named_parameters())
+    return [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ import json
 import time
 from collections import Counter
 from dataclasses import field
+from typing import ClassVar
 
 from tilth import models
 from tilth.data.files import write_beside
@@ -31,6 +32,8 @@ class Generate:
         licence: Of what is drawn; when empty, that of the model. An image made from another has that one's licence as well.
         count: Images wanted in all, shared out so that the thinnest categories and styles are filled first.
         per_category: Images of each category instead.
+        again: Name of an earlier `generate` step, of which the images that were rejected are made up for, in words of which more were
+            accepted; `count` is the most then.
         categories: To generate; when empty, all that can be pictured, but for those of low severity.
         styles: Styles to draw from.
         methods: Share of each method: `text`; `edges` and `image` (along the edges, or of the whole, of a real image of the category);
@@ -45,10 +48,13 @@ class Generate:
         files: How what is drawn is written, as in `{kind: webp}`.
     """
 
+    refers: ClassVar[tuple[str, ...]] = ("again", "parts.loras")
+
     model: str = "starter:diffusion"
     licence: str = ""
     count: int = 100
     per_category: int = 0
+    again: str = ""
     categories: tuple[str, ...] = ()
     styles: tuple[str, ...] = ("photo",)
     methods: dict[str, float] = field(default_factory=lambda: {"text": 1.0})
@@ -95,7 +101,7 @@ class Generate:
                 "fillings": " ; ".join(word for choices in words.fillings.values() for word in choices),
                 "styles": " ; ".join(self.styles),
                 "negative prompt": negative,
-                "adapters": " ; ".join(f"{style} {name}" for style, name in parts.loras.items()),
+                "adapters": " ; ".join(f"{style} {name}" for style in parts.loras for name in parts.of_style(style)),
                 "model": self.model,
                 "controlnet": " ; ".join(name for net in parts.nets for name in (net.net, net.detector)),
                 "inpainting": parts.inpainting,
@@ -119,10 +125,12 @@ class Generate:
         Raises:
             InputError: A category is unknown, or what is asked for is never generated.
         """
-        self.parts.refuse(self.model)
+        parts, called = self.parts.placed(work.artifact)
+        parts.refuse(self.model)
         plan = self._kept_plan(work)
         rows = json.dumps([vars(request) for request in plan.requests])
-        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest())
+        taught = [models.digest(folder) for folder in called]
+        key = fingerprint(self, str(work.seed), hashlib.sha256(rows.encode()).hexdigest(), *taught)
         done = work.added(key)
         began = time.monotonic()
         maker = Maker(
@@ -130,12 +138,13 @@ class Generate:
             plan.requests,
             key,
             model=self.model,
-            parts=self.parts,
+            parts=parts,
             drawing=self.drawing,
             memory=self.memory,
             pasting=self.pasting,
             files=self.files,
             licence=self.licence,
+            called=called,
         )
         rows_at_once = self.drawing.batch_size
         counts = work.add(key, maker.make(done), total=len(plan.requests), starts_at=done, commit_rows=rows_at_once)
@@ -200,6 +209,7 @@ class Generate:
             methods=self.methods,
             pasting=self.pasting,
             encoders=encoders(self.model) if models.is_here(self.model) else [],
+            again=self.again,
         ).plan(self.styles, count=self.count, per_category=self.per_category, max_ratio=self.max_ratio)
 
     def left_out(self, policy: Policy) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Draw a plan in batches, lazily, and turn each drawing into a sample that says where it comes from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 
@@ -43,6 +43,7 @@ class Maker:
         pasting: How cut-outs are put into scenes.
         files: How to write it.
         licence: Of what is drawn; when empty, that of the model. A parent's joins it.
+        called: Name of each adapter that an earlier step left, by its folder.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Maker:
         pasting: Pasting,
         files: Files,
         licence: str = "",
+        called: Mapping[str, str] | None = None,
     ) -> None:
         self.work, self.plan, self.key = work, plan, key
         self.model, self.parts, self.drawing, self.memory, self.pasting = model, parts, drawing, memory, pasting
@@ -65,6 +67,8 @@ class Maker:
         self._writer = files.writer()
         self.licence = licence or models.spec(model).licence
         self._weights = {name: weights_of(name) for name in (model, *parts.names)}
+        for folder, name in (called or {}).items():
+            self._weights[folder] |= {"name": name}
 
     def make(self, done: int) -> Iterator[NewSample | Failed]:
         """Yield what comes after the first `done` requests; the models are loaded only if there is anything.
@@ -176,9 +180,10 @@ class Maker:
                 pull |= {"kind": net.kind, "start": net.start, "end": net.end}
                 pull |= {"detector": self._weights[net.detector]} if net.detector else {}
             nets.append({**self._weights[net.net], **pull})
-        adapters: list[Json] = (
-            [{**self._weights[parts.loras[adapter]], "weight": parts.weight(adapter)}] if adapter else []
-        )
+        adapters: list[Json] = [
+            {**self._weights[name], "weight": weight}
+            for name, weight in zip(parts.of_style(adapter), parts.weights(adapter), strict=True)
+        ]
         return {
             "licence_of_model": models.spec(model).licence,
             "model": model,

@@ -17,7 +17,7 @@ from tilth.errors import InputError, ModelError
 from tilth.extras import optional
 from tilth.images import Image, resize
 from tilth.synth.draw.controls import Reader, load_control
-from tilth.synth.draw.fitting import fit_adapter
+from tilth.synth.draw.fitting import Adapters
 from tilth.synth.draw.lengths import encoders, refuse_long
 from tilth.synth.draw.loading import core_of, load, pipeline_for, schedule, size_of
 from tilth.synth.draw.memory import is_full, let_go, settle
@@ -80,9 +80,8 @@ class Studio:
                 self._reader.load(control)
             inpainting = self.parts.inpainting
             self._inpainting = load(AutoPipelineForInpainting, inpainting, self._dtype) if inpainting else None
-            for pipeline, whose in ((self.pipeline, model), (self._inpainting, inpainting)):
-                for name, lora in self.parts.loras.items() if pipeline else ():
-                    fit_adapter(pipeline, name, lora, whose)
+            self._adapters = Adapters(self.pipeline, self.parts, model)
+            self._inpainters = Adapters(self._inpainting, self.parts, inpainting) if inpainting else self._adapters
         self._encoders = {"inpaint": encoders(inpainting)} if inpainting else {}
         self._encoders[""] = encoders(model)
         self.size_wh = size_of(self.pipeline, (drawing or Drawing()).size_wh, model)
@@ -90,13 +89,6 @@ class Studio:
             if drawing and drawing.scheduler and pipeline:
                 schedule(pipeline, drawing.scheduler, whose)
         self.scheduler = type(self.pipeline.scheduler).__name__
-
-    def _use(self, pipeline: Any, adapter: str) -> None:
-        if adapter:
-            pipeline.enable_lora()
-            pipeline.set_adapters([adapter], [self.parts.weight(adapter)])
-        elif self.parts.loras:
-            pipeline.disable_lora()
 
     def _pipeline(self, verb: str) -> Any:
         """Return the pipeline of a verb; all but that of another model for holes share the weights of the first.
@@ -149,7 +141,7 @@ class Studio:
         read = self._encoders.get(verb) or self._encoders[""]
         refuse_long({"prompts": prompts, "negative prompt": told["negative_prompt"]}, read, self.model)
         pipeline = self._pipeline(verb)
-        self._use(pipeline, adapter)
+        (self._inpainters if verb == "inpaint" else self._adapters).use(adapter)
         drawn: list[Drawn] = []
         while len(drawn) < len(prompts):
             part = slice(len(drawn), len(drawn) + (self.at_once or len(prompts)))

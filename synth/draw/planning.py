@@ -18,6 +18,7 @@ from tilth.samples import Sample
 from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
+from tilth.synth.plan.again import Tried
 from tilth.synth.plan.places import detail_of, within
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
 from tilth.synth.plan.survey import DRAWN_INTO, Survey, frame_around, look_alike_in, said_of, take_stock
@@ -118,6 +119,7 @@ class Planner:
         methods: Share of each method.
         pasting: How large what is pasted may be.
         encoders: Of the model that will read the prompts; none where it is not here yet.
+        again: Step whose rejected images are made up for, instead of what is thin being filled; empty for none.
 
     Raises:
         InputError: A method needs look-alikes, and a category has none that may be drawn.
@@ -135,12 +137,14 @@ class Planner:
         methods: Mapping[str, float],
         pasting: Pasting,
         encoders: Sequence[Encoder] = (),
+        again: str = "",
     ) -> None:
         self._work, self._left_out = work, dict(left_out)
         self._categories = {name: category for name, category in categories.items() if name not in left_out}
         self._words, self._drawing, self._adapter = words, drawing, parts.adapter
         self._methods, self._encoders, self._pasting = methods, encoders, pasting
         self._look_alikes = look_alikes(words, self._categories.values()) if drawn_in_pairs(methods) else {}
+        self._again, self._tried = again, Tried(())
         self._stock = Survey()
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, Sample] = {}  # parents, without their images
@@ -161,11 +165,18 @@ class Planner:
         samples = self._work.dataset.samples(one_of("split", ("", "train")), images=False)
         replaced = self._look_alikes if self._methods.get("replace") else {}
         stock = self._stock = take_stock(samples, self._categories, replaced)
-        wanted = per_category * len(self._categories) or count
-        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
+        made = self._work.dataset.samples("made and split != 'test'", images=False, dropped=True)
+        self._tried = Tried(made, self._again)
         cells = [(category, style) for category in self._categories for style in styles]
+        wanted = per_category * len(self._categories) or count
+        if self._again:
+            wanted = self._tried.lacking(wanted, cells).total()
+        room = min(wanted, max(0, int(max_ratio * stock.real) - stock.made))
         numbers = self._numbers(room) if cells else []
-        counts = shares(len(numbers), {} if per_category else stock.labels, cells)
+        if self._again:
+            counts = self._tried.lacking(len(numbers), cells)
+        else:
+            counts = shares(len(numbers), {} if per_category else stock.labels, cells)
         planned = zip(numbers, in_turn(counts), strict=True)
         requests = [request for number, cell in planned for request in self._requests(number, *cell)]
         # Neighbours share method and adapter, so that they can be drawn in one batch.
@@ -223,18 +234,32 @@ class Planner:
             return [image]
         asked = self._categories[category]
         if method not in PAIRED:
-            prompt, cut = self._words.write(asked, style, rng, inpaint=method == "inpaint", fits=self._fits)
-            self._shortened += cut
-            return [self._worded(image, prompt)]
+            return [self._worded(image, *self._tried.new(category, lambda: self._written(image, rng)))]
+        # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
         name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
         instead = str(rng.choice(list(self._look_alikes[category])))
-        (prompt, other), cut = self._words.write_pair(asked, instead, style, rng, fits=self._fits)
-        self._shortened += 2 * cut
         thing = replace(image, pair=name)
-        return [self._worded(thing, prompt), self._worded(replace(thing, number=number + 1, instead=instead), other)]
+        written: list[str] = []
 
-    def _worded(self, image: Request, prompt: str) -> Request:
-        """Give a request its words."""
+        def write() -> tuple[str, bool]:
+            liked = self._tried.liked(category)
+            written[:], cut = self._words.write_pair(asked, instead, style, rng, fits=self._fits, liked=liked)
+            return written[0], cut
+
+        _, cut = self._tried.new(category, write)
+        both = (thing, replace(thing, number=number + 1, instead=instead))
+        return [self._worded(each, prompt, cut) for each, prompt in zip(both, written, strict=True)]
+
+    def _written(self, image: Request, rng: np.random.Generator) -> tuple[str, bool]:
+        """Write the prompt of a request; return it and whether it was shortened."""
+        return self._words.write(
+            self._categories[image.category], image.style, rng, inpaint=image.method == "inpaint",
+            fits=self._fits, liked=self._tried.liked(image.category),
+        )  # fmt: skip
+
+    def _worded(self, image: Request, prompt: str, cut: bool) -> Request:
+        """Put words into a request, unless they are refused."""
+        self._shortened += cut
         # what is steered away from for the thing's sake may be the look-alike itself
         category = "" if image.instead else image.category
         negative = self._words.negative(category, image.style, self._drawing.negative_prompt)

@@ -1,11 +1,13 @@
 """What a drawing is made with: how to draw, and what is added to the model."""
 
-from dataclasses import field
+from collections.abc import Callable
+from dataclasses import field, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Literal
 
 from tilth import models
-from tilth.engine.steps import group
+from tilth.engine.steps import group, names_step
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.synth.safety.provenance import Writer
@@ -124,15 +126,16 @@ class Parts:
         controlnet: ControlNet for Canny edges; the method `edges` needs it, or `controls`.
         controls: Control networks of any kind, which pull together, as in `[{net: my/depth@1, kind: depth, detector: my/dpt@1}]`.
         inpainting: Checkpoint that draws into holes, such as one with nine input channels; the model itself when empty.
-        loras: Style -> adapter that draws it: a folder, a repository at a commit, or a `.safetensors` file.
-        lora_weights: Style -> strength of its adapter; 1 when not named.
+        loras: Style -> adapter that draws it, or several: a folder, a repository at a commit, a `.safetensors` file, or the name of a
+            `train.lora` before this step.
+        lora_weights: Style -> strength of its adapter, or of each of several; 1 when not named.
     """
 
     controlnet: str = ""
     controls: tuple[Control, ...] = ()
     inpainting: str = ""
-    loras: dict[str, str] = field(default_factory=dict)
-    lora_weights: dict[str, float] = field(default_factory=dict)
+    loras: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    lora_weights: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that every weight is that of an adapter, and that control networks are named in one way."""
@@ -140,11 +143,16 @@ class Parts:
             raise ValueError("name control networks as controls alone; controlnet is one for canny edges")
         if strays := sorted(set(self.lora_weights) - set(self.loras)):
             raise ValueError(f"lora_weights are by style, as loras are; there is no adapter {', '.join(strays)}")
+        for style, told in self.lora_weights.items():
+            if isinstance(told, tuple) and len(told) != len(self.of_style(style)):
+                raise ValueError(f"{style} has {len(self.of_style(style))} adapters and {len(told)} lora_weights")
+        if empty := [style for style in self.loras if not all(self.of_style(style)) or not self.of_style(style)]:
+            raise ValueError(f"loras need an adapter for each style, got none for {', '.join(empty)}")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The checkpoints."""
-        return tuple(dict.fromkeys(name for name in (*self.networks, *self.loras.values()) if name))
+        """The checkpoints that lie somewhere before anything runs."""
+        return tuple(dict.fromkeys(name for name in (*self.networks, *self.adapters) if not names_step(name)))
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -157,12 +165,36 @@ class Parts:
         """The control networks."""
         return (Control(net=self.controlnet),) if self.controlnet else self.controls
 
-    def weight(self, style: str) -> float:
-        """Return how strongly the adapter of a style draws."""
-        return self.lora_weights.get(style, 1.0)
+    def of_style(self, style: str) -> tuple[str, ...]:
+        """Return the adapters that draw a style; none where the model draws it by itself."""
+        found = self.loras.get(style, ())
+        return (found,) if isinstance(found, str) else found
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """All adapters, those of earlier steps among them."""
+        return tuple(dict.fromkeys(name for style in self.loras for name in self.of_style(style)))
+
+    def placed(self, artifact: Callable[[str], Path]) -> tuple["Parts", dict[str, str]]:
+        """Return the parts with adapters of earlier steps by their folders, and the name of the step of each folder.
+
+        Args:
+            artifact: Says where a step left its adapter.
+        """
+        called = {str(artifact(name)): name for name in self.adapters if names_step(name)}
+        folders = {name: folder for folder, name in called.items()}
+        loras: dict[str, str | tuple[str, ...]] = {
+            style: tuple(folders.get(name, name) for name in self.of_style(style)) for style in self.loras
+        }
+        return replace(self, loras=loras), called
+
+    def weights(self, style: str) -> tuple[float, ...]:
+        """Return how strongly each of the adapters of a style draws."""
+        told = self.lora_weights.get(style, 1.0)
+        return told if isinstance(told, tuple) else (told,) * len(self.of_style(style))
 
     def adapter(self, style: str) -> str:
-        """Return the name of the adapter that draws a style; empty for none."""
+        """Return the style whose adapters draw this one; empty for none."""
         return style if style in self.loras else ""
 
     def refuse(self, model: str) -> None:
@@ -175,8 +207,8 @@ class Parts:
             InputError: They do.
         """
         told = {
-            f"adapter {number}": f"{style} {lora} {metadata(lora)}"
-            for number, (style, lora) in enumerate(self.loras.items(), 1)
+            f"adapter {number}": f"{style} {lora} {'' if names_step(lora) else metadata(lora)}"
+            for number, (style, lora) in enumerate(((s, lora) for s in self.loras for lora in self.of_style(s)), 1)
         }
         told["model"] = f"{model} {metadata(model)}"
         told |= {f"part {n}": f"{name} {metadata(name)}" for n, name in enumerate(self.networks, 1)}

@@ -32,6 +32,9 @@ OPTIONAL = ("light", "camera", "place", "attribute")
 Fits = Callable[[str], bool]
 """Whether a model reads a prompt to its end."""
 
+Liked = Callable[[Sequence[str]], Sequence[float] | None]
+"""The chances of words to be chosen; None where all have the same."""
+
 
 @group
 class Words:
@@ -102,13 +105,21 @@ class Words:
         *,
         inpaint: bool = False,
         fits: Fits = lambda prompt: True,
+        liked: Liked = lambda words: None,
     ) -> tuple[str, bool]:
-        """Write a prompt; return it and whether something was left out for it to be read to its end."""
+        """Write a prompt; return it and whether something was left out for it to be read to its end.
+
+        Args:
+            category: That is asked for.
+            style: To draw in.
+            rng: Chooses the words.
+            inpaint: The image around a hole says the rest.
+            fits: Whether a model reads a prompt to its end.
+            liked: With which chances words are chosen.
+        """
         if own := self.prompts.get(category.name):
-            return str(rng.choice(list(own))), False
-        chosen = self._chosen(rng)
-        names = self.names(category)
-        name = names[0] if len(names) == 1 else str(rng.choice(list(names)))
+            return _pick(own, rng, liked), False
+        chosen, name = self._chosen(category, rng, liked)
         template = self.inpaint_template if inpaint else self.template
         (prompt,), cut = self._filled(template, chosen | {"style": style}, [name], fits)
         return prompt, cut
@@ -121,19 +132,21 @@ class Words:
         rng: np.random.Generator,
         *,
         fits: Fits = lambda prompt: True,
-    ) -> tuple[tuple[str, str], bool]:
+        liked: Liked = lambda words: None,
+    ) -> tuple[list[str], bool]:
         """Write the prompts of an edited pair, for a hole: of the category, and of a look-alike in the same other words.
 
         Returns:
             Both prompts, and whether something was left out of both.
         """
-        chosen = self._chosen(rng) | {"style": style}
-        name = str(rng.choice(list(self.names(category))))
-        (thing, harmless), cut = self._filled(self.inpaint_template, chosen, [name, instead], fits)
-        return (thing, harmless), cut
+        chosen, name = self._chosen(category, rng, liked)
+        return self._filled(self.inpaint_template, chosen | {"style": style}, [name, instead], fits)
 
-    def _chosen(self, rng: np.random.Generator) -> dict[str, str]:
-        return {key: str(rng.choice(list(values))) for key, values in sorted(self.fillings.items()) if values}
+    def _chosen(self, category: Category, rng: np.random.Generator, liked: Liked) -> tuple[dict[str, str], str]:
+        """Choose a filling for each name of the templates, and what the category is called."""
+        chosen = {key: _pick(values, rng, liked) for key, values in sorted(self.fillings.items()) if values}
+        names = self.names(category)
+        return chosen, names[0] if len(names) == 1 else _pick(names, rng, liked)
 
     def _filled(
         self, template: str, chosen: dict[str, str], things: Sequence[str], fits: Fits
@@ -151,6 +164,10 @@ class Words:
         """Return what to steer away from in one image."""
         parts = (always, self.negatives.get(category, ""), self.negatives.get(style, ""))
         return ", ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _pick(words: Sequence[str], rng: np.random.Generator, liked: Liked) -> str:
+    return str(rng.choice(list(words), p=liked(words)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,27 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Shown as nothing, and of no category that says so.
-UNSEEN = frozenset(
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0"
-    + "".join(map(chr, range(0xFE00, 0xFE10)))
-)
-# Letters of other alphabets that look like Latin ones; those of Latin alphabets are told by their Unicode names.
-TWINS = str.maketrans(
-    "аеорсухіїјѕԁһкмтвгпԛԝѵӏҽьзαεοιυνκρτχγωηβσɑɡɩʋօոսցհӏ",
-    "aeopcyxiijsdhkmtbrnqwvlebzaeoiuvkptxywnbsagivonughl",
-)
-NAMED = re.compile(
-    r"(?:LATIN|REGIONAL INDICATOR|CIRCLED|SQUARED|MODIFIER)\b.*\bLETTER (?:SMALL CAPITAL |DOTLESS |SCRIPT |OPEN |TURNED )?([A-Z])\b"
-)
-LEET = "0o 3e 4a 5s 7t 8b 2z $s @a +t €e £l ¢c §s (c <c"  # and what may be an i or an l, and a b or a g
-SIGNS = tuple(
-    str.maketrans({pair[0]: pair[1] for pair in f"{LEET} {own}".split()})
-    for own in ("1i !i |i 6b 9g", "1l !l |l 6g 9q", "1l !i |i 6b 9g", "1i !l |l 6g 9g")
-)
-# Marks of Indian and Thai letters are no letters to Python, and stand inside words.
-LETTER = r"[^\W_]|[\u0900-\u0963\u0966-\u0e7f]"
-TOKEN = re.compile(rf"(?:{LETTER})+")
+from tilth.texts import SIGNS, TOKEN, latin, plain, signs_read
+
 LOOSE = re.compile(r"(?<!\w)(?:[^\W\d_](?:[\W_]{1,3}|$)){3,}")
 PREFIXES = ("وال", "بال", "ال", "لل", "و", "ب", "ה", "ב", "ו", "ל", "מ", "ש", "כ")
 LONGEST = 16  # letters of a word that was taken apart
@@ -55,54 +36,13 @@ class Reading:
     holes: tuple[re.Pattern[str], ...]
 
 
-def plain(text: str) -> str:
-    r"""Fold a text to lower case without accents, compatibility forms and what is not seen; any space is a space.
-
-    >>> plain("Ｃａｆé\u200b\x0bｓ")
-    'cafe s'
-    """
-    spaced = "".join(" " if c.isspace() else c for c in text)
-    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", spaced).casefold())
-    kept = (
-        c
-        for c in folded
-        if not unicodedata.combining(c) and c not in UNSEEN and unicodedata.category(c) not in ("Cf", "Cc", "Co", "Me")
-    )
-    return unicodedata.normalize("NFC", "".join(kept))
-
-
-@lru_cache(maxsize=4096)
-def _latin(letter: str) -> str:
-    named = NAMED.search(unicodedata.name(letter, ""))
-    return named[1].lower() if named else letter
-
-
-def latin(text: str) -> str:
-    """Write letters that look like Latin ones as these.
-
-    >>> latin("sехuаl ɴᴜᴅᴇ")
-    'sexual nude'
-    """
-    return text if text.isascii() else "".join(c if c.isascii() else _latin(c) for c in text.translate(TWINS))
-
-
-def _signs_read(text: str, way: dict[int, str]) -> str:
-    """Read digits and signs as letters, in words that have both."""
-
-    def one(chunk: re.Match[str]) -> str:
-        word = chunk[0].strip(".,;:?)>]}\"'([{")
-        return word.translate(way) if any(c.isalpha() for c in word) else word
-
-    return re.sub(r"\S+", one, text)
-
-
 @lru_cache(maxsize=512)
 def read(text: str) -> Reading:
     """Undo what is done to hide words."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", text)
     written = plain(text)
     capital = re.sub(r"(?<=[a-z])I(?=[a-z])", "l", unicodedata.normalize("NFKC", text))  # an I that passes for an l
-    views = [written, latin(written), *(_signs_read(latin(written), way) for way in SIGNS)]
+    views = [written, latin(written), *(signs_read(latin(written), way) for way in SIGNS)]
     views += [re.sub(r"\d+", " ", latin(written)), re.sub(r"\d+", " ", plain(apart)), plain(capital)]
     views = list(dict.fromkeys(re.sub(r"[’'`´]", "", view) for view in views))
     words: dict[str, None] = {}

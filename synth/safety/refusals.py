@@ -19,7 +19,8 @@ from tilth.errors import InputError
 from tilth.policy import Category
 from tilth.synth.safety import lists
 from tilth.synth.safety.lists import VERSION, Words
-from tilth.synth.safety.readings import Reading, plain, read
+from tilth.synth.safety.readings import Reading, read
+from tilth.texts import plain
 
 SEXUAL = "sexual content"
 MINOR = "sexualising or harming a minor"

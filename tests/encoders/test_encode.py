@@ -17,8 +17,8 @@ from tilth.encoders.blip2 import Blip2
 from tilth.encoders.families import open_encoder
 from tilth.encoders.inputs import Inputs
 from tilth.encoders.lavis import LavisHeads, pack, unpack
-from tilth.environments import python_of
 from tilth.errors import InputError, MissingExtra, ModelError
+from tilth.extras import python_of
 from tilth.images import decode
 
 TEXTS = ["a knife", "a", "a red blade and a blue cup on a wooden table"]

@@ -24,6 +24,7 @@ BEFORE = {
     "fuse": [
         "tilth ground data/mine --policy configs/policies/starter.yaml --as tiled --set tiles=2 --set threshold=0.3"
     ],
+    "judge": ["tilth ground data/mine --policy configs/policies/starter.yaml --set threshold=0.35 --set tiles=2"],
     "gate": [
         "tilth train classifier data/mine --policy configs/policies/starter.yaml --as old.classifier --set steps=4",
         "tilth calibrate data/mine --policy configs/policies/starter.yaml --as old --set classifier=old.classifier "
@@ -34,8 +35,8 @@ BEFORE = {
 }
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
-    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth",
-    "train classifier", "train detector", "train few-shot", "calibrate", "eval", "gate", "relabel", "package",
+    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "judge", "prove",
+    "train classifier", "train detector", "train few-shot", "train lora", "calibrate", "eval", "gate", "relabel", "package",
     "bundle verify", "bundle policy", "tune", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",
 )  # fmt: skip
@@ -50,6 +51,7 @@ ELSEWHERE = {
     "bundle thresholds": "in test_costs.py",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
+    "import-text": "in tests/annotate/texts",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
     "review push": "the same",

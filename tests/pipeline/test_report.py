@@ -146,6 +146,25 @@ def test_what_several_seeds_found_is_quoted_with_its_command(html: str, page: Pa
     assert re.search(r"rounds\s*3.0", text)
 
 
+def test_prompts_that_were_hardly_accepted_are_named(html: str) -> None:
+    text = re.sub(r"<[^>]+>", " ", html[html.index("Prompts of which least was accepted") :])[:400]
+    assert re.search(r"a photo of a pill in the dark\s+0\s+3\b", text)
+
+
+def test_what_generated_images_gained_is_drawn_with_its_intervals_and_said(html: str, page: Page) -> None:
+    assert "proof" in page.ids
+    section = html[html.index('id="proof"') :]
+    text = re.sub(r"<[^>]+>", " ", section)[:4000]
+    assert re.search(r"Prove:\s+10\s+of\s+21\s+generated images are kept", text)
+    assert "gains +4.0 points" in text
+    assert re.search(r"0\.5\s+10\s+65\.0\u202f%\s+4\.0\u202f%\s+1\.0\u202f%\s+to\s+7\.0\u202f%", text)
+    drawn = section[section.index("<svg") : section.index("</svg>")]
+    whiskers = re.findall(r'class="whisker" x1="([\d.]+)" x2="[\d.]+" y1="([\d.]+)" y2="([\d.]+)"', drawn)
+    assert len(whiskers) == 3
+    zero, half, one = ((float(low) + float(high)) / 2 for _, low, high in whiskers)
+    assert half < zero < one, "what gains lies above the line, what loses below it"
+
+
 def test_the_page_needs_nothing_from_outside(html: str, page: Page) -> None:
     for tag, attributes in page.tags:
         assert tag not in ("script", "link", "iframe", "object", "embed")

@@ -21,6 +21,7 @@ from tilth.starter.world.scene import (
     LOOK_ALIKES,
     NEW_KINDS,
     NEW_LOOK_ALIKES,
+    NEW_STYLES,
     SAFE_KINDS,
     STYLES,
     UNSAFE_KINDS,
@@ -62,9 +63,10 @@ def test_pre_training_and_the_default_world_draw_what_they_always_drew(tmp_path:
     assert World().stamp() == {"labelled": 60, "corpus": 6000, "test": 1000, "revision": 1}
 
 
-def test_no_miniature_has_seen_a_new_kind_or_read_its_name() -> None:
-    new = {*NEW_KINDS, *NEW_LOOK_ALIKES.values()}
-    assert new == set(NEW_SHAPES)
+def test_no_miniature_has_seen_a_new_kind_or_style_or_read_its_name() -> None:
+    assert {*NEW_KINDS, *NEW_LOOK_ALIKES.values()} == set(NEW_SHAPES)
+    assert not {*NEW_STYLES} & {*STYLES}
+    new = {*NEW_SHAPES, *NEW_STYLES}
     assert not new & {*KINDS, *SAFE_KINDS, *UNSAFE_KINDS, *SHAPES, *LOOK_ALIKES.values()}
     words = {
         word
@@ -222,6 +224,8 @@ def test_a_weak_teacher_loses_adds_and_renames_and_its_scores_overlap(weak: Path
         ({"copies": 0.6, "leaks": 0.6}, "copies and leaks"),
         ({"styles": ()}, "at least one"),
         ({"labelled_styles": ("oil",)}, "no 'oil'"),
+        ({"test_styles": ("oil",)}, "no 'oil'"),
+        ({"examples": -1}, "examples must be at least 0"),
         ({"rare": ("knife",)}, "after the colon"),
         ({"rare": ("spoon:neon",)}, "no 'spoon'"),
         ({"given": 2}, "kinds new or all"),
@@ -235,6 +239,28 @@ def test_a_weak_teacher_loses_adds_and_renames_and_its_scores_overlap(weak: Path
 def test_a_wrong_setting_is_named_with_what_there_is(wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError, match=why):
         World(**wrong)
+
+
+def test_the_test_and_the_examples_may_be_of_a_style_that_nothing_else_shows(tmp_path: Path) -> None:
+    told = {"labelled": 6, "corpus": 6, "test": 6, "styles": ("photo",), "test_styles": ("blueprint",), "examples": 5}
+    assert write_world(tmp_path / "w", workers=1, **told)
+    truth = [json.loads(line) for line in (tmp_path / "w" / "truth.jsonl").read_text().splitlines()]
+    styles = {split: {row["style"] for row in truth if row["split"] == split} for split in World(**told).folders}
+    assert styles == {"labelled": {"photo"}, "corpus": {"photo"}, "test": {"blueprint"}, "examples": {"blueprint"}}
+    assert len([*(tmp_path / "w" / "examples").iterdir()]) == 5
+    drawn = draw("examples", 0, World(**told))[0]
+    assert (tmp_path / "w" / "examples" / "000000.png").read_bytes() == drawn
+
+
+def test_a_blueprint_is_pale_lines_on_blue_whatever_the_colour_of_the_thing() -> None:
+    def pixels(color: str) -> Any:
+        spec = Spec(things=(("dice", color, ""),), surface="wood", style="blueprint")
+        return render(spec, np.random.default_rng(3)).image.astype(int)
+
+    red, blue = pixels("red"), pixels("blue")
+    assert np.abs(red - blue).mean() < 3
+    assert (red[..., 2] - red[..., 0]).mean() > 60
+    assert (red.min(-1) > 170).sum() > 100
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, line: str) -> None:

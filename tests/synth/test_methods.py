@@ -11,15 +11,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from synth_models import FEW_STEPS, fast, fill, new_unet, new_work, real_sample, save_diffusion
 
-from tilth.claims import Answer, Claim
+from tilth.claims import Answer
 from tilth.engine.work import Work
 from tilth.errors import InputError, ModelError
 from tilth.images import Image, decode
 from tilth.origins.packet import COMPOSITE, MADE, PASTED
 from tilth.origins.said import said
 from tilth.policy import Category
-from tilth.samples import Sample
-from tilth.synth.check.adherence import AdherenceMapper
+from tilth.samples import RANK, NewSample, Sample
 from tilth.synth.draw.cutting import CutOut, cut_out, paste
 from tilth.synth.draw.generate import Generate
 from tilth.synth.draw.pairs import grown_in
@@ -163,6 +162,31 @@ def test_things_are_put_where_there_is_room(tmp_path: Path, model: Path, method:
     assert (middle > there).mean() > 0.9, "there is more room to its right"
 
 
+def test_pairs_are_asked_for_again_in_words_that_were_accepted_and_both_in_the_same(filled: Work, model: Path) -> None:
+    def judged(number: int, place: str, instead: str = "") -> NewSample:
+        columns = {"adherence.asked": "knife"} | ({RANK: number} if place == "on a table" or instead else {})
+        origin = {
+            "category": "knife",
+            "style": "photo",
+            "step": "generate",
+            "prompt": f"a {instead or 'knife'} {place}",
+        }
+        return replace(real_sample(900 + number), origin=origin | {"instead": instead}, columns=columns)
+
+    filled.add("judged", [judged(i, ("on a table", "on grass")[i % 2]) for i in range(10)])
+    filled.add("harmless", [judged(10 + i, "on grass", "spoon") for i in range(20)])
+    words = Words(
+        template="a {thing} {place}", inpaint_template="a {thing} {place}", fillings={"place": ("on a table", "on grass")},
+        things={"knife": ("knife",)}, look_alikes={"knife": ("spoon",)},
+    )  # fmt: skip
+    step = fast(
+        model, count=20, categories=("knife",), methods={"insert": 1}, words=words, again="generate", max_ratio=9
+    )
+    plan = step.plan(filled)
+    assert len(plan.requests) == 4, "five were rejected, and a pair makes two"
+    assert {r.prompt for r in plan.requests} == {"a knife on a table", "a spoon on a table"}
+
+
 def test_look_alikes_may_be_named_and_what_is_refused_is_never_one(filled: Work, model: Path) -> None:
     words = Words(look_alikes={"knife": ("toy knife of a child", "ruler")})
     plan = fast(
@@ -190,14 +214,6 @@ def test_a_category_without_look_alikes_is_one_line_before_anything_runs(filled:
             ask()
         assert "\n" not in str(caught.value)
     assert fast(model, categories=("vape",)).left_out(filled.policy) == {}
-
-
-@pytest.mark.parametrize(("category", "dropped"), [("knife", "asked for a look-alike, found knife"), ("bottle", "")])
-def test_adherence_wants_the_thing_not_to_be_in_its_harmless_twin(category: str, dropped: str) -> None:
-    seen = Claim(category=category, box_xyxy=(2, 2, 12, 12), score=0.9, source="model:starter:grounding@0")
-    twin = Sample(id="a" * 64, size_wh=(16, 16), origin={"category": "knife", "instead": "spoon"}, claims=(seen,))
-    [result] = AdherenceMapper().load()([twin])
-    assert result.dropped == dropped
 
 
 def test_an_image_is_redrawn_and_less_strength_leaves_more_of_it(model: Path) -> None:

@@ -1,6 +1,6 @@
-"""A versioned dataset on Lance: a pool of images, and tables of what each step found out about them.
+"""A versioned dataset on Lance: a pool of images and texts, and tables of what each step found out about them.
 
-    pool.lance           every image once, under its id
+    pool.lance           every image or text once, under its id
     results/<name>.lance one row a sample that a step has finished: its claims, columns, drop reason or error
     versions/000007.json which tables, at which Lance version, make up version 7 of the dataset
     tags.json            names of versions
@@ -23,9 +23,10 @@ from tilth.data.files import write_beside
 from tilth.data.making import key_of
 from tilth.data.table import BATCH_ROWS, POOL, QUARANTINED, RESULT, Table, TableRef
 from tilth.data.view import View
+from tilth.data.where import one_of
 from tilth.errors import DatasetError, InputError, Quarantined
 from tilth.images import Image, decode
-from tilth.samples import NewSample, Sample, origin_text
+from tilth.samples import IMAGE, NewSample, Sample, origin_text
 
 Guard = Callable[[Image], str | None]
 """Says why an image may not be kept or shown, or None."""
@@ -50,19 +51,26 @@ class Dataset:
         root: The folder; made when absent.
         version: Number or tag of the version to open; the newest when None.
         guard: Looks at every image before it is kept, and before a file from elsewhere is shown beside this dataset.
+        media: Which kinds of samples conditions find; all when empty.
 
     Raises:
         InputError: There is no such version or tag.
     """
 
-    def __init__(self, root: Path, version: int | str | None = None, guard: Guard | None = None) -> None:
-        self.root, self.guard = root, guard
+    def __init__(
+        self,
+        root: Path,
+        version: int | str | None = None,
+        guard: Guard | None = None,
+        media: Sequence[str] = (),
+    ) -> None:
+        self.root, self.guard, self.media = root, guard, tuple(media)
         (root / "versions").mkdir(parents=True, exist_ok=True)
         self.pool = Table(root / "pool.lance", POOL, pinned=False)
         self._tables: dict[tuple[str, int], Table] = {}
         self.opened: set[str] = set()  # tables, to write into
         self._aside: tuple[TableRef, ...] = ()
-        self._view: tuple[tuple[str, int], View] | None = None
+        self._view: tuple[tuple[str, int, tuple[str, ...]], View] | None = None
         self.at = self._load(version)
 
     # versions
@@ -109,7 +117,7 @@ class Dataset:
 
     def checkout(self, version: int | str) -> "Dataset":
         """Return the dataset at another version, for reading or to go on from there."""
-        return Dataset(self.root, version, self.guard)
+        return Dataset(self.root, version, self.guard, self.media)
 
     def commit(self, message: str, time: str, tables: Iterable[TableRef]) -> Version:
         """Make a new version of these tables and move to it."""
@@ -177,13 +185,13 @@ class Dataset:
         for sample in samples:
             try:
                 id_, (width, height) = sample.identify()
-                if self.guard and (why := self.guard(decode(sample.data))):
+                if self.guard and sample.media == IMAGE and (why := self.guard(decode(sample.data))):
                     raise Quarantined(why)
             except InputError as error:
                 known.append(error)
                 continue
             known.append(id_)
-            about = {"width": width, "height": height, "origin": origin_text(sample.origin)}
+            about = {"width": width, "height": height, "origin": origin_text(sample.origin), "media": sample.media}
             rows.setdefault(id_, {"id": id_, "data": sample.data, **about})  # the first of a picture, as of all batches
         present = self.pool.get(list(rows), [])
         self.pool.append([row for id_, row in rows.items() if id_ not in present])
@@ -201,10 +209,11 @@ class Dataset:
         """
         refused: list[str] = []
         for ids in self.pool.ids():
-            rows = self.pool.get(ids, ["data", "width", "height"])
+            rows = self.pool.get(ids, ["data", "width", "height", "media"])
             gone = []
             for id_, row in rows.items():
-                why = self.guard(decode(bytes(row["data"]))) if self.guard and row["data"] else None  # type: ignore[call-overload]
+                looked = self.guard and row["data"] and row["media"] in (IMAGE, None)
+                why = self.guard(decode(bytes(row["data"]))) if self.guard and looked else None  # type: ignore[call-overload]
                 if why:
                     self.quarantine(why, time, id=id_)
                     gone.append({**row, "data": b"", "origin": origin_text({QUARANTINED: why})})
@@ -221,10 +230,11 @@ class Dataset:
     def view(self) -> View:
         """One row a sample, with all that this version says of it."""
         swept = self._swept()
-        key = (key_of(self.at.tables), len(swept))
+        key = (key_of(self.at.tables), len(swept), self.media)
         if self._view is None or self._view[0] != key:
             find = lambda ref: self.table(ref.name, ref.lance_version)  # noqa: E731
-            self._view = key, View(self.root / "view", self.at.tables, find=find, pool=self.pool, swept=swept)
+            view = View(self.root / "view", self.at.tables, find=find, pool=self.pool, swept=swept, media=self.media)
+            self._view = key, view
         return self._view[1]
 
     def _swept(self) -> list[str]:
@@ -232,6 +242,13 @@ class Dataset:
         path = self.root / "quarantine.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [row["id"] for row in map(json.loads, lines) if "id" in row]
+
+    def only(self, media: Sequence[str]) -> int:
+        """Find samples of these kinds alone from now on, and return how many of other kinds there are."""
+        self.media = ()
+        others = self.count(f"not ({one_of('media', media)})")
+        self.media = tuple(media)
+        return others
 
     def count(self, where: str = "", *, ids: Iterable[str] | None = None, dropped: bool = False) -> int:
         """Count the samples that a condition holds for; `where.py` says how to write one."""

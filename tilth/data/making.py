@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from tilth.data.ahead import Ahead
 from tilth.data.files import write_beside
-from tilth.data.rows import Columns, Find, Look, Rows, compose, fresh
+from tilth.data.rows import BASE, Columns, Find, Look, Rows, compose, fresh
 from tilth.data.stored import CHUNK_ROWS, Stored, place_in
 from tilth.data.table import INDEX_FROM_ROWS, Table, TableRef
 
@@ -63,7 +63,8 @@ def entry_at(path: Path) -> Entry | None:
     entry = _told(path)
     if entry is not None and entry.rows:
         try:
-            Stored(path.parent, entry.lance_version, entry.rows)
+            there = Stored(path.parent, entry.lance_version, entry.rows).data.schema.names
+            return entry if {*BASE.names} <= {*there} else None  # an earlier Tilth made it
         except (ValueError, OSError):  # deleted, or cleaned up
             return None
     return entry

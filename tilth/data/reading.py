@@ -16,7 +16,19 @@ from tilth.data.rows import Columns
 from tilth.data.table import CLAIM_FIELDS, read_claim
 from tilth.samples import Sample
 
-TOLD = ("id", "width", "height", "origin", "drops", "state", "truth", "looked", "looked_by", "silent")  # of each sample
+TOLD = (
+    "id",
+    "media",
+    "width",
+    "height",
+    "origin",
+    "drops",
+    "state",
+    "truth",
+    "looked",
+    "looked_by",
+    "silent",
+)  # of each sample
 
 Rows = Mapping[str, Mapping[str, Json]]  # what was measured, by id and name
 Load = Callable[[list[str], str, dict[str, Rows]], Rows]
@@ -166,6 +178,7 @@ def samples_of(part: Part, start: int, rows: int, columns: Columns, load: Load) 
     return [
         Sample(
             id=id_,
+            media=media,
             size_wh=(width, height),
             origin=json.loads(origin),
             claims=Said(batch, place),
@@ -178,7 +191,7 @@ def samples_of(part: Part, start: int, rows: int, columns: Columns, load: Load) 
                 silent=silent,
             ),
         )
-        for place, (id_, width, height, origin, drops, state, truth, looked, by, silent) in enumerate(
+        for place, (id_, media, width, height, origin, drops, state, truth, looked, by, silent) in enumerate(
             zip(*(batch.column(name).to_pylist() for name in TOLD), strict=True)
         )
     ]

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from tilth.claims import PEOPLE, Json, State, resolve
 from tilth.data.table import CLAIM, HASH_GATE, QUARANTINED, Table, TableRef, read_claim
-from tilth.samples import is_made
+from tilth.samples import IMAGE, is_made
 
 BASE = pa.schema(
     [
         ("id", pa.string()),
         ("place", pa.int64()),  # in the order in which samples came
+        ("media", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("state", pa.string()),
@@ -136,9 +137,16 @@ def fresh(ids: Sequence[str], places: Sequence[int], pool: Rows, columns: Column
         pool: Where images and origins lie.
         columns: The measured names.
     """
-    kept = pool.get(ids, ["width", "height", "origin"])
+    kept = pool.get(ids, ["media", "width", "height", "origin"])
     rows = [
-        {"id": i, "place": place, **_UNSAID, **kept[i], **_origin(str(kept[i]["origin"]))}
+        {
+            "id": i,
+            "place": place,
+            **_UNSAID,
+            **kept[i],
+            "media": kept[i].get("media") or IMAGE,
+            **_origin(str(kept[i]["origin"])),
+        }
         for i, place in zip(ids, places, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=columns.schema())

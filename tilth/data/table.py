@@ -23,6 +23,7 @@ POOL = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("origin", pa.string()),
+        ("media", pa.string()),
     ]
 )
 CLAIM = pa.struct(
@@ -86,7 +87,7 @@ def claim_row(claim: Claim) -> dict[str, object]:
     return {
         "says": claim.says,
         "category": claim.category,
-        "box": list(claim.box_xyxy) if claim.box_xyxy else None,
+        "box": list(claim.box_xyxy or claim.span or ()) or None,  # four numbers of an image, two of a text
         "score": claim.score,
         "source": claim.source,
         "time": claim.time,
@@ -105,11 +106,12 @@ def _evidence(text: str) -> Mapping[str, Json]:
 
 def read_claim(row: Mapping[str, object]) -> Claim:
     """Read a claim as a row of a results table holds it."""
-    box = row["box"]
+    place: tuple[float, ...] = tuple(row["box"] or ())  # type: ignore[arg-type]
     return Claim(
         says=row["says"],  # type: ignore[arg-type]  # the constructor checks it
         category=row["category"],  # type: ignore[arg-type]
-        box_xyxy=tuple(box) if box else None,  # type: ignore[arg-type]
+        box_xyxy=place if len(place) == 4 else None,
+        span=place if len(place) == 2 else None,
         score=min(1.0, float(row["score"])),  # type: ignore[arg-type]
         source=str(row["source"]),
         time=str(row["time"]),
@@ -176,10 +178,21 @@ class Table:
             lance.write_dataset(batch, str(self.path), mode="create", data_storage_version="stable")
             self._open()
         else:
+            self._grow()
             self._data = lance.write_dataset(batch, self._data, mode="append")
         self._appends, self._appended = self._appends + 1, self._appended + len(rows)
         if self._appends >= COMPACT_EVERY or self._appended >= FRAGMENT_ROWS:  # each small file slows every look-up
             self.optimize()
+
+    def _grow(self) -> None:
+        """Give a table of an earlier Tilth the columns that it lacks; they are empty in the rows that are there."""
+        if self._data is not None and (new := [f for f in self.schema if f.name not in self._data.schema.names]):
+            self._data.add_columns(pa.schema(new))
+            self._open()
+
+    def _there(self, columns: list[str]) -> list[str]:
+        """Return those of the columns that the table has."""
+        return [name for name in columns if self._data is not None and name in self._data.schema.names]
 
     def optimize(self) -> None:
         """Merge the small files that appends leave, and index the ids of a large table."""
@@ -204,6 +217,7 @@ class Table:
         if self._data is None:
             self.append(rows)
             return
+        self._grow()
         batch = pa.Table.from_pylist([dict(row) for row in rows], schema=self.schema)
         self._data.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(batch)
         self._open()
@@ -220,8 +234,10 @@ class Table:
             return {}
         # row ids first: with an index, a search that asks for columns reads them of every row that the index does not cover yet
         row_ids = self._data.to_table(columns=["_rowid"], filter=in_(ids))["_rowid"]
-        rows = rows_at(self._data, row_ids.to_pylist(), ["id", *columns]).to_pylist() if len(row_ids) else []
-        return {row["id"]: row for row in rows}
+        there = ["id", *self._there(columns)]
+        rows = rows_at(self._data, row_ids.to_pylist(), there).to_pylist() if len(row_ids) else []
+        absent: dict[str, object] = dict.fromkeys(name for name in columns if name not in there)
+        return {row["id"]: row | absent for row in rows}
 
     def ids(self, batch_rows: int = BATCH_ROWS, where: str | None = None) -> Iterator[list[str]]:
         """Yield all ids in the order they came."""
@@ -232,11 +248,11 @@ class Table:
                 yield batch.column("id").to_pylist()
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Yield columns of all rows in the order they came."""
+        """Yield columns of all rows in the order they came; a table of an earlier Tilth may lack some."""
         if self._data is not None:
             # a buffer of its own size would be gigabytes, and many tables are read at once
             yield from self._data.scanner(
-                columns=columns,
+                columns=self._there(columns),
                 batch_size=BATCH_ROWS,
                 batch_readahead=1,
                 fragment_readahead=1,

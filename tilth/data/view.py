@@ -18,7 +18,7 @@ from tilth.data.reading import TOLD, Rows, samples_of
 from tilth.data.rows import Find
 from tilth.data.stored import CHUNK_ROWS, Stored
 from tilth.data.table import Table, TableRef, read_columns
-from tilth.data.where import both, quoted, translate
+from tilth.data.where import both, one_of, quoted, translate
 from tilth.errors import DatasetError, InputError
 from tilth.samples import Sample
 
@@ -32,10 +32,18 @@ class View:
         find: Opens one of them.
         pool: Where images and origins lie.
         swept: Ids of all samples that the hash gate ever took out, in that order.
+        media: Which kinds of samples conditions find; all when empty.
     """
 
     def __init__(
-        self, folder: Path, refs: Sequence[TableRef], *, find: Find, pool: Table, swept: Sequence[str]
+        self,
+        folder: Path,
+        refs: Sequence[TableRef],
+        *,
+        find: Find,
+        pool: Table,
+        swept: Sequence[str],
+        media: Sequence[str] = (),
     ) -> None:
         self._folder, self._refs, self._find = folder, tuple(refs), find
         entry = self._entry(len(swept))
@@ -45,13 +53,20 @@ class View:
                 entry = self._entry(len(swept)) or Making(folder, refs, find=find, pool=pool, swept=swept).make()
         self.columns = entry.columns
         self._stored = Stored(folder, entry.lance_version, entry.rows) if entry.rows else None
+        self._media = one_of("media", media) if media and self._mixed(media) else ""
 
     def _entry(self, swept: int) -> Entry | None:
         entry = entry_at(path_of(self._folder, self._refs))
         return entry if entry is not None and entry.swept == swept else None
 
     def _condition(self, where: str, dropped: bool) -> str:
-        return both("" if dropped else "dropped is null", translate(where, self.columns.names()))
+        return both(self._media, "" if dropped else "dropped is null", translate(where, self.columns.names()))
+
+    def _mixed(self, media: Sequence[str]) -> bool:
+        """Tell whether there is anything of another kind; most datasets need no condition."""
+        if self._stored is None:
+            return False
+        return bool(self._stored.data.count_rows(filter=f"not ({one_of('media', media)})"))
 
     @contextmanager
     def _told(self, where: str) -> Iterator[None]:

@@ -20,8 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tilth.encoders.families import Texts
-from tilth.environments import python_of
 from tilth.errors import ModelError
+from tilth.extras import python_of
 
 WORKER = Path(__file__).with_name("lavis_worker.py")
 START_S, ANSWER_S = 600.0, 600.0

@@ -101,7 +101,7 @@ class Cluster:
         worker = type("Worker", (_Worker,), settings)
         learned = bool(job.mapper.models())
         results = run_actors(worker, path, batch_size=job.mapper.batch_size, learned=learned) if total else ()
-        with job.events.progress(job.label, total) as advance:
+        with job.events.progress(job.label, total, unit=job.unit) as advance:
             for rows in (found.to_pylist() for found in results):
                 there = {} if retry else table.get([str(row["id"]) for row in rows], ["status"])
                 new = [row for row in rows if row["id"] not in there]

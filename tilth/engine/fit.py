@@ -1,6 +1,7 @@
 """The training loop that everything shares: warm-up and decay, moving average, checkpoints that a killed job resumes from."""
 
 import copy
+import json
 import math
 import os
 import time
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tilth.data.files import write_beside
 from tilth.errors import InputError
 from tilth.events import Advance
 
@@ -43,6 +45,25 @@ class Alone:
     def mean(self, value: "torch.Tensor") -> float:
         """Return the mean of all processes."""
         return value.item()
+
+
+class Curve:
+    """How a training goes, noted in a file, so that a killed one goes on with it.
+
+    Args:
+        path: The file, a line a point.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.points: list[dict[str, float]] = [json.loads(line) for line in lines]
+
+    def note(self, step: int, **values: float) -> None:
+        """Note where training is; what a killed one noted beyond its last checkpoint is noted anew."""
+        self.points = [point for point in self.points if point["step"] < step]
+        self.points.append({"step": step} | {name: round(value, 5) for name, value in values.items()})
+        write_beside(self._path, "".join(json.dumps(point) + "\n" for point in self.points))
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int, flat: float) -> float:

@@ -11,7 +11,7 @@ from tilth.data.table import Table, failure_row, result_row
 from tilth.engine.steps import Function, Mapper
 from tilth.errors import InputError, MissingExtra, ModelError, TooManyFailures, Unavailable
 from tilth.events import Events
-from tilth.samples import Result, Sample
+from tilth.samples import Result, Sample, taken_by
 
 COMMIT_ROWS = 4096  # what is done is written when there is so much …
 SCAN_ROWS = 1024  # samples that are looked at at once, without their images
@@ -51,6 +51,12 @@ class Job:
     max_fail_rate: float
     events: Events
     now: Callable[[], str]
+
+    @property
+    def unit(self) -> str:
+        """What is counted: images, texts, or samples of several kinds."""
+        media = taken_by(self.mapper)
+        return f"{media[0]}s" if len(media) == 1 else "samples"
 
     def chosen(self) -> Iterator[list[Sample]]:
         """Yield the samples that the mapper is to see, without images."""

@@ -22,7 +22,7 @@ class Local:
         table = job.table
         writer = Writer(table, replace=job.retry_failed)
         counted = FailRate(job.name, table, job.max_fail_rate)
-        with job.events.progress(job.label, job.total()) as advance:
+        with job.events.progress(job.label, job.total(), unit=job.unit) as advance:
             for samples in job.chosen():
                 done = table.get([s.id for s in samples], ["status"])
                 todo = [

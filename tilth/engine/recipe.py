@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from tilth.claims import Json
+from tilth.engine.steps import NAME, references
 from tilth.engine.work import Step
 from tilth.errors import InputError, RecipeError
 from tilth.policy import Policy, load_policy
@@ -19,7 +20,6 @@ from tilth.yaml_text import Place, describe, line_of, load_yaml, spell
 Table = Mapping[str, str]
 """Step name -> `module:Class`; imported only when a recipe names it."""
 
-NAME = re.compile(r"[A-Za-z][\w.-]*")  # of a step in a recipe, and of what it leaves
 KEYS = ("recipe", "policy", "dataset", "seed", "max_fail_rate", "track", "variables", "steps")
 
 
@@ -121,10 +121,9 @@ class _Reader:
 
     def _refers(self, place: Place, step: Step, before: Sequence[str]) -> None:
         """Miss now what a step would miss hours later: the earlier step that one of its settings names."""
-        for key in getattr(step, "refers", ()):
-            value = getattr(step, key)
-            if value and not any(value == n or value.startswith(f"{n}.") for n in before):
-                self.wrong((*place, key), f"no step before this one is called {value!r}{_near(value, tuple(before))}")
+        for key, value in references(step):
+            if not any(value == n or value.startswith(f"{n}.") for n in before):
+                self.wrong((*place, *key), f"no step before this one is called {value!r}{_near(value, tuple(before))}")
 
     def _unrolled(self, entries: list[Any]) -> Iterator[tuple[Place, Any]]:
         """Yield every entry, those of `rounds` once for each round; afterwards their names mean the last round's."""

@@ -1,16 +1,18 @@
 """What a step and a mapper are made of: settings, their key, and what they report.
 
 A step is a frozen dataclass; its fields are its configuration, and `run` is its one verb (`work.py` has the protocol). Fields
-that name earlier steps are listed in `refers`, what a step leaves under other names than its own in `leaves`. Many settings
-come in groups, which are frozen dataclasses as well: `drawing: {steps: 20, guidance: 3.0}`. A mapper is
+that name earlier steps are listed in `refers` (`parts.loras` for one in a group), what a step leaves under other names than its own in
+`leaves`. Many settings come in groups, which are frozen dataclasses as well: `drawing: {steps: 20, guidance: 3.0}`. A mapper is
 a frozen dataclass too; it touches every image: `load` gets its model ready once and returns the function that turns a batch into
-results.
+results. Both are given images alone, unless a class variable `media` names other kinds of samples.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, dataclass_transform
 
@@ -44,6 +46,7 @@ class Mapper(Protocol):
 
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z][\w.-]*")  # of a step in a recipe, and of what it leaves
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -60,6 +63,28 @@ def step(cls: type[T]) -> type[T]:
         if not hasattr(cls, name):
             setattr(cls, name, lambda self: ())
     return group(cls)
+
+
+def names_step(text: str) -> bool:
+    """Tell whether a text, where a model may be named as well, is the name of a step.
+
+    >>> [names_step(text) for text in ("train.lora", "starter:lora-neon", "./neon", "neon.safetensors", "owner/name@1f2e3d")]
+    [True, False, False, False, False]
+    """
+    return NAME.fullmatch(text) is not None and models.spec(text).place == "hub"
+
+
+def references(of: Any) -> list[tuple[tuple[str, ...], str]]:
+    """List the settings of a step that name earlier ones, by their place, with the name; a setting in a group may name models, too."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    for key in getattr(of, "refers", ()):
+        value, place = attrgetter(key)(of), tuple(key.split("."))
+        if isinstance(value, Mapping):
+            each = [name for one in value.values() for name in ([one] if isinstance(one, str) else one)]
+            found += [(place, name) for name in each if names_step(name)]
+        elif value:
+            found.append((place, value))
+    return found
 
 
 def fingerprint(of: Any, *more: str) -> str:

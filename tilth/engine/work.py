@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tilth.claims import Json
 from tilth.data.dataset import Dataset
-from tilth.data.where import both, lacks
+from tilth.data.where import both, lacks, one_of
 from tilth.engine.intake import COMMIT_ROWS, Failed, Intake
 from tilth.engine.job import Job
 from tilth.engine.local import Local
@@ -16,7 +16,7 @@ from tilth.engine.steps import Facts, Mapper, fingerprint
 from tilth.errors import InputError
 from tilth.events import Events
 from tilth.policy import Policy
-from tilth.samples import NewSample
+from tilth.samples import MEDIA, NewSample, taken_by
 
 
 def utc_now() -> str:
@@ -68,6 +68,13 @@ class Work:
     options: dict[str, str] = field(default_factory=dict)
     now: Callable[[], str] = utc_now
 
+    def show_own(self, step: "Step") -> None:
+        """Let a step find samples of the kinds that it takes alone, and say how many there are beside them."""
+        media = taken_by(step)
+        if others := self.dataset.only(media):
+            told = f"  {others:,} samples are no {' and no '.join(media)}, and left alone"
+            self.events.emit("other_media", step=self.name, samples=others, message=told)
+
     def map(
         self,
         mapper: Mapper,
@@ -81,7 +88,8 @@ class Work:
 
         Args:
             mapper: What to run.
-            where: Keeps the samples that this condition holds for; `tilth/data/where.py` says how to write one.
+            where: Keeps the samples that this condition holds for; `tilth/data/where.py` says how to write one. Samples of a kind that the
+                mapper does not take are never among them.
             ids: Keeps the samples of these ids; all when None.
             on: `pixels` when results depend on the image alone, `claims` when also on what earlier steps said.
             label: Shown beside the bar; the step's name when empty.
@@ -93,6 +101,9 @@ class Work:
             TooManyFailures: More than `max_fail_rate` of at least 50 samples failed, or all of any number.
         """
         dataset = self.dataset
+        media = taken_by(mapper)
+        if set(dataset.media or MEDIA) - set(media):
+            where = both(where, one_of("media", media))
         upstream = [str(vars(ref)) for ref in dataset.at.tables] if on == "claims" else []
         table = dataset.table(f"{self.name}-{fingerprint(mapper, *upstream)}")
         job = Job(

@@ -232,6 +232,13 @@ def usable(states: Sequence[State] = KNOWN) -> str:
     return both("split != 'test'", one_of("state", states))
 
 
+def made_for(work: Work, states: Sequence[State], ratio: float | None = None) -> list[str]:
+    """Return the ids of the generated images that are learned from, the best judged first; at most `ratio` for one real image."""
+    made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
+    best = [id_ for _, id_ in sorted((sample.rank, sample.id) for sample in made)]
+    return best if ratio is None else best[: int(work.dataset.count(both(usable(states), "not made")) * ratio)]
+
+
 def gather(
     work: Work, labels: Sequence[str], side: int, *, states: Sequence[State], max_made_ratio: float, boxes_only: bool,
     cache_gb: float = 20.0, keep_aspect: bool = False,
@@ -239,14 +246,12 @@ def gather(
     """Read what is known of the usable samples of the dataset, and decode those that no step has decoded before.
 
     Images beyond `cache_gb` of squares are decoded when they are shown. Generated images beyond `max_made_ratio` times the real ones are
-    left out, in the order of their ids. They are never used for validation, nor for training when what they were made from is held back.
+    left out, the best judged last. They are never used for validation, nor for training when what they were made from is held back.
 
     Raises:
         InputError: Nothing usable is there, or no example shows any of the labels.
     """
-    real = work.dataset.count(both(usable(states), "not made"))
-    made = work.dataset.samples(both(usable(states), "made"), images=False, keep=lambda s: not held_back(s))
-    chosen = set(sorted(sample.id for sample in made)[: int(real * max_made_ratio)])
+    chosen = set(made_for(work, states, max_made_ratio))
     wanted = work.dataset.samples(usable(states), images=False, keep=lambda s: not s.made or s.id in chosen)
     known = (
         row

@@ -1,6 +1,5 @@
 """What one training learns from, batch by batch, and what it is judged by meanwhile."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,8 +12,7 @@ import numpy as np
 
 from tilth import models
 from tilth.claims import PEOPLE
-from tilth.data.files import write_beside
-from tilth.engine.fit import Alone
+from tilth.engine.fit import Alone, Curve
 from tilth.engine.views import Views
 from tilth.engine.work import Work
 from tilth.errors import InputError
@@ -120,9 +118,8 @@ class Lesson:
         if self._bf16 and self.device == "cpu":
             model.set_attn_implementation("eager")  # torch's own attention learns a third slower there
         self.told: dict[str, float] = {}
-        self._curve = folder / "curve.jsonl"
-        told_before = self._curve.read_text().splitlines() if self._curve.exists() else []
-        self.curve: list[dict[str, float]] = [json.loads(line) for line in told_before]
+        self._curve = Curve(folder / "curve.jsonl")
+        self.curve = self._curve.points
         self._step, self._losses = 0, list[float]()
 
     def _sides(self, share: float) -> list[int]:
@@ -220,12 +217,9 @@ class Lesson:
         self._reader.shutdown(cancel_futures=True)
 
     def _draw_curve(self) -> None:
-        """Note where training is; what a killed one noted beyond its last checkpoint is noted anew."""
-        point = {"step": self._step, "loss": float(np.mean(self._losses)), **self.told}
-        self.curve = [p for p in self.curve if p["step"] < self._step]
-        self.curve.append({name: round(value, 5) for name, value in point.items()})
-        write_beside(self._curve, "".join(json.dumps(p) + "\n" for p in self.curve))
-        self._losses = []
+        """Note where training is."""
+        self._curve.note(self._step, loss=float(np.mean(self._losses)), **self.told)
+        self.curve, self._losses = self._curve.points, []
 
 
 def draw_weights(rows: Sequence[Example], indices: "np.ndarray[Any, Any]", n_labels: int) -> "np.ndarray[Any, Any]":

@@ -113,6 +113,12 @@ class Judged:
         return Ranked(scores[judged], unsafe[judged]), judged
 
     @cached_property
+    def _each(self) -> list[tuple[Ranked, Array]]:
+        """The images by their score for each category, and where it is known whether they show it."""
+        columns = zip(self.scores.T, self.truth.T, self.sure.T, strict=True)
+        return [(Ranked(scores[known], truth[known]), known) for scores, truth, known in columns]
+
+    @cached_property
     def _said(self) -> tuple[Any, Any, Any]:
         """Return for each category the images that it is said of, that it is shown in, and both, `(k, n)`; mostly nothing."""
         from scipy.sparse import csr_array
@@ -135,6 +141,12 @@ class Judged:
         """Return the area under the precision-recall curve of unsafe images; nan where all or none are."""
         ranked, judged = self._whole
         return ranked.average_precision(self._often(counts)[judged])
+
+    def mean_average_precision(self, counts: Array) -> float:
+        """Return the mean over categories of the area under the precision-recall curve of the images that show each; nan of none."""
+        often = self._often(counts)
+        each = [ranked.average_precision(often[known]) for ranked, known in self._each]
+        return mean([value for value in each if not np.isnan(value)])
 
     def auroc(self, counts: Array) -> float:
         """Return the area under the ROC curve of unsafe images; nan where all or none are."""

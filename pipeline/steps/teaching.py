@@ -1,0 +1,287 @@
+"""The step `train.language`: a causal language model learns from people's labels to answer with the letter of the rule that applies.
+
+Papers: https://arxiv.org/abs/2106.09685 (LoRA), https://arxiv.org/abs/2312.06674 (Llama Guard: policies that are shuffled, or lack a part)
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from tilth import models
+from tilth.claims import Answer
+from tilth.data.files import folder_beside
+from tilth.data.where import both, one_of
+from tilth.engine.fit import fit
+from tilth.engine.plateau import Plateau
+from tilth.engine.steps import Facts, step
+from tilth.engine.work import Work
+from tilth.errors import InputError
+from tilth.extras import optional
+from tilth.policy import SAFE, Policy
+from tilth.runtime.judges.rows import encode
+from tilth.runtime.stages.stage1 import Screen
+from tilth.runtime.stages.template import DEFINED, case, rules
+from tilth.samples import TEXT
+from tilth.train.artifacts.export import verdict_settings
+
+if TYPE_CHECKING:
+    import torch
+
+FEW = 20  # held-back texts, below which nothing is judged by them
+CHECKS = 16  # of the plateau, at most
+LEFT = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "verdict.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A text as it is learned from.
+
+    Args:
+        ids: Token ids of the case.
+        shows: Categories that it shows.
+        knows: Categories of which that is known.
+    """
+
+    ids: tuple[int, ...]
+    shows: frozenset[str]
+    knows: frozenset[str]
+
+
+@step
+class TrainLanguage:
+    """Fine-tune a language model to judge texts by the policy that stands before them.
+
+    It learns from texts that people labelled, in train, and stops where those in val gain no more. In a share of the batches categories
+    are left out of the policy, or stand in another order: what was one of them is then safe, or has another letter, so the model has to
+    read the policy and cannot learn letters by heart. What nobody looked for in a text is no choice there, and costs nothing.
+
+    Args:
+        model: Language model to start from.
+        method: `lora` learns small matrices beside the weights, which are merged at the end; `full` all weights.
+        rank: Of those matrices.
+        steps: At most.
+        lr: Peak learning rate; 0 for 2e-3 with `lora` and 3e-4 with `full`.
+        batch_size: Texts a step.
+        changed: Share of the batches with a changed policy.
+        max_tokens: Longest case; longer texts are cut there, and counted.
+    """
+
+    media: ClassVar[tuple[str, ...]] = (TEXT,)
+
+    model: str = "starter:verdict"
+    method: Literal["lora", "full"] = "lora"
+    rank: int = 16
+    steps: int = 400
+    lr: float = 0.0
+    batch_size: int = 32
+    changed: float = 0.5
+    max_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("rank", "steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.changed <= 1:
+            raise ValueError(f"changed must lie in [0, 1], got {self.changed}")
+        if self.lr < 0 or self.max_tokens < 16:
+            raise ValueError(f"lr must be at least 0 and max_tokens at least 16, got {self.lr} and {self.max_tokens}")
+
+    def models(self) -> tuple[str, ...]:
+        """The model to start from."""
+        return (self.model,)
+
+    def run(self, work: Work) -> Facts:
+        """Learn, merge and publish the model under the step's name.
+
+        Raises:
+            InputError: Words decide nothing in the policy, people have labelled no text of one kind, or the loss is no number.
+        """
+        if not work.policy.written:
+            raise InputError(f"policy {work.policy.policy}: words decide none of its categories (evidence: text)")
+        policy = work.policy.with_categories(work.policy.written)
+        place = models.locate(self.model)
+        asks = Asks(place, policy)
+        train, cut = self._lessons(work, asks, "split not in ('val', 'test')")
+        val, _ = self._lessons(work, asks, "split = 'val'")
+        counts = Counter(name for one in train for name in one.shows or {SAFE})
+        if absent := [name for name in (SAFE, *policy.names) if not counts[name]]:
+            told = ", ".join(f"{name} {counts[name]}" for name in (SAFE, *policy.names))
+            raise InputError(
+                f"{work.name}: people have labelled no text of train as {', '.join(absent)}; there are {told}"
+            )
+        model = self._open(place)
+        lr = self.lr or (2e-3 if self.method == "lora" else 3e-4)
+        every = max(1, self.steps // CHECKS)
+        judged = len(val) >= FEW
+        plateau = Plateau(
+            most=self.steps, every=every, patience=4 if judged else 0, gain=0.001, warmup=min(20, self.steps)
+        )
+        device = models.device(work.device)
+        model.to(device)
+
+        def loss_at(number: int) -> "torch.Tensor":
+            rng = np.random.default_rng((work.seed, number))
+            some = [train[i] for i in rng.integers(0, len(train), self.batch_size)]
+            names = _changed(policy.names, rng) if rng.random() < self.changed else policy.names
+            return asks.loss(model, some, names)
+
+        def judge(shown: Any) -> float:
+            parts = [val[i : i + self.batch_size] for i in range(0, len(val), self.batch_size)]
+            return -float(
+                np.average(
+                    [asks.loss(shown, part, policy.names).item() for part in parts], weights=list(map(len, parts))
+                )
+            )
+
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        whole = sum(p.numel() for p in model.parameters())
+        with work.events.progress(work.name, self.steps, unit="steps") as advance:
+            losses = fit(
+                "language",
+                model,
+                loss_at,
+                steps=self.steps,
+                lr=lr,
+                work=work.folder,
+                weight_decay=0.01,
+                seed=work.seed,
+                save_every=max(1, self.steps // 8),
+                plateau=plateau,
+                judge=judge if judged else None,
+                advance=advance,
+            )
+        out = work.folder / "model"
+        self._save(model, place, out)
+        (work.folder / "language.ckpt").unlink(missing_ok=True)
+        work.publish(work.name, out)
+        return {
+            "texts": len(train),
+            "by_category": {name: counts[name] for name in (SAFE, *policy.names)},
+            "val": len(val),
+            "cut": cut,
+            "steps": plateau.ends_at,
+            "loss": round(float(np.mean(losses[-20:])), 4) if losses else None,
+            "val_loss": round(-max(plateau.scores), 4) if plateau.scores else None,
+            "curve": [round(-score, 4) for score in plateau.scores],
+            "trained_share": round(trained / whole, 5),
+        }
+
+    def _lessons(self, work: Work, asks: "Asks", where: str) -> tuple[list[Lesson], int]:
+        """Read the texts that people labelled; return them, and how many were cut."""
+        found, cut = [], 0
+        states = one_of("state", ("reviewed", "confirmed_empty"))
+        for sample in work.dataset.samples(both(states, where)):
+            truth = sample.truth
+            knows = frozenset(name for name in asks.policy.names if truth.of(name) is not Answer.UNASKED)
+            if knows:
+                ids = asks.case(sample.text())
+                cut += len(ids) > self.max_tokens
+                kept = ids if len(ids) <= self.max_tokens else asks.case(sample.text(), self.max_tokens)
+                found.append(Lesson(ids=tuple(kept), shows=truth.categories & knows, knows=knows))
+        return found, cut
+
+    def _open(self, place: Path) -> Any:
+        with optional():
+            import torch
+            from peft import LoraConfig, get_peft_model
+            from transformers import AutoModelForCausalLM
+        opened: Any = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, use_safetensors=True)
+        if self.method == "full":
+            return opened
+        torch.manual_seed(0)
+        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        return get_peft_model(opened, config)
+
+    def _save(self, model: Any, place: Path, out: Path) -> None:
+        """Write the merged model, and the adapter alone beside it, which peft loads."""
+        with folder_beside(out) as partial:
+            if self.method == "lora":
+                model.save_pretrained(partial / "adapter", safe_serialization=True)
+                model = model.merge_and_unload()
+            model.save_pretrained(partial, safe_serialization=True)
+            for name in LEFT:
+                if (place / name).exists():
+                    shutil.copy(place / name, partial / name)
+
+
+def _changed(names: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
+    """Leave some categories out, one at least stays, and put the others in another order."""
+    few = int(rng.integers(1, len(names) + 1))
+    return tuple(str(name) for name in rng.permutation(list(names))[:few])
+
+
+class Asks:
+    """Prompts of a policy and its changed forms, as the runtime writes them, and the loss of their answers.
+
+    Args:
+        place: Of the model.
+        policy: What words decide.
+
+    Raises:
+        ModelError: Its tokenizer has no token for a letter.
+    """
+
+    def __init__(self, place: Path, policy: Policy) -> None:
+        with optional():
+            from tokenizers import Tokenizer
+        self.policy = policy
+        self._means = {category.name: category.definition for category in policy.categories}
+        told = verdict_settings(place, (SAFE, *policy.names), DEFINED)
+        self._letters: list[int] = list(told["label_token_ids"])
+        self._before, self._after = str(told.get("before", "")), str(told.get("after", ""))
+        self._tokenizer: Tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+        self._ends = encode(self._tokenizer, self._after, special=True) if self._after else []
+
+    def case(self, text: str, most: int = 0) -> list[int]:
+        """Return the token ids of a case; of a text that is too long, of as much of its beginning as there is room for."""
+        ids = encode(self._tokenizer, case(Screen(scores={}), text), special=False)
+        while most and len(ids) > most and len(text) > 1:
+            text = text[: max(1, int(len(text) * most / len(ids) * 0.95))]
+            ids = encode(self._tokenizer, case(Screen(scores={}), text), special=False)
+        return ids
+
+    def loss(self, model: Any, some: Sequence[Lesson], names: Sequence[str]) -> "torch.Tensor":
+        """Return the mean loss of texts under a policy of these categories, in this order.
+
+        The choices of a text are `safe` and the categories that somebody looked for; right is any that it shows, else `safe`.
+        """
+        import torch
+
+        begins = encode(self._tokenizer, self._before + rules((SAFE, *names), self._means), special=True, begins=True)
+        rows = [[*begins, *one.ids, *self._ends] for one in some]
+        longest = max(map(len, rows))
+        device = next(model.parameters()).device
+        ids, mask = (
+            torch.zeros((len(rows), longest), dtype=torch.long),
+            torch.zeros((len(rows), longest), dtype=torch.long),
+        )
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+        last = logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
+        said = last[:, self._letters[: len(names) + 1]].float()
+        open_ = torch.tensor([[True, *(name in one.knows for name in names)] for one in some], device=device)
+        right = torch.tensor([_right(one, names) for one in some], device=device)
+        nothing = torch.finfo(said.dtype).min
+        chosen = torch.logsumexp(said.masked_fill(~right, nothing), 1)
+        among = torch.logsumexp(said.masked_fill(~open_, nothing), 1)
+        loss: torch.Tensor = (among - chosen).mean()
+        return loss
+
+
+def _right(one: Lesson, names: Sequence[str]) -> list[bool]:
+    shown = [name in one.shows for name in names]
+    return [not any(shown), *shown]
