@@ -11,8 +11,8 @@ from tilth.annotate.texts.importing import ImportText
 from tilth.claims import Claim, State
 from tilth.engine.work import Work
 from tilth.errors import InputError, Unavailable
-from tilth.pipeline.steps.judging import EvaluateText, Judge
 from tilth.pipeline.steps.language import Asking
+from tilth.pipeline.words.judging import EvaluateText, Judge
 from tilth.policy import SAFE, Policy
 from tilth.samples import TEXT, NewSample
 from tilth.starter.protocols.words import CATEGORIES, draw_words, write_words

@@ -12,8 +12,8 @@ from tilth.annotate.texts.importing import ImportText
 from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.pipeline.steps.judging import Judge
-from tilth.pipeline.steps.teaching import Asks, Lesson, TrainLanguage
+from tilth.pipeline.words.judging import Judge
+from tilth.pipeline.words.teaching import Asks, Lesson, TrainLanguage
 from tilth.policy import Policy
 from tilth.samples import TEXT, NewSample
 from tilth.starter.protocols.words import CATEGORIES, draw_words
@@ -107,7 +107,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(taught: Work, monkeypatch
     teach(taught, steps=8)
     whole = (taught.artifact("test") / "model.safetensors").read_bytes()
     (taught.artifact("test") / "model.safetensors").unlink()
-    import tilth.pipeline.steps.teaching as module
+    import tilth.pipeline.words.teaching as module
 
     def killed(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt

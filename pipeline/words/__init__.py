@@ -1,0 +1,1 @@
+"""Language models that judge texts, and learn to. Start with `judging.py`; `teaching.py` trains them."""
