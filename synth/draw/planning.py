@@ -1,13 +1,12 @@
 """From what a dataset holds to what will be drawn: how many of which category and style, in which words, from which parents."""
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.data.where import one_of
 from tilth.engine.work import Work
@@ -19,89 +18,16 @@ from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
 from tilth.synth.plan.again import Tried
+from tilth.synth.plan.places import detail_of, within
+from tilth.synth.plan.plan import Plan
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
-from tilth.synth.plan.survey import DRAWN_INTO, Survey, look_alike_in, said_of, take_stock
+from tilth.synth.plan.survey import DRAWN_INTO, Survey, frame_around, look_alike_in, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
 
 METHODS = ("text", "edges", "inpaint", "image", "insert", "replace", "paste")
 HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
 TRIES = 8  # parents that are looked at for one request before it is made from words alone
-SHOWN = 20  # prompts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What will be made, and from what it was decided.
-
-    Args:
-        requests: One an image, in the order in which they are drawn.
-        wanted: Images asked for.
-        room: Images that `max_ratio` leaves room for, of those.
-        real: Real, labelled training images that were counted.
-        made: Generated images that were there.
-        max_ratio: Most generated images for one real one.
-        there: Category, style and the images there are of both; an empty style stands for those of unknown style.
-        left_out: Categories that are never generated, with the reason.
-        refused: Parents whose own words forbid their use.
-        orphans: Images made from words alone for want of a parent.
-        shortened: Prompts that a part was left out of, so that the model reads them to their end.
-    """
-
-    requests: list[Request]
-    wanted: int
-    real: int
-    made: int
-    max_ratio: float = 1.0
-    there: list[tuple[str, str, int]] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
-    refused: int = 0
-    orphans: int = 0
-    shortened: int = 0
-    room: int = 0
-
-    @property
-    def capped(self) -> str:
-        """Why fewer are planned than were asked for; empty when there is room for all."""
-        if self.room >= self.wanted:
-            return ""
-        before = f", {self.made} of them there" if self.made else ""
-        return f"{len(self.requests)} of {self.wanted} images: max_ratio {self.max_ratio:g} of {self.real} real ones{before}"
-
-    def text(self) -> str:
-        """Write it as JSON."""
-        return json.dumps({**vars(self), "requests": [vars(request) for request in self.requests]})
-
-    @classmethod
-    def read(cls, text: str) -> "Plan":
-        """Read what `text` wrote."""
-        kept = json.loads(text)
-        return cls(**{"room": kept["wanted"], **kept, "requests": [Request(**row) for row in kept["requests"]]})
-
-    def shown(self) -> str:
-        """Write it for a person: what is there and what will be drawn, and some of the prompts."""
-        lines = [
-            self.capped
-            or f"{len(self.requests)} images, beside {self.real} real ones and {self.made} that were generated before"
-        ]
-        cells = Counter((request.category, request.style) for request in self.requests)
-        there = {(category, style): n for category, style, n in self.there}
-        lines += ["", f"  {'category':24} {'style':20} {'there':>7} {'to draw':>8}"]
-        for category, style in dict.fromkeys([*there, *cells]):
-            row = there.get((category, style), 0), cells[category, style]
-            lines.append(f"  {category:24} {style or 'unknown':20} {row[0]:>7,} {row[1]:>8,}")
-        methods = Counter(request.method for request in self.requests)
-        lines += ["", "  " + ", ".join(f"{n:,} by {method}" for method, n in methods.most_common())] if methods else []
-        lines += [f"  {name} is left out: {reason} is never generated" for name, reason in self.left_out.items()]
-        if self.shortened:
-            lines.append(f"  {self.shortened:,} prompts are shortened, as the model would not read all of them")
-        chosen = sorted(self.requests, key=lambda request: request.number)
-        chosen = chosen[:: max(1, len(chosen) // SHOWN)][:SHOWN]
-        lines += ["", f"  {len(chosen)} of {len(self.requests):,} prompts"] if chosen else []
-        for request in chosen:
-            without = f"; not: {request.negative}" if request.negative else ""
-            said = request.prompt or "cut out of a real image"
-            lines.append(f"  {request.number:>6}  {request.category:16} {request.method:8} {said}{without}")
-        return "\n".join(lines)
+PLACES = 8  # of which the one with the least in it is drawn into
 
 
 class Planner:
@@ -147,6 +73,7 @@ class Planner:
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, Sample] = {}  # parents, without their images
         self._said: dict[str, str] = {}  # what came with them, in words
+        self._detail: dict[tuple[str, str], npt.NDArray[np.float32]] = {}  # how much there is in each part of a scene
         self._refused = self._orphans = self._shortened = 0
         self._fits = lru_cache(maxsize=4096)(self._read_whole)
 
@@ -228,45 +155,57 @@ class Planner:
             if not parent or (method == "paste" and not donor):
                 method, parent, box, self._orphans = "text", "", None, self._orphans + 1
             if method in DRAWN_INTO:
-                hole = _hole(rng, self._pasting.sides if method == "paste" else HOLE_SIDE)
+                hole = _hole(rng, HOLE_SIDE) if method == "inpaint" else self._free_place(method, parent, rng)
         image = Request(
             number=number, category=category, style=style, method=method, prompt="", seed=seed, parent=parent, hole=hole,
             box_xyxy=box if method in ("replace", "paste") else None, donor=donor,
         )  # fmt: skip
         if method == "paste":
             return [image]
+        asked = self._categories[category]
         if method not in PAIRED:
             return [self._worded(image, *self._tried.new(category, lambda: self._written(image, rng)))]
         # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
         name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
-        thing, other = replace(image, pair=name), str(rng.choice(list(self._look_alikes[category])))
-        harmless = replace(thing, number=number + 1, instead=other)
-        written: list[tuple[str, bool]] = []
+        instead = str(rng.choice(list(self._look_alikes[category])))
+        thing = replace(image, pair=name)
+        written: list[str] = []
 
         def write() -> tuple[str, bool]:
-            words = int(rng.integers(2**31))
-            written[:] = [self._written(each, np.random.default_rng(words)) for each in (thing, harmless)]
-            return written[0]
+            liked = self._tried.liked(category)
+            written[:], cut = self._words.write_pair(asked, instead, style, rng, fits=self._fits, liked=liked)
+            return written[0], cut
 
-        self._tried.new(category, write)
-        return [self._worded(each, *words) for each, words in zip((thing, harmless), written, strict=True)]
+        _, cut = self._tried.new(category, write)
+        both = (thing, replace(thing, number=number + 1, instead=instead))
+        return [self._worded(each, prompt, cut) for each, prompt in zip(both, written, strict=True)]
 
     def _written(self, image: Request, rng: np.random.Generator) -> tuple[str, bool]:
         """Write the prompt of a request; return it and whether it was shortened."""
         return self._words.write(
-            self._categories[image.category], image.style, rng, inpaint=image.method in ("inpaint", *PAIRED),
-            fits=self._fits, instead=image.instead, liked=self._tried.liked(image.category),
+            self._categories[image.category], image.style, rng, inpaint=image.method == "inpaint",
+            fits=self._fits, liked=self._tried.liked(image.category),
         )  # fmt: skip
 
     def _worded(self, image: Request, prompt: str, cut: bool) -> Request:
         """Put words into a request, unless they are refused."""
         self._shortened += cut
         # what is steered away from for the thing's sake may be the look-alike itself
-        negative = self._words.negative(
-            "" if image.instead else image.category, image.style, self._drawing.negative_prompt
-        )
+        category = "" if image.instead else image.category
+        negative = self._words.negative(category, image.style, self._drawing.negative_prompt)
         refuse({"prompt": prompt, "negative prompt": negative, "category": image.category})
         return replace(image, prompt=prompt, negative=negative)
+
+    def _free_place(self, method: str, parent: str, rng: np.random.Generator) -> Box:
+        """Choose, of some places in an image, the one with the least in it."""
+        if (method, parent) not in self._detail:
+            [sample] = self._work.dataset.read([parent])
+            shape = self._drawing.size_wh if any(self._drawing.size_wh) else (1, 1)
+            frame = frame_around(sample.size_wh, None, sample.size_wh if method == "paste" else shape)
+            self._detail[method, parent] = detail_of(sample.pixels(), frame)
+        sides = self._pasting.sides if method == "paste" else HOLE_SIDE
+        places = [_hole(rng, sides) for _ in range(PLACES)]
+        return min(places, key=lambda place: within(self._detail[method, parent], place))
 
     def _read_whole(self, prompt: str) -> bool:
         return not self._encoders or any(each.tokens(prompt) <= each.limit for each in self._encoders)
