@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from tilth.claims import State
+from tilth.data.where import PAIR
 from tilth.encoders.families import open_encoder
 from tilth.engine.apply import Apply
 from tilth.engine.job import batched
@@ -33,6 +34,7 @@ class Dedup:
     The best is the one that is held back (test, then val), then one that a person has reviewed, a real one before a generated
     one, the larger, the one of an earlier import, the less compressed, the first. Images of the test split are never dropped;
     others give way. Members of a group, kept or dropped, share the column `dedup.group`, and `split` keeps a group together.
+    The two images of an edited pair, and the scene that they were drawn into, are alike on purpose: pairs are left alone.
 
     Args:
         max_distance: PDQ bits of 256 up to which images are copies; 31 is the value that Meta recommends for a match.
@@ -66,7 +68,7 @@ class Dedup:
         """Find the groups and drop all but their best."""
         ensure_hashes(work)
         ids, hashes, plain, unhashed = [], [], 0, 0
-        for id_, text, quality in work.dataset.cells("id", COLUMN, QUALITY):
+        for id_, text, quality in work.dataset.cells("id", COLUMN, QUALITY, where=f"{PAIR} is null"):
             good = float(str(quality or 0)) >= self.min_quality
             plain += bool(text) and not good
             unhashed += not text
@@ -106,6 +108,7 @@ class Dedup:
             "groups_with_edits": by_edits,
             "dropped": sum(bool(r.dropped) for r in results.values()),
             "too_plain": plain,
+            "in_edited_pairs": work.dataset.count(f"{PAIR} is not null"),
             "largest_group": max((len(g) for g in found), default=1),
         }
 

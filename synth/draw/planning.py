@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.data.where import one_of
 from tilth.engine.work import Work
@@ -18,13 +19,15 @@ from tilth.synth.draw.lengths import Encoder
 from tilth.synth.draw.pairs import PAIRED, drawn_in_pairs, grown_in, look_alikes
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
 from tilth.synth.plan.again import Tried
+from tilth.synth.plan.places import detail_of, within
 from tilth.synth.plan.prompts import Request, Words, in_turn, shares
-from tilth.synth.plan.survey import DRAWN_INTO, Survey, look_alike_in, said_of, take_stock
+from tilth.synth.plan.survey import DRAWN_INTO, Survey, frame_around, look_alike_in, said_of, take_stock
 from tilth.synth.safety.refusals import examine, refuse
 
 METHODS = ("text", "edges", "inpaint", "image", "insert", "replace", "paste")
 HOLE_SIDE = (0.5, 0.75)  # of the image's: large enough for one thing, small enough to leave the place recognisable
 TRIES = 8  # parents that are looked at for one request before it is made from words alone
+PLACES = 8  # of which the one with the least in it is drawn into
 SHOWN = 20  # prompts
 
 
@@ -146,6 +149,7 @@ class Planner:
         self._parents: dict[tuple[str, str], list[str]] = {}
         self._read: dict[str, Sample] = {}  # parents, without their images
         self._said: dict[str, str] = {}  # what came with them, in words
+        self._detail: dict[tuple[str, str], npt.NDArray[np.float32]] = {}  # how much there is in each part of a scene
         self._refused = self._orphans = self._shortened = 0
         self._fits = lru_cache(maxsize=4096)(self._read_whole)
 
@@ -221,45 +225,57 @@ class Planner:
             if not parent or (method == "paste" and not donor):
                 method, parent, box, self._orphans = "text", "", None, self._orphans + 1
             if method in DRAWN_INTO:
-                hole = _hole(rng, self._pasting.sides if method == "paste" else HOLE_SIDE)
+                hole = _hole(rng, HOLE_SIDE) if method == "inpaint" else self._free_place(method, parent, rng)
         image = Request(
             number=number, category=category, style=style, method=method, prompt="", seed=seed, parent=parent, hole=hole,
             box_xyxy=box if method in ("replace", "paste") else None, donor=donor,
         )  # fmt: skip
         if method == "paste":
             return [image]
+        asked = self._categories[category]
         if method not in PAIRED:
             return [self._worded(image, *self._tried.new(category, lambda: self._written(image, rng)))]
         # both are drawn, from the same noise: were one of them a photograph, how it was made would tell them apart
         name = hashlib.sha256(f"{parent} {seed} {number}".encode()).hexdigest()[:16]
-        thing, other = replace(image, pair=name), str(rng.choice(list(self._look_alikes[category])))
-        harmless = replace(thing, number=number + 1, instead=other)
-        written: list[tuple[str, bool]] = []
+        instead = str(rng.choice(list(self._look_alikes[category])))
+        thing = replace(image, pair=name)
+        written: list[str] = []
 
         def write() -> tuple[str, bool]:
-            words = int(rng.integers(2**31))
-            written[:] = [self._written(each, np.random.default_rng(words)) for each in (thing, harmless)]
-            return written[0]
+            liked = self._tried.liked(category)
+            written[:], cut = self._words.write_pair(asked, instead, style, rng, fits=self._fits, liked=liked)
+            return written[0], cut
 
-        self._tried.new(category, write)
-        return [self._worded(each, *words) for each, words in zip((thing, harmless), written, strict=True)]
+        _, cut = self._tried.new(category, write)
+        both = (thing, replace(thing, number=number + 1, instead=instead))
+        return [self._worded(each, prompt, cut) for each, prompt in zip(both, written, strict=True)]
 
     def _written(self, image: Request, rng: np.random.Generator) -> tuple[str, bool]:
         """Write the prompt of a request; return it and whether it was shortened."""
         return self._words.write(
-            self._categories[image.category], image.style, rng, inpaint=image.method in ("inpaint", *PAIRED),
-            fits=self._fits, instead=image.instead, liked=self._tried.liked(image.category),
+            self._categories[image.category], image.style, rng, inpaint=image.method == "inpaint",
+            fits=self._fits, liked=self._tried.liked(image.category),
         )  # fmt: skip
 
     def _worded(self, image: Request, prompt: str, cut: bool) -> Request:
         """Put words into a request, unless they are refused."""
         self._shortened += cut
         # what is steered away from for the thing's sake may be the look-alike itself
-        negative = self._words.negative(
-            "" if image.instead else image.category, image.style, self._drawing.negative_prompt
-        )
+        category = "" if image.instead else image.category
+        negative = self._words.negative(category, image.style, self._drawing.negative_prompt)
         refuse({"prompt": prompt, "negative prompt": negative, "category": image.category})
         return replace(image, prompt=prompt, negative=negative)
+
+    def _free_place(self, method: str, parent: str, rng: np.random.Generator) -> Box:
+        """Choose, of some places in an image, the one with the least in it."""
+        if (method, parent) not in self._detail:
+            [sample] = self._work.dataset.read([parent])
+            shape = self._drawing.size_wh if any(self._drawing.size_wh) else (1, 1)
+            frame = frame_around(sample.size_wh, None, sample.size_wh if method == "paste" else shape)
+            self._detail[method, parent] = detail_of(sample.pixels(), frame)
+        sides = self._pasting.sides if method == "paste" else HOLE_SIDE
+        places = [_hole(rng, sides) for _ in range(PLACES)]
+        return min(places, key=lambda place: within(self._detail[method, parent], place))
 
     def _read_whole(self, prompt: str) -> bool:
         return not self._encoders or any(each.tokens(prompt) <= each.limit for each in self._encoders)

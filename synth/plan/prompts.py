@@ -105,7 +105,6 @@ class Words:
         *,
         inpaint: bool = False,
         fits: Fits = lambda prompt: True,
-        instead: str = "",
         liked: Liked = lambda words: None,
     ) -> tuple[str, bool]:
         """Write a prompt; return it and whether something was left out for it to be read to its end.
@@ -116,31 +115,59 @@ class Words:
             rng: Chooses the words.
             inpaint: The image around a hole says the rest.
             fits: Whether a model reads a prompt to its end.
-            instead: A look-alike that takes the thing's place; all other words are the same for both.
             liked: With which chances words are chosen.
         """
-
-        def pick(words: Sequence[str]) -> str:
-            return str(rng.choice(list(words), p=liked(words)))
-
-        if (own := self.prompts.get(category.name)) and not instead:
-            return pick(own), False
-        chosen = {key: pick(values) for key, values in sorted(self.fillings.items()) if values}
-        names = (instead,) if instead else self.names(category)
-        chosen |= {"thing": names[0] if len(names) == 1 else pick(names), "style": style}
+        if own := self.prompts.get(category.name):
+            return _pick(own, rng, liked), False
+        chosen, name = self._chosen(category, rng, liked)
         template = self.inpaint_template if inpaint else self.template
-        whole = prompt = with_articles(template.format(**chosen))
+        (prompt,), cut = self._filled(template, chosen | {"style": style}, [name], fits)
+        return prompt, cut
+
+    def write_pair(
+        self,
+        category: Category,
+        instead: str,
+        style: str,
+        rng: np.random.Generator,
+        *,
+        fits: Fits = lambda prompt: True,
+        liked: Liked = lambda words: None,
+    ) -> tuple[list[str], bool]:
+        """Write the prompts of an edited pair, for a hole: of the category, and of a look-alike in the same other words.
+
+        Returns:
+            Both prompts, and whether something was left out of both.
+        """
+        chosen, name = self._chosen(category, rng, liked)
+        return self._filled(self.inpaint_template, chosen | {"style": style}, [name, instead], fits)
+
+    def _chosen(self, category: Category, rng: np.random.Generator, liked: Liked) -> tuple[dict[str, str], str]:
+        """Choose a filling for each name of the templates, and what the category is called."""
+        chosen = {key: _pick(values, rng, liked) for key, values in sorted(self.fillings.items()) if values}
+        names = self.names(category)
+        return chosen, names[0] if len(names) == 1 else _pick(names, rng, liked)
+
+    def _filled(
+        self, template: str, chosen: dict[str, str], things: Sequence[str], fits: Fits
+    ) -> tuple[list[str], bool]:
+        """Write a prompt for each thing; what one of them has no room for is left out of all."""
+        whole = prompts = [with_articles(template.format(**chosen, thing=thing)) for thing in things]
         for name in self.optional:
-            if fits(prompt):
+            if all(map(fits, prompts)):
                 break
-            chosen |= {name: ""}
-            prompt = with_articles(tidied(template.format(**chosen)))
-        return prompt, prompt != whole
+            chosen = chosen | {name: ""}
+            prompts = [with_articles(tidied(template.format(**chosen, thing=thing))) for thing in things]
+        return prompts, prompts != whole
 
     def negative(self, category: str, style: str, always: str) -> str:
         """Return what to steer away from in one image."""
         parts = (always, self.negatives.get(category, ""), self.negatives.get(style, ""))
         return ", ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _pick(words: Sequence[str], rng: np.random.Generator, liked: Liked) -> str:
+    return str(rng.choice(list(words), p=liked(words)))
 
 
 @dataclass(frozen=True, kw_only=True)

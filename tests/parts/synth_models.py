@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import (
+    AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from places import POLICY
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tilth.claims import Claim
 from tilth.data.dataset import Dataset
@@ -191,3 +194,60 @@ FEW_STEPS = Drawing(steps=2, batch_size=4)
 def fast(model: Path, **settings: object) -> Generate:
     """The step with few denoising steps."""
     return Generate(**{"model": str(model), "count": 12, "drawing": FEW_STEPS, **settings})  # type: ignore[arg-type]
+
+
+def save_xl(folder: Path) -> tuple[Path, Path]:
+    """Save a Stable Diffusion XL of 32 px with random weights, and a ControlNet for it."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer(folder.with_name(f"{folder.name}-tokenizer"))
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=32,
+        **ends,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 2),
+        projection_class_embeddings_input_dim=32 + 6 * 8,
+        cross_attention_dim=64,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        latent_channels=4,
+    )
+    torch.nn.init.normal_(vae.decoder.conv_out.weight, std=0.1)  # untrained, it answers with one tone
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(text),
+        text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(),
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8))
+    for name, parameter in net.named_parameters():
+        if name.startswith("controlnet_"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    net.save_pretrained(folder.with_name(f"{folder.name}-net"), safe_serialization=True)
+    return folder, folder.with_name(f"{folder.name}-net")

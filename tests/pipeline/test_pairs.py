@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from noise import noise_image
@@ -14,6 +15,8 @@ from tilth.claims import Claim, Json
 from tilth.data.dataset import Dataset
 from tilth.engine.work import Work
 from tilth.errors import InputError
+from tilth.images import encode_png
+from tilth.mining.copies.dedup import Dedup
 from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.protocols.folder import read_folder
 from tilth.pipeline.protocols.pairs import edited_pairs, write_pairs
@@ -63,6 +66,22 @@ def test_a_dropped_image_takes_its_pair_along_and_no_pairs_are_one_line(work: Wo
     with pytest.raises(InputError, match=r"no edited pairs here to write.*1 left out: one of its images is not there"):
         write_pairs(work.dataset, POLICY, tmp_path / "pairs")
     assert not (tmp_path / "pairs").exists()
+
+
+def test_the_images_of_a_pair_are_alike_on_purpose_and_no_copies(work: Work) -> None:
+    scene = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8).repeat(24, 0).repeat(24, 1)
+
+    def changed(corner: int) -> bytes:
+        image = scene.copy()
+        image[corner : corner + 6, :6] = 255
+        return encode_png(image)
+
+    thing, harmless = two(1, "a")
+    work.add("made", [replace(thing, data=changed(0)), replace(harmless, data=changed(20))])
+    work.add("real", [NewSample(data=changed(n), origin={"source": f"{n}.png"}) for n in (40, 60)])
+    facts = Dedup().run(work)
+    assert (facts["dropped"], facts["in_edited_pairs"], facts["images"]) == (1, 2, 2)
+    assert work.dataset.count("pair is not null") == 2
 
 
 def test_the_command_writes_them_and_says_what_it_needs(work: Work, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from noise import noise_image
 from refusals import refusal
 
 from tilth.images import decode
-from tilth.origins.packet import COMPOSITE, MADE, encode
+from tilth.origins.packet import COMPOSITE, MADE, PASTED, encode
 from tilth.origins.signed import signer
 from tilth.pipeline.tell import provenance_of, provenance_text
 
@@ -32,6 +32,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
         "silent.png": noise_image(2),
         "made.webp": made,
         "part.png": encode(pixels, {**ORIGIN, "digital_source_type": COMPOSITE}),
+        "pasted.png": encode(pixels, {"parents": ["ab", "cd"], "method": "paste", "digital_source_type": PASTED}),
         "signed.webp": signer("test")(made, ORIGIN),
         "text.txt": b"no image",
     }
@@ -46,6 +47,7 @@ def test_each_file_says_what_it_is(files: dict[str, Path]) -> None:
         "silent.png": "nothing",
         "made.webp": "generated",
         "part.png": "composite",
+        "pasted.png": "pasted",
         "signed.webp": "generated",
     }
     signed = provenance_of(files["signed.webp"])

@@ -10,7 +10,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from pydantic import TypeAdapter, ValidationError
 from safetensors.torch import save_file
-from synth_models import fast, fill, new_unet, new_work, real_sample, save_controlnet, save_diffusion
+from synth_models import fast, fill, new_unet, new_work, real_sample, save_controlnet, save_diffusion, save_xl
 from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
 
 from tilth.errors import InputError, ModelError
@@ -155,6 +155,29 @@ def test_several_controls_pull_together_and_each_as_its_scale_and_range_say(
     early = both(end=0.3)
     assert np.abs(early - alone).mean() > 1
     assert np.abs(early - together).mean() > 1
+
+
+def test_stable_diffusion_xl_draws_by_every_verb_and_along_two_controls_that_pull_in_a_batch(tmp_path: Path) -> None:
+    model, net = save_xl(tmp_path / "xl")
+    controls = (Control(net=str(net)), Control(net=str(net), kind="lineart", end=0.5))
+    prompts, seeds, references = ["a red knife", "a blue bottle"], [5, 6], [PHOTO[:40, :40]] * 2
+    holes = [np.full((32, 32), 255, np.uint8)] * 2
+    studio = Studio(str(model), Parts(controls=controls), device="cpu")
+    drawn = [
+        studio.from_text(prompts, seeds, FEW),
+        studio.along_edges(prompts, seeds, references, FEW),
+        studio.from_images(prompts, seeds, references, FEW),
+        studio.into_holes(prompts, seeds, references, holes, FEW),
+    ]
+    for images in drawn:
+        assert [image if isinstance(image, str) else image.shape for image in images] == [(32, 32, 3)] * 2
+    first, second = drawn[0][0], drawn[1][0]
+    assert np.abs(first.astype(int) - second).mean() > 1  # type: ignore[union-attr]
+    other = save_controlnet(tmp_path / "of-1.5")
+    with pytest.raises(
+        ModelError, match="cross_attention_dim is 32 where the model has 64, addition_embed_type is None"
+    ):
+        Studio(str(model), Parts(controlnet=str(other)), device="cpu")
 
 
 def test_how_an_image_was_steered_is_in_its_origin(model: Path, controlnet: Path, depth: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tilth.synth.draw.generate import Generate
 from tilth.synth.draw.pairs import grown_in
 from tilth.synth.draw.pipelines import Studio
 from tilth.synth.draw.settings import Drawing, Parts, Pasting
-from tilth.synth.plan.prompts import Words
+from tilth.synth.plan.prompts import Words, with_articles
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,8 @@ def test_an_edited_pair_is_one_scene_drawn_twice_that_differs_in_one_place(
             assert thing.origin[name] == harmless.origin[name]
         assert thing.columns["pair"] == thing.origin["pair"]
         prompt = str(harmless.origin["prompt"])
-        assert any(
-            prompt == str(thing.origin["prompt"]).replace(name, look_alikes[category])
-            for name in filled.policy[category].prompts
-        )
+        names = filled.policy[category].prompts
+        assert prompt in {with_articles(str(thing.origin["prompt"]).replace(n, look_alikes[category])) for n in names}
         [parent] = thing.origin["parents"]
         shown = real[parent].truth.categories
         assert shown == (set() if method == "insert" else {category})
@@ -148,6 +146,20 @@ def test_a_pair_counts_as_two_images_and_none_is_left_over(filled: Work, model: 
         assert bool(request.pair) == (request.method == "insert")
     alone = fast(model, count=5, categories=("knife",), methods={"replace": 1}).plan(filled)
     assert len(alone.requests) == 4
+
+
+@pytest.mark.parametrize("method", ["insert", "paste"])
+def test_things_are_put_where_there_is_room(tmp_path: Path, model: Path, method: str) -> None:
+    work = new_work(tmp_path)
+    scenes = [
+        real_sample(i) for i in range(6)
+    ]  # with something bright at 10 to 30 of 48 x 40, which nobody calls a thing
+    work.add("real", [*scenes, *(real_sample(10 + i, "knife") for i in range(6))])
+    step = fast(model, count=12, categories=("knife",), methods={method: 1}, pasting=Pasting(sides=(0.3, 0.4)))
+    holes = np.array([request.hole for request in step.plan(work).requests])
+    middle = (holes[:, 0] + holes[:, 2]) / 2
+    there = 20 / 48 if method == "paste" else 16 / 40  # the frame of the other is the middle 40
+    assert (middle > there).mean() > 0.9, "there is more room to its right"
 
 
 def test_pairs_are_asked_for_again_in_words_that_were_accepted_and_both_in_the_same(filled: Work, model: Path) -> None:
