@@ -18,7 +18,7 @@ from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.geometry import Boxes, areas, intersections
+from tilth.geometry import Box, Boxes, areas, intersections
 from tilth.samples import RANK, Result, Sample
 from tilth.synth.check.agreement import AGREES, Agree
 from tilth.synth.check.judging import Limits, decide
@@ -75,6 +75,10 @@ class Adherence:
     def models(self) -> tuple[str, ...]:
         """Name the encoder."""
         return (self.encoder,) if self.encoder else ()
+
+    def inputs(self) -> tuple[Path, ...]:
+        """Name the classifier where it is a folder."""
+        return (Path(self.classifier),) if Path(self.classifier, "tilth.json").exists() else ()
 
     def run(self, work: Work) -> Facts:
         """Judge every generated image.
@@ -209,8 +213,18 @@ def _seen(sample: Sample, wrong: str, columns: dict[str, Json]) -> Seen:
         vector=np.array(vector, np.int8) if vector else None,
         hash=_words(str(sample.columns[HASH])) if clear else None,
         parents=tuple(map(str, parents)) if isinstance(parents, list | tuple) else (),
+        place=_place(sample),
         **numbers,
     )
+
+
+def _place(sample: Sample) -> Box | None:
+    """Return the box that was drawn into; None for the whole image."""
+    hole = sample.origin.get("hole_xyxy")
+    if isinstance(hole, list | tuple) and len(hole) == 4:
+        x0, y0, x1, y1 = (float(str(value)) for value in hole)
+        return x0, y0, x1, y1
+    return None
 
 
 def _words(text: str) -> Words:

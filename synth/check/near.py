@@ -12,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth.engine.job import batched
+from tilth.geometry import Box, iou_of
 from tilth.synth.check.look import cosines, unit
 
 COPY = 31  # bits of 256 between the PDQ hashes of copies
+SAME_PLACE = 0.5  # overlap of two boxes, intersection over union
 AT_ONCE = 1024
 
 Vector = npt.NDArray[np.int8]
@@ -37,6 +39,7 @@ class Seen:
         vector: Short vector of the encoder; None where there is none.
         hash: PDQ hash, of an image that is not too plain for one; None where there is none.
         parents: Ids of the images that it was made from.
+        place: Box that was drawn into, in pixels; None for the whole.
         brightness: In [0, 1].
         contrast: The same.
         smoothness: How alike neighbouring pixels are, at most 1.
@@ -53,6 +56,7 @@ class Seen:
     vector: Vector | None = None
     hash: Words | None = None
     parents: tuple[str, ...] = ()
+    place: Box | None = None
     brightness: float = 0.5
     contrast: float = 0.2
     smoothness: float = 1.0
@@ -136,10 +140,17 @@ def _same(one: Seen, kept: Sequence[Seen], max_cosine: float) -> Iterator[Seen]:
     """Yield those of the kept images that an image is nearly the same as."""
     for name, close in (("vector", _alike(max_cosine)), ("hash", _close)):
         if getattr(one, name) is not None:
-            there = [other for other in kept if getattr(other, name) is not None]
+            there = [other for other in kept if getattr(other, name) is not None and not _elsewhere(one, other)]
             for some in batched(there, AT_ONCE):
                 near = close(getattr(one, name)[None], np.stack([getattr(other, name) for other in some]))[0]
                 yield from (other for other, same in zip(some, near.tolist(), strict=True) if same)
+
+
+def _elsewhere(one: Seen, other: Seen) -> bool:
+    """Tell whether two images have different places of one real image drawn into: most of them is the same, and what counts is not."""
+    if one.place is None or other.place is None or not {*one.parents} & {*other.parents}:
+        return False
+    return iou_of(one.place, other.place) < SAME_PLACE
 
 
 def diversity(images: Sequence[Seen]) -> dict[str, float]:

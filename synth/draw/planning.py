@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tilth.data.where import one_of
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.geometry import Box
 from tilth.policy import Category
 from tilth.samples import Sample
@@ -161,12 +162,18 @@ class Planner:
             count: Images in all.
             per_category: Images of each category instead, when above 0.
             max_ratio: Most generated images for one real one.
+
+        Raises:
+            InputError: What is to be made up for was not judged yet.
         """
         samples = self._work.dataset.samples(one_of("split", ("", "train")), images=False)
         replaced = self._look_alikes if self._methods.get("replace") else {}
         stock = self._stock = take_stock(samples, self._categories, replaced)
         made = self._work.dataset.samples("made and split != 'test'", images=False, dropped=True)
         self._tried = Tried(made, self._again)
+        if self._again and self._tried.unjudged:
+            told = f"{self._tried.unjudged:,} images of {self._again!r} were not judged yet"
+            raise InputError(f"{self._work.name}: {told}; put 'ground' and 'adherence' before this step")
         cells = [(category, style) for category in self._categories for style in styles]
         wanted = per_category * len(self._categories) or count
         if self._again:

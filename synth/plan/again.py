@@ -25,7 +25,9 @@ class Tried:
         # by category: prompt and whether it was accepted
         self._prompts: dict[str, Counter[tuple[str, bool]]] = defaultdict(Counter)
         self._lost: Counter[Cell] = Counter()
+        own = Counter[bool]()
         for sample in samples:
+            own[JUDGED in sample.columns] += _text(sample.origin, "step") == again
             if JUDGED in sample.columns:
                 category, accepted = _text(sample.origin, "category"), RANK in sample.columns
                 prompt = _text(sample.origin, "prompt")
@@ -33,6 +35,7 @@ class Tried:
                     self._prompts[category][prompt, accepted] += 1
                 if not accepted and _text(sample.origin, "step") == again:
                     self._lost[category, _text(sample.origin, "style")] += 1
+        self.unjudged = 0 if own[True] else own[False]  # images of the step, where none of them was judged
 
     def lacking(self, room: int, cells: Sequence[Cell]) -> Counter[Cell]:
         """Return how many of each category and style were rejected, at most `room` in all, taking turns."""

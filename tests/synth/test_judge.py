@@ -11,6 +11,7 @@ import pytest
 from tilth.claims import Claim, Json, State
 from tilth.encoders import families
 from tilth.engine.work import Work
+from tilth.errors import InputError
 from tilth.images import decode, encode_png
 from tilth.mining.copies.hash import Hash
 from tilth.samples import RANK, NewSample, Sample
@@ -178,6 +179,16 @@ def test_what_was_asked_for_nothing_goes_for_being_broken_or_a_copy_alone(work: 
     assert facts["acceptance_by_style"] == {"neon": pytest.approx(2 / 3, abs=1e-3)}
 
 
+def test_what_is_drawn_into_two_places_of_one_scene_stays() -> None:
+    vector, left, right = np.ones(8, np.int8), (0.0, 0.0, 9.0, 9.0), (20.0, 0.0, 29.0, 9.0)
+    images = [
+        Seen(id=id_, category="knife", vector=vector, parents=("p",), place=place)
+        for id_, place in (("a", left), ("b", right), ("c", (0.0, 1.0, 9.0, 9.0)))
+    ]
+    told = decide(images, Limits(), Real(vector_ids=["p"], vectors=vector[None])).reasons
+    assert told == {"a": "", "b": "", "c": "nearly the same as a better one: a"}
+
+
 def test_a_classifier_of_the_run_is_asked(work: Work) -> None:
     work.add("real", [real(i, ("knife", "dice")[i % 2]) for i in range(40)])
     quick = TrainClassifier(steps=25, batch_size=8, method="probe", lr=0.01, patience=0, spots=0, image_side=48)
@@ -254,6 +265,10 @@ def test_a_second_round_makes_up_for_what_was_rejected_in_words_that_were_accept
     assert Counter(r.category for r in plan.requests) == {"knife": 8}, "of the pills all were accepted"
     assert {r.prompt for r in plan.requests} == {"a photo of a knife on a table"}, "the others were never accepted"
     assert len(replace(step, count=3).plan(work).requests) == 3
+    unjudged = replace(asked(60, "knife", "a knife", accepted=False, step="another one"), columns={})
+    work.add("unjudged", [unjudged])
+    with pytest.raises(InputError, match="1 images of 'another one' were not judged yet; put 'ground' and 'adherence'"):
+        replace(step, again="another one").plan(work)
     first = replace(step, again="", count=60, categories=("pill",)).plan(work)
     assert Counter(r.prompt.partition("pill ")[2] for r in first.requests).keys() == {*places}
 
