@@ -158,4 +158,6 @@ def test_a_disguised_text_is_judged_by_what_it_means_and_a_plain_one_once(work: 
     texts = [hidden, "MIND THE STEPS", "CALL 555 1234"]
     work.add("k", [NewSample(media=TEXT, data=text.encode(), origin={"source": "t"}) for text in texts])
     judge(work)
-    assert [s.truth.categories for s in work.dataset.samples()] == [{"gambling_ad"}, set(), set()]
+    first, *others = (sample.truth.categories for sample in work.dataset.samples())
+    assert "gambling_ad" in first
+    assert others == [set(), set()]
