@@ -218,6 +218,7 @@ def main() -> None:
     for way in ways:  # of all seeds first what matters most
         for one, bench in zip(found, benches, strict=True):
             one[way] = bench.measure(way)
+    figures.add("seeds", len(found), "seeds")
     for what in ("recall", "precision"):
         note(figures, what, [one["drawn"][what] for one in found])
     if asked.curve:

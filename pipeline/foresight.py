@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 from tilth import models
@@ -23,6 +24,8 @@ from tilth.policy import Policy
 from tilth.synth.adapters.choosing import check
 from tilth.synth.adapters.training import TrainLora
 from tilth.synth.draw.generate import Generate
+from tilth.synth.identity.ended import CHILDREN
+from tilth.synth.identity.swap import FaceSwap
 from tilth.train.judge.evaluate import Evaluate
 from tilth.train.judge.gate import Gate
 from tilth.train.judge.testsets import cannot_measure, coco_counts
@@ -78,6 +81,8 @@ def foresee(steps: Mapping[str, Step], policy: Policy, review: str = "", dataset
             _generated(found, name, step, policy)
         elif isinstance(step, TrainLora):
             _taught(found, name, step, policy)
+        elif isinstance(step, FaceSwap):
+            _swapped(found, name, step, policy, dataset)
         elif isinstance(step, Review) and (review or step.backend) == "labelstudio":
             found.away.extend(f"{name}: {reason}" for reason in _nobody_asks(step))
         elif isinstance(step, FineTune):
@@ -119,6 +124,24 @@ def _taught(found: Foresight, name: str, step: TrainLora, policy: Policy) -> Non
         check(policy, step.images, name)
     except TilthError as error:
         found.wrong.append(str(error))
+
+
+def _swapped(found: Foresight, name: str, step: FaceSwap, policy: Policy, dataset: Dataset | None) -> None:
+    """Refuse what no consent allows; where images were made with one that is over, the step drops them before it refuses."""
+    today = date.today()
+    try:
+        over = step.ended(today)
+        if dataset and over and dataset.count(CHILDREN):
+            found.notes.extend(
+                f"{name}: the consent {each} {why}: what was made with it is dropped" for each, why in over.items()
+            )
+            return
+        never = step.check(policy, today)
+        step.files.writer()
+    except TilthError as error:
+        found.wrong.append(f"{name}: {error}")
+    else:
+        found.notes.extend(f"{name}: {each} is left out: {why}" for each, why in never.items())
 
 
 def _little(step: FineTune, before: Sequence[Step], policy: Policy, dataset: Dataset | None) -> Iterator[str]:

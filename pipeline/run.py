@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from tilth.mining.copies.listed import guard_of, sweep
 from tilth.pipeline.foresight import foresee
 from tilth.pipeline.forward import forget
 from tilth.pipeline.track import check_tracker, track
+from tilth.synth.identity.swap import FaceSwap
 
 RUNNING = "running.json"  # in a dataset that outlives runs: who is at work, and from which version
 STOP = "enough"  # a step that reports this, a sentence why, ends its run, which is done then
@@ -213,7 +215,8 @@ class Run:
 
     def _key(self, step: Step, before: str) -> str:
         review = self.choices.options.get("review", "") if isinstance(step, Review) else ""  # not where it runs
-        return fingerprint(step, before, inputs_digest(step.inputs()), review)
+        over = sorted(step.ended(date.today())) if isinstance(step, FaceSwap) else []  # consents end by themselves
+        return fingerprint(step, before, inputs_digest(step.inputs()), review, *over)
 
     def _take(self, number: int, name: str, step: Step, key: str) -> None:
         path = self.folder / "steps" / f"{number:02d}-{name}.json"

@@ -33,7 +33,7 @@ ALLOWED = {
 # folder -> its rooms, in levels: a room imports rooms of earlier levels only, so never a sibling; "" is the folder itself
 ROOMS = {
     "tilth": [[""], ["data", "sources", "encoders", "origins"], ["engine"]],
-    "synth": [["safety", "plan", "check"], ["draw"], ["adapters"]],
+    "synth": [["safety", "plan", "check"], ["draw"], ["adapters", "identity"]],
     "mining": [["corpora"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [
         ["boxes", "formats/parts"],

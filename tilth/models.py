@@ -24,6 +24,7 @@ from tilth.extras import optional
 
 # The only files that a checkpoint may hold. Nothing here can run code when it is read.
 WEIGHTS = ".safetensors"
+GRAPH = ".onnx"
 SAFE_SUFFIXES = (".safetensors", ".onnx", ".gguf", ".json", ".txt", ".model", ".jinja", ".yaml")
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -57,7 +58,7 @@ class ModelSpec:
         """`starter`, `folder` or `hub`."""
         if self.name.startswith("starter:"):
             return "starter"
-        here = self.name.startswith((".", "/", "~")) or self.name.endswith(WEIGHTS) or Path(self.name).is_dir()
+        here = self.name.startswith((".", "/", "~")) or self.name.endswith((WEIGHTS, GRAPH)) or Path(self.name).is_dir()
         return "folder" if here else "hub"
 
 
@@ -95,7 +96,8 @@ def locate(name: str) -> Path:
     """
     found = find(name)
     if found.is_file():
-        raise ModelError(f"{name}: a single file is an adapter; a model is a folder in the layout of save_pretrained")
+        what = "a graph" if found.suffix == GRAPH else "an adapter"
+        raise ModelError(f"{name}: a single file is {what}; a model is a folder in the layout of save_pretrained")
     return found
 
 
@@ -106,7 +108,7 @@ def adapter_file(name: str) -> Path:
         ModelError: It is absent, or a folder has several.
     """
     found = find(name)
-    files = sorted(found.glob(f"*{WEIGHTS}")) if found.is_dir() else [found]
+    files = sorted(found.glob(f"*{WEIGHTS}")) if found.is_dir() else [found] if found.suffix == WEIGHTS else []
     if len(files) != 1:
         names = ", ".join(path.name for path in files) or "none"
         raise ModelError(
@@ -116,7 +118,7 @@ def adapter_file(name: str) -> Path:
 
 
 def find(name: str) -> Path:
-    """Return the local folder of a model, or the file of an adapter that was named by it; see `locate`."""
+    """Return the local folder of a model, or the file of an adapter or a graph that was named by it; see `locate`."""
     which = spec(name)
     if which.place == "starter":
         folder = Path(str(files("tilth.starter"))) / "models" / name.removeprefix("starter:")
@@ -124,10 +126,12 @@ def find(name: str) -> Path:
             raise ModelError(f"no starter model {name!r}; build it with: python -m tilth.starter train {folder.name}")
     elif which.place == "folder":
         folder = Path(name).expanduser()
-        if folder.is_file() and folder.suffix == WEIGHTS:
+        if folder.is_file() and folder.suffix in (WEIGHTS, GRAPH):
             return folder
         if not folder.is_dir():
-            raise ModelError(f"{name}: no such folder; give a folder, a starter: model or a hub id")
+            raise ModelError(
+                f"{name}: no such {'file' if folder.suffix == GRAPH else 'folder'}; give a folder, a starter: model or a hub id"
+            )
     else:
         folder = _download(name)
     if not any(path.suffix in (WEIGHTS, ".onnx", ".gguf") for path in folder.rglob("*")):

@@ -53,6 +53,8 @@ COMMANDS = {
     "synth": OneStep("generate", "Generate images of thin categories.", "count=100", begins=True),
     "judge": OneStep("adherence", "Drop generated images that are not what was asked for.", "min_score=0.35"),
     "prove": OneStep("prove", "Keep generated images only as far as they help.", "classifier.steps=300"),
+    "face-swap": OneStep("face_swap", "Give persons the faces of others who consented.", "'consent=[form-17.yaml]'"),
+    "forget": OneStep("forget", "Erase what was made with a consent that was taken back.", "'records=[form-17]'"),
     "hash": OneStep("hash", "Hash every image, to find copies."),
     "quality": OneStep("quality", "Measure the picture quality of every image."),
     "words": OneStep("words", "Measure the writing in every image."),

@@ -14,7 +14,7 @@ from tilth.engine.job import batched
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.samples import Sample
-from tilth.synth.draw.pipelines import quiet
+from tilth.synth.draw.loading import quiet
 
 CLASSES = {"blip": "BlipForConditionalGeneration", "blip-2": "Blip2ForConditionalGeneration"}
 TOKENS = 30

@@ -10,8 +10,7 @@ from tilth import models
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.synth.draw.controls import load_control
-from tilth.synth.draw.loading import core_of, load
-from tilth.synth.draw.pipelines import quiet
+from tilth.synth.draw.loading import core_of, load, quiet
 from tilth.synth.draw.settings import Control
 
 if TYPE_CHECKING:

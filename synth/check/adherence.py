@@ -137,7 +137,7 @@ class Adherence:
             "adherence.cover": round(float(cover.min(initial=1)), 4),
             "adherence.inside": round(float(inside.max(initial=0)), 4),
         }
-        if not asked:  # it has the labels of an image that it is like
+        if not asked:  # it was made of an image whose labels it has
             return "", columns
         if not said:
             return "no model has looked at it", columns
@@ -197,16 +197,17 @@ def _seen(sample: Sample, wrong: str, columns: dict[str, Json]) -> Seen:
     clear = float(str(sample.columns.get(QUALITY) or 0)) >= CLEAR
     asked, found = str(columns["adherence.asked"]), float(str(columns["adherence.score"]))
     agrees = float(str(sample.columns.get(AGREES, "nan")))
-    if sample.origin.get(
-        "instead"
-    ):  # the harmless one of an edited pair: the less it shows of the category, the better
+    # an image drawn anew in another style, or with another face, is like others by intent
+    alone = not asked or bool(sample.origin.get("consent"))
+    # the less the harmless one of an edited pair shows of the category, the better
+    if sample.origin.get("instead"):
         asked, found, agrees = f"look-alike of {asked}", 1 - found, float("nan")
         numbers.pop("match", None)
     return Seen(
         id=sample.id,
         category=asked,
         style=str(sample.columns.get(STYLE) or sample.origin.get("style") or ""),
-        alone=not asked,
+        alone=alone,
         found=found,
         wrong=wrong or ("" if "brightness" in numbers else "cannot be read"),
         agrees=agrees,

@@ -1,6 +1,7 @@
 """Checkpoints that diffusers draws with: load one, choose its size and scheduler, and make the pipelines that share its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tilth import models
@@ -98,3 +99,23 @@ def pipeline_for(verb: str, pipeline: Any, controlnets: Sequence[Any], model: st
     if verb == "image":
         return diffusers.AutoPipelineForImage2Image.from_pipe(pipeline)
     return diffusers.AutoPipelineForInpainting.from_pipe(pipeline) if verb == "inpaint" else pipeline
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep diffusers from logging: it writes the cut-off parts of prompts, which do not belong into logs."""
+    from diffusers.utils import logging
+    from transformers.utils import logging as more_logging
+
+    more_logging.disable_progress_bar()
+    before, more_before = logging.get_verbosity(), more_logging.get_verbosity()
+    for each in (logging, more_logging):  # what is an error comes as an exception, too
+        each.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        more_logging.set_verbosity(more_before)
+        logging.enable_progress_bar()
+        more_logging.enable_progress_bar()

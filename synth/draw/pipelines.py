@@ -5,8 +5,7 @@ Paper: https://arxiv.org/abs/2112.10752 (Stable Diffusion), https://arxiv.org/ab
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,7 @@ from tilth.images import Image, resize
 from tilth.synth.draw.controls import Reader, load_control
 from tilth.synth.draw.fitting import Adapters
 from tilth.synth.draw.lengths import encoders, refuse_long
-from tilth.synth.draw.loading import core_of, load, pipeline_for, schedule, size_of
+from tilth.synth.draw.loading import core_of, load, pipeline_for, quiet, schedule, size_of
 from tilth.synth.draw.memory import is_full, let_go, settle
 from tilth.synth.draw.settings import Drawing, Memory, Parts
 
@@ -306,23 +305,3 @@ def finished(pixels: npt.NDArray[np.floating]) -> Drawn:
 def weights_of(model: str) -> dict[str, str]:
     """Name a checkpoint with its digest, as provenance tells it."""
     return {"name": model, "digest": models.digest(model)}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep diffusers from logging: it writes the cut-off parts of prompts, which do not belong into logs."""
-    from diffusers.utils import logging
-    from transformers.utils import logging as more_logging
-
-    more_logging.disable_progress_bar()
-    before, more_before = logging.get_verbosity(), more_logging.get_verbosity()
-    for each in (logging, more_logging):  # what is an error comes as an exception, too
-        each.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        more_logging.set_verbosity(more_before)
-        logging.enable_progress_bar()
-        more_logging.enable_progress_bar()

@@ -6,7 +6,7 @@ that set no spaces, or attach endings without a mark: these are found anywhere. 
 
 from dataclasses import dataclass
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,19 +95,20 @@ HARM = """
     घायल खून मारा पीटा हत्या আহত রক্ত
     | 受伤 受傷 流血 血 虐待 暴力 殴打 毆打 杀 殺 伤害 傷害 怪我 負傷 拷問 다친 다쳤 피투성이 피를 학대 폭력 살해 부상 บาดเจ็บ เลือด
 """
-DANGER = """
-    knife knives blade blades gun guns pistol* rifle* shotgun* firearm* weapon* sword* machete* bomb* grenade*
-    explosive* cigarette* cigar cigars vape* vaping smoking smoke smokes alcohol* beer beers wine whisky whiskey vodka
-    liquor drunk drug drugs cocaine heroin syringe* needle needles pill pills gambl*
-    pistola* cuchillo* arma armas fusil* cerveza cigarrillo* droga* faca facas cerveja cigarro* couteau* arme armes biere drogue*
-    messer pistole* waffe waffen gewehr* bier zigarette* droge drogen coltello* coltelli birra sigarett* mes messen pistool wapen*
-    noz noza nóż pistolet* pistoletem bron piwo papieros*
-    нож ножом ножа пистолет* пістолет* оружи* ружь* пиво сигарет* наркотик* ніж ножем зброя зброєю
-    bicak* bıçak* silah* tabanca* sigara* bira
-    pisau pistol senjata senapan bir rokok dao sung súng knivar kniv* vapen vapnet ol öl cigarett*
-    μαχαιρι* οπλο οπλα οπλου πιστολι* μπυρα τσιγαρο* סכין אקדח רובה נשק סיגריה بندقية مسدس سكين سلاح سلاح خمر سيجارة چاقو تفنگ
-    बंदूक चाकू हथियार शराब सिगरेट বন্দুক ছুরি
-    | 刀 枪 槍 酒 烟 煙草 毒品 武器 银弹 銃 剣 煙 タバコ ナイフ ビール 총을 총과 권총 칼을 칼과 담배 맥주 술을 무기 ปืน มีด เหล้า
+WEAPONS = """
+    knife knives blade blades gun guns pistol* rifle* shotgun* firearm* weapon* sword* machete* bomb* grenade* explosive*
+    pistola* cuchillo* arma armas fusil* faca facas couteau* arme armes messer pistole* waffe waffen gewehr* coltello* coltelli
+    mes messen pistool wapen* noz noza nóż pistolet* pistoletem bron нож ножом ножа пистолет* пістолет* оружи* ружь* ніж ножем
+    зброя зброєю bicak* bıçak* silah* tabanca* pisau pistol senjata senapan dao sung súng knivar kniv* vapen vapnet μαχαιρι*
+    οπλο οπλα οπλου πιστολι* סכין אקדח רובה נשק بندقية مسدس سكين سلاح سلاح چاقو تفنگ बंदूक चाकू हथियार বন্দুক ছুরি
+    | 刀 枪 槍 武器 银弹 銃 剣 ナイフ 총을 총과 권총 칼을 칼과 무기 ปืน มีด
+"""
+VICES = """
+    cigarette* cigar cigars vape* vaping smoking smoke smokes alcohol* beer beers wine whisky whiskey vodka liquor drunk drug
+    drugs cocaine heroin syringe* needle needles pill pills gambl* cerveza cigarrillo* droga* cerveja cigarro* biere drogue*
+    bier zigarette* droge drogen birra sigarett* piwo papieros* пиво сигарет* наркотик* sigara* bira bir rokok ol öl cigarett*
+    μπυρα τσιγαρο* סיגריה خمر سيجارة शराब सिगरेट
+    | 酒 烟 煙草 毒品 煙 タバコ ビール 담배 맥주 술을 เหล้า
 """
 UNDRESS = """
     bikini* lingerie underwear panties bra bras swimsuit* swimwear shirtless bathing bath shower showering seduc* kiss*

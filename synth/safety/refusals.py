@@ -99,8 +99,8 @@ def _list(text: str) -> Words:
     )
 
 
-_SEXUAL, _MINORS, _HARM, _DANGER, _UNDRESS, _INVERTING = map(
-    _list, (lists.SEXUAL, lists.MINORS, lists.HARM, lists.DANGER, lists.UNDRESS, lists.INVERTING)
+_SEXUAL, _MINORS, _HARM, _WEAPONS, _VICES, _UNDRESS, _INVERTING = map(
+    _list, (lists.SEXUAL, lists.MINORS, lists.HARM, lists.WEAPONS, lists.VICES, lists.UNDRESS, lists.INVERTING)
 )
 _HARMLESS, _UNCLOTHED, _AGES, _UNDER = (
     re.compile("|".join(parts)) for parts in (lists.HARMLESS, lists.UNCLOTHED, lists.AGES, (lists.UNDER,))
@@ -151,7 +151,7 @@ def _glued(word: str, words: Words) -> bool:
 
 @lru_cache(maxsize=1)
 def _known() -> frozenset[str]:
-    every = (_SEXUAL, _MINORS, _HARM, _DANGER, _UNDRESS)
+    every = (_SEXUAL, _MINORS, _HARM, _WEAPONS, _VICES, _UNDRESS)
     return COMPANIONS.union(*(words.whole for words in every))
 
 
@@ -160,7 +160,8 @@ def _is_sexual(text: str) -> bool:
     return _has(_SEXUAL, cut) or any(_UNCLOTHED.search(text) for text in whole.texts)
 
 
-def _names_minor(text: str) -> bool:
+def names_minor(text: str) -> bool:
+    """Tell whether a text speaks of somebody who is no adult."""
     whole, cut = _reading(text)
     if _has(_MINORS, cut) or any(_UNDER.search(view) for view in whole.views):
         return True
@@ -183,13 +184,13 @@ def examine(fields: Mapping[str, str]) -> Finding | None:
     if _has(_INVERTING, _reading(negative)[1]):
         return Finding(reason=INVERTED, fields=(NEGATIVE,))
     for group in (wanted, {NEGATIVE: negative}):
-        young = tuple(name for name, text in group.items() if _names_minor(text))
+        young = tuple(name for name, text in group.items() if names_minor(text))
         if not young:
             continue
         worse = tuple(
             name
             for name, text in group.items()
-            if any(_has(words, _reading(text)[1]) for words in (_HARM, _DANGER, _UNDRESS))
+            if any(_has(words, _reading(text)[1]) for words in (_HARM, _WEAPONS, _VICES, _UNDRESS))
         )
         if worse:
             return Finding(reason=MINOR, fields=tuple(dict.fromkeys((*young, *worse))))
@@ -215,6 +216,13 @@ def examine_category(category: Category, more: Iterable[str] = ()) -> Finding | 
         category: Of a policy.
         more: Prompts that a recipe has for it.
     """
+    told, excluded = said_of_category(category, more)
+    without = examine({NEGATIVE: excluded})
+    return examine(told) or (without if without and without.reason != MINOR else None)
+
+
+def said_of_category(category: Category, more: Iterable[str] = ()) -> tuple[dict[str, str], str]:
+    """Return what a category means, by where that is said, and what its definition says is not meant."""
     sentences = re.split(r"(?<=[.!?;])\s+|\n", category.definition)
     parts = {
         excluded: " ".join(s for s in sentences if bool(NOT_MEANT.search(s)) is excluded) for excluded in (False, True)
@@ -224,11 +232,15 @@ def examine_category(category: Category, more: Iterable[str] = ()) -> Finding | 
         "prompts": " ; ".join((*category.prompts, *more)),
         "definition": parts[False],
     }
-    without = examine({NEGATIVE: parts[True]})
-    return examine(told) or (without if without and without.reason != MINOR else None)
+    return told, parts[True]
 
 
 def is_violent(text: str) -> bool:
-    """Tell whether a text speaks of harm, of weapons or of drugs."""
+    """Tell whether a text speaks of harm or of weapons."""
     told = _reading(text)[1]
-    return _has(_HARM, told) or _has(_DANGER, told)
+    return _has(_HARM, told) or _has(_WEAPONS, told)
+
+
+def is_suggestive(text: str) -> bool:
+    """Tell whether a text speaks of undress, of swimwear or of what comes near to it."""
+    return _has(_UNDRESS, _reading(text)[1])

@@ -35,7 +35,7 @@ BEFORE = {
 }
 ORDER = (
     "policy new", "policy check", "check", "plan", "doctor", "import", "mine", "ground", "second-opinion", "fuse", "thresholds",
-    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "judge", "prove",
+    "hash", "quality", "words", "filter", "label-errors", "clean", "leakage", "split", "synth", "judge", "prove", "forget",
     "train classifier", "train detector", "train few-shot", "train lora", "calibrate", "eval", "gate", "relabel", "package",
     "bundle verify", "bundle policy", "tune", "moderate",
     "history", "diff", "tag", "rollback", "count", "explain", "export", "gallery",
@@ -49,6 +49,7 @@ ELSEWHERE = {
     "train auto": "with fewer steps, in test_choose.py",
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "bundle thresholds": "in test_costs.py",
+    "face-swap": "with a network and consents, in tests/synth/identity",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "import-text": "in tests/annotate/texts",

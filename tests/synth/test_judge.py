@@ -165,6 +165,13 @@ def test_a_look_alike_stays_where_the_thing_is_not_found_and_is_not_compared_wit
     assert len({*first} & {id_of(one) for one in (alike, *others)}) == 4, "they take turns with the things"
 
 
+def test_images_that_differ_in_a_face_that_somebody_consented_to_all_stay(work: Work) -> None:
+    one = made(0, "knife")
+    swaps = [replace(one, data=altered(one, lambda image, n=n: image + n)) for n in (1, 2, 3)]  # type: ignore[misc]
+    work.add("a", [replace(swap, origin=swap.origin | {"consent": [{"record": "form-17"}]}) for swap in swaps])
+    assert Adherence(lowest=0).run(work)["kept"] == 3
+
+
 def test_what_was_asked_for_nothing_goes_for_being_broken_or_a_copy_alone(work: Work) -> None:
     def drawn(seed: int, data: bytes = b"") -> NewSample:
         one = made(seed, "knife", style="neon", data=data)

@@ -1,7 +1,6 @@
-"""Adherence drops what was not asked for, provenance travels with the file, and identities need consent."""
+"""Adherence drops what was not asked for, and prompts are made of words that fit."""
 
 import io
-from datetime import date
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from tilth.policy import Category
 from tilth.samples import NewSample
 from tilth.synth.check.adherence import Adherence
 from tilth.synth.plan.prompts import Words, in_turn, shares
-from tilth.synth.safety.consent import ConsentRecord, require_consent
 
 MODEL = "model:starter:grounding@0"
 
@@ -87,50 +85,16 @@ def test_real_images_and_those_that_people_labelled_are_left_alone(work: Work) -
     assert work.dataset.count() == 3
 
 
+def test_an_image_that_was_asked_for_nothing_stays(work: Work) -> None:
+    asked = generated(1, EMPTY)
+    work.add("made", [NewSample(data=asked.data, origin={"parents": ["0" * 64], "category": ""}, claims=(EMPTY,))])
+    assert Adherence().run(work)["kept"] == 1
+
+
 def test_without_grounding_adherence_says_what_is_missing(work: Work) -> None:
     work.add("made", [generated(1), generated(2)])
     with pytest.raises(InputError, match="put 'ground' before this step"):
         Adherence().run(work)
-
-
-TODAY = date(2026, 11, 20)
-RECORD = ConsentRecord(subject="form-17", adult=True, scope=("bottle", "knife"), expires=date(2027, 1, 1))
-
-
-@pytest.mark.parametrize(
-    ("record", "category", "today", "told", "says"),
-    [
-        (None, "bottle", TODAY, "", "needs a consent record"),
-        (
-            ConsentRecord(subject="", adult=True, scope=("bottle",), expires=date.max),
-            "bottle",
-            TODAY,
-            "",
-            "named subject",
-        ),
-        (
-            ConsentRecord(subject="x", adult=False, scope=("bottle",), expires=date.max),
-            "bottle",
-            TODAY,
-            "",
-            "be an adult",
-        ),
-        (RECORD, "bottle", date(2027, 1, 2), "", "ended on 2027-01-01"),
-        (RECORD, "pill", TODAY, "", "does not cover 'pill'"),
-        (RECORD, "knife", TODAY, "", "never used for sexual or violent"),
-        (RECORD, "bottle", TODAY, "a nude person", "never used for sexual or violent"),
-        (RECORD, "bottle", TODAY, "a wounded person", "never used for sexual or violent"),
-    ],
-)
-def test_identities_need_consent_for_just_this(
-    record: ConsentRecord | None, category: str, today: date, told: str, says: str
-) -> None:
-    with pytest.raises(InputError, match=says):
-        require_consent(record, category=category, today=today, told=told)
-
-
-def test_consent_that_covers_the_use_lets_it_pass() -> None:
-    require_consent(RECORD, category="bottle", today=date(2027, 1, 1), told="a person beside a bottle")
 
 
 def test_prompts_come_from_the_template_or_from_the_user() -> None:

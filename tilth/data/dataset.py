@@ -14,7 +14,7 @@ versions share whatever they agree on.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -207,16 +207,30 @@ class Dataset:
 
         They stay as dropped samples of every version, without image and without origin.
         """
+
+        def why(row: Mapping[str, object]) -> str | None:
+            looked = self.guard and row["data"] and row["media"] in (IMAGE, None)
+            return self.guard(decode(bytes(row["data"]))) if self.guard and looked else None  # type: ignore[call-overload]
+
+        return self._take_out(why, "data", time)
+
+    def erase(self, why: Callable[[Mapping[str, Json]], str | None], time: str) -> list[str]:
+        """Take the bytes of images out of the pool by what their origins say, as `sweep` does, and return their ids.
+
+        Args:
+            why: Says of an origin why its image goes, or None.
+            time: For the audit log.
+        """
+        return self._take_out(lambda row: why(json.loads(str(row["origin"]))), "origin", time)
+
+    def _take_out(self, why: Callable[[Mapping[str, object]], str | None], column: str, time: str) -> list[str]:
         refused: list[str] = []
         for ids in self.pool.ids():
-            rows = self.pool.get(ids, ["data", "width", "height", "media"])
             gone = []
-            for id_, row in rows.items():
-                looked = self.guard and row["data"] and row["media"] in (IMAGE, None)
-                why = self.guard(decode(bytes(row["data"]))) if self.guard and looked else None  # type: ignore[call-overload]
-                if why:
-                    self.quarantine(why, time, id=id_)
-                    gone.append({**row, "data": b"", "origin": origin_text({QUARANTINED: why})})
+            for id_, row in self.pool.get(ids, [column, "width", "height", "media"]).items():
+                if reason := why(row):
+                    self.quarantine(reason, time, id=id_)
+                    gone.append({**row, "data": b"", "origin": origin_text({QUARANTINED: reason})})
             refused += [str(row["id"]) for row in gone]
             if gone:
                 self.pool.replace(gone)

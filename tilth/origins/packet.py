@@ -31,6 +31,7 @@ KEPT = (
     "prompt", "negative_prompt", "seed", "model", "model_digest", "method", "style", "category", "parents", "adapters",
     "controlnet", "hole_xyxy", "steps", "guidance", "scheduler", "side", "size_wh", "strength", "digital_source_type",
     "licence", "licence_of_model", "licence_of_parent", "refusals", "controls", "pair", "instead", "mask", "blend",
+    "consent", "networks", "face_xyxy",
 )  # fmt: skip
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
