@@ -164,11 +164,20 @@ def signs_read(text: str, way: dict[int, str]) -> str:
     return re.sub(r"\S+", one, text)
 
 
+def uncovered(text: str) -> str:
+    r"""Read a text as if nothing were disguised: look-alike letters and digits inside words as Latin ones, without what is not seen.
+
+    >>> uncovered("W\u0456n B1G\u200b now"), uncovered("call 555")
+    ('win big now', 'call 555')
+    """
+    view = latin(plain(text))
+    return " ".join((signs_read(view, DIGITS) if DISGUISES.search(view) else view).split())
+
+
 def bare(text: str) -> str:
     """Return the words of a text as they are compared: in plain Latin letters where they look like such, without signs, one space between.
 
     >>> bare("W\u0456n  B1G\u200b t0night!!"), bare("Call 555-12 now")
     ('win big tonight', 'call 555 12 now')
     """
-    view = latin(plain(text))
-    return " ".join(TOKEN.findall(signs_read(view, DIGITS) if DISGUISES.search(view) else view))
+    return " ".join(TOKEN.findall(uncovered(text)))

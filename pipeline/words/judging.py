@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -18,8 +18,12 @@ from tilth.errors import InputError, Unavailable
 from tilth.pipeline.steps.language import Asking, check_language_model, source_of, write_language_model
 from tilth.policy import SAFE, Policy
 from tilth.samples import TEXT, Result, Sample
+from tilth.texts import uncovered
 from tilth.train.judge.testsets import cannot_measure, opened
 from tilth.train.measure.judged import Judged, whole
+
+if TYPE_CHECKING:
+    from tilth.runtime.stages.stage2 import Unjudged
 
 AWAY = ("timeout", "unreachable", "resting")  # it is the server, and no text
 
@@ -65,9 +69,14 @@ class Reads:
         asked = tuple(category.name for category in self.policy.written)
 
         def judge(samples: Sequence[Sample]) -> list[Result]:
-            found = ask([nothing] * len(samples), [sample.text() for sample in samples])
+            texts = [sample.text() for sample in samples]
+            read = [uncovered(text) for text in texts]
+            twice = [n for n, text in enumerate(texts) if read[n] != " ".join(text.casefold().split())]
+            found = ask([nothing] * (len(texts) + len(twice)), [*texts, *(read[n] for n in twice)])
+            for n, again in zip(twice, found[len(texts) :], strict=True):
+                found[n] = _worse(found[n], again)
             results = []
-            for said in found:
+            for said in found[: len(texts)]:
                 if isinstance(said, Unjudged) and said.why in AWAY:
                     raise Unavailable(f"{self.name}: the server of {self.model} is not there ({said.why}); run again")
                 if isinstance(said, Unjudged):
@@ -90,6 +99,13 @@ class Reads:
             Claim(category=name, score=min(1.0, scores[name]), source=source, asked=asked, policy=self.policy.tag)
             for name in found
         )
+
+
+def _worse(a: "dict[str, float] | Unjudged", b: "dict[str, float] | Unjudged") -> "dict[str, float] | Unjudged":
+    """Return what is worse of two readings of a text; if nobody judged one of them, nobody judged the text."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {name: (min if name == SAFE else max)(chance, b[name]) for name, chance in a.items()}
+    return b if isinstance(a, dict) else a
 
 
 @step
@@ -140,6 +156,8 @@ class Asked:
 @step
 class Judge(Asked):
     """Let a language model label the texts by the policy's definitions; no training, one forward pass a text.
+
+    A text in which letters seem to be disguised is read as it is and as it is meant, which counts as the worse of the two.
 
     What it says of each category is in the column `<step>.scores`, how unsure it is in `<step>.doubt`, in [0, 1]. Texts that people have
     decided are left alone; so are those of the test split.

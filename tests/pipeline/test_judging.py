@@ -149,3 +149,15 @@ def test_a_model_is_measured_on_what_people_said_of_the_sealed_texts(work: Work,
     assert len(lines) == facts["n_texts"]
     with pytest.raises(InputError, match="people labelled no text of the split 'val'"):
         EvaluateText(split="val").run(work)
+
+
+@pytest.mark.parametrize(
+    "hidden", ["PL\u0430Y P\u041eKER F\u041eR C\u0410SH", "PL@Y P0KER F0R C@5H", "PLAY P\u200bOKER FOR CA\u200bSH"]
+)
+def test_a_disguised_text_is_judged_by_what_it_means_and_a_plain_one_once(work: Work, hidden: str) -> None:
+    texts = [hidden, "MIND THE STEPS", "CALL 555 1234"]
+    work.add("k", [NewSample(media=TEXT, data=text.encode(), origin={"source": "t"}) for text in texts])
+    judge(work)
+    first, *others = (sample.truth.categories for sample in work.dataset.samples())
+    assert "gambling_ad" in first
+    assert others == [set(), set()]
