@@ -17,8 +17,9 @@ from tilth.policy import Category, Policy
 from tilth.synth.draw.lengths import encoders
 from tilth.synth.draw.making import Maker
 from tilth.synth.draw.pairs import drawn_in_pairs, look_alikes
-from tilth.synth.draw.planning import METHODS, Plan, Planner
+from tilth.synth.draw.planning import METHODS, Planner
 from tilth.synth.draw.settings import Drawing, Files, Memory, Parts, Pasting
+from tilth.synth.plan.plan import Plan
 from tilth.synth.plan.prompts import Words
 from tilth.synth.safety.refusals import Finding, examine_category, refuse
 
