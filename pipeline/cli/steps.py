@@ -209,7 +209,7 @@ def run_one(
 def settings_of(cls: type, inside: str = "") -> list[tuple[str, str, str]]:
     """List the settings of a step: name, default, and what its docstring, or that of what it is made of, says of it.
 
-    A group is followed by what is in it, `drawing.steps`.
+    A group is followed by what is in it, `drawing.steps`; so is a list of groups, of which each item needs what is "in each".
     """
     said: dict[str, str] = {}
     for each in reversed(cls.__mro__):
@@ -222,7 +222,10 @@ def settings_of(cls: type, inside: str = "") -> list[tuple[str, str, str]]:
         plain = item.default if item.default_factory is MISSING else item.default_factory()
         kinds = [kind for kind in (item.type, *get_args(item.type)) if isinstance(kind, type) and is_dataclass(kind)]
         if kinds and plain is not None:
-            rows += [(name, "{…}", said.get(item.name, "")), *settings_of(kinds[0], f"{name}.")]
+            inner = settings_of(kinds[0], f"{name}.")
+            if isinstance(plain, tuple):  # a list of groups, which may be empty
+                inner = [(of, "in each" if default == "required" else default, text) for of, default, text in inner]
+            rows += [(name, "[{…}, …]" if isinstance(plain, tuple) else "{…}", said.get(item.name, "")), *inner]
             continue
         rows.append((name, "required" if needed else _spelt(plain), said.get(item.name, "")))
     return rows
