@@ -14,7 +14,7 @@ from tilth.errors import InputError
 
 MAX_BYTES = 4 * 2**20
 MAX_CHARACTERS = 100_000  # some 20,000 words; a longer one is a document, which is cut into texts before
-BOMS = {
+MARKS = {  # that of UTF-32 begins as that of UTF-16 does
     BOM_UTF32_LE: "utf-32", BOM_UTF32_BE: "utf-32", BOM_UTF8: "utf-8-sig", BOM_UTF16_LE: "utf-16", BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 # Shown as nothing, and of no category that says so.
@@ -43,6 +43,11 @@ TOKEN = re.compile(rf"(?:{LETTER})+")
 CONTROLS = {code: " " if chr(code).isspace() else None for code in (*range(32), 127)}
 
 
+def encoding_of(head: bytes) -> str:
+    """Return the encoding that the first bytes of a text tell, UTF-8 when there is no mark."""
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+
+
 def decode_text(data: bytes) -> str:
     """Decode a text as it is kept and shown: UTF-8, or what its byte order mark says, normalised.
 
@@ -51,7 +56,7 @@ def decode_text(data: bytes) -> str:
     """
     if len(data) > MAX_BYTES:
         raise InputError(f"text of {len(data) / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
-    encoding = next((name for mark, name in BOMS.items() if data.startswith(mark)), "utf-8")
+    encoding = encoding_of(data)
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -3,7 +3,6 @@
 A byte that is wrong in its encoding becomes U+FFFD, so that it costs the name or the number that it is in, and not the file.
 """
 
-import codecs
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,20 +10,9 @@ from pathlib import Path
 from typing import TextIO
 
 from tilth.errors import InputError
+from tilth.texts import encoding_of
 
 WRONG = "\ufffd"
-MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # begins as that of UTF-16 does
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-
-
-def encoding_of(head: bytes) -> str:
-    """Return the encoding that the first bytes of a text tell, UTF-8 when there is no mark."""
-    return next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TextIO
 
 from tilth.errors import InputError
-from tilth.sources.texts import WRONG, encoding_of, readable
+from tilth.sources.texts import WRONG, readable
+from tilth.texts import encoding_of
 
 CHUNK = 2**20  # characters read at once
 MAX_ITEM = 16 * 2**20  # characters of a line, or of one item of a JSON list; more is no label
