@@ -1,7 +1,7 @@
 """How many images must be looked at to find a category: Tilth's ranking, a single prompt against pooled vectors, and chance.
 
     python benchmarks/find.py --seeds 5
-    python benchmarks/find.py --seed 1 --images 100000 --prevalence 0.001     # rare positives, as `loop.py` asks for
+    python benchmarks/find.py --seed 1 --images 100000 --prevalence 0.001 --work runs/find   # rare positives, as `loop.py` asks for
 
 A seed is a corpus of 6,000 images of the starter world that no model was trained on; each category is in about 4 %. Six ways
 to put the corpus into an order, each way adding to the one before it:
@@ -15,11 +15,14 @@ to put the corpus into an order, each way adding to the one before it:
 
 Prints, over all categories and seeds with 95 % t intervals over seeds: looks until half, four fifths and 95 % of the
 positives are found, and recall when as many images are looked at as there are positives; `make figures` draws them. Takes about 3
-minutes a seed on two cores.
+minutes a seed on two cores. With `--work` what was drawn and embedded stays, and the same command goes on after a stop.
 """
 
 import argparse
+import contextlib
 import functools
+import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -50,17 +53,38 @@ from tilth.starter.world.settings import World
 
 ROOT = Path(__file__).parents[1]
 POLICY = ROOT / "configs" / "policies" / "starter.yaml"
-IMAGES, DEPTH = 6000, 1500
+IMAGES, DEPTH, CHUNK = 6000, 1500, 500
 WAYS = ("random", "pooled", "maximum", "policy", "matching", "verified")
 SHARES = (0.5, 0.8, 0.95)
 RECALL = "recall_at_positives"  # when as many images are looked at as there are positives
 
 
-def _write(job: tuple[Path, int, World]) -> list[str]:
-    folder, index, world = job
-    data, row = draw("corpus", index, world)
-    (folder / f"{index}.png").write_bytes(data)
-    return [label["category"] for label in row["labels"]]  # type: ignore[attr-defined]
+def _write(job: tuple[Path, range, World]) -> None:
+    """Draw images, then write down what they show: a stop between the two draws them again."""
+    folder, indices, world = job
+    truth = folder / "truth" / f"{indices.start}.json"
+    if truth.exists():
+        return
+    shown = {}
+    for index in indices:
+        data, row = draw("corpus", index, world)
+        (folder / "images" / f"{index}.png").write_bytes(data)
+        shown[f"{index}.png"] = [label["category"] for label in row["labels"]]  # type: ignore[attr-defined]
+    part = truth.with_suffix(".part")
+    part.write_text(json.dumps(shown))
+    part.rename(truth)
+
+
+def write(folder: Path, first: int, count: int, world: World, workers: int) -> dict[str, set[str]]:
+    """Draw a corpus, or what is left of it; return the categories of each image."""
+    for name in ("images", "truth"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    ends = range(first, first + count, CHUNK)
+    jobs = [(folder, range(start, min(start + CHUNK, first + count)), world) for start in ends]
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(_write, jobs))
+    shown = [json.loads((folder / "truth" / f"{start}.json").read_text()) for start in ends]
+    return {name: set(categories) for part in shown for name, categories in part.items()}
 
 
 def orders(folder: Path, truth: dict[str, set[str]], seed: int) -> dict[str, dict[str, np.ndarray]]:
@@ -136,17 +160,14 @@ def scores(hits: np.ndarray) -> dict[str, float]:
     return {**looks, RECALL: float(hits[:positives].sum() / positives), "positives": positives}
 
 
-def one(seed: int, workers: int, count: int, world: World) -> dict[str, dict[str, dict[str, float]]]:
-    with tempfile.TemporaryDirectory(prefix="find-") as name:
-        folder = Path(name)
-        (folder / "images").mkdir()
-        first = 100_000 * (seed + 1)  # beyond the demo's corpus
-        jobs = [(folder / "images", first + i, world) for i in range(count)]
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            truth = {
-                f"{i}.png": set(c) for (_, i, _), c in zip(jobs, pool.map(_write, jobs, chunksize=100), strict=True)
-            }
+def one(seed: int, workers: int, count: int, world: World, work: Path | None) -> dict[str, dict[str, dict[str, float]]]:
+    with contextlib.ExitStack() as stack:
+        kept = work and work / f"find-{seed}"
+        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="find-")))
+        truth = write(folder, 100_000 * (seed + 1), count, world, workers)  # beyond the demo's corpus
         found = orders(folder, truth, seed)
+        if kept:
+            shutil.rmtree(kept)
     by_way: dict[str, dict[str, dict[str, float]]] = {}
     for way, categories in found.items():
         by_way[way] = {category: scores(hits) for category, hits in categories.items()}
@@ -173,12 +194,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help="size of the corpus (default: %(default)s)")
     parser.add_argument("--prevalence", type=float, help="of each kind in it, as of `python -m tilth.starter world`")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, help="keep an unfinished seed's images and vectors here")
     add_option(parser)
     args = parser.parse_args()
     seeds: Sequence[int] = range(args.seeds) if args.seed is None else [args.seed]
     world = World() if args.prevalence is None else World(prevalence=args.prevalence)
     figures = Figures("find", seeds=seeds)
-    runs = [one(seed, args.workers, args.images, world) for seed in seeds]
+    runs = [one(seed, args.workers, args.images, world, args.work) for seed in seeds]
     names = [*[f"looks_{share:g}" for share in SHARES], RECALL]
     table = {
         way: {n: interval([float(np.mean([row[n] for row in run[way].values()])) for run in runs]) for n in names}

@@ -153,15 +153,15 @@ class Bench:
         self.begin(folder)
         if variant == "find":
             settings = self.document(world, variant, seed)["find"]
-            words = [
-                "--images",
-                settings["corpus"],
-                "--prevalence",
-                settings["prevalence"],
-                "--workers",
-                str(self.threads),
-            ]
-            self.call(name, str(HERE / "find.py"), "--seed", str(seed), *words, "--results", str(folder))
+            about = {
+                "--seed": str(seed),
+                "--images": settings["corpus"],
+                "--prevalence": settings["prevalence"],
+                "--workers": str(self.threads),
+                "--work": str(folder),
+                "--results": str(folder),
+            }
+            self.call(name, str(HERE / "find.py"), *(word for pair in about.items() for word in pair))
         else:
             if variant != "random" and not (folder / "recipe.yaml").exists():
                 partial = self.runs / f"{name}.partial"
