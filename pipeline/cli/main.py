@@ -323,7 +323,7 @@ def complete(app: typer.Typer) -> None:
     for kept in (app.registered_commands, app.registered_groups):
         for one in kept:
             one.rich_help_panel = under.get(called(one), "More")
-        kept.sort(key=lambda one: [*places, called(one)].index(called(one)))  # type: ignore[attr-defined]
+        kept.sort(key=lambda one: [*places, called(one)].index(called(one)))
 
 
 def called(one: CommandInfo | TyperInfo) -> str:
