@@ -221,6 +221,16 @@ def test_what_is_written_says_what_the_dataset_says(words: Work, tmp_path: Path,
         )
 
 
+@pytest.mark.parametrize(("format_", "warned"), [("csv", True), ("jsonl", False)])
+def test_who_may_open_a_table_in_a_spreadsheet_is_warned_of_texts_that_are_formulas(
+    words: Work, tmp_path: Path, format_: str, warned: bool
+) -> None:
+    take(words, jsonl(tmp_path / "a.jsonl", *({"text": text, "label": "safe"} for text in ("=1+1", "@SUM(A1)", "1+1"))))
+    said: list[str] = []
+    export_texts(words.dataset, tmp_path / "out", format_, say=said.append)
+    assert any("2 texts begin as formulas" in line for line in said) is warned
+
+
 def test_the_folder_of_parquet_is_one_that_datasets_opens(words: Work, tmp_path: Path) -> None:
     import datasets
 
