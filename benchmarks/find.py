@@ -127,7 +127,7 @@ def orders(folder: Path, truth: dict[str, set[str]], seed: int) -> dict[str, dic
         ranked = np.array([candidate.row for candidate in judged], int)
         ranked = np.concatenate([ranked, likely[~np.isin(likely, ranked)]])
         found["matching"][question.category] = shown[ranked]
-        few = 3 * int(shown.sum())
+        few = min(3 * int(shown.sum()), len(judged))
         seen = look([folder / "images" / keys[row] for row in ranked[:few]], question.category)
         verified = [combined(c.order, s) for c, s in zip(judged[:few], seen, strict=True)]
         ranked[:few] = ranked[:few][np.argsort(-np.array(verified), kind="stable")]
