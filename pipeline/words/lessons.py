@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tilth.extras import optional
 from tilth.policy import SAFE, Policy
 from tilth.runtime.judges.causal import filled, last, window
@@ -135,6 +137,17 @@ class Asks:
             **last(model),
         ).logits
         return logits[:, -1, self._letters[: len(names) + 1]].float()
+
+
+def turns(count: int, size: int, number: int, seed: int) -> list[int]:
+    """Return which of `count` texts a batch holds: each comes once before any comes again, every time in an order of its own.
+
+    >>> sorted(turns(4, 2, 0, seed=7) + turns(4, 2, 1, seed=7)), len(turns(4, 6, 0, seed=7))
+    ([0, 1, 2, 3], 6)
+    """
+    places = range(number * size, (number + 1) * size)
+    orders = {time: np.random.default_rng((seed, time)).permutation(count) for time in {at // count for at in places}}
+    return [int(orders[at // count][at % count]) for at in places]
 
 
 def _right(one: Lesson, names: Sequence[str]) -> list[bool]:

@@ -21,7 +21,7 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.extras import optional
-from tilth.pipeline.words.lessons import Asks, Lesson
+from tilth.pipeline.words.lessons import Asks, Lesson, turns
 from tilth.policy import SAFE
 from tilth.samples import TEXT
 
@@ -116,7 +116,7 @@ class TrainLanguage:
 
         def loss_at(number: int) -> "torch.Tensor":
             rng = np.random.default_rng((work.seed, number))
-            some = [train[i] for i in rng.integers(0, len(train), self.batch_size)]
+            some = [train[i] for i in turns(len(train), self.batch_size, number, work.seed)]
             names = _changed(policy.names, rng) if rng.random() < self.changed else policy.names
             return asks.loss(model, some, names)
 
