@@ -17,6 +17,7 @@ from tilth.pipeline.cli import nights as cli_nights
 from tilth.pipeline.cli import policy as cli_policy
 from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
+from tilth.pipeline.console import server as console
 from tilth.starter.world.files import write_world
 
 # what an example needs besides the examples before it
@@ -50,6 +51,7 @@ ELSEWHERE = {
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "bundle thresholds": "in test_costs.py",
     "face-swap": "with a network and consents, in tests/synth/identity",
+    "console": "in tests/pipeline/console",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "import-text": "in tests/annotate/texts",
@@ -65,7 +67,7 @@ ELSEWHERE = {
 def app() -> typer.Typer:
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle, console):
         part.add_to(app)
     return app
 
