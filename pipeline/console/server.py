@@ -105,6 +105,8 @@ def console(
 
     with optional():
         import nicegui  # noqa: F401  # told before anything else is loaded
+    from tilth.pipeline.console.runs import Console
+
     listener = listen(host, port)
     chosen = Console(
         runs=runs, host=host, port=listener.getsockname()[1], token=read_token(token_file), serve_port=serve_port
