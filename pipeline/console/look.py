@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
+from markupsafe import Markup
 from nicegui import ui
 
 from tilth.pipeline.console.commands import Command
@@ -131,6 +132,21 @@ def frame(title: str, *, at: str = "", run: str = "", asked: Mapping[str, str] |
         yield
 
 
+def document(title: str, *parts: str, at: str = "", run: str = "") -> str:
+    """Make a whole page of HTML, for where nothing on it changes: it is drawn without waiting for the scripts of the others.
+
+    Args:
+        title: See `frame`.
+        parts: Blocks that were rendered.
+        at: See `frame`.
+        run: See `frame`.
+    """
+    top = render("top", title=title, stations=stations(at, run, {}) if at else [], run=run)
+    body = Markup("").join(Markup(part) for part in parts)
+    style, script = Markup(_file("console.css")), Markup(_file("console.js"))  # files of ours
+    return render("document", title=title, top=Markup(top), body=body, style=style, script=script)
+
+
 @cache
 def _file(name: str) -> str:
     return (TEMPLATES / name).read_text(encoding="utf-8")
@@ -138,7 +154,12 @@ def _file(name: str) -> str:
 
 def same(*commands: Command, where: str = "On the command line") -> ui.html:
     """Show the command lines that do what the page does."""
-    return block("same", lines=[command.line for command in commands], where=where)
+    return ui.html(same_text(*commands, where=where), sanitize=False)
+
+
+def same_text(*commands: Command, where: str = "On the command line") -> str:
+    """Make the HTML of `same`."""
+    return render("same", lines=[command.line for command in commands], where=where)
 
 
 def problem(text: str) -> ui.html:

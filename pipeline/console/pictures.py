@@ -1,6 +1,5 @@
 """Look through a dataset: pages of sixty pictures, each one block of HTML made from the dataset's view, and blurred until asked for."""
 
-import asyncio
 import hashlib
 import io
 from collections.abc import Mapping
@@ -12,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import Response
-from nicegui import ui
+from fastapi.responses import HTMLResponse, Response
 from PIL import Image as PilImage
 
 from tilth.data.dataset import Dataset
@@ -21,9 +19,8 @@ from tilth.errors import InputError, TilthError
 from tilth.images import fit_within
 from tilth.mining.copies.listed import guard_of
 from tilth.pipeline.console.commands import Command
-from tilth.pipeline.console.look import block, frame, problem, run_at, same
+from tilth.pipeline.console.look import document, render, run_at, same_text
 from tilth.pipeline.console.runs import Seen, look
-from tilth.pipeline.console.watch import found
 from tilth.pipeline.gallery.page import Gallery
 from tilth.policy import load_policy
 from tilth.samples import IMAGE, Sample
@@ -74,26 +71,26 @@ def add_to(app: FastAPI, console: "Console") -> None:
         PilImage.fromarray(np.ascontiguousarray(image)).save(out, "JPEG", quality=JPEG_QUALITY)
         return Response(out.getvalue(), media_type="image/jpeg", headers=FOREVER)
 
-    @ui.page("/run/{name}/pictures", response_timeout=60)
-    async def pictures(name: str, page: int = 1, where: str = "") -> None:
-        with frame("Pictures", at="pictures", run=name):
-            seen = await found(console, name)
-            if seen is None:
-                return
+    @app.get("/run/{name}/pictures", response_class=HTMLResponse)
+    def pictures(name: str, page: int = 1, where: str = "") -> str:
+        parts: list[str] = []
+        try:
+            seen = look(console.runs, name)
             if seen.dataset is None:
-                why = "The run has taken none in so far."
-                block("empty", what="No pictures yet", why=why, link=run_at(name), go="Back to the run")
-                return
-            try:
-                shown = await asyncio.to_thread(read_page, seen, page, where)
-            except TilthError as error:
-                problem(str(error))
-                block("next", link=run_at(name, "pictures"), go="Show all")
-                return
-            block("pictures", name=name, page=shown, where=where)
-            told = ["--where", where] if where else []
-            policy = ["--policy", seen.policy] if seen.policy else []
-            same(Command.of("gallery", seen.dataset, *policy, *told, "--out", seen.folder / "gallery"))
+                why, back = "The run has taken none in so far.", run_at(name)
+                parts.append(render("empty", what="No pictures yet", why=why, link=back, go="Back to the run"))
+            else:
+                parts.append(render("pictures", name=name, page=read_page(seen, page, where), where=where))
+                told = [*(["--policy", seen.policy] if seen.policy else []), *(["--where", where] if where else [])]
+                parts.append(same_text(Command.of("gallery", seen.dataset, *told, "--out", seen.folder / "gallery")))
+        except TilthError as error:
+            parts.append(render("problem", lines=str(error).splitlines()))
+            parts.append(
+                render(
+                    "next", link=run_at(name, "pictures") if where else "/", go="Show all" if where else "To the runs"
+                )
+            )
+        return document("Pictures", *parts, at="pictures", run=name)
 
 
 def _opened(seen: Seen) -> Gallery:

@@ -13,7 +13,7 @@ import yaml
 
 from tilth.engine.steps import NAME
 from tilth.errors import InputError
-from tilth.pipeline.console.commands import LOG, NOTE, last_words, noted, running, tail
+from tilth.pipeline.console.commands import ENDS, LOG, NOTE, last_words, noted, running, tail
 from tilth.pipeline.run import dataset_of
 
 NUMBER = re.compile(r"\[(\d+)/(\d+)\] ")
@@ -216,8 +216,8 @@ def _state(folder: Path, events: Sequence[Mapping[str, object]], log: list[dict[
     ):  # of the time that it was begun here; another console, or a person, may have begun it since
         begun = max((str(e["time"]) for e in log if "time" in e), default="")
         if not any(e.get("event") in ("done", "refused") and str(e.get("time")) > begun for e in events):
-            refused = next((str(e.get("message")) for e in events if e.get("event") == "refused"), "")
-            return ("refused" if refused else "failed"), why
+            kinds = {str(e.get("event")) for e in events} | {str(e.get("event")) for e in log if e.get("event") in ENDS}
+            return ("refused" if "refused" in kinds else "ended" if "stopped" in kinds else "failed"), why
     if any(e.get("event") == "done" for e in events):
         return OUTCOMES.get(str(_json(folder / "summary.json").get("outcome")), "done"), ""
     if refused := next((str(e.get("message")).strip() for e in events if e.get("event") == "refused"), ""):

@@ -161,6 +161,9 @@ def test_a_run_is_read_from_what_it_left(tmp_path: Path) -> None:
         seen = look(runs, "mine")
         assert (seen.state, [step.state for step in seen.steps]) == ("running", ["done", "now", "ahead", "ahead"])
         assert seen.share == pytest.approx(1.5 / 4)
+    for event, state in (("stopped", "ended"), ("error", "failed"), ("crash", "failed")):
+        (folder / "console.jsonl").write_text(json.dumps({"event": event, "message": "why"}) + "\n")
+        assert (look(runs, "mine").state, look(runs, "mine").why) == (state, "why")
     with (folder / "events.jsonl").open("a") as events:
         events.write("torn {\n" + json.dumps({"event": "done", "time": "2026-12-01T00:00:09Z"}) + "\n")
     assert look(runs, "mine").state == "done"
