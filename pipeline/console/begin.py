@@ -91,20 +91,14 @@ def _folder_page(console: "Console", folder: str, upload: str, wrong: str) -> No
     with frame("Folder", at="folder", asked={"folder": folder}):
         if wrong:
             problem(wrong)
-        if upload:
-            note = console.runs / "uploads" / f"{Path(upload).name}.json"
-            block(
-                "uploaded",
-                name=upload,
-                **(json.loads(note.read_text()) if note.exists() else {"images": 0, "labels": 0, "refused": []}),
-            )
+        if upload and (note := console.runs / "uploads" / f"{Path(upload).name}.json").exists():
+            block("uploaded", name=upload, **json.loads(note.read_text()))
         block("folder_intro")
         with ui.element("section").classes("card"):
             field = ui.input("Folder on this machine", value=folder, placeholder="/data/cards").props("outlined")
             said = ui.label().classes("said").props("role=status")
             around = ui.row().classes("around")
             go = ui.button("Next: the policy", color=None).props("flat no-caps").classes("go")
-            shown = same(Command.of("check", "…"), where="Nothing is run yet")
 
         async def look() -> None:
             text = str(field.value or "")
@@ -114,13 +108,11 @@ def _folder_page(console: "Console", folder: str, upload: str, wrong: str) -> No
             said.set_text(held.said if text else "Name a folder of images, or send some below.")
             said.classes(replace=f"said {'' if not text else 'bad' if held.wrong else 'good'}")
             go.set_enabled(not held.wrong)
-            shown.set_visibility(False)
             around.clear()
             with around:
                 for name in held.folders[:24]:
-                    ui.button(
-                        f"{name}/", on_click=lambda name=name: field.set_value(str(held.path / name)), color=None
-                    ).props("flat dense no-caps")
+                    inside = ui.button(f"{name}/", color=None).props("flat dense no-caps")
+                    inside.on_click(lambda name=name: field.set_value(str(held.path / name)))
 
         field.on_value_change(look)
         go.on_click(lambda: ui.navigate.to(to("/policy", folder=str(field.value))))
@@ -133,7 +125,7 @@ def _free_name(runs: Path, wanted: str) -> str:
     plain = "".join(c if (c.isalnum() and c.isascii()) or c in "-_." else "-" for c in wanted).strip("-._") or "run"
     plain = plain if plain[0].isalpha() else f"run-{plain}"
     tries = (plain if n == 1 else f"{plain}-{n}" for n in range(1, 10_000))
-    return next(name for name in tries if not (runs / name).exists())
+    return next(name for name in tries if name not in told.OTHERS and not (runs / name).exists())
 
 
 def run_command(console: "Console", asked: dict[str, str], name: str, review: str, values: Sequence[str]) -> Command:
@@ -153,6 +145,8 @@ def run_command(console: "Console", asked: dict[str, str], name: str, review: st
         raise InputError(f"no recipe {asked['recipe'][:80]!r}; there are: {', '.join(WAYS)}")
     if not NAME.fullmatch(name) or len(name) > 64:
         raise InputError(f"a run is named by a letter, then letters, digits, '.', '-' and '_', got {name[:80]!r}")
+    if name in told.OTHERS:
+        raise InputError(f"runs/{name} is where the console keeps something else; give the run another name")
     recipe = CONFIGS / "recipes" / WAYS[asked["recipe"]].file
     words: list[object] = [near(recipe)]
     for value in values:
@@ -166,13 +160,12 @@ def run_command(console: "Console", asked: dict[str, str], name: str, review: st
 
 async def _planned(
     console: "Console", asked: dict[str, str], name: str, review: str, values: Sequence[str]
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """Ask what a run would do, and return what draws the answer."""
     try:
         start = run_command(console, asked, name, review, values)
     except InputError as error:
-        why = str(error)
-        return partial(_draw_problem, why)
+        return partial(problem, str(error))
     kept = start.words[1:]
     check = Command.of("check", *kept)
     plan = Command.of("plan", *(kept[: kept.index("--review")] if "--review" in kept else kept), "--json")
@@ -185,17 +178,11 @@ async def _planned(
         there, back = (console.runs / name).exists(), to("/recipe", **asked)
         block("plan", tables=tables, wrong=wrong.splitlines(), notes=notes, name=name, there=there, back=back)
         if not wrong:
-            told = "Go on with this run" if there else "Start"
-            ui.button(told, on_click=lambda: _start(start, console.runs / name), color=None).props(
-                "flat no-caps"
-            ).classes("go")
+            go = ui.button("Go on with this run" if there else "Start", color=None).props("flat no-caps").classes("go")
+            go.on_click(lambda: _start(start, console.runs / name))
         same(check, plan, *([] if wrong else [start]))
 
     return draw
-
-
-def _draw_problem(why: str) -> None:
-    problem(why)
 
 
 def _start(command: Command, folder: Path) -> None:

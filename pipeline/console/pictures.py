@@ -1,5 +1,6 @@
 """Look through a dataset: pages of sixty pictures, each one block of HTML made from the dataset's view, and blurred until asked for."""
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from tilth.images import fit_within
 from tilth.mining.copies.listed import guard_of
 from tilth.pipeline.console.commands import Command
 from tilth.pipeline.console.look import document, render, run_at, same_text
-from tilth.pipeline.console.runs import Seen, look
+from tilth.pipeline.console.runs import Seen, all_runs, look
 from tilth.pipeline.gallery.page import Gallery
 from tilth.policy import load_policy
 from tilth.samples import IMAGE, Sample
@@ -111,6 +112,15 @@ def _open(root: Path, version: int, policy: Path | None, digest: str, swept: int
     rules = load_policy(policy) if policy else None
     dataset = Dataset(root, version, guard_of(rules) if rules else None, media=(IMAGE,))
     return Gallery(dataset=dataset, policy=rules)
+
+
+def warm(console: "Console") -> None:
+    """Open the newest dataset there is, so that whoever comes for its pictures does not wait for what is only slow once."""
+    with contextlib.suppress(TilthError, OSError):
+        for seen in all_runs(console.runs):
+            if seen.dataset is not None:
+                read_page(seen, 1)
+                return
 
 
 def read_page(seen: Seen, number: int, where: str = "") -> Page:

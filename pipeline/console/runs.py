@@ -30,6 +30,7 @@ SAID = {
 
 
 CHAMPION, SERVED = "champion", "served"  # folders in `runs/`
+OTHERS = (CHAMPION, SERVED, "policies", "uploads")  # that are no runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,7 @@ class Seen:
         progress: The last event of the step at work: `label`, `done`, `total`, `per_s`, `eta_s`; empty where none came.
         log: The last lines that it said, as `(time, text)`.
         document: Its recipe as resolved; empty before it began.
+        command: The command line that began it; empty where that was not this console's.
     """
 
     name: str

@@ -10,6 +10,7 @@ commands.py   command lines, which is all that a click does; `runs.py` reads wha
 
 import secrets
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +76,9 @@ def serve(console: "Console", listener: socket.socket) -> None:
     """Serve the console until told to end; what it started goes on."""
     import uvicorn
 
+    from tilth.pipeline.console.pictures import warm
+
+    threading.Thread(target=warm, args=(console,), daemon=True).start()
     settings = uvicorn.Config(
         make_app(console),
         log_level="warning",

@@ -17,7 +17,6 @@ from tilth.pipeline.console.look import block, frame, problem, run_at, same
 from tilth.pipeline.console.runs import Seen, all_runs
 from tilth.pipeline.console.watch import found
 from tilth.pipeline.protocols.said import FULL
-from tilth.runtime.bundles.bundle import BUNDLES
 from tilth.runtime.bundles.champion import Champion, is_champion
 
 if TYPE_CHECKING:
@@ -238,7 +237,6 @@ def _in_use(console: "Console") -> dict[str, Any]:
     """Say what is in use, what was, and whether it is served; it answers once its log says where."""
     champion = Champion(console.champion)
     history = [vars(one) for one in reversed(champion.history())]
-    there = {path.name for path in (console.champion / BUNDLES).glob("*")} if history else set[str]()
     serving = bool(running(console.served))
     said = tail(console.served / SERVE_LOG)
     ready = [str(event.get("message")) for event in said if " is served on " in str(event.get("message", ""))]
@@ -247,7 +245,6 @@ def _in_use(console: "Console") -> dict[str, Any]:
     now = history[0]["bundle"] if history else ""
     return {
         "history": history,
-        "there": sorted(there),
         "now": now,
         "serving": serving,
         "address": address,

@@ -113,7 +113,7 @@ def done(begun: dict[str, Any], context: "BrowserContext", desk: Desk) -> "Page"
     tab = context.new_page()
     tab.goto(desk.start())
     begun["again"] = tab.locator("#main").inner_text()
-    tab.get_by_role("link", name="photos").click()
+    press(tab, "photos")
     tab.locator(".badge.done").wait_for(timeout=4 * SOON_MS)
     return tab
 
@@ -178,7 +178,7 @@ def test_pictures_are_blurred_until_they_are_asked_for(done: "Page", desk: Desk)
 def test_without_people_to_ask_the_review_says_how_to_find_some(done: "Page", desk: Desk) -> None:
     done.goto(desk.at("/run/photos/review"))
     assert "tilth review push runs/photos/dataset" in done.locator("#main").inner_text()
-    done.get_by_role("button", name="Put 50 pictures before people").click()
+    press(done, "Put 50 pictures before people")
     done.get_by_text("tilth review up").wait_for()
 
 
@@ -203,7 +203,7 @@ def test_a_model_is_served_a_click_after_it_was_measured(used: "Page", desk: Des
 
 def test_a_model_that_is_no_better_is_told_so_plainly(used: "Page", desk: Desk) -> None:
     used.goto(desk.at("/run/photos/model"))
-    used.get_by_role("button", name="Compare on the sealed test pictures").click()
+    press(used, "Compare on the sealed test pictures")
     used.locator(".verdict-plain").wait_for()
     told = used.locator(".verdict-plain").inner_text()
     assert told.startswith("Not better: both say the same of these")
@@ -225,7 +225,7 @@ def test_the_model_before_comes_back_with_one_click(used: "Page", desk: Desk) ->
     press(used, "Go back to the one before")
     used.get_by_role("heading", name=first.name).wait_for()
     assert Champion(desk.runs / "champion").bundle == first
-    used.get_by_role("button", name="Stop serving").click()
+    press(used, "Stop serving")
     used.get_by_text("not served").wait_for()
 
 
