@@ -109,6 +109,7 @@ def done(begun: dict[str, Any], context: "BrowserContext", desk: Desk) -> "Page"
     begun["at_work_before"] = psutil.Process(begun["pid"]).is_running()
     begun["tab"].close()
     desk.end(kill=True)
+    begun["session"] = os.getsid(begun["pid"])
     begun["at_work_after"] = psutil.Process(begun["pid"]).status() != psutil.STATUS_ZOMBIE
     tab = context.new_page()
     tab.goto(desk.start())
@@ -149,6 +150,7 @@ def test_a_run_goes_on_when_the_console_is_killed_and_another_console_shows_it(
 ) -> None:
     assert begun["at_work_before"]
     assert begun["at_work_after"], "the run ended with the console"
+    assert begun["session"] == begun["pid"], "Ctrl-C on the console's terminal would reach the run"
     assert "photos" in begun["again"]
     assert done.locator(".steps .done").count() == 7
     assert json.loads((desk.runs / "photos" / "summary.json").read_text())["outcome"] == "done"
