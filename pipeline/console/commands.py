@@ -63,7 +63,6 @@ class Said:
     code: int
     out: str
     wrong: str
-    notes: tuple[str, ...] = ()
 
 
 async def ask(command: Command) -> Said:
@@ -74,12 +73,10 @@ async def ask(command: Command) -> Said:
     out, told = await process.communicate()
     events = events_in(told.decode("utf-8", "replace"))
     wrong = last_words(events) if process.returncode else ""
-    notes = tuple(str(e["message"]) for e in events if e.get("event") == "note" and "message" in e)
     return Said(
         code=process.returncode or 0,
         out=out.decode("utf-8", "replace"),
         wrong=wrong or (f"it ended with {process.returncode} and said nothing" if process.returncode else ""),
-        notes=notes,
     )
 
 
