@@ -45,7 +45,7 @@ ROOMS = {
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
     "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval", "protocols"], [""]],
-    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["cli"]],
+    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["console"], ["cli"]],
 }
 A_DOZEN = 12
 HEAVY = {

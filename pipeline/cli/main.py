@@ -44,7 +44,7 @@ app = typer.Typer(
 
 # Which heading of `tilth --help` a command stands under.
 HEADINGS = {
-    "Recipes": "check plan run status report retrain promote doctor env",
+    "Recipes": "console check plan run status report retrain promote doctor env",
     "Data": "import import-text count gallery explain export history diff tag rollback provenance",
     "Find and label": "policy mine ground second-opinion fuse thresholds review relabel",
     "Clean": "hash quality words filter label-errors clean leakage split",
@@ -311,6 +311,7 @@ def complete(app: typer.Typer) -> None:
     from tilth.pipeline.cli import policy as cli_policy
     from tilth.pipeline.cli import review as cli_review
     from tilth.pipeline.cli import steps as cli_steps
+    from tilth.pipeline.console import server as console
 
     cli_steps.add_to(app)
     cli_data.add_to(app)
@@ -318,6 +319,7 @@ def complete(app: typer.Typer) -> None:
     cli_policy.add_to(app)
     cli_nights.add_to(app)
     cli_bundle.add_to(app)
+    console.add_to(app)
     under = {name: heading for heading, names in HEADINGS.items() for name in names.split()}
     places = list(under)
     for kept in (app.registered_commands, app.registered_groups):

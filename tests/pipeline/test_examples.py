@@ -45,6 +45,7 @@ ELSEWHERE = {
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "bundle thresholds": "in test_costs.py",
     "face-swap": "with a network and consents, in tests/synth/identity",
+    "console": "in tests/pipeline/console",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "import-text": "in tests/annotate/texts",
