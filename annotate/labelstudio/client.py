@@ -125,9 +125,9 @@ class Studio:
             raise InputError(f"Label Studio at {self.url} refuses the key; set LABEL_STUDIO_API_KEY")
         if code >= 500 or code in AGAIN:
             raise Unavailable(f"Label Studio at {self.url} answers {code}; run again")
-        raise InputError(
-            f"Label Studio at {self.url} answers {code} to {method} {path}: {' '.join(text.split())[:200]}"
-        )
+        # of what was sent the answer may repeat parts, and no log holds a text
+        told = "" if self.form.hidden and "/import" in path else f": {' '.join(text.split())[:200]}"
+        raise InputError(f"Label Studio at {self.url} answers {code} to {method} {path}{told}")
 
     def _find(self) -> int:
         page = self.call("GET", "api/projects", params={"title": self.title, "page_size": WHOLE_PAGE})

@@ -1,9 +1,12 @@
 """Texts in the gallery: hidden until asked for, never markup, nothing in them unseen, in the direction of their letters."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from commands import tilth
+from noise import noise_image
 from words_world import WORDS
 
 from tilth.claims import Claim
@@ -43,6 +46,12 @@ def shown(work: Work, tmp_path: Path, tab: "Page") -> "Page":
     tab.goto(f"file://{facts['page']}")
     tab.locator(".tile").nth(4).wait_for()
     return tab
+
+
+def test_the_command_shows_images_and_texts_on_one_page(work: Work, tmp_path: Path) -> None:
+    work.add("both", [NewSample(media=TEXT, data=b"a text", origin={}), NewSample(data=noise_image(1), origin={})])
+    done = tilth("gallery", work.dataset.root, "--out", tmp_path / "g")
+    assert json.loads(done.stdout)["shown"] == 2
 
 
 def test_a_text_is_not_in_the_page_until_it_is_asked_for(shown: "Page") -> None:

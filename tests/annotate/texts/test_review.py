@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import label_studio
 import numpy as np
 import pytest
+from commands import tilth
 from review_desk import Desk, log_in, other_person
 from words_world import WORDS, jsonl
 
@@ -148,6 +149,19 @@ def test_a_task_that_the_server_would_show_wrongly_is_not_sent() -> None:
     assert "must lie in the text" in check_task(task, NAMES)[0]
     region["value"] |= {"end": 9, "labels": ["casino"]}
     assert "categories of the policy" in check_task(task, NAMES)[0]
+
+
+def test_the_commands_ask_about_texts_or_about_images_and_never_mix_them(work: Work, tmp_path: Path) -> None:
+    policy = tmp_path / "p.yaml"
+    policy.write_text(
+        "policy: p\nversion: 1\ncategories: [{name: gambling, evidence: text, definition: bets},"
+        " {name: knife, definition: a knife, prompts: [knife]}]\n"
+    )
+    fill(work, "win money")
+    told = tilth("review", "status", work.dataset.root, "--policy", policy, "--texts", "--json")
+    assert json.loads(told.stdout)["queue"] == 0
+    refused = tilth("review", "pull", work.dataset.root, "--policy", policy, "--texts")
+    assert (refused.returncode, "nothing was pushed" in refused.stderr) == (2, True)
 
 
 @pytest.fixture
