@@ -31,6 +31,7 @@ TRAINERS = {
     "detector": "tilth.starter.stage1.detector:train",
     "classifier": "tilth.starter.stage1.classifier:train",
     "verdict": "tilth.starter.verdict.train:train",
+    "sentences": "tilth.starter.sentences.train:train",
 }
 
 

@@ -44,7 +44,12 @@ ROOMS = {
     ],
     "train": [["artifacts", "measure"], ["learn"], ["judge"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
-    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval", "protocols"], [""]],
+    "starter": [
+        ["world"],
+        ["grounding", "diffusion", "stage1", "verdict"],
+        ["retrieval", "protocols", "sentences"],
+        [""],
+    ],
     "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["console"], ["cli"]],
 }
 A_DOZEN = 12

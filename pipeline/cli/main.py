@@ -46,7 +46,7 @@ app = typer.Typer(
 HEADINGS = {
     "Recipes": "console check plan run status report retrain promote doctor env",
     "Data": "import import-text count gallery explain export history diff tag rollback provenance",
-    "Find and label": "policy mine ground second-opinion fuse thresholds review relabel",
+    "Find and label": "policy mine mine-text ground second-opinion fuse thresholds review relabel",
     "Clean": "hash quality words filter label-errors clean leakage split",
     "Make images": "synth judge prove face-swap forget",
     "Train and judge": "train calibrate eval gate",

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import tilth
+from words_world import WORDS, jsonl
 
 from tilth.annotate.texts.importing import ImportText
 from tilth.annotate.texts.sets import SETS
@@ -19,17 +20,7 @@ from tilth.engine.steps import Facts
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.mining.cleaning.split import Split
-from tilth.policy import Category, Policy
 from tilth.samples import TEXT, NewSample, Sample
-
-WORDS = Policy(
-    policy="words",
-    version=1,
-    categories=(
-        Category(name="gambling", evidence="text", definition="adverts for games of chance", also=("bets",)),
-        Category(name="threats", evidence="text", definition="says that somebody will come to harm"),
-    ),
-)
 
 
 @pytest.fixture
@@ -42,13 +33,6 @@ def take(work: Work, path: Path, **settings: Any) -> Facts:
     one = ImportText(path=path, **settings)
     work.show_own(one)
     return one.run(work)
-
-
-def jsonl(path: Path, *rows: object) -> Path:
-    path.write_text(
-        "".join((row if isinstance(row, str) and row.startswith("{") else json.dumps(row)) + "\n" for row in rows)
-    )
-    return path
 
 
 def only(work: Work) -> Sample:
