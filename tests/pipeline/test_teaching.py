@@ -102,7 +102,7 @@ def test_a_policy_that_is_read_once_for_all_texts_teaches_the_same(policy: Polic
         told[once] = [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
         model.zero_grad()
     for anew, again in zip(told[False], told[True], strict=True):
-        torch.testing.assert_close(again, anew, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(again, anew, rtol=1e-5, atol=1e-7)
 
 
 def test_a_model_that_keeps_nothing_reads_the_policy_with_each_text(policy: Policy, opened: Any, caplog: Any) -> None:
