@@ -53,6 +53,7 @@ ELSEWHERE = {
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "import-text": "in tests/annotate/texts",
+    "import-sound": "in tests/annotate/sounds",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
     "review push": "the same",
