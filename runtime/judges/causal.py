@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tilth import models
+from tilth.encoders.fusion import finite
 from tilth.errors import ModelError
 from tilth.extras import optional
-from tilth.fusion import finite
 from tilth.runtime.stages.stage1 import Floats
 
 SAME = 0.05  # the most by which logits may differ after what was kept, relative to their spread; bfloat16 differs by a hundredth

@@ -12,9 +12,9 @@ import pytest
 from noise import noise_image
 from sklearn.metrics import average_precision_score
 
+from tilth.encoders.fusion import fuse
 from tilth.engine.work import Work
 from tilth.errors import GateRefused
-from tilth.fusion import fuse
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About, write_about
 from tilth.train.judge.calibrate import best_box_threshold, fit_fusion
