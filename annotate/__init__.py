@@ -9,4 +9,5 @@ STEPS = {
     "thresholds": "tilth.annotate.grounding.thresholds:Thresholds",
     "export": "tilth.annotate.exchange.export:Export",
     "review": "tilth.annotate.review.review:Review",
+    "review.text": "tilth.annotate.texts.review:ReviewText",
 }

@@ -3,7 +3,7 @@
     python benchmarks/find.py --seeds 5
     python benchmarks/find.py --seed 1 --images 100000 --prevalence 0.001 --work runs/find   # rare positives, as `loop.py` asks for
 
-A seed is a corpus of 6,000 images of the starter world that no model was trained on; each category is in about 4 %. Six ways
+A seed is a corpus of 6,000 images of the starter world that no model was trained on; each category is in about 4 %. Seven ways
 to put the corpus into an order, each way adding to the one before it:
 
     random      as labelling at random does: the expected number of looks
@@ -12,6 +12,7 @@ to put the corpus into an order, each way adding to the one before it:
     policy      all prompts and counter-prompts of the policy
     matching    and the matching head on the first 1,500
     verified    and the detector on the first of these, three times as many as there are positives, as the step `verify` does
+    deep        and the detector on all that the matching head judged
 
 Prints, over all categories and seeds with 95 % t intervals over seeds: looks until half, four fifths and 95 % of the
 positives are found, and recall when as many images are looked at as there are positives; `make figures` draws them. Takes about 3
@@ -54,7 +55,7 @@ from tilth.starter.world.settings import World
 ROOT = Path(__file__).parents[1]
 POLICY = ROOT / "configs" / "policies" / "starter.yaml"
 IMAGES, DEPTH, CHUNK = 6000, 1500, 500
-WAYS = ("random", "pooled", "maximum", "policy", "matching", "verified")
+WAYS = ("random", "pooled", "maximum", "policy", "matching", "verified", "deep")
 SHARES = (0.5, 0.8, 0.95)
 RECALL = "recall_at_positives"  # when as many images are looked at as there are positives
 
@@ -127,11 +128,11 @@ def orders(folder: Path, truth: dict[str, set[str]], seed: int) -> dict[str, dic
         ranked = np.array([candidate.row for candidate in judged], int)
         ranked = np.concatenate([ranked, likely[~np.isin(likely, ranked)]])
         found["matching"][question.category] = shown[ranked]
-        few = 3 * int(shown.sum())
-        seen = look([folder / "images" / keys[row] for row in ranked[:few]], question.category)
-        verified = [combined(c.order, s) for c, s in zip(judged[:few], seen, strict=True)]
-        ranked[:few] = ranked[:few][np.argsort(-np.array(verified), kind="stable")]
-        found["verified"][question.category] = shown[ranked]
+        seen = look([folder / "images" / keys[row] for row in ranked[: len(judged)]], question.category)
+        scores = np.array([combined(c.order, s) for c, s in zip(judged, seen, strict=True)])
+        for way, few in (("verified", min(3 * int(shown.sum()), len(judged))), ("deep", len(judged))):
+            best = np.argsort(-scores[:few], kind="stable")
+            found[way][question.category] = shown[np.concatenate([ranked[best], ranked[few:]])]
     return found
 
 
@@ -206,19 +207,12 @@ def main() -> None:
         way: {n: interval([float(np.mean([row[n] for row in run[way].values()])) for run in runs]) for n in names}
         for way in WAYS
     }
-    saved = interval(
-        [
-            1
-            - float(np.mean([run["verified"][c]["looks_0.8"] / run["random"][c]["looks_0.8"] for c in run["verified"]]))
-            for run in runs
-        ]
-    )
-    over_pooled = interval(
-        [
-            float(np.mean([run["verified"][c][RECALL] - run["pooled"][c][RECALL] for c in run["verified"]]))
-            for run in runs
-        ]
-    )
+    saved, over_pooled = {}, {}
+    for way in ("verified", "deep"):
+        shares = [[run[way][c]["looks_0.8"] / run["random"][c]["looks_0.8"] for c in run[way]] for run in runs]
+        saved[way] = interval([1 - float(np.mean(each)) for each in shares])
+        gains = [[run[way][c][RECALL] - run["pooled"][c][RECALL] for c in run[way]] for run in runs]
+        over_pooled[way] = interval([float(np.mean(each)) for each in gains])
     by_category = {
         way: {c: float(np.mean([run[way][c][RECALL] for run in runs])) for c in runs[0][way]} for way in WAYS
     }
@@ -227,12 +221,14 @@ def main() -> None:
     )
     for way, row in table.items():
         print(f"{way:8} " + "  ".join(f"{n} {m:.3g} ({a:.3g} to {b:.3g})" for n, (m, a, b) in row.items()))
-    print(
-        f"fewer looks than at random for four fifths of the positives: {saved[0]:.1%} ({saved[1]:.1%} to {saved[2]:.1%})"
-    )
-    print(
-        f"recall above that of the pooled single prompt: {over_pooled[0]:+.3f} ({over_pooled[1]:+.3f} to {over_pooled[2]:+.3f})"
-    )
+    for way in saved:
+        (few, *few_ends), (gain, *gain_ends) = saved[way], over_pooled[way]
+        print(
+            f"{way}: {few:.1%} ({few_ends[0]:.1%} to {few_ends[1]:.1%}) fewer looks than at random for four fifths of the positives"
+        )
+        print(
+            f"{way}: {gain:+.3f} ({gain_ends[0]:+.3f} to {gain_ends[1]:+.3f}) recall above that of the pooled single prompt"
+        )
     for way, categories in by_category.items():
         print(
             f"{way:8} recall when as many are looked at as there are: "
@@ -245,8 +241,11 @@ def main() -> None:
             figures.add(f"{way}.{key}", middle, unit, ci95=ends, n=len(seeds))
         for category, value in by_category[way].items():
             figures.add(f"{way}.{RECALL}.{category}", value, "share", n=len(seeds))
-    figures.add("fewer_looks_than_random", saved[0], "share", ci95=saved[1:], n=len(seeds))
-    figures.add("recall_above_pooled", over_pooled[0], "share", ci95=over_pooled[1:], n=len(seeds))
+    for way, before in (("verified", ""), ("deep", "deep.")):
+        figures.add(f"{before}fewer_looks_than_random", saved[way][0], "share", ci95=saved[way][1:], n=len(seeds))
+        figures.add(
+            f"{before}recall_above_pooled", over_pooled[way][0], "share", ci95=over_pooled[way][1:], n=len(seeds)
+        )
     figures.write(args.results)
 
 

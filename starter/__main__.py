@@ -32,6 +32,7 @@ TRAINERS = {
     "classifier": "tilth.starter.stage1.classifier:train",
     "verdict": "tilth.starter.verdict.train:train",
     "speech": "tilth.starter.speech.pretrain:train",
+    "sentences": "tilth.starter.sentences.train:train",
 }
 
 

@@ -45,8 +45,13 @@ ROOMS = {
     ],
     "train": [["artifacts", "measure"], ["learn"], ["judge"], ["speech"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
-    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict", "speech"], ["retrieval", "protocols"], [""]],
-    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["cli"]],
+    "starter": [
+        ["world"],
+        ["grounding", "diffusion", "stage1", "verdict", "speech"],
+        ["retrieval", "protocols", "sentences"],
+        [""],
+    ],
+    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["console"], ["cli"]],
 }
 A_DOZEN = 12
 HEAVY = {

@@ -51,6 +51,7 @@ EXTRAS = {
     "prometheus_client": "runtime",
     "python_multipart": "runtime",
     "tokenizers": "runtime",
+    "nicegui": "console",
     "ray": "cluster",
     "lance_ray": "cluster",
     "grpc_reflection": "serve",  # what `ray.serve` misses first

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -65,19 +65,25 @@ def read_answers(
         shows: The categories that an image can show without a box; others are odd.
         policy: Whose categories these are.
     """
+    return each_person(task, lambda who, said: _answer(who, said, task, categories, round_, shows, policy))
+
+
+def each_person(task: Row, read: Callable[[str, Row], Answer]) -> list[Answer]:
+    """Read the newest annotation of each person by a function of the person and the annotation."""
     newest: dict[str, Row] = {}
     for annotation in sorted(task.get("annotations") or [], key=lambda a: str(a.get("updated_at"))):
-        newest[_who(annotation)] = annotation
+        newest[who_said(annotation)] = annotation
     answers = []
     for who, annotation in sorted(newest.items()):
         try:
-            answers.append(_answer(who, annotation, task, categories, round_, shows, policy))
+            answers.append(read(who, annotation))
         except (TypeError, ValueError, KeyError, AttributeError):  # the server keeps whatever a program sends it
-            answers.append(Answer(who=who, note="cannot be read", digest=_digest(annotation)))
+            answers.append(Answer(who=who, note="cannot be read", digest=digest_of(annotation)))
     return answers
 
 
-def _who(annotation: Row) -> str:
+def who_said(annotation: Row) -> str:
+    """Return the number of the person."""
     who = annotation.get("completed_by")
     return str(who.get("id") if isinstance(who, dict) else who)
 
@@ -87,7 +93,7 @@ def _answer(
 ) -> Answer:
     size = (int(task["data"]["width"]), int(task["data"]["height"]))
     spent = float(annotation.get("lead_time") or 0.0)
-    name = _digest(annotation)
+    name = digest_of(annotation)
     # a skipped task keeps the whole prediction as its result; nobody has agreed to it
     if annotation.get("was_cancelled"):
         return Answer(who=who, seconds=spent, note="skipped", digest=name)
@@ -127,7 +133,8 @@ def _answer(
     )
 
 
-def _digest(annotation: Row) -> str:
+def digest_of(annotation: Row) -> str:
+    """Name what a person said; another answer has another name."""
     said = [annotation.get("id"), bool(annotation.get("was_cancelled")), annotation.get("result") or []]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -175,14 +182,19 @@ def _read(regions: list[Row], size: tuple[int, int], categories: Sequence[str], 
 
 
 def _shown(annotation: Row, task: Row, size: tuple[int, int], categories: Sequence[str]) -> list[Named]:
-    """Return the boxes that the person began with: of the prediction that the annotation names, or else the newest then."""
+    """Return the boxes that the person began with."""
+    return _read(began_with(annotation, task), size, categories, ()).boxes
+
+
+def began_with(annotation: Row, task: Row) -> list[Row]:
+    """Return the regions of the prediction that an annotation names, or else of the newest when it was begun; none when there was none."""
     predictions = task.get("predictions") or []
     parent, began = annotation.get("parent_prediction"), str(annotation.get("created_at") or "~")
     earlier = [p for p in predictions if str(p.get("created_at") or "") <= began]
     chosen = [p for p in predictions if p.get("id") == parent] or sorted(
         earlier, key=lambda p: str(p.get("created_at") or ""), reverse=True
     )
-    return _read(chosen[0].get("result") or [], size, categories, ()).boxes if chosen else []
+    return list(chosen[0].get("result") or []) if chosen else []
 
 
 def _compare(boxes: list[Named], shown: list[Named]) -> tuple[list[str], list[tuple[str, Box]]]:

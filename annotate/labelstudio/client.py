@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tilth.annotate.labelstudio.tasks import Row, asked, check_prediction, check_task, make_config
+from tilth.annotate.labelstudio.forms import FORMS
+from tilth.annotate.labelstudio.tasks import Row, asked
 from tilth.errors import InputError, Unavailable
 from tilth.extras import optional
 from tilth.policy import Policy
+from tilth.samples import IMAGE
 
 BATCH = 1000  # tasks in one request; the server takes them in one transaction, larger ones in no less time each
 SLIM_PAGE = 1000
@@ -45,13 +47,16 @@ class Studio:
         policy: Whose categories it asks for.
         people: How many should see each image, where the project is made.
         make: Make the project when there is none of this title; else there must be one.
+        media: What people see there, images or texts.
 
     Raises:
         Unavailable: The server does not answer.
         InputError: It refuses the key, has no such project, or has one that asks for something else.
     """
 
-    def __init__(self, url: str, key: str, title: str, policy: Policy, *, people: int = 1, make: bool = True) -> None:
+    def __init__(
+        self, url: str, key: str, title: str, policy: Policy, *, people: int = 1, make: bool = True, media: str = IMAGE
+    ) -> None:
         with optional():
             import httpx
             from label_studio_sdk import LabelStudio
@@ -63,7 +68,7 @@ class Studio:
                 "the access token of Label Studio must be plain text in one line; set LABEL_STUDIO_API_KEY"
             )
         self.url, self.policy, self.title = url.rstrip("/"), policy, title
-        self.categories = tuple(category.name for category in policy.pictured)
+        self.form = FORMS[media](policy)
         self._http = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
         # it knows both kinds of token; the requests are ours, as it repeats a POST that failed and rejects listings
         self._client: Any = LabelStudio(base_url=self.url, api_key=key, httpx_client=self._http)
@@ -120,9 +125,9 @@ class Studio:
             raise InputError(f"Label Studio at {self.url} refuses the key; set LABEL_STUDIO_API_KEY")
         if code >= 500 or code in AGAIN:
             raise Unavailable(f"Label Studio at {self.url} answers {code}; run again")
-        raise InputError(
-            f"Label Studio at {self.url} answers {code} to {method} {path}: {' '.join(text.split())[:200]}"
-        )
+        # of what was sent the answer may repeat parts, and no log holds a text
+        told = "" if self.form.hidden and "/import" in path else f": {' '.join(text.split())[:200]}"
+        raise InputError(f"Label Studio at {self.url} answers {code} to {method} {path}{told}")
 
     def _find(self) -> int:
         page = self.call("GET", "api/projects", params={"title": self.title, "page_size": WHOLE_PAGE})
@@ -131,7 +136,7 @@ class Studio:
             raise InputError(f"Label Studio at {self.url} has {len(same)} projects {self.title!r}; rename all but one")
         if not same:
             return 0
-        theirs, ours = asked(str(same[0]["label_config"])), asked(make_config(self.policy))
+        theirs, ours = asked(str(same[0]["label_config"])), asked(self.form.config)
         if theirs != ours:
             odd = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
             raise InputError(
@@ -146,13 +151,17 @@ class Studio:
             "api/projects",
             {
                 "title": self.title,
-                "label_config": make_config(self.policy),
+                "label_config": self.form.config,
                 "maximum_annotations": people,
                 "show_skip_button": True,
                 "enable_empty_annotation": True,
                 "show_collab_predictions": True,
             },
         )
+        if self.form.hidden:  # in the list beside the task, until somebody asks for them there
+            parts = {part: [f"tasks:data.{column}" for column in self.form.hidden] for part in ("explore", "labeling")}
+            view = {"title": "Default", "type": "list", "target": "tasks", "hiddenColumns": parts}
+            self.call("POST", "api/dm/views", {"project": int(made["id"]), "data": view})
         return int(made["id"])
 
     def serve_folder(self, path: str) -> None:
@@ -233,10 +242,7 @@ class Studio:
         Raises:
             InputError: Lists what is wrong; nothing was sent.
         """
-        names = self.policy.names
-        wrong = [
-            f"tasks[{n}].{what}" for n, one in enumerate(tasks) for what in check_task(one, self.categories, names)
-        ]
+        wrong = [f"tasks[{n}].{what}" for n, one in enumerate(tasks) for what in self.form.wrong(one)]
         if wrong:
             raise InputError("not sent to Label Studio:\n" + "\n".join(wrong[:20]))
         answer = self.call(
@@ -260,7 +266,7 @@ class Studio:
         wrong = [
             f"task {task}{what}"
             for task, (size, prediction) in predictions.items()
-            for what in (check_prediction(prediction, size, self.categories, self.policy.names) if prediction else ())
+            for what in (self.form.wrong_prediction(prediction, size) if prediction else ())
         ]
         if wrong:
             raise InputError("not sent to Label Studio:\n" + "\n".join(wrong[:20]))

@@ -44,15 +44,16 @@ def make_interface(categories: Sequence[tuple[str, str]], shows: Sequence[str]) 
         colour = "#{:02x}{:02x}{:02x}".format(*colour_of(name))
         ElementTree.SubElement(boxes, "Label", value=name, background=colour, hint=definition)
     # above the image, where they can be seen without scrolling
-    _choices(view, WHOLE, "single", (EMPTY, UNUSABLE, ESCALATE))
+    choices(view, WHOLE, "single", (EMPTY, UNUSABLE, ESCALATE))
     ElementTree.SubElement(view, "Image", name=IMAGE, value=f"${IMAGE}", zoom="true", zoomControl="true")
     ElementTree.SubElement(view, "Header", value="Shown without a box", size="6")
-    _choices(view, SHOWS, "multiple", shows)
+    choices(view, SHOWS, "multiple", shows)
     return ElementTree.tostring(view, encoding="unicode")
 
 
-def _choices(view: ElementTree.Element, name: str, choice: str, values: Sequence[str]) -> None:
-    tag = ElementTree.SubElement(view, "Choices", name=name, toName=IMAGE, choice=choice, showInLine="true")
+def choices(view: ElementTree.Element, name: str, choice: str, values: Sequence[str], of: str = IMAGE) -> None:
+    """Add a question with choices, `single` or `multiple`, about the object of this name."""
+    tag = ElementTree.SubElement(view, "Choices", name=name, toName=of, choice=choice, showInLine="true")
     for value in values:
         ElementTree.SubElement(tag, "Choice", value=value)
 
@@ -69,13 +70,13 @@ def asked(config: str) -> dict[str, frozenset[str]]:
         view = ElementTree.fromstring(config)
     except ElementTree.ParseError as error:
         raise InputError(f"the labelling interface is not XML: {error}") from error
-    tags = {"RectangleLabels": "Label", "Choices": "Choice"}
+    tags = {"RectangleLabels": "Label", "Labels": "Label", "Choices": "Choice"}
     found = {
         str(tag.get("name")): frozenset(str(each.get("value")) for each in tag.iter(tags[tag.tag]))
         for tag in view.iter()
         if tag.tag in tags
     }
-    return found | {IMAGE: frozenset(str(tag.get("value")) for tag in view.iter("Image"))}
+    return found | {IMAGE: frozenset(str(tag.get("value")) for name in ("Image", "Text") for tag in view.iter(name))}
 
 
 def make_task(sample: Sample, image_url: str, why: str = "") -> Row:

@@ -1,14 +1,16 @@
 """Whom to ask about which images, and how: the settings of a review, and what may wait in its queue."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
-from tilth.annotate.review.queue import choose, worth_of
+from tilth.annotate.review.queue import Entry, choose, entry, worth_of
 from tilth.data.where import both, to_ask
 from tilth.engine.steps import step
 from tilth.engine.work import Work
+from tilth.policy import Category, Policy
+from tilth.samples import IMAGE, Sample
 
 
 @step
@@ -39,6 +41,8 @@ class Asking:
             for a dataset that outlives runs, beside which `tilth review push` and `pull` do the same.
     """
 
+    media: ClassVar[tuple[str, ...]] = (IMAGE,)
+
     backend: Literal["simulated", "labelstudio"] = "simulated"
     budget: int = 200
     share: float = 0.0
@@ -65,11 +69,20 @@ class Asking:
         if self.people < 1:
             raise ValueError(f"people must be at least 1, got {self.people}")
 
+    @staticmethod
+    def asked(policy: Policy) -> tuple[Category, ...]:
+        """Return what people are asked for: words are judged by reading them, so no image waits for people because of theirs."""
+        return tuple(policy.pictured)
+
+    @staticmethod
+    def weigh(sample: Sample, seed: int, worth: Mapping[str, float]) -> Entry:
+        """Say how urgent a sample is, and why."""
+        return entry(sample, seed, worth)
+
     def wanted(self, work: Work) -> str:
-        """Return the condition on images that may be reviewed: people have not been asked yet for all categories."""
+        """Return the condition on samples that may be reviewed: people have not been asked yet for all categories."""
         only = {"all": "", "made": "made", "found": "not made"}[self.only]
-        # words are judged by reading them, so no image waits for people because of a category of theirs
-        return both("split != 'test'", to_ask(category.name for category in work.policy.pictured), only)
+        return both("split != 'test'", to_ask(category.name for category in self.asked(work.policy)), only)
 
     def queue(
         self, work: Work, known: Collection[str] | None = None, *, beside: Collection[str] = (), less: int = 0
@@ -79,10 +92,16 @@ class Asking:
         samples = work.dataset.samples(where, ids=known, images=False, keep=lambda sample: sample.id not in beside)
         candidates = work.dataset.count(where, ids=known) - work.dataset.count(where, ids=beside) if self.share else 0
         budget = math.ceil(self.share * candidates) if self.share else self.budget
-        shown = dict.fromkeys((category.name for category in work.policy.pictured), 0)
+        shown = dict.fromkeys((category.name for category in self.asked(work.policy)), 0)
         for (names,) in work.dataset.cells("categories", where="split != 'test'"):
             for name in cast("list[str]", names or []):
                 if name in shown:
                     shown[name] += 1
-        worth = worth_of(shown)
-        return choose(samples, max(0, budget - less), audit_share=self.audit_share, seed=work.seed, worth=worth)
+        return choose(
+            samples,
+            max(0, budget - less),
+            audit_share=self.audit_share,
+            seed=work.seed,
+            worth=worth_of(shown),
+            weigh=self.weigh,
+        )

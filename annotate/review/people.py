@@ -15,8 +15,10 @@ from tilth.engine.job import batched
 from tilth.engine.steps import Facts
 from tilth.engine.work import Work
 from tilth.errors import Unavailable
+from tilth.samples import IMAGE, TEXT
 
-NAME = "review"  # of the columns of a review that is the dataset's and no step's
+# of the columns and the notes of a review that is the dataset's and no step's
+NAMES = {IMAGE: ("review", "review.json"), TEXT: ("review.text", "review-text.json")}
 
 
 def ask_people(review: Asking, work: Work) -> Facts:
@@ -37,7 +39,8 @@ def ask_people(review: Asking, work: Work) -> Facts:
     answered = len({ledger.tasks[task] for task in ledger.worked})
     if answered < review.done_share * asked:
         raise Unavailable(
-            f"{work.name}: {answered} of {asked} images are answered at {pushed['project']}; label on, then run the same command"
+            f"{work.name}: {answered} of {asked} {review.media[0]}s are answered at {pushed['project']}; label on, then run the same "
+            "command"
         )
     return {
         "backend": "labelstudio",
@@ -53,8 +56,8 @@ def _go_on(review: Asking, work: Work) -> Facts:
 
     Under one name, whatever the step is called: it is one review of one dataset, also that of `tilth review pull`.
     """
-    one = replace(work, name=NAME)
-    ledger = Ledger.load(work.dataset.root / "review.json")
+    name, notes = NAMES[review.media[0]]
+    one, ledger = replace(work, name=name), Ledger.load(work.dataset.root / notes)
     pulled = pull(review, one, ledger) if ledger.queue else {}
     facts = people_facts(one, ledger.pulled)
     ledger.pulled = []

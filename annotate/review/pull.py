@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
-from tilth.annotate.labelstudio.answers import read_answers
 from tilth.annotate.labelstudio.client import Studio
 from tilth.annotate.labelstudio.tasks import Row
 from tilth.annotate.review.asking import Asking
@@ -106,9 +105,7 @@ def _read(
         row = old.get(one.id, {"claims": [], "columns": "", "nested": ""})
         earlier = [read_claim(claim) for claim in cast("list[Mapping[str, object]]", row["claims"])]
         columns = read_columns(row)
-        width, height = one.size_wh  # people can edit what a task says of its image
-        task = {**whole[one.id], "data": {**whole[one.id]["data"], "width": width, "height": height}}
-        result = _merge(work.name, one, task, earlier, columns, studio, ledger.queue[one.id])
+        result = _merge(work.name, one, whole[one.id], earlier, columns, studio, ledger.queue[one.id])
         if result is not None:
             rows[one.id] = result
     return rows, said
@@ -126,7 +123,7 @@ def _merge(
     """Append what is new to what is known; None when nothing is."""
     rounds = [claim.evidence.get("round") for claim in (*sample.claims, *earlier) if claim.kind == "human"]
     round_ = 1 + max((number for number in rounds if isinstance(number, int)), default=0)
-    answers = read_answers(task, studio.categories, round_, studio.policy.names, studio.policy.tag)
+    answers = studio.form.answers(task, sample.size_wh, round_)
     told = cast("list[dict[str, Json]]", columns.get(f"{name}.answers") or [])
     known = {str(row["who"]): row for row in told}
     claims = list(earlier)

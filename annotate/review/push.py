@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 from tilth.annotate.labelstudio.client import BATCH, Studio, start_it
 from tilth.annotate.labelstudio.images import Images
 from tilth.annotate.labelstudio.server import Server, default_home, running
-from tilth.annotate.labelstudio.tasks import Row, digest, make_prediction, make_task
+from tilth.annotate.labelstudio.tasks import Row, digest
 from tilth.annotate.review.asking import Asking
 from tilth.annotate.review.ledger import Ledger
 from tilth.engine.job import batched
 from tilth.engine.steps import Facts
 from tilth.engine.work import Work
 from tilth.errors import InputError, TilthError, Unavailable
-from tilth.samples import Sample
+from tilth.samples import IMAGE
 
 KEY = "LABEL_STUDIO_API_KEY"
 READ_ROWS = 128  # images in memory at once
@@ -72,11 +72,12 @@ def open_studio(review: Asking, work: Work, ledger: Ledger, *, make: bool) -> St
     key = os.environ.get(KEY) or (own.key if own else "")
     if not key:
         raise _lacking(url, f"review with Label Studio needs its access token in the environment variable {KEY}")
-    if not work.policy.pictured:
-        raise InputError(f"policy {work.policy.policy} has no category that boxes can be drawn around")
+    if not review.asked(work.policy):
+        lacks = "that boxes can be drawn around" if IMAGE in review.media else "that words decide (evidence: text)"
+        raise InputError(f"policy {work.policy.policy} has no category {lacks}")
     place = hashlib.sha256(str(work.dataset.root.resolve()).encode()).hexdigest()[:8]
     title = ledger.title or f"tilth {work.name[:30]} {place}"  # the server allows 50 letters
-    studio = Studio(url, key, title, work.policy, people=review.people, make=make)
+    studio = Studio(url, key, title, work.policy, people=review.people, make=make, media=review.media[0])
     try:
         ledger.belongs_to(studio)
         ledger.settle(studio, work.dataset)
@@ -101,7 +102,7 @@ def push(review: Asking, work: Work, ledger: Ledger, *, top_up: bool = True) -> 
     """
     url, own = _server(review, ledger)
     files: Path | None = review.files or (own.files if own else None)
-    if review.images == "folder" and files is None:
+    if IMAGE in review.media and review.images == "folder" and files is None:
         raise _lacking(
             url,
             f"Label Studio at {url} was not started by tilth review up, so review needs the setting files (--files): the "
@@ -113,7 +114,8 @@ def push(review: Asking, work: Work, ledger: Ledger, *, top_up: bool = True) -> 
             more = review.queue(work, beside=ledger.queue.keys(), less=waiting)
             ledger.queue |= more
             ledger.save()
-        sent = _send(Images(studio, review.images, files), studio, work, ledger)
+        images = Images(studio, review.images, files) if IMAGE in review.media else None
+        sent = _send(images, studio, work, ledger)
         renewed = _renew(studio, work, ledger)
         ledger.at = work.dataset.at.number
         ledger.save()
@@ -129,7 +131,7 @@ def push(review: Asking, work: Work, ledger: Ledger, *, top_up: bool = True) -> 
         }
 
 
-def _send(images: Images, studio: Studio, work: Work, ledger: Ledger) -> int:
+def _send(images: Images | None, studio: Studio, work: Work, ledger: Ledger) -> int:
     known = set(ledger.tasks.values()) | set(ledger.deleted)
     todo = [sample for sample in ledger.queue if sample not in known]
     sent = 0
@@ -138,8 +140,9 @@ def _send(images: Images, studio: Studio, work: Work, ledger: Ledger) -> int:
         tasks = []
         for some in batched(ids, READ_ROWS):
             samples = [sample for sample in work.dataset.read(some) if sample.data and not sample.drops]
-            for sample, address in zip(samples, images.addresses(samples), strict=True):
-                tasks.append(make_task(sample, address, ledger.queue[sample.id]))
+            addresses = images.addresses(samples) if images else [""] * len(samples)  # a text is in its task
+            for sample, address in zip(samples, addresses, strict=True):
+                tasks.append(studio.form.task(sample, address, ledger.queue[sample.id]))
         return tasks
 
     with work.events.progress(f"{work.name}: push", len(todo)) as advance:
@@ -177,12 +180,11 @@ def _renew(studio: Studio, work: Work, ledger: Ledger) -> int:
     worked = studio.annotated()  # somebody may be looking at the old boxes of these
     renewed = 0
     for ids in batched((s for s in ledger.open if s in task_of and task_of[s] not in worked), BATCH):
-        changed: list[Sample] = [
-            s for s in work.dataset.read(ids, images=False) if digest(make_prediction(s)) != ledger.shown.get(s.id)
-        ]
+        waiting = [(s, studio.form.prediction(s)) for s in work.dataset.read(ids, images=False)]
+        changed = [(s, said) for s, said in waiting if digest(said) != ledger.shown.get(s.id)]
         if changed:
-            studio.predict({task_of[s.id]: (s.size_wh, make_prediction(s)) for s in changed})
-            ledger.shown |= {s.id: digest(make_prediction(s)) for s in changed}
+            studio.predict({task_of[s.id]: (s.size_wh, said) for s, said in changed})
+            ledger.shown |= {s.id: digest(said) for s, said in changed}
             ledger.save()
             renewed += len(changed)
     return renewed

@@ -13,7 +13,7 @@ import heapq
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -106,7 +106,8 @@ def disagreement(sample: Sample) -> float:
     return max(parts, default=0.0)
 
 
-def _tie(seed: int, id_: str) -> str:
+def tie(seed: int, id_: str) -> str:
+    """Return what decides between samples that are equally urgent, and who is audited."""
     return hashlib.sha256(f"{seed}\n{id_}".encode()).hexdigest()[:16]
 
 
@@ -132,7 +133,7 @@ def entry(sample: Sample, seed: int, worth: Mapping[str, float] = MappingProxyTy
     groups = (value for name, value in sorted(sample.columns.items()) if name.endswith(".group"))
     return Entry(
         priority=1 - math.prod(1 - chance for chance in reasons.values()),
-        tie=_tie(seed, sample.id),
+        tie=tie(seed, sample.id),
         id=sample.id,
         why=max(reasons, key=lambda name: reasons[name]),
         category=expected or min(found, default=""),
@@ -173,6 +174,7 @@ def choose(
     audit_share: float = 0.1,
     seed: int = 0,
     worth: Mapping[str, float] = MappingProxyType({}),
+    weigh: Callable[[Sample, int, Mapping[str, float]], Entry] = entry,
 ) -> dict[str, str]:
     """Choose images for review; memory grows with the budget, not with the samples.
 
@@ -182,6 +184,7 @@ def choose(
         audit_share: Part of the budget that is drawn at random from all candidates.
         seed: Of the audit, and of ties.
         worth: Of a label of each category, in [0, 1]; see `worth_of`.
+        weigh: Says how urgent a sample is.
 
     Returns:
         `audit`, `doubt`, `disagreement`, `contradiction` or `served` by sample id, most urgent first.
@@ -192,9 +195,9 @@ def choose(
     by_category: dict[str, _Best] = defaultdict(lambda: _Best(size))
     random = _Best(size)
     for sample in samples:
-        one = entry(sample, seed, worth)
+        one = weigh(sample, seed, worth)
         by_category[one.category].add(one)
-        drawn = _tie(seed + 1, sample.id)
+        drawn = tie(seed + 1, sample.id)
         random.add(replace(one, priority=0, tie=drawn, why="audit"))
     chosen = _Chosen(budget)
     chosen.draw(random.ranked(), math.ceil(budget * audit_share))

@@ -11,7 +11,7 @@ from tilth.annotate.review.people import ask_people
 from tilth.annotate.review.reviewer import Reviewed, label_by_truth, label_made, read_made_truth, read_truth
 from tilth.claims import Json
 from tilth.data.where import both, lacks
-from tilth.engine.steps import Facts, inputs_digest, step
+from tilth.engine.steps import Facts, Mapper, inputs_digest, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.samples import Result, Sample
@@ -91,6 +91,41 @@ class Review(Asking):
         """The truth files."""
         return tuple(path for path in (self.truth, self.made_truth) if path)
 
+    def _truth(self) -> Path:
+        """Return the file that says what each sample shows.
+
+        Raises:
+            InputError: None is named.
+        """
+        if self.truth is None:
+            raise InputError(
+                f"a simulated review needs the setting truth: a file that says what each {self.media[0]} shows"
+            )
+        return self.truth
+
+    def _made_truth(self, work: Work) -> Path | None:
+        return self.made_truth or work.artifacts.get("made_truth")
+
+    def known(self, work: Work) -> set[str]:
+        """Return the samples that the simulated reviewer knows."""
+        made = self._made_truth(work)
+        return set(read_truth(self._truth())) | (set(read_made_truth(made)) if made else set())
+
+    def simulated(self, work: Work, why: dict[str, str]) -> Mapper:
+        """Return the simulated reviewer of the samples that were chosen, each for a reason."""
+        truth, made = self._truth(), self._made_truth(work)
+        return Simulate(
+            name=work.name,
+            why=why,
+            truth=truth,
+            truth_digest=inputs_digest([p for p in (truth, made) if p]),
+            made_truth=str(made or ""),
+            categories=tuple(category.name for category in self.asked(work.policy)),
+            policy=work.policy.tag,
+            error_rate=self.error_rate,
+            seed=work.seed,
+        )
+
     def run(self, work: Work) -> Facts:
         """Choose, ask, count.
 
@@ -116,27 +151,13 @@ class Review(Asking):
             return ask_people(self, work)
         if backend != "simulated":
             raise InputError(f"review backend must be simulated or labelstudio, got {backend!r}")
-        if self.truth is None:
-            raise InputError("a simulated review needs the setting truth: a file that says what each image shows")
-        made = self.made_truth or work.artifacts.get("made_truth")
-        known = set(read_truth(self.truth)) | (set(read_made_truth(made)) if made else set())
+        known = self.known(work)
         wanted = self.wanted(work)
         candidates, reviewable = work.dataset.count(wanted), work.dataset.count(wanted, ids=known)
-        categories = tuple(category.name for category in work.policy.pictured)
+        categories = tuple(category.name for category in self.asked(work.policy))
         unasked = {n: work.dataset.count(both(wanted, f"not people or {lacks('decided', [n])}")) for n in categories}
         why = self.queue(work, known)
-        mapper = Simulate(
-            name=work.name,
-            why=why,
-            truth=self.truth,
-            truth_digest=inputs_digest([p for p in (self.truth, made) if p]),
-            made_truth=str(made or ""),
-            categories=categories,
-            policy=work.policy.tag,
-            error_rate=self.error_rate,
-            seed=work.seed,
-        )
-        counts = work.map(mapper, ids=why.keys(), on="claims")
+        counts = work.map(self.simulated(work, why), ids=why.keys(), on="claims")
         return {
             "backend": "simulated",
             "candidates": candidates,

@@ -21,6 +21,7 @@ from tilth.samples import TEXT, Sample
 FORMATS = ("jsonl", "parquet", "csv", "labelstudio")
 EXPORTED = (State.REVIEWED, State.CONFIRMED_EMPTY, State.AUTO)
 GROUP_ROWS = 1000
+FORMULAS = ("=", "+", "-", "@")  # what a spreadsheet that opens a CSV file would compute
 SPLITS = {"val": "validation"}  # as `datasets` calls it; a text without a split is for training
 SCHEMA = pa.schema(
     [
@@ -99,6 +100,7 @@ def export_texts(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     counts: Counter[str] = Counter()
+    formulas = 0
     with ExitStack() as held:
         files: dict[str, Any] = {}
         for sample in dataset.samples(chosen):
@@ -109,11 +111,16 @@ def export_texts(
                 )
             files[split].add(sample)
             counts[split] += 1
+            formulas += format_ == "csv" and sample.text().startswith(FORMULAS)
     if not counts:
         shutil.rmtree(partial)
         raise InputError(f"{dataset.root}: no labelled text to write")
     if out.exists():
         out.rmdir()
+    if formulas:
+        say(
+            f"{formulas} texts begin as formulas do; let a spreadsheet import the column `text` as text, never open the file"
+        )
     partial.rename(out)  # renamed last, so its existence means that the export is whole
     return {
         "format": format_,

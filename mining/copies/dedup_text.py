@@ -5,16 +5,18 @@ from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tilth.engine.apply import Apply
 from tilth.engine.job import batched
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.mining.copies.dedup import GUARDED, REVIEWED
-from tilth.mining.copies.minhash import BANDS, COLUMN, Bands, MinHash, likeness, shingles, to_bands
+from tilth.mining.copies.minhash import BANDS, COLUMN, Bands, MinHash, likeness, shingles
 from tilth.mining.copies.near import Groups
 from tilth.samples import TEXT, Result, Sample
 
+ID_BYTES = 32
 READ_AT_ONCE = 2048  # pairs whose texts are in memory
 
 
@@ -46,32 +48,28 @@ class DedupText:
         where = f"`{COLUMN}` is null"
         if work.dataset.count(where):
             work.map(MinHash(), where, label=f"{work.name}: minhash")
-        ids, hashes = [], []
-        for id_, text in work.dataset.cells("id", COLUMN):
-            if text:
-                ids.append(str(id_))
-                hashes.append(str(text))
+        ids, bands = self._kept_on_disk(work)
         groups, compared = Groups(len(ids)), 0
-        if ids:
-            bands = to_bands(hashes)
-            del hashes
-            for some in batched(candidates(bands), READ_AT_ONCE):
-                open_ = [(a, b) for a, b in some if groups.find(a) != groups.find(b)]
-                wanted = sorted({n for pair in open_ for n in pair})
-                texts = {n: s.text() for n, s in zip(wanted, work.dataset.read([ids[n] for n in wanted]), strict=True)}
-                cut = lru_cache(maxsize=READ_AT_ONCE)(lambda n, texts=texts: frozenset(shingles(texts[n])))
-                for a, b in open_:
-                    compared += 1
-                    if groups.find(a) != groups.find(b) and likeness(cut(a), cut(b)) >= self.min_likeness:
-                        groups.join(a, b)
-        found = [[ids[n] for n in group] for group in groups.members()]
+        for some in batched(candidates(bands), READ_AT_ONCE):
+            open_ = [(a, b) for a, b in some if groups.find(a) != groups.find(b)]
+            wanted = sorted({n for pair in open_ for n in pair})
+            read = work.dataset.read([ids[n].tobytes().hex() for n in wanted])
+            texts = {n: sample.text() for n, sample in zip(wanted, read, strict=True)}
+            cut = lru_cache(maxsize=READ_AT_ONCE)(lambda n, texts=texts: frozenset(shingles(texts[n])))
+            for a, b in open_:
+                compared += 1
+                if groups.find(a) != groups.find(b) and likeness(cut(a), cut(b)) >= self.min_likeness:
+                    groups.join(a, b)
+        found = groups.members()
         results: dict[str, Result] = {}
         for some_groups in batched(found, 256):
-            every = [id_ for group in some_groups for id_ in group]
-            samples = {s.id: s for s in work.dataset.read(every, images=False)}
-            came = work.dataset.came_with(every)
+            every = [n for group in some_groups for n in group]
+            samples = dict(
+                zip(every, work.dataset.read([ids[n].tobytes().hex() for n in every], images=False), strict=True)
+            )
+            came = work.dataset.came_with([sample.id for sample in samples.values()])
             for group in some_groups:
-                results |= decide([samples[id_] for id_ in group], came)
+                results |= decide([samples[n] for n in group], came)
         Apply.to(work, results)
         return {
             "texts": len(ids),
@@ -81,6 +79,22 @@ class DedupText:
             "largest_group": max(map(len, found), default=1),
         }
 
+    def _kept_on_disk(self, work: Work) -> tuple[npt.NDArray[np.uint8], Bands]:
+        """Return the ids `(n, 32)` and the bands `(n, 21)` of all texts, which stay in files: there may be more than memory holds."""
+        work.folder.mkdir(parents=True, exist_ok=True)
+        with (work.folder / "ids").open("wb") as ids, (work.folder / "bands").open("wb") as bands:
+            for id_, text in work.dataset.cells("id", COLUMN):
+                if text:
+                    ids.write(bytes.fromhex(str(id_)))
+                    bands.write(bytes.fromhex(str(text)))
+            count = ids.tell() // ID_BYTES
+        if not count:
+            return np.empty((0, ID_BYTES), np.uint8), np.empty((0, BANDS), np.uint32)
+        return (
+            np.memmap(work.folder / "ids", np.uint8, "r", shape=(count, ID_BYTES)),
+            np.memmap(work.folder / "bands", "<u4", "r", shape=(count, BANDS)),
+        )
+
 
 def candidates(bands: Bands) -> Iterator[tuple[int, int]]:
     """Yield pairs of texts that share a band: each with the one before it and with the first of the same hash.
@@ -89,7 +103,7 @@ def candidates(bands: Bands) -> Iterator[tuple[int, int]]:
         bands: Hashes of the bands, `(n, 21)`.
     """
     for band in range(BANDS):
-        keys = bands[:, band]
+        keys = np.array(bands[:, band])
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])

@@ -57,11 +57,6 @@ def bands_of(texts: Sequence[str]) -> Bands:
     return np.asarray((mixed ^ (mixed >> np.uint64(32))) & np.uint64(0xFFFFFFFF), np.uint32)
 
 
-def to_bands(texts: Sequence[str]) -> Bands:
-    """Turn columns `minhash.bands` back into numbers, `(n, 21)`."""
-    return np.frombuffer(bytes.fromhex("".join(texts)), "<u4").reshape(len(texts), BANDS)
-
-
 @step
 class MinHash:
     """Measure the MinHash of every text, as the column `minhash.bands` (168 hex digits).

@@ -107,7 +107,11 @@ class Groups:
 
     def members(self) -> list[list[int]]:
         """Return the groups of more than one, each in order."""
-        groups: dict[int, list[int]] = {}
-        for number in range(len(self._parent)):
-            groups.setdefault(self.find(number), []).append(number)
-        return [group for group in groups.values() if len(group) > 1]
+        roots = self._parent
+        while not np.array_equal(roots, above := roots[roots]):
+            roots = above
+        order = np.argsort(roots, kind="stable")  # by group, each in order
+        starts = np.flatnonzero(np.r_[True, np.diff(roots[order]) > 0])
+        ends = np.r_[starts[1:], len(order)]
+        several = ends - starts > 1
+        return [order[a:b].tolist() for a, b in zip(starts[several], ends[several], strict=True)]

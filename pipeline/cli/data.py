@@ -280,7 +280,8 @@ def gallery(
     opened.guard = guard_of(rules) if rules else None
     chosen = opened.checkout(version) if version else opened
     _look_at(where, chosen)
-    _shown(chosen, IMAGE)
+    if sheet:
+        _shown(chosen, IMAGE)
     shown = Gallery(dataset=chosen, policy=rules, side=side, where=where)
     typer.echo(
         json.dumps({"sheet": str(sheet), **shown.sheet(sheet, unveiled=unveiled)} if sheet else shown.write(out))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from tilth.errors import GateRefused, InputError, TilthError, TooManyFailures, code_of, is_full_disk, is_wrong_place
 from tilth.pipeline.cli import streams
@@ -40,6 +41,17 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input or recipe, 3 the gate said no, 4 too many samples failed, "
     "75 try again, 130 stopped by Ctrl-C, 143 by SIGTERM.",
 )
+
+# Which heading of `tilth --help` a command stands under.
+HEADINGS = {
+    "Recipes": "console check plan run status report retrain promote doctor env",
+    "Data": "import import-text import-sound count gallery explain export history diff tag rollback provenance",
+    "Find and label": "policy mine mine-text ground second-opinion fuse thresholds review relabel",
+    "Clean": "hash quality words filter label-errors clean leakage split",
+    "Make images": "synth judge prove face-swap forget",
+    "Train and judge": "train calibrate eval gate",
+    "Serve": "package tune bundle serve moderate",
+}
 
 
 @app.command(epilog="Example: tilth check configs/recipes/starter.yaml")
@@ -291,6 +303,36 @@ def env(name: Annotated[str, typer.Argument(help="Which one; all are listed when
         say(f"{each:14} {state:20} {folder_of(each)}  ({about.why})")
 
 
+def complete(app: typer.Typer) -> None:
+    """Add the commands of the other files, and put every one under its heading, in the order in which they stand there."""
+    from tilth.pipeline.cli import bundle as cli_bundle
+    from tilth.pipeline.cli import data as cli_data
+    from tilth.pipeline.cli import nights as cli_nights
+    from tilth.pipeline.cli import policy as cli_policy
+    from tilth.pipeline.cli import review as cli_review
+    from tilth.pipeline.cli import steps as cli_steps
+    from tilth.pipeline.console import server as console
+
+    cli_steps.add_to(app)
+    cli_data.add_to(app)
+    cli_review.add_to(app)
+    cli_policy.add_to(app)
+    cli_nights.add_to(app)
+    cli_bundle.add_to(app)
+    console.add_to(app)
+    under = {name: heading for heading, names in HEADINGS.items() for name in names.split()}
+    places = list(under)
+    for kept in (app.registered_commands, app.registered_groups):
+        for one in kept:
+            one.rich_help_panel = under.get(called(one), "More")
+        kept.sort(key=lambda one: [*places, called(one)].index(called(one)))
+
+
+def called(one: CommandInfo | TyperInfo) -> str:
+    """Return how a command, or a group of them, is called on the command line."""
+    return str(one.name or getattr(one.callback, "__name__", ""))
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM came, which schedulers send: as clean an end as Ctrl-C."""
 
@@ -307,19 +349,7 @@ def _terminate(*_: object) -> None:
 
 def main() -> None:
     """Run the command line and turn errors into one line and an exit code."""
-    from tilth.pipeline.cli import bundle as cli_bundle
-    from tilth.pipeline.cli import data as cli_data
-    from tilth.pipeline.cli import nights as cli_nights
-    from tilth.pipeline.cli import policy as cli_policy
-    from tilth.pipeline.cli import review as cli_review
-    from tilth.pipeline.cli import steps as cli_steps
-
-    cli_steps.add_to(app)
-    cli_data.add_to(app)
-    cli_review.add_to(app)
-    cli_policy.add_to(app)
-    cli_nights.add_to(app)
-    cli_bundle.add_to(app)
+    complete(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))

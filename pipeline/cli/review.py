@@ -10,9 +10,11 @@ import typer
 
 from tilth.pipeline.cli.settings import DatasetPath, existing, make_step
 from tilth.pipeline.cli.steps import opened
+from tilth.samples import IMAGE, TEXT
 
 if TYPE_CHECKING:
     from tilth.annotate.review.ledger import Ledger
+    from tilth.annotate.review.review import Review
     from tilth.engine.work import Work
 
 PORT = 8081
@@ -43,14 +45,26 @@ def down() -> None:
     typer.echo("stopped" if stop(default_home()) else "none was running")
 
 
+Texts = Annotated[bool, typer.Option("--texts", help="Of the texts of the dataset, and not of its images.")]
+
+
+def _step(texts: bool) -> "type[Review]":
+    from tilth.annotate.review.review import Review
+    from tilth.annotate.texts.review import ReviewText
+
+    return ReviewText if texts else Review
+
+
 @contextmanager
-def _desk(dataset: Path, policy: Path) -> "Iterator[tuple[Work, Ledger]]":
+def _desk(dataset: Path, policy: Path, texts: bool) -> "Iterator[tuple[Work, Ledger]]":
     from tilth.annotate.review.ledger import Ledger
-    from tilth.annotate.review.people import NAME
+    from tilth.annotate.review.people import NAMES
 
     existing(dataset)
-    with opened(dataset, policy, NAME, lambda _: dataset / "files" / NAME) as work:
-        yield work, Ledger.load(dataset / "review.json")
+    name, notes = NAMES[TEXT if texts else IMAGE]
+    with opened(dataset, policy, name, lambda _: dataset / "files" / name) as work:
+        work.dataset.only(_step(texts).media)
+        yield work, Ledger.load(dataset / notes)
 
 
 def push(
@@ -62,15 +76,15 @@ def push(
     files: Annotated[Path | None, typer.Option(help="Folder that a server of your own serves.")] = None,
     people: Annotated[int, typer.Option(help="How many look at each image.")] = 1,
     audit_share: Annotated[float, typer.Option(help="Part of the queue that is random.")] = 0.1,
+    texts: Texts = False,
 ) -> None:
     """Put the images that matter most before people, until `budget` wait; running it again sends nothing twice."""
     from tilth.annotate.review.push import push as send
-    from tilth.annotate.review.review import Review
 
     chosen: dict[str, Any] = {"budget": budget, "url": url, "images": images, "files": files, "people": people}
     chosen |= {"audit_share": audit_share, "backend": "labelstudio"}
-    review = make_step(Review, "review push", chosen, "--")
-    with _desk(dataset, policy) as (work, ledger):
+    review = make_step(_step(texts), "review push", chosen, "--")
+    with _desk(dataset, policy, texts) as (work, ledger):
         _say(send(review, work, ledger))
 
 
@@ -78,25 +92,25 @@ def pull(
     dataset: DatasetPath,
     policy: PolicyPath,
     url: Annotated[str, typer.Option(help="Of Label Studio; where it was pushed to when empty.")] = "",
+    texts: Texts = False,
 ) -> None:
     """Take in what people said since the last time; what they disagree on goes to one more of them."""
-    from tilth.annotate.review.people import NAME, people_facts
+    from tilth.annotate.review.people import people_facts
     from tilth.annotate.review.pull import pull as take
-    from tilth.annotate.review.review import Review
 
-    with _desk(dataset, policy) as (work, ledger):
-        facts = take(make_step(Review, "review pull", {"backend": "labelstudio", "url": url}, "--"), work, ledger)
-        if facts["changed"] or NAME not in work.facts:
-            work.facts[NAME] = {"backend": "labelstudio", **facts, **people_facts(work, ledger.queue)}
+    with _desk(dataset, policy, texts) as (work, ledger):
+        facts = take(make_step(_step(texts), "review pull", {"backend": "labelstudio", "url": url}, "--"), work, ledger)
+        if facts["changed"] or work.name not in work.facts:
+            work.facts[work.name] = {"backend": "labelstudio", **facts, **people_facts(work, ledger.queue)}
         _say(facts)
 
 
-def status(dataset: DatasetPath, policy: PolicyPath, as_json: AsJson = False) -> None:
+def status(dataset: DatasetPath, policy: PolicyPath, as_json: AsJson = False, texts: Texts = False) -> None:
     """Say how a review stands: what waits, what each person did, and how far they agree."""
     from tilth.annotate.review.status import status as look
     from tilth.annotate.review.status import status_text
 
-    with _desk(dataset, policy) as (work, ledger):
+    with _desk(dataset, policy, texts) as (work, ledger):
         found = look(work, ledger)
     typer.echo(json.dumps(found) if as_json else status_text(found))
 

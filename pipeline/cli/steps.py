@@ -49,6 +49,9 @@ COMMANDS = {
         "import.sound", "Take in sounds, with labels of other tools.", "path=/data/clips", begins=True
     ),
     "mine": OneStep("mine", "Search a corpus for every category.", "corpus=/corpus --set per_category=50", begins=True),
+    "mine-text": OneStep(
+        "mine.text", "Search tables of texts for every category.", "path=/data/chats --set per_category=50", begins=True
+    ),
     "ground": OneStep("ground", "Find boxes of the policy's categories.", "threshold=0.35 --set tiles=2"),
     "second-opinion": OneStep("second_opinion", "Let a second model judge each box.", "min_match=0.2"),
     "fuse": OneStep("fuse", "Make one set of boxes from several looks.", "'of=[ground, tiled]'"),

@@ -3,7 +3,8 @@
 One `index.html` holds the page and what is known of the samples; pictures are files beside it that the browser loads as they
 come into view. A name that ends in `.html` gets one file with the pictures inside, to be sent to somebody. Nothing comes from
 elsewhere, and the page's content policy lets no other script or style run. What may be unsafe is blurred and grey until asked
-for; a picture on a hash list is neither decoded nor shown.
+for; a picture on a hash list is neither decoded nor shown. A text stands in the page, and is written as text alone: no markup in it counts,
+letters that are not seen are named, and until asked for its letters are others.
 """
 
 import base64
@@ -29,7 +30,7 @@ from tilth.pipeline.gallery.records import Names, record
 from tilth.pipeline.report.dataset import Few
 from tilth.pipeline.report.pictures import is_known_safe, is_listed
 from tilth.policy import Policy
-from tilth.samples import Sample
+from tilth.samples import TEXT, Sample
 
 TEMPLATES = Path(__file__).parent / "templates"
 JPEG_QUALITY = 84
@@ -111,6 +112,11 @@ class Gallery:
         }
 
     def _record(self, sample: Sample, pictures: Path | None, told: "_Told") -> dict[str, Json] | None:
+        veiled = self.veiled(sample)
+        if sample.media == TEXT:
+            told.counts["shown"] += 1
+            told.counts["veiled"] += veiled
+            return record(sample, "", veiled, told.categories, told.sources)
         try:
             image = fit_within(self.picture(sample), self.side)
         except InputError as error:
@@ -124,7 +130,6 @@ class Gallery:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(data)
             address = f"pictures/{sample.id[:2]}/{file.name}"
-        veiled = self.veiled(sample)
         told.counts["shown"] += 1
         told.counts["veiled"] += veiled
         return record(sample, address, veiled, told.categories, told.sources)

@@ -11,10 +11,12 @@ from typing import Any
 
 from tilth.claims import Claim, Json, agree, resolve, standing
 from tilth.pipeline.report.dataset import source_of
-from tilth.samples import Sample
+from tilth.samples import TEXT, Sample
 
 REMOVED = ".removed"  # columns of steps that clean up end so
 LONGEST = 160  # characters of a text of unknown origin
+LONGEST_SHOWN = 4000  # characters of a sample that is a text
+SCORES = ".scores"  # columns of judges end so
 
 
 @dataclass
@@ -87,8 +89,24 @@ def record(sample: Sample, picture: str, veiled: bool, categories: Names, source
         "c": claims,
         "r": _removed(sample, categories),
         "x": [[step, reason[:LONGEST]] for step, reason in sample.drops],
+        **(_words(sample, said) if sample.media == TEXT else {}),
         "o": " · ".join(part for part in (source_of(sample), str(sample.origin.get("source") or "")[:LONGEST]) if part),
     }
+
+
+def _words(sample: Sample, said: Mapping[str, list[Claim]]) -> dict[str, Json]:
+    """Return a text as the page shows it: its beginning, how much is left out, where each claim is, and what judges said."""
+    text = sample.text()
+    spans: list[Json] = [
+        [int(end) for end in claim.span] if claim.span else None for each in said.values() for claim in each
+    ]
+    judges: list[Json] = [
+        [column.removesuffix(SCORES), str(name), _score(score)]
+        for column in sorted(sample.columns)
+        if column.endswith(SCORES) and isinstance(scores := sample.columns[column], Mapping)
+        for name, score in scores.items()
+    ]
+    return {"m": text[:LONGEST_SHOWN], "l": max(0, len(text) - LONGEST_SHOWN), "z": spans, "j": judges}
 
 
 def _doubt(sample: Sample) -> str:

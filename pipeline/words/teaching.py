@@ -6,7 +6,6 @@ Papers: https://arxiv.org/abs/2106.09685 (LoRA), https://arxiv.org/abs/2312.0667
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,12 +21,9 @@ from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.extras import optional
-from tilth.policy import SAFE, Policy
-from tilth.runtime.judges.rows import encode
-from tilth.runtime.stages.stage1 import Screen
-from tilth.runtime.stages.template import DEFINED, case, rules
+from tilth.pipeline.words.lessons import Asks, Lesson, turns
+from tilth.policy import SAFE
 from tilth.samples import TEXT
-from tilth.train.artifacts.export import verdict_settings
 
 if TYPE_CHECKING:
     import torch
@@ -42,21 +38,6 @@ LEFT = (
     "generation_config.json",
     "verdict.json",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """A text as it is learned from.
-
-    Args:
-        ids: Token ids of the case.
-        shows: Categories that it shows.
-        knows: Categories of which that is known.
-    """
-
-    ids: tuple[int, ...]
-    shows: frozenset[str]
-    knows: frozenset[str]
 
 
 @step
@@ -131,10 +112,11 @@ class TrainLanguage:
         )
         device = models.device(work.device)
         model.to(device)
+        asks.read_once(model, train[:2])
 
         def loss_at(number: int) -> "torch.Tensor":
             rng = np.random.default_rng((work.seed, number))
-            some = [train[i] for i in rng.integers(0, len(train), self.batch_size)]
+            some = [train[i] for i in turns(len(train), self.batch_size, number, work.seed)]
             names = _changed(policy.names, rng) if rng.random() < self.changed else policy.names
             return asks.loss(model, some, names)
 
@@ -177,9 +159,10 @@ class TrainLanguage:
             "val_loss": round(-max(plateau.scores), 4) if plateau.scores else None,
             "curve": [round(-score, 4) for score in plateau.scores],
             "trained_share": round(trained / whole, 5),
+            "policy_read": "once a step" if asks.once else "with each text",
         }
 
-    def _lessons(self, work: Work, asks: "Asks", where: str) -> tuple[list[Lesson], int]:
+    def _lessons(self, work: Work, asks: Asks, where: str) -> tuple[list[Lesson], int]:
         """Read the texts that people labelled; return them, and how many were cut."""
         found, cut = [], 0
         states = one_of("state", ("reviewed", "confirmed_empty"))
@@ -221,67 +204,3 @@ def _changed(names: Sequence[str], rng: np.random.Generator) -> tuple[str, ...]:
     """Leave some categories out, one at least stays, and put the others in another order."""
     few = int(rng.integers(1, len(names) + 1))
     return tuple(str(name) for name in rng.permutation(list(names))[:few])
-
-
-class Asks:
-    """Prompts of a policy and its changed forms, as the runtime writes them, and the loss of their answers.
-
-    Args:
-        place: Of the model.
-        policy: What words decide.
-
-    Raises:
-        ModelError: Its tokenizer has no token for a letter.
-    """
-
-    def __init__(self, place: Path, policy: Policy) -> None:
-        with optional():
-            from tokenizers import Tokenizer
-        self.policy = policy
-        self._means = {category.name: category.definition for category in policy.categories}
-        told = verdict_settings(place, (SAFE, *policy.names), DEFINED)
-        self._letters: list[int] = list(told["label_token_ids"])
-        self._before, self._after = str(told.get("before", "")), str(told.get("after", ""))
-        self._tokenizer: Tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
-        self._ends = encode(self._tokenizer, self._after, special=True) if self._after else []
-
-    def case(self, text: str, most: int = 0) -> list[int]:
-        """Return the token ids of a case; of a text that is too long, of as much of its beginning as there is room for."""
-        ids = encode(self._tokenizer, case(Screen(scores={}), text), special=False)
-        while most and len(ids) > most and len(text) > 1:
-            text = text[: max(1, int(len(text) * most / len(ids) * 0.95))]
-            ids = encode(self._tokenizer, case(Screen(scores={}), text), special=False)
-        return ids
-
-    def loss(self, model: Any, some: Sequence[Lesson], names: Sequence[str]) -> "torch.Tensor":
-        """Return the mean loss of texts under a policy of these categories, in this order.
-
-        The choices of a text are `safe` and the categories that somebody looked for; right is any that it shows, else `safe`.
-        """
-        import torch
-
-        begins = encode(self._tokenizer, self._before + rules((SAFE, *names), self._means), special=True, begins=True)
-        rows = [[*begins, *one.ids, *self._ends] for one in some]
-        longest = max(map(len, rows))
-        device = next(model.parameters()).device
-        ids, mask = (
-            torch.zeros((len(rows), longest), dtype=torch.long),
-            torch.zeros((len(rows), longest), dtype=torch.long),
-        )
-        for i, row in enumerate(rows):
-            ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-        last = logits[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
-        said = last[:, self._letters[: len(names) + 1]].float()
-        open_ = torch.tensor([[True, *(name in one.knows for name in names)] for one in some], device=device)
-        right = torch.tensor([_right(one, names) for one in some], device=device)
-        nothing = torch.finfo(said.dtype).min
-        chosen = torch.logsumexp(said.masked_fill(~right, nothing), 1)
-        among = torch.logsumexp(said.masked_fill(~open_, nothing), 1)
-        loss: torch.Tensor = (among - chosen).mean()
-        return loss
-
-
-def _right(one: Lesson, names: Sequence[str]) -> list[bool]:
-    shown = [name in one.shows for name in names]
-    return [not any(shown), *shown]

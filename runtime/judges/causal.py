@@ -8,7 +8,7 @@ import inspect
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from tilth.encoders.fusion import finite
 from tilth.errors import ModelError
 from tilth.extras import optional
 from tilth.runtime.stages.stage1 import Floats
+
+if TYPE_CHECKING:
+    import torch
 
 SAME = 0.05  # the most by which logits may differ after what was kept, relative to their spread; bfloat16 differs by a hundredth
 log = logging.getLogger("tilth.judges")
@@ -60,10 +63,9 @@ class CausalModel:
         self._model = opened.eval().to(self._device)
         self._begins, self._places = [*begins], [*places]
         deepest = 1 + max(back for back, _ in places)
-        few = "logits_to_keep" in inspect.signature(self._model.forward).parameters
-        self._last: dict[str, int] = {"logits_to_keep": deepest} if few else {}
+        self._last = last(self._model, deepest)
         self._kept: Any = None
-        self._window = _window(self._model.config)
+        self._window = window(self._model.config)
         self.keeps = False
         if self._begins:
             self._keep_if_it_can()
@@ -78,13 +80,8 @@ class CausalModel:
         import torch
 
         whole = [row if kept is not None else [*self._begins, *row] for row in rows]
-        longest, before = max(map(len, whole)), 0 if kept is None else len(self._begins)
-        ids = torch.zeros((len(whole), longest), dtype=torch.long)
-        mask = torch.zeros((len(whole), before + longest), dtype=torch.long)
-        mask[:, :before] = 1
-        for i, row in enumerate(whole):  # filled on the left, so that all rows end at one place
-            ids[i, longest - len(row) :] = torch.tensor(row)
-            mask[i, before + longest - len(row) :] = 1
+        before = 0 if kept is None else len(self._begins)
+        ids, mask = filled(whole, before)
         places = (mask.cumsum(1) - 1).clamp(min=0)[:, before:]
         more = {} if kept is None else {"past_key_values": _for_many(kept, len(whole)), "use_cache": True}
         with torch.inference_mode():
@@ -119,7 +116,33 @@ class CausalModel:
             log.warning("%s: reads the policy anew with each case: %s", self._name, why)
 
 
-def _window(config: Any) -> float:
+def filled(rows: Sequence[Sequence[int]], before: int) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return rows as ids `(n, longest)`, filled on the left, so that all end at one place, and their mask `(n, before + longest)`.
+
+    Args:
+        rows: Token ids.
+        before: So many tokens of each row were kept.
+    """
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.zeros((len(rows), longest), dtype=torch.long)
+    mask = torch.zeros((len(rows), before + longest), dtype=torch.long)
+    mask[:, :before] = 1
+    for i, row in enumerate(rows):
+        ids[i, longest - len(row) :] = torch.tensor(row)
+        mask[i, before + longest - len(row) :] = 1
+    return ids, mask
+
+
+def last(model: Any, places: int = 1) -> dict[str, int]:
+    """Return what a model is told so that it computes logits at the last places alone, where it can be told."""
+    inner = getattr(model, "get_base_model", lambda: model)()  # peft tells nothing of what the model takes
+    few = "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return {"logits_to_keep": places} if few else {}
+
+
+def window(config: Any) -> float:
     """Return how many tokens a layer looks back at most; infinite where every layer sees all."""
     told = config.get_text_config()
     layers = getattr(told, "layer_types", None)

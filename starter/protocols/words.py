@@ -3,7 +3,7 @@
 corpus.jsonl     texts that nobody has labelled
 labelled.jsonl   a few, with the label of each
 test.jsonl       sealed: sayings and words that neither the corpus nor the verdict model's training shows
-truth.jsonl      of every text: its label, and what it is: topic, register, trick, language
+truth.jsonl      every text with its label, and what it is: topic, register, trick, language; what a simulated reviewer knows
 """
 
 import json
@@ -144,7 +144,7 @@ def write_words(
                 with (partial / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
                     for row in _rows(name, starts[name], count, seed):
                         stream.write(json.dumps({k: row[k] for k in kept}, ensure_ascii=False) + "\n")
-                        truth.write(json.dumps({k: v for k, v in row.items() if k != "text"}) + "\n")
+                        truth.write(json.dumps(row, ensure_ascii=False) + "\n")
     return counts
 
 

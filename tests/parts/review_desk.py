@@ -1,18 +1,22 @@
 """A review as the commands do it, on a real Label Studio, and its project as people see it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import label_studio
 from noise import noise_image
 
 from tilth.annotate.labelstudio.client import Studio
 from tilth.annotate.review.ledger import Ledger
+from tilth.annotate.review.people import NAMES
 from tilth.annotate.review.pull import pull
 from tilth.annotate.review.push import push
 from tilth.annotate.review.review import Review
 from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.samples import NewSample
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 MODEL = "model:starter:grounding@abc"
 Row = dict[str, Any]
@@ -34,11 +38,11 @@ def fill(work: Work, n: int, first: int = 0) -> None:
 class Desk:
     """A review as the commands do it, and its project as people see it."""
 
-    def __init__(self, work: Work, server: label_studio.Server, **settings: Any) -> None:
-        self.work, self.server = work, server
+    def __init__(self, work: Work, server: label_studio.Server, step: type[Review] = Review, **settings: Any) -> None:
+        self.work, self.server, self.media = work, server, step.media[0]
         base = {"url": server.url, "files": server.files, "audit_share": 0.0}
-        self.review = Review(backend="labelstudio", **{**base, **settings})
-        self.path = work.dataset.root / "review.json"
+        self.review = step(backend="labelstudio", **{**base, **settings})
+        self.path = work.dataset.root / NAMES[self.media][1]
 
     @property
     def ledger(self) -> Ledger:
@@ -51,7 +55,8 @@ class Desk:
         return pull(self.review, self.work, self.ledger)
 
     def tasks(self) -> list[Row]:
-        with Studio(self.server.url, self.server.token, self.ledger.title, self.work.policy, make=False) as studio:
+        told = (self.server.url, self.server.token, self.ledger.title, self.work.policy)
+        with Studio(*told, make=False, media=self.media) as studio:
             return sorted(studio.whole([int(row["id"]) for row in studio.slim("id")]), key=lambda row: int(row["id"]))
 
     def answer(self, task: Row, result: list[Row] | None = None, **fields: Any) -> Row:
@@ -78,3 +83,11 @@ def other_person(server: label_studio.Server) -> int:
         "POST", "/api/users/", {"email": "second@localhost", "username": "second", "password": "only-a-test-1"}
     )
     return int(made["id"])
+
+
+def log_in(page: "Page", server: label_studio.Server) -> None:
+    page.goto(f"{server.url}/user/login/")
+    page.locator("[name=email]").fill(server.login["user"])
+    page.locator("[name=password]").fill(server.login["password"])
+    page.locator("[name=password]").press("Enter")
+    page.wait_for_url(lambda url: "login" not in url)

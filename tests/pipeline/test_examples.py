@@ -10,12 +10,7 @@ from places import ROOT
 from typer.testing import CliRunner
 
 from tilth.data.dataset import Dataset
-from tilth.pipeline.cli import bundle as cli_bundle
-from tilth.pipeline.cli import data as cli_data
 from tilth.pipeline.cli import main as cli
-from tilth.pipeline.cli import nights as cli_nights
-from tilth.pipeline.cli import policy as cli_policy
-from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
 from tilth.starter.world.files import write_world
 
@@ -50,10 +45,12 @@ ELSEWHERE = {
     "promote": "in tests/runtime/test_champion.py, and in test_retrain.py",
     "bundle thresholds": "in test_costs.py",
     "face-swap": "with a network and consents, in tests/synth/identity",
+    "console": "in tests/pipeline/console",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "import-text": "in tests/annotate/texts",
     "import-sound": "in tests/annotate/sounds",
+    "mine-text": "in test_mine_text.py",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
     "review push": "the same",
@@ -66,8 +63,7 @@ ELSEWHERE = {
 def app() -> typer.Typer:
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle):
-        part.add_to(app)
+    cli.complete(app)
     return app
 
 
@@ -90,6 +86,14 @@ def examples(app: typer.Typer) -> dict[str, str]:
 
 def test_every_command_gives_an_example_that_is_run_somewhere(examples: dict[str, str]) -> None:
     assert set(examples) == {*ORDER, *ELSEWHERE}
+
+
+def test_every_command_stands_under_a_heading(app: typer.Typer) -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300"}).output
+    headings = re.findall(r"╭─ (.*?) ─", shown)
+    assert headings == ["Options", *cli.HEADINGS]
+    named = " ".join(cli.HEADINGS.values()).split()
+    assert len(named) == len(set(named)) == len(app.registered_commands) + len(app.registered_groups)
 
 
 def test_the_examples_run_one_after_the_other(

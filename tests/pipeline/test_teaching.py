@@ -13,7 +13,8 @@ from tilth.claims import Claim
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.pipeline.words.judging import Judge
-from tilth.pipeline.words.teaching import Asks, Lesson, TrainLanguage
+from tilth.pipeline.words.lessons import Asks, Lesson
+from tilth.pipeline.words.teaching import TrainLanguage
 from tilth.policy import Policy
 from tilth.samples import TEXT, NewSample
 from tilth.starter.protocols.words import CATEGORIES, draw_words
@@ -77,6 +78,49 @@ def test_what_nobody_looked_for_is_no_choice_and_costs_nothing(policy: Policy, o
     assert asking.loss(opened, [unasked, asked], NAMES).item() == pytest.approx(
         np.mean(alone), abs=1e-4
     )  # filling changes nothing
+
+
+def test_a_policy_that_is_read_once_for_all_texts_teaches_the_same(policy: Policy) -> None:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(models.locate("starter:verdict"), use_safetensors=True)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = get_peft_model(model, config).double()
+    asking = asks(policy)
+    some = [
+        lesson(asking, text, shows) for text, shows in (("PLAY POKER", ("gambling_ad",)), ("A SIGN OF MANY WORDS", ()))
+    ]
+    told = {}
+    for once in (False, True):
+        if once:
+            asking.read_once(model, some)
+        assert asking.once == once
+        loss = asking.loss(model, some, NAMES)
+        loss.backward()
+        told[once] = [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+        model.zero_grad()
+    for anew, again in zip(told[False], told[True], strict=True):
+        torch.testing.assert_close(again, anew, rtol=1e-6, atol=1e-8)
+
+
+def test_a_model_that_keeps_nothing_reads_the_policy_with_each_text(policy: Policy, opened: Any, caplog: Any) -> None:
+    class Forgets:
+        config = opened.config
+        forward = staticmethod(opened.forward)
+        eval = opened.eval
+        parameters = opened.parameters
+
+        def __call__(self, **asked: Any) -> Any:
+            said = opened(**{name: value for name, value in asked.items() if name != "past_key_values"})
+            return said
+
+    asking = asks(policy)
+    some = [lesson(asking, "PLAY POKER", ("gambling_ad",))]
+    asking.read_once(Forgets(), some)
+    assert not asking.once
+    assert "anew with each text" in caplog.text
 
 
 def test_a_taught_model_is_opened_by_the_runtime_and_its_adapter_by_peft(taught: Work) -> None:

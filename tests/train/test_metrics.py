@@ -459,7 +459,7 @@ def test_a_bundle_serves_the_threshold_that_reaches_the_aim(tmp_path: Path, poli
     for wrong in ({}, {"recall": 0.9, "precision": 0.9}, {"recall": 1.0}, {"f1": 0.5}):
         with pytest.raises(ValueError, match="review_at"):
             type(served["dice"]).model_validate({**policy["dice"].model_dump(), "review_at": wrong})
-    with pytest.raises(ValueError, match="words are judged without"):
+    with pytest.raises(ValueError, match="words and sounds are judged without"):
         type(served["dice"]).model_validate({**policy["threat"].model_dump(), "review_at": {"recall": 0.9}})
 
 

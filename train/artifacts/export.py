@@ -344,6 +344,10 @@ def _compare(
             (finite(a.numpy(), f"the model of {path.name}"), finite(b, path.name))
             for a, b in zip(expected, got, strict=True)
         ]
+        if wrong := [
+            (b.shape, a.shape) for a, b in pairs if a.shape != b.shape
+        ]:  # numpy would stretch one to the other
+            raise ModelError(f"{path.name}: gives {wrong[0][0]} of {n} images where the model gives {wrong[0][1]}")
         if ordered:
             gap = max(float(np.abs(a - b).max()) for a, b in pairs)
         else:

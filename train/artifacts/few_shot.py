@@ -85,7 +85,9 @@ class FewShotClassifier(PreTrainedModel):  # type: ignore[misc]  # nor for this
         model: Any = self.encoder
         if hasattr(model, "qformer"):
             states = model.vision_model(pixel_values=pixel_values)[0].float()
-            queries = model.query_tokens.expand(len(states), -1, -1)
+            queries = model.query_tokens.expand(
+                states.shape[0], -1, -1
+            )  # `len` would write the number of images into a graph
             mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
             seen = model.qformer(query_embeds=queries, encoder_hidden_states=states, encoder_attention_mask=mask)
             said = model.vision_projection(seen.last_hidden_state)

@@ -89,7 +89,7 @@ class TrainSpeech:
         model.to(device)
         judged = val is not None and len(val) >= FEW
         plateau = Plateau(
-            most=self.steps, every=max(1, self.steps // CHECKS), patience=3 if judged else 0, gain=0.001, warmup=min(20, self.steps)
+            most=self.steps, every=max(1, self.steps // CHECKS), patience=6 if judged else 0, gain=0.001, warmup=min(20, self.steps)
         )  # fmt: skip
 
         def loss_at(number: int) -> "torch.Tensor":

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from places import POLICY
 from refusals import refusal
-from review_desk import MODEL
+from review_desk import MODEL, log_in
 
 from tilth.claims import Claim, State
 from tilth.data.dataset import Dataset
@@ -124,14 +124,6 @@ def test_a_person_moves_a_box_skips_an_image_and_calls_one_empty(
     assert "reviewer" in tilth("review", "status", data, "--policy", POLICY)
     published = json.loads((work.dataset.root / "published.json").read_text())
     assert published["facts"]["review"]["seconds_source"] == "measured by Label Studio"
-
-
-def log_in(page: "Page", server: label_studio.Server) -> None:
-    page.goto(f"{server.url}/user/login/")
-    page.locator("[name=email]").fill(server.login["user"])
-    page.locator("[name=password]").fill(server.login["password"])
-    page.locator("[name=password]").press("Enter")
-    page.wait_for_url(lambda url: "login" not in url)
 
 
 def drag_box_right(page: "Page") -> None:

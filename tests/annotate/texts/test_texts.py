@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from commands import tilth
+from words_world import WORDS, jsonl
 
 from tilth.annotate.texts.importing import ImportText
 from tilth.annotate.texts.sets import SETS
@@ -19,17 +20,7 @@ from tilth.engine.steps import Facts
 from tilth.engine.work import Work
 from tilth.errors import InputError
 from tilth.mining.cleaning.split import Split
-from tilth.policy import Category, Policy
 from tilth.samples import TEXT, NewSample, Sample
-
-WORDS = Policy(
-    policy="words",
-    version=1,
-    categories=(
-        Category(name="gambling", evidence="text", definition="adverts for games of chance", also=("bets",)),
-        Category(name="threats", evidence="text", definition="says that somebody will come to harm"),
-    ),
-)
 
 
 @pytest.fixture
@@ -42,13 +33,6 @@ def take(work: Work, path: Path, **settings: Any) -> Facts:
     one = ImportText(path=path, **settings)
     work.show_own(one)
     return one.run(work)
-
-
-def jsonl(path: Path, *rows: object) -> Path:
-    path.write_text(
-        "".join((row if isinstance(row, str) and row.startswith("{") else json.dumps(row)) + "\n" for row in rows)
-    )
-    return path
 
 
 def only(work: Work) -> Sample:
@@ -219,6 +203,16 @@ def test_what_is_written_says_what_the_dataset_says(words: Work, tmp_path: Path,
         assert [(label.category, label.span) for label in again.truth.labels] == (
             [(name, None) for name, _ in spans] if format_ == "csv" else spans
         )
+
+
+@pytest.mark.parametrize(("format_", "warned"), [("csv", True), ("jsonl", False)])
+def test_who_may_open_a_table_in_a_spreadsheet_is_warned_of_texts_that_are_formulas(
+    words: Work, tmp_path: Path, format_: str, warned: bool
+) -> None:
+    take(words, jsonl(tmp_path / "a.jsonl", *({"text": text, "label": "safe"} for text in ("=1+1", "@SUM(A1)", "1+1"))))
+    said: list[str] = []
+    export_texts(words.dataset, tmp_path / "out", format_, say=said.append)
+    assert any("2 texts begin as formulas" in line for line in said) is warned
 
 
 def test_the_folder_of_parquet_is_one_that_datasets_opens(words: Work, tmp_path: Path) -> None:
