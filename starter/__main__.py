@@ -31,6 +31,7 @@ TRAINERS = {
     "detector": "tilth.starter.stage1.detector:train",
     "classifier": "tilth.starter.stage1.classifier:train",
     "verdict": "tilth.starter.verdict.train:train",
+    "speech": "tilth.starter.speech.pretrain:train",
     "sentences": "tilth.starter.sentences.train:train",
 }
 
@@ -92,6 +93,7 @@ PROTOCOLS = {
         500,
     ),
 }
+CLIPS = {"corpus": 600, "labelled": 400, "few": 80, "general": 400, "hard": 400, "low": 400}  # of the world of sounds
 SETTINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
     "labelled": (int, "N", "number of labelled images (default: 60)"),
     "corpus": (int, "N", "number of corpus images (default: 6000)"),
@@ -180,6 +182,24 @@ def write_texts(arguments: argparse.Namespace) -> None:
     Events().emit("words", message=f"{arguments.out}: {counts}")
 
 
+def write_clips(arguments: argparse.Namespace) -> None:
+    """Write the world of sounds and show how far it is.
+
+    Raises:
+        InputError: It is there, or a number is none.
+        Unavailable: espeak-ng is not here.
+    """
+    from tilth.events import Events
+    from tilth.starter.speech.clips import write_sounds
+
+    counts = {name: getattr(arguments, name) for name in CLIPS}
+    events = Events()
+    with events.progress("sounds", sum(counts.values())) as advance:
+        write_sounds(arguments.out, counts=counts, seed=arguments.seed, advance=advance)
+    told = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    events.emit("sounds", message=f"{arguments.out}: {told}")
+
+
 def write_protocol(arguments: argparse.Namespace) -> None:
     """Write the files of a protocol and show how far it is.
 
@@ -247,10 +267,19 @@ def main() -> None:
     for name, count in (("corpus", 4000), ("labelled", 60), ("test", 1000)):
         texts.add_argument(f"--{name}", type=int, metavar="N", default=count, help="texts (default: %(default)s)")
     texts.add_argument("--seed", type=int, default=0, help="another one gives other texts (default: 0)")
+    sounds = commands.add_parser(
+        "sounds",
+        help="write a world of sounds: spoken phrases and events, with noise, in rooms, and the truth (needs espeak-ng)",
+    )
+    sounds.add_argument("--out", type=Path, required=True, help="folder to make")
+    for name, count in CLIPS.items():
+        sounds.add_argument(f"--{name}", type=int, metavar="N", default=count, help="clips (default: %(default)s)")
+    sounds.add_argument("--seed", type=int, default=0, help="another one gives other clips (default: 0)")
     arguments = parser.parse_args()
     writers = {
         "world": write_files,
         "words": write_texts,
+        "sounds": write_clips,
         **dict.fromkeys(FOLDERS, write_judged),
         **dict.fromkeys(PROTOCOLS, write_protocol),
     }

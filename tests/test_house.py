@@ -32,7 +32,7 @@ ALLOWED = {
 }
 # folder -> its rooms, in levels: a room imports rooms of earlier levels only, so never a sibling; "" is the folder itself
 ROOMS = {
-    "tilth": [[""], ["data", "sources", "encoders", "origins"], ["engine"]],
+    "tilth": [[""], ["data", "sources", "encoders", "origins", "hearing"], ["engine"]],
     "synth": [["safety", "plan", "check"], ["draw"], ["adapters", "identity"]],
     "mining": [["corpora"], ["vectors"], ["copies"], ["search"], ["cleaning"]],
     "annotate": [
@@ -41,12 +41,13 @@ ROOMS = {
         ["formats", "review"],
         ["exchange"],
         ["texts"],
+        ["sounds"],
     ],
-    "train": [["artifacts", "measure"], ["learn"], ["judge"]],
+    "train": [["artifacts", "measure"], ["learn"], ["judge"], ["speech"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
     "starter": [
         ["world"],
-        ["grounding", "diffusion", "stage1", "verdict"],
+        ["grounding", "diffusion", "stage1", "verdict", "speech"],
         ["retrieval", "protocols", "sentences"],
         [""],
     ],

@@ -27,7 +27,8 @@ class Claim:
             `escalate`: somebody else must decide. `withdraw`: the source takes back what it said before.
         category: Name from the policy; set exactly when `says` is `label`.
         box_xyxy: Where, in pixels of the full image; None means somewhere in the image.
-        span: Where, from a start to an end that is no part of it: characters of the normalised text. None means somewhere in it.
+        span: Where, from a start to an end that is no part of it: characters of the normalised text, or seconds of a
+            sound. None means somewhere in it.
         score: Confidence in [0, 1]; 1 for a person.
         source: `human:<who>`, `model:<name>@<digest>`, `import:<file>` or `synth:<recipe>`.
         time: When, ISO 8601 in UTC; not part of the claim's identity.

@@ -28,6 +28,8 @@ EXTRAS = {
     "peft": "synth",
     "accelerate": "synth",
     "controlnet_aux": "synth",
+    "soundfile": "sound",
+    "soxr": "sound",
     "faiss": "mining",
     "pdqhash": "mining",
     "rensa": "mining",

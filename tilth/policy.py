@@ -60,7 +60,8 @@ class Category(BaseModel):
     """One thing to look for.
 
     `evidence` says where it shows: a `picture` category is a thing that boxes can be drawn around, a `text` category is
-    decided by what the image's words say, and its boxes are around the words. `examples` are images that show it, or folders of
+    decided by what the image's words say, and its boxes are around the words; a `sound` category
+    is heard. `examples` are images that show it, or folders of
     them; mining asks with them beside the prompts. `also` are names that other people's labels have for it. `review_at` says what the score
     from which a person should look is to reach; calibration finds that score, and a bundle serves it in the place of `review_above`.
     """
@@ -71,7 +72,7 @@ class Category(BaseModel):
     also: tuple[str, ...] = ()
     definition: str
     severity: Literal["low", "medium", "high"] = "medium"
-    evidence: Literal["picture", "text"] = "picture"
+    evidence: Literal["picture", "text", "sound"] = "picture"
     prompts: tuple[str, ...] = ()
     counter_prompts: tuple[str, ...] = ()
     examples: tuple[Path, ...] = ()
@@ -111,8 +112,8 @@ class Category(BaseModel):
             raise ValueError(f"review_above {self.review_above} must not exceed block_above {self.block_above}")
         if self.evidence == "picture" and not self.prompts:
             raise ValueError("a picture category needs at least one prompt")
-        if self.evidence == "text" and self.review_at:
-            raise ValueError("review_at is of what is pictured: words are judged without validation images")
+        if self.evidence != "picture" and self.review_at:
+            raise ValueError("review_at is of what is pictured: words and sounds are judged without validation images")
         return self
 
 
@@ -177,6 +178,11 @@ class Policy(BaseModel):
     def written(self) -> tuple[Category, ...]:
         """The categories that are decided by words."""
         return tuple(category for category in self.categories if category.evidence == "text")
+
+    @cached_property
+    def heard(self) -> tuple[Category, ...]:
+        """The categories that are decided by listening."""
+        return tuple(category for category in self.categories if category.evidence == "sound")
 
     @cached_property
     def signposts(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""One image or text that is ours, with all that is claimed about it."""
+"""One image, text or sound that is ours, with all that is claimed about it."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,9 +8,10 @@ from functools import cached_property
 from tilth.claims import PEOPLE, Claim, Json, State, Truth, resolve
 from tilth.errors import InputError
 from tilth.images import Image, Luma, decode, decode_luma, image_id
+from tilth.sounds import Sound, decode_sound, sound_id
 from tilth.texts import decode_text, text_id
 
-IMAGE, TEXT = "image", "text"
+IMAGE, TEXT, SOUND = "image", "text", "sound"
 SPLITS = ("train", "val", "test")
 RANK = (
     "made.rank"  # column of a generated image: its place among all, the best judged of each category and style in turn
@@ -30,7 +31,12 @@ def _identify_text(data: bytes) -> tuple[str, tuple[int, int]]:
     return text_id(text), (len(text), text.count("\n") + 1)
 
 
-MEDIA = {IMAGE: _identify_image, TEXT: _identify_text}
+def _identify_sound(data: bytes) -> tuple[str, tuple[int, int]]:
+    sound = decode_sound(data)
+    return sound_id(sound), (len(sound.samples), sound.rate)
+
+
+MEDIA = {IMAGE: _identify_image, TEXT: _identify_text, SOUND: _identify_sound}
 """The kinds of samples: from a file to the id of what it holds and its size, as `Sample` has them; else InputError."""
 
 
@@ -41,12 +47,12 @@ def taken_by(of: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image or text of a dataset.
+    """One image, text or sound of a dataset.
 
     Args:
-        id: SHA-256 of its pixels and size, or of its normalised characters.
-        media: What it is: `image` or `text`.
-        size_wh: Width and height in pixels; of a text, its characters and its lines.
+        id: SHA-256 of its pixels and size, of its normalised characters, or of its samples and their rate.
+        media: What it is: `image`, `text` or `sound`.
+        size_wh: Width and height in pixels; of a text, its characters and its lines; of a sound, its samples and their rate in Hz.
         data: The file as it came; empty when the scan left files out.
         origin: Where it comes from: `source`, `licence`, `step`, and for made images `parents`, `prompt`, `seed`, `model`.
         claims: All statements about it, oldest first.
@@ -69,7 +75,7 @@ class Sample:
         """Decode the image, `(height, width, 3)`.
 
         Raises:
-            InputError: The scan left images out, the file is damaged, or it is a text.
+            InputError: The scan left images out, the file is damaged, or it is no image.
         """
         return decode(self._file(IMAGE))
 
@@ -77,9 +83,17 @@ class Sample:
         """Return the normalised text.
 
         Raises:
-            InputError: The scan left texts out, or it is an image.
+            InputError: The scan left texts out, or it is no text.
         """
         return decode_text(self._file(TEXT))
+
+    def sound(self) -> Sound:
+        """Decode the sound, mono, at the rate of its file.
+
+        Raises:
+            InputError: The scan left sounds out, the file is damaged, or it is no sound.
+        """
+        return decode_sound(self._file(SOUND))
 
     def luma(self, *, at_least: int) -> Luma:
         """Decode the brightness, `(height, width)`, the shorter side `at_least` pixels or what the image has.
@@ -198,7 +212,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class NewSample:
-    """An image or a text on its way into a dataset; `data` is the file."""
+    """An image, a text or a sound on its way into a dataset; `data` is the file."""
 
     data: bytes
     media: str = IMAGE

@@ -2,8 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
 
 from tilth.annotate.formats.parts.records import Oddities, writable
 from tilth.annotate.texts.rows import Cells, Row, listed
@@ -23,12 +24,15 @@ SPLIT_NAMES = {"validation": "val", "dev": "val", "valid": "val"}
 SHARE = re.compile(r"[01](\.\d+)?|\.\d+")
 
 
+Span: TypeAlias = tuple[float, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """One label of a row: a category by the table's name, the characters of the text as it came, and how surely."""
+    """One label of a row: a category by the table's name, the characters of the text as it came or seconds of the sound, and how surely."""
 
     category: str
-    span: tuple[int, int] | None = None
+    span: Span | None = None
     score: float = 1.0
 
 
@@ -74,15 +78,19 @@ class TextTaker:
     key: str
     origin: Mapping[str, str]
     split: str
+    whole_spans: ClassVar[bool] = True  # in characters
     unknown: Counter[str] = field(default_factory=Counter)
     odd: Oddities = field(default_factory=Oddities)
     spans: int = 0
 
     def __post_init__(self) -> None:
         """Settle what a list of labels was chosen from."""
-        written = tuple(category.name for category in self.policy.written)
-        self._listed = self.covers or written or self.policy.names
+        self._listed = self.covers or self.decided() or self.policy.names
         self._safe = {SAFE, *map(fold, self.how.safe)}
+
+    def decided(self) -> tuple[str, ...]:
+        """Name the categories that whoever labelled looked for, unless `covers` says it."""
+        return tuple(category.name for category in self.policy.written)
 
     def take(self, row: Row) -> NewSample | Failed:
         """Read one row and say what is claimed about its text."""
@@ -92,30 +100,31 @@ class TextTaker:
                 raise InputError(row.error)
             text = self._text(row.cells)
             whole = checked(normalised(text))
-            said = self._said(row, where)
-            claims, doubts = self._claims(said, row, text)
+            said = self.said(row, where)
+            claims, doubts = self.claims(said, row, lambda span: moved(text, (int(span[0]), int(span[1]))))
         except InputError as error:
             return Failed(name=where, error=str(error))
         columns: dict[str, Json] = {LEFT_OUT: sorted(doubts)} if doubts else {}
-        if split := self.split or _split_of(row):
+        if split := self.split or split_of(row):
             columns["split"] = split
         if damaged := whole.count(WRONG):
             self.odd.note("text with characters that are wrong in the file's encoding", where)
             columns["text.damaged"] = damaged
-        if language := self._cell(row.cells, self.how.language):
+        if language := self.cell(row.cells, self.how.language):
             columns["text.language"] = language
         origin: dict[str, Json] = {
             **self.origin,
             "source": f"{self.called}/{row.file}#{row.cells.get('id') or row.number}",
         }
-        if licence := self._cell(row.cells, "licence"):
+        if licence := self.cell(row.cells, "licence"):
             origin["licence"] = licence
-        if parent := self._cell(row.cells, self.how.parent):
+        if parent := self.cell(row.cells, self.how.parent):
             origin["of"] = parent
         return NewSample(media=TEXT, data=whole.encode(), origin=origin, claims=tuple(claims), columns=columns)
 
     @staticmethod
-    def _cell(cells: Cells, column: str) -> str:
+    def cell(cells: Cells, column: str) -> str:
+        """Return a cell as a text, empty where there is none."""
         return str(cells.get(column) or "") if column else ""
 
     def _text(self, cells: Cells) -> str:
@@ -128,7 +137,8 @@ class TextTaker:
             raise InputError(f"expected a text in {', '.join(columns)}, got {odd[0]}")
         return "\n\n".join(part for part in parts if part)
 
-    def _said(self, row: Row, where: str) -> Said:
+    def said(self, row: Row, where: str) -> Said:
+        """Read what a row says."""
         flags = self._flags(row.cells)
         usual = () if self.how.flags or self.how.inside else LABELS
         column = self.how.label or next((name for name in usual if name in row.cells), "")
@@ -142,7 +152,7 @@ class TextTaker:
         labels = []
         for item in (items := listed(value)):
             if isinstance(item, Mapping):
-                labels.append(_spanned(item))
+                labels.append(self._spanned(item))
             elif isinstance(item, int) and not isinstance(item, bool) and 0 <= item < len(names):
                 labels.append(Label(category=names[item]))
             elif isinstance(item, int | str) and not isinstance(item, bool):
@@ -153,6 +163,18 @@ class TextTaker:
         several = not isinstance(value, int | str) or [value] != items
         return Said(labels=wrong, flags=flags, safe=bool(labels) and not wrong, listed=several and value is not None)
 
+    def _spanned(self, item: Mapping[str, object]) -> Label:
+        score, start, end = (item.get(name) for name in ("score", "start", "end"))
+        number = int if self.whole_spans else int | float
+        told = isinstance(start, number) and isinstance(end, number) and not isinstance(start, bool)
+        if not told and (start, end) != (None, None):
+            raise InputError(
+                f"a span needs {'whole ' * self.whole_spans}numbers start and end, got {start!r} and {end!r}"
+            )
+        span = (float(str(start)), float(str(end))) if told else None
+        sure = min(1.0, max(0.0, float(score))) if isinstance(score, int | float) else 1.0
+        return Label(category=str(item.get("category") or item.get("label") or ""), span=span, score=sure)
+
     def _flags(self, cells: Cells) -> dict[str, float]:
         """Return the columns that are called as categories, or that the set is known to have; where one is empty, nobody looked."""
         if self.how.inside:
@@ -162,8 +184,8 @@ class TextTaker:
         found = ((self.how.rename.get(name, str(name)), flag(cells.get(name))) for name in names)
         return {name: value for name, value in found if value is not None}
 
-    def _claims(self, said: Said, row: Row, text: str) -> tuple[list[Claim], set[str]]:
-        """Return what a row claims, and what its labels may be of that were left out: anything."""
+    def claims(self, said: Said, row: Row, place: Callable[[Span], Span]) -> tuple[list[Claim], set[str]]:
+        """Return what a row claims, and what its left-out labels may be of: anything; `place` turns a span into that of a claim."""
         flagged = [Label(category=name, score=value) for name, value in said.flags.items() if value >= HALF]
         taken: list[tuple[str, Label]] = []
         doubts: set[str] = set()
@@ -179,7 +201,7 @@ class TextTaker:
         source = f"import:{self.called}/{row.file}"
         claims = []
         for ours, label in taken:
-            span = moved(text, label.span) if label.span else None
+            span = place(label.span) if label.span else None
             self.spans += span is not None
             was: dict[str, Json] = {} if ours == label.category else {"was": label.category}
             claims.append(
@@ -208,7 +230,7 @@ class TextTaker:
         return [name for name in self.policy.names if name in asked]
 
     def _is_empty(self, said: Said, cells: Cells) -> bool:
-        state = self._cell(cells, "state")
+        state = self.cell(cells, "state")
         if state in ("confirmed_empty", "unlabelled"):
             return state == "confirmed_empty"
         return bool(said.flags) or said.safe or (said.listed and self.empty_means == "confirmed_empty")
@@ -218,20 +240,11 @@ class TextTaker:
         return self.categories[name] if name in self.categories else self.policy.find(name)
 
 
-def _split_of(row: Row) -> str:
+def split_of(row: Row) -> str:
     """Return the split that a row names, or its table is called by; empty when none does."""
     told = (str(row.cells.get("split") or ""), row.file.rpartition("/")[2].partition(".")[0].partition("-")[0])
     known = (SPLIT_NAMES.get(name, name) for name in map(str.lower, told))
     return next((name for name in known if name in SPLITS), "")
-
-
-def _spanned(item: Mapping[str, object]) -> Label:
-    score, start, end = (item.get(name) for name in ("score", "start", "end"))
-    span = (start, end) if isinstance(start, int) and isinstance(end, int) else None
-    if span is None and (start, end) != (None, None):
-        raise InputError(f"a span needs whole numbers start and end, got {start!r} and {end!r}")
-    sure = min(1.0, max(0.0, float(score))) if isinstance(score, int | float) else 1.0
-    return Label(category=str(item.get("category") or item.get("label") or ""), span=span, score=sure)
 
 
 def flag(value: object) -> float | None:

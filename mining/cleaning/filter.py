@@ -9,7 +9,7 @@ from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
 from tilth.errors import InputError
-from tilth.samples import IMAGE, TEXT, Result
+from tilth.samples import IMAGE, SOUND, TEXT, Result
 
 _COMPARES = re.compile(r"[<>=]|\b(?:is|in|like|between)\b|\w\(", re.IGNORECASE)
 
@@ -52,7 +52,7 @@ class Filter:
     """
 
     decides: ClassVar[bool] = True  # anew each time where the dataset outlives runs
-    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT)
+    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT, SOUND)
 
     rules: tuple[str, ...]
 

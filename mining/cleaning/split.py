@@ -14,7 +14,7 @@ from tilth.data.dataset import Dataset
 from tilth.engine.apply import Apply
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
-from tilth.samples import IMAGE, TEXT, Result
+from tilth.samples import IMAGE, SOUND, TEXT, Result
 
 GUARDED = ("test", "val", "train")  # a group that was given several splits stays in the first of these
 
@@ -146,7 +146,7 @@ class Split:
         val_share: Share of the groups that go to val.
     """
 
-    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT)
+    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT, SOUND)
 
     val_share: float = 0.15
 

@@ -11,7 +11,7 @@ from tilth.data.where import check_named, unmeasured
 from tilth.errors import InputError
 from tilth.pipeline.cli import streams
 from tilth.pipeline.cli.settings import DatasetPath, existing
-from tilth.samples import IMAGE, MEDIA, TEXT
+from tilth.samples import IMAGE, MEDIA, SOUND, TEXT
 
 if TYPE_CHECKING:
     from tilth.data.dataset import Dataset
@@ -183,7 +183,7 @@ def provenance(
 
 def _told(claim: Any) -> str:
     place = claim.box_xyxy or claim.span
-    where = f" at {', '.join(f'{v:.0f}' for v in place)}" if place else ""
+    where = f" at {', '.join(f'{v:.4g}' for v in place)}" if place else ""
     return f"{claim.source} says {claim.category or claim.says}{where}, score {claim.score:.2f}"
 
 
@@ -195,13 +195,14 @@ def export(
         typer.Option(
             "--format",
             help="coco, yolo, voc, labelstudio, cvat, imagefolder (Hugging Face), classfolders (torchvision), webdataset, parquet or csv; "
-            "pairs, the edited pairs that `generate` made, for `tilth eval --protocol pairs`; of texts jsonl, parquet, csv or labelstudio.",
+            "pairs, the edited pairs that `generate` made, for `tilth eval --protocol pairs`; of texts jsonl, parquet, csv or labelstudio; "
+            "of sounds audiofolder (Hugging Face) or jsonl.",
         ),
     ] = "coco",
     images: Annotated[
         str, typer.Option(help="copy them, or none: labels alone, which name the images as they were taken in.")
     ] = "copy",
-    media: Annotated[str, typer.Option(help="image or text; of a dataset with both, one at a time.")] = "",
+    media: Annotated[str, typer.Option(help="image, text or sound; of a dataset with several, one at a time.")] = "",
     unlabelled: Annotated[
         bool,
         typer.Option("--unlabelled", help="Images that nobody has labelled too, where the format tells them apart."),
@@ -238,10 +239,15 @@ def export(
         typer.echo(json.dumps(write_pairs(chosen, policy, out, where=where)))
         return
     names = rules.names if rules else ()
-    if _shown(chosen, media) == TEXT:
+    shown, say = _shown(chosen, media), partial(streams.tell, "note")
+    if shown == SOUND:
+        from tilth.annotate.sounds.writing import export_sounds
+
+        typer.echo(json.dumps(export_sounds(chosen, out, format_, where=where, unlabelled=unlabelled, say=say)))
+        return
+    if shown == TEXT:
         from tilth.annotate.texts.writing import export_texts
 
-        say = partial(streams.tell, "note")
         typer.echo(
             json.dumps(
                 export_texts(chosen, out, format_, where=where, unlabelled=unlabelled, categories=names, say=say)

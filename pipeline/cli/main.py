@@ -45,7 +45,7 @@ app = typer.Typer(
 # Which heading of `tilth --help` a command stands under.
 HEADINGS = {
     "Recipes": "console check plan run status report retrain promote doctor env",
-    "Data": "import import-text count gallery explain export history diff tag rollback provenance",
+    "Data": "import import-text import-sound count gallery explain export history diff tag rollback provenance",
     "Find and label": "policy mine mine-text ground second-opinion fuse thresholds review relabel",
     "Clean": "hash quality words filter label-errors clean leakage split",
     "Make images": "synth judge prove face-swap forget",

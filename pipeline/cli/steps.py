@@ -45,6 +45,9 @@ COMMANDS = {
     "import-text": OneStep(
         "import.text", "Take in texts, with labels of other tools.", "path=/data/chats.jsonl", begins=True
     ),
+    "import-sound": OneStep(
+        "import.sound", "Take in sounds, with labels of other tools.", "path=/data/clips", begins=True
+    ),
     "mine": OneStep("mine", "Search a corpus for every category.", "corpus=/corpus --set per_category=50", begins=True),
     "mine-text": OneStep(
         "mine.text", "Search tables of texts for every category.", "path=/data/chats --set per_category=50", begins=True

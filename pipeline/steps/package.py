@@ -116,6 +116,10 @@ class Package:
         export_classifier(classifier, folder, _pixels(classifier, images))
         if detector:
             export_detector(detector, folder, _pixels(detector, images))
+        if heard := [category.name for category in work.policy.heard]:
+            raise InputError(
+                f"{', '.join(heard)}: nothing in a bundle hears them; leave them out of the policy that it serves"
+            )
         reads = self.language_model if work.policy.written else ""
         if reads:
             write_language_model(reads, self.asking, work.policy, folder)

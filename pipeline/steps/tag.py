@@ -4,14 +4,14 @@ from typing import ClassVar
 
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
-from tilth.samples import IMAGE, TEXT
+from tilth.samples import IMAGE, SOUND, TEXT
 
 
 @step
 class Tag:
     """Give the dataset's present version a name that later runs can go back to."""
 
-    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT)
+    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT, SOUND)
 
     name: str
 

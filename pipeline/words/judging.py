@@ -7,10 +7,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from tilth import models
-from tilth.claims import Answer, Claim, Json
+from tilth.claims import Claim, Json
 from tilth.data.where import both, one_of, open_to_models, quoted
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
@@ -19,8 +17,7 @@ from tilth.pipeline.steps.language import Asking, check_language_model, source_o
 from tilth.policy import SAFE, Policy
 from tilth.samples import TEXT, Result, Sample
 from tilth.texts import uncovered
-from tilth.train.judge.testsets import cannot_measure, opened
-from tilth.train.measure.judged import Judged, whole
+from tilth.train.judge.telling import Beside, tell
 
 if TYPE_CHECKING:
     from tilth.runtime.stages.stage2 import Unjudged
@@ -206,7 +203,7 @@ class EvaluateText(Asked):
             raise InputError(
                 f"{work.name}: people labelled no text of the split {self.split!r}; import some with split={self.split}"
             )
-        ask, scores, truth, sure, slices = reads.load(), [], [], [], []
+        ask, beside = reads.load(), Beside(names=names, slice_by=self.slice_by)
         work.folder.mkdir(parents=True, exist_ok=True)
         path = work.folder / "predictions.jsonl"
         with (
@@ -215,45 +212,11 @@ class EvaluateText(Asked):
         ):
             for some in work.dataset.scan(where, batch_rows=reads.batch_size):
                 for sample, result in zip(some, ask(some), strict=True):
-                    told, answers = result.columns[f"{work.name}.scores"], [sample.truth.of(name) for name in names]
+                    told = result.columns[f"{work.name}.scores"]
                     assert isinstance(told, Mapping)
-                    scores.append([float(str(told.get(name, 0.0))) for name in names])
-                    truth.append([answer is Answer.PRESENT for answer in answers])
-                    sure.append([answer is not Answer.UNASKED for answer in answers])
-                    slices.append([str(sample.columns.get(column) or "") for column in self.slice_by])
+                    beside.note(sample, told)
                     shown = sorted(sample.truth.categories)
                     stream.write(json.dumps({"id": sample.id, "scores": told, "shows": shown}) + "\n")
                 advance(len(some))
         work.publish(f"{work.name}.texts", path)
-        judged = Judged(
-            scores=np.array(scores),
-            truth=np.array(truth),
-            sure=np.array(sure),
-            thresholds=np.full(len(names), self.min_score),
-        )
-        _, unsafe, known = whole(judged.scores, judged.truth, judged.sure)
-        why = cannot_measure(int((unsafe & known).sum()), int((~unsafe & known).sum()))
-        parts = np.array(slices, object).reshape(len(slices), len(self.slice_by))
-        times = opened(
-            work.dataset.root, f"texts of {self.split}", "/".join(work.folder.resolve().parts[-4:]), work.now()
-        )
-        return {
-            **judged.all_numbers(),
-            "curve": judged.curve(),
-            "pr_curve": judged.precisions(),
-            "per_category": {
-                name: {**one.numbers(), "pr_curve": one.precisions(), "positives": one.positives}
-                for k, name in enumerate(names)
-                if (one := judged.of(k))
-            },
-            "per_slice": {
-                f"{column}: {value or 'not said'}": {**one.numbers(), "n_texts": one.n, "positives": one.positives}
-                for n, column in enumerate(self.slice_by)
-                for value in sorted(set(parts[:, n]))
-                if (one := judged.among(np.array(parts[:, n] == value, bool))) and len(set(parts[:, n])) > 1
-            },
-            "n_texts": total,
-            "n_unsafe": int(unsafe.sum()),
-            "test_opened": times,
-            **({"cannot_measure": why} if why else {}),
-        }
+        return tell(work, beside, self.min_score, sealed=f"texts of {self.split}", unit="texts")

@@ -24,8 +24,8 @@ from typing import TypeVar
 import numpy as np
 
 from tilth.claims import Json
+from tilth.encoders.fusion import finite, fusions
 from tilth.errors import InputError, ModelError, TilthError, Unavailable
-from tilth.fusion import finite, fusions
 from tilth.images import Image
 from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.language import open_stage2

@@ -102,6 +102,7 @@ def _check(folder: Path, before: Policy, after: Policy) -> None:
         for name in known
         if name not in after.names
     ]
+    wrong += [f"{category.name} is heard, and nothing in a bundle hears" for category in after.heard]
     written = [category.name for category in after.written]
     if not (folder / "verdict.json").is_file():
         wrong += [f"{name} is decided by words, and this bundle has no language model" for name in written]

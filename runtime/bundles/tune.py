@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tilth.encoders.fusion import finite
 from tilth.errors import InputError, TilthError
-from tilth.fusion import finite
 from tilth.geometry import iou
 from tilth.images import Image
 from tilth.runtime.bundles.bundle import OUTPUTS, digest_of, in_use, load_bundle, open_part

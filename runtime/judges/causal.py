@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tilth import models
+from tilth.encoders.fusion import finite
 from tilth.errors import ModelError
 from tilth.extras import optional
-from tilth.fusion import finite
 from tilth.runtime.stages.stage1 import Floats
 
 if TYPE_CHECKING:

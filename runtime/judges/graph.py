@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from tilth.fusion import finite
+from tilth.encoders.fusion import finite
 from tilth.runtime.stages.graphs import Arrays, Graph
 from tilth.runtime.stages.stage1 import Floats
 

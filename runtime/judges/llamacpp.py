@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from tilth.encoders.fusion import finite
 from tilth.errors import ModelError
 from tilth.extras import optional
-from tilth.fusion import finite
 from tilth.runtime.judges.causal import SAME
 from tilth.runtime.stages.stage1 import Floats
 

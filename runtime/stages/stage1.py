@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tilth.fusion import Fusion, finite, fuse, sigmoid
+from tilth.encoders.fusion import Fusion, finite, fuse, sigmoid
 from tilth.geometry import Box, clip, iou
 from tilth.images import Image, frame, into
 from tilth.runtime.stages.graphs import Graph

@@ -10,10 +10,10 @@ import numpy as np
 from tilth import models
 from tilth.encoders.families import open_encoder
 from tilth.encoders.few_shot import MODEL_TYPE, FewShotScores
+from tilth.encoders.fusion import finite, sigmoid
 from tilth.engine.steps import step
 from tilth.errors import ModelError
 from tilth.extras import optional
-from tilth.fusion import finite, sigmoid
 from tilth.images import Image, into
 from tilth.samples import Result, Sample
 

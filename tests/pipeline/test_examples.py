@@ -49,6 +49,7 @@ ELSEWHERE = {
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
     "import-text": "in tests/annotate/texts",
+    "import-sound": "in tests/annotate/sounds",
     "mine-text": "in test_mine_text.py",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",

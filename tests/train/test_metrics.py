@@ -12,9 +12,9 @@ import pytest
 from noise import noise_image
 from sklearn.metrics import average_precision_score
 
+from tilth.encoders.fusion import fuse
 from tilth.engine.work import Work
 from tilth.errors import GateRefused
-from tilth.fusion import fuse
 from tilth.policy import Policy
 from tilth.train.artifacts.artifact import About, write_about
 from tilth.train.judge.calibrate import best_box_threshold, fit_fusion
@@ -459,7 +459,7 @@ def test_a_bundle_serves_the_threshold_that_reaches_the_aim(tmp_path: Path, poli
     for wrong in ({}, {"recall": 0.9, "precision": 0.9}, {"recall": 1.0}, {"f1": 0.5}):
         with pytest.raises(ValueError, match="review_at"):
             type(served["dice"]).model_validate({**policy["dice"].model_dump(), "review_at": wrong})
-    with pytest.raises(ValueError, match="words are judged without"):
+    with pytest.raises(ValueError, match="words and sounds are judged without"):
         type(served["dice"]).model_validate({**policy["threat"].model_dump(), "review_at": {"recall": 0.9}})
 
 

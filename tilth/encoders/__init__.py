@@ -1,1 +1,1 @@
-"""Models that turn images and texts into vectors. Start with `families.py`."""
+"""Models that turn images and texts into vectors, and what makes one score of several. Start with `families.py`."""

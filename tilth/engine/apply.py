@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from tilth.engine.steps import step
 from tilth.engine.work import Work
-from tilth.samples import IMAGE, TEXT, Result, Sample
+from tilth.samples import IMAGE, SOUND, TEXT, Result, Sample
 
 
 @step
@@ -20,7 +20,7 @@ class Apply:
     results: Mapping[str, Result]
     batch_size: int = 256
 
-    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT)
+    media: ClassVar[tuple[str, ...]] = (IMAGE, TEXT, SOUND)
     local: ClassVar[bool] = True  # it only looks up what is known, so sending it to a cluster would gain nothing
 
     def models(self) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class About:
         mean: Subtracted from pixels in [0, 1], by channel.
         std: Then divided by.
         keep_aspect: Whether what is beside an image in the square is grey, instead of the image being stretched.
-        calibration: Of a classifier, `{label: {a, d, b}}`; see `tilth.fusion.Fusion`.
+        calibration: Of a classifier, `{label: {a, d, b}}`; see `tilth.encoders.fusion.Fusion`.
         thresholds: `{label: probability}`: what reaches the policy's aim on validation images, else what gave the best F1 there.
         aims: `{label: {recall: 0.95}}` that the threshold reaches there.
         clear_below: Of a classifier: hardly any unsafe validation image has all its probabilities below; None when too few

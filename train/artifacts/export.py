@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tilth.encoders.fusion import finite
 from tilth.errors import ModelError
-from tilth.fusion import finite
 from tilth.train.artifacts.artifact import About, any_size, box_logits, load_trained
 
 OPSET = 18

@@ -15,9 +15,9 @@ import numpy as np
 
 from tilth.claims import PEOPLE, Json
 from tilth.data.where import both
+from tilth.encoders.fusion import Fusion, box_logit, sigmoid
 from tilth.engine.steps import Facts, step
 from tilth.engine.work import Work
-from tilth.fusion import Fusion, box_logit, sigmoid
 from tilth.samples import EVEN, Sample
 from tilth.train.artifacts.artifact import About, read_about, write_about
 from tilth.train.judge.kept import predict, read_columns

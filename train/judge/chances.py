@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from tilth.fusion import sigmoid
+from tilth.encoders.fusion import sigmoid
 
 Floats = npt.NDArray[np.float64]
 NOTHING = 0.01  # the score of what a model did not see

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from tilth.claims import Json
-from tilth.fusion import fuse, fusions
+from tilth.encoders.fusion import fuse, fusions
 from tilth.policy import SAFE, Policy
 from tilth.train.artifacts.artifact import About
 from tilth.train.judge.testsets import cannot_measure

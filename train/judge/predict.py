@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilth import models
-from tilth.fusion import finite, sigmoid
+from tilth.encoders.fusion import finite, sigmoid
 from tilth.geometry import clip, cxcywh_to_xyxy
 from tilth.images import Image, frame, into
 from tilth.train.artifacts.artifact import any_size, box_logits, load_trained, normalise
