@@ -42,10 +42,15 @@ ROOMS = {
         ["exchange"],
         ["texts"],
     ],
-    "train": [["artifacts", "measure"], ["learn"], ["judge"]],
+    "train": [["artifacts", "measure"], ["learn"], ["judge", "persons"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
-    "starter": [["world"], ["grounding", "diffusion", "stage1", "verdict"], ["retrieval", "protocols"], [""]],
-    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["cli"]],
+    "starter": [
+        ["world"],
+        ["grounding", "diffusion", "persons", "stage1", "verdict"],
+        ["retrieval", "protocols"],
+        [""],
+    ],
+    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["persons"], ["cli"]],
 }
 A_DOZEN = 12
 HEAVY = {

@@ -4,6 +4,7 @@ STEPS = {
     "train.classifier": "tilth.train.learn.classifier:TrainClassifier",
     "train.few_shot": "tilth.train.learn.few_shot:FewShot",
     "train.detector": "tilth.train.learn.detector:TrainDetector",
+    "train.person": "tilth.train.persons.train:TrainPerson",
     "relabel": "tilth.train.judge.relabel:Relabel",
     "calibrate": "tilth.train.judge.calibrate:Calibrate",
     "evaluate": "tilth.train.judge.evaluate:Evaluate",

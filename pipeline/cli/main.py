@@ -313,6 +313,7 @@ def main() -> None:
     from tilth.pipeline.cli import policy as cli_policy
     from tilth.pipeline.cli import review as cli_review
     from tilth.pipeline.cli import steps as cli_steps
+    from tilth.pipeline.persons import commands as persons
 
     cli_steps.add_to(app)
     cli_data.add_to(app)
@@ -320,6 +321,7 @@ def main() -> None:
     cli_policy.add_to(app)
     cli_nights.add_to(app)
     cli_bundle.add_to(app)
+    persons.add_to(app)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and our worker processes do not mix
     signal.signal(signal.SIGTERM, _terminate)
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -17,6 +17,7 @@ from tilth.pipeline.cli import nights as cli_nights
 from tilth.pipeline.cli import policy as cli_policy
 from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
+from tilth.pipeline.persons import commands as persons
 from tilth.starter.world.files import write_world
 
 # what an example needs besides the examples before it
@@ -52,6 +53,10 @@ ELSEWHERE = {
     "face-swap": "with a network and consents, in tests/synth/identity",
     "env": "it would fetch gigabytes",
     "provenance": "in test_tell.py",
+    "train person": "in tests/pipeline/persons",
+    "person enrol": "the same",
+    "person find": "the same",
+    "person forget": "the same",
     "import-text": "in tests/annotate/texts",
     "review up": "with a real server, in tests/annotate/review",
     "review down": "the same",
@@ -65,7 +70,7 @@ ELSEWHERE = {
 def app() -> typer.Typer:
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle, persons):
         part.add_to(app)
     return app
 
