@@ -3,6 +3,7 @@
 python -m tilth.starter world --out runs/starter-world
 python -m tilth.starter pairs --out runs/pairs
 python -m tilth.starter flips --out runs/flips
+python -m tilth.starter persons --out runs/persons
 python -m tilth.starter train diffusion
 """
 
@@ -200,6 +201,30 @@ def write_clips(arguments: argparse.Namespace) -> None:
     events.emit("sounds", message=f"{arguments.out}: {told}")
 
 
+# setting of the world of people -> what is counted
+PEOPLE = {
+    "train": "people to learn from",
+    "calibration": "people to learn fusion and threshold from",
+    "test": "people to measure with, every second of whom is known",
+}
+
+
+def write_persons(arguments: argparse.Namespace) -> None:
+    """Write the world of people and show how far it is.
+
+    Raises:
+        InputError: It is there, or a number is too small.
+    """
+    from tilth.events import Events
+    from tilth.starter.persons.files import People, write_people
+
+    people = People(**{name: getattr(arguments, name) for name in PEOPLE}, seed=arguments.seed)
+    events = Events()
+    with events.progress("persons", people.total) as advance:
+        written = write_people(arguments.out, people, advance)
+    events.emit("persons", message=f"{arguments.out}: {written:,} pictures")
+
+
 def write_protocol(arguments: argparse.Namespace) -> None:
     """Write the files of a protocol and show how far it is.
 
@@ -275,11 +300,17 @@ def main() -> None:
     for name, count in CLIPS.items():
         sounds.add_argument(f"--{name}", type=int, metavar="N", default=count, help="clips (default: %(default)s)")
     sounds.add_argument("--seed", type=int, default=0, help="another one gives other clips (default: 0)")
+    persons = commands.add_parser("persons", help="write a world of drawn people in albums, and the truth")
+    persons.add_argument("--out", type=Path, required=True, help="folder to make")
+    for name, words_of in PEOPLE.items():
+        persons.add_argument(f"--{name}", type=int, metavar="N", default=160, help=f"{words_of} (default: %(default)s)")
+    persons.add_argument("--seed", type=int, default=0, help="another one gives other people (default: 0)")
     arguments = parser.parse_args()
     writers = {
         "world": write_files,
         "words": write_texts,
         "sounds": write_clips,
+        "persons": write_persons,
         **dict.fromkeys(FOLDERS, write_judged),
         **dict.fromkeys(PROTOCOLS, write_protocol),
     }

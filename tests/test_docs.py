@@ -23,6 +23,7 @@ from tilth.pipeline.cli import policy as cli_policy
 from tilth.pipeline.cli import review as cli_review
 from tilth.pipeline.cli import steps as cli_steps
 from tilth.pipeline.console import server as console
+from tilth.pipeline.persons import commands as persons
 from tilth.pipeline.table import step_table
 from tilth.policy import load_policy
 
@@ -55,7 +56,7 @@ def parsed(arguments: list[str]) -> tuple[str, dict[str, Any]]:
     """Let the real command line read arguments; it raises what it would print. Nothing is run."""
     app = typer.Typer()
     app.registered_commands = list(cli.app.registered_commands)
-    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle, console):
+    for part in (cli_steps, cli_data, cli_policy, cli_review, cli_nights, cli_bundle, console, persons):
         part.add_to(app)
     command: Any = typer.main.get_command(app)
     context: Any = None

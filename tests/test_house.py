@@ -43,15 +43,15 @@ ROOMS = {
         ["texts"],
         ["sounds"],
     ],
-    "train": [["artifacts", "measure"], ["learn"], ["judge"], ["speech"]],
+    "train": [["artifacts", "measure"], ["learn"], ["judge", "persons"], ["speech"]],
     "runtime": [["stages"], ["judges"], ["bundles"], ["serving"], ["cluster"]],
     "starter": [
         ["world"],
-        ["grounding", "diffusion", "stage1", "verdict", "speech"],
+        ["grounding", "diffusion", "persons", "stage1", "verdict", "speech"],
         ["retrieval", "protocols", "sentences"],
         [""],
     ],
-    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["console"], ["cli"]],
+    "pipeline": [["report", "steps"], ["protocols", "words"], ["", "gallery"], ["console", "persons"], ["cli"]],
 }
 A_DOZEN = 12
 HEAVY = {

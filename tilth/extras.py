@@ -21,6 +21,7 @@ EXTRAS = {
     "transformers": "train",
     "pycocotools": "train",
     "sklearn": "train",
+    "pytorch_metric_learning": "train",
     "cleanlab": "clean",
     "onnx": "train",
     "onnxscript": "train",

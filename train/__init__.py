@@ -6,6 +6,7 @@ STEPS = {
     "train.detector": "tilth.train.learn.detector:TrainDetector",
     "train.speech": "tilth.train.speech.learning:TrainSpeech",
     "evaluate.sound": "tilth.train.speech.measuring:EvaluateSound",
+    "train.person": "tilth.train.persons.train:TrainPerson",
     "relabel": "tilth.train.judge.relabel:Relabel",
     "calibrate": "tilth.train.judge.calibrate:Calibrate",
     "evaluate": "tilth.train.judge.evaluate:Evaluate",

@@ -51,6 +51,7 @@ HEADINGS = {
     "Make images": "synth judge prove face-swap forget",
     "Train and judge": "train calibrate eval gate",
     "Serve": "package tune bundle serve moderate",
+    "Persons": "person",
 }
 
 
@@ -312,6 +313,7 @@ def complete(app: typer.Typer) -> None:
     from tilth.pipeline.cli import review as cli_review
     from tilth.pipeline.cli import steps as cli_steps
     from tilth.pipeline.console import server as console
+    from tilth.pipeline.persons import commands as persons
 
     cli_steps.add_to(app)
     cli_data.add_to(app)
@@ -320,6 +322,7 @@ def complete(app: typer.Typer) -> None:
     cli_nights.add_to(app)
     cli_bundle.add_to(app)
     console.add_to(app)
+    persons.add_to(app)
     under = {name: heading for heading, names in HEADINGS.items() for name in names.split()}
     places = list(under)
     for kept in (app.registered_commands, app.registered_groups):

@@ -79,6 +79,7 @@ ALSO_A_PROTOCOL = "eval"  # is added by bundle.py
 TRAINED = {
     "classifier": OneStep("train.classifier", "Fine-tune a classifier on a dataset.", "steps=300"),
     "detector": OneStep("train.detector", "Fine-tune a detector on a dataset.", "steps=600"),
+    "person": OneStep("train.person", "Learn to recognise people who asked for it.", "people=/people/people.jsonl"),
     "few-shot": OneStep("train.few_shot", "Fit a classifier to a few examples, in seconds.", "shots=16"),
     "lora": OneStep("train.lora", "Teach a text-to-image model a look or a thing.", LOOK),
 }

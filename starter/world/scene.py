@@ -133,7 +133,8 @@ def _place(spec: Spec, rng: np.random.Generator) -> list[tuple[npt.NDArray[np.fl
     return placed
 
 
-def _mix(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int, int, int]:
+def mix(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int, int, int]:
+    """Return what a paint is in a style, RGB; `base` is the colour of the thing."""
     roles = {"main": base, "dark": base * 0.6, "light": base * 0.35 + 165}
     rgb = roles[paint_] if isinstance(paint_, str) else np.array(paint_, float)
     if style == "neon":
@@ -146,7 +147,8 @@ def _mix(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int,
     return r, g, b
 
 
-def _edge(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int, int, int] | None:
+def edge_of(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int, int, int] | None:
+    """Return the colour of outlines in a style, or None where it has none."""
     if style == "cartoon":
         return (25, 22, 25)
     if style == "sketch":
@@ -154,7 +156,7 @@ def _edge(paint_: Paint, base: npt.NDArray[np.float64], style: str) -> tuple[int
     if style == "blueprint":
         return (214, 230, 250)
     if style == "neon":
-        r, g, b = (min(255, int(v * 0.9 + 40)) for v in _mix(paint_, base, "photo"))
+        r, g, b = (min(255, int(v * 0.9 + 40)) for v in mix(paint_, base, "photo"))
         return r, g, b
     return None
 
@@ -203,8 +205,8 @@ def _draw_thing(
         stencil.polygon(points, fill=0 if paint_ == HOLE else 255)
         if paint_ == HOLE:
             continue
-        brush.polygon(points, fill=_mix(paint_, base, style))
-        if (edge := _edge(paint_, base, style)) is not None:
+        brush.polygon(points, fill=mix(paint_, base, style))
+        if (edge := edge_of(paint_, base, style)) is not None:
             brush.line(
                 [*points, points[0]], fill=edge, width=width if style == "cartoon" else max(1, round(width * 0.7))
             )

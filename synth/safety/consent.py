@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, ValidationError, model_validator
 
@@ -72,6 +72,8 @@ class Consent(_Part):
     Args:
         record: Name of the record; what is made names it, so it is no person's name.
         subject: Who, as a reference to the signed document; it is never written anywhere.
+        guardian: Who signed for an adult who cannot, likewise.
+        basis: Why it is allowed: the `consent` of a person, or the `rights` to a fictional character.
         adult: Whether the person is known to be an adult.
         scope: What for.
         expires: Last day on which it holds.
@@ -84,6 +86,8 @@ class Consent(_Part):
 
     record: str
     subject: str = ""
+    guardian: str = ""
+    basis: Literal["consent", "rights"] = "consent"
     adult: StrictBool = False
     scope: Scope
     expires: date
