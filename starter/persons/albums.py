@@ -13,7 +13,7 @@ from tilth.starter.persons.drawing import SIDE, Pose, draw
 from tilth.starter.persons.people import CLOTH, RGB, Outfit, Person, Room, outfit, person, room
 from tilth.starter.world.scene import STYLES
 
-SHARES = (0.4, 0.2, 0.2, 0.2)  # of the styles
+SHARES = (0.55, 0.15, 0.15, 0.15)  # of the styles
 AWAY, VISITING = 0.35, 0.1  # of the albums are in a public place, and in somebody else's room
 UNIFORM, BORROWED = 0.12, 0.08  # of the albums show clothes that many have, and somebody else's
 PUBLIC = 12  # public places, and as many uniforms
@@ -104,8 +104,8 @@ def _pose(rng: np.random.Generator) -> Pose:
         sway=tuple(float(v) for v in (*rng.normal(0, 0.22, 4), rng.normal(0, 0.04))),  # type: ignore[arg-type]
         smile=float(rng.uniform(-0.6, 1)),
         hidden=tuple(hidden),
-        light=float(rng.uniform(0.75, 1.12)),
-        blur=float(rng.choice([0.0, 0.6, 1.3], p=(0.6, 0.25, 0.15))),
+        light=float(rng.uniform(0.85, 1.1)),
+        blur=float(rng.choice([0.0, 0.6, 1.3], p=(0.75, 0.17, 0.08))),
     )
 
 

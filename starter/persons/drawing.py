@@ -239,7 +239,7 @@ def draw(
 ) -> tuple[npt.NDArray[np.uint8], dict[str, Outline]]:
     """Draw a picture, `(SIDE, SIDE, 3)`, and return it with the outlines of face, body and clothing in its pixels."""
     canvas = Canvas(style, SIDE * FACTOR)
-    room_of(canvas, where, float(rng.uniform(-0.25, 0.25)))
+    room_of(canvas, where, float(rng.uniform(-0.12, 0.12)))
     middle, tall, clothes = body_of(canvas, who.build, worn, pose, who.face.skin)
     head_of(canvas, who.face, pose, middle, tall, worn.print if worn.hat else None)
     for (x0, y0, x1, y1), rgb in pose.hidden:

@@ -147,6 +147,6 @@ def person(seed: int, split: str, number: int) -> Person:
         name=f"{split}-{number:04d}",
         face=_face(rng),
         build=_build(rng),
-        wardrobe=tuple(outfit(rng, taste) for _ in range(4)),
+        wardrobe=tuple(outfit(rng, taste) for _ in range(3)),
         rooms=tuple(room(rng) for _ in range(2)),
     )

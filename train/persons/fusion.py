@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 60  # of L-BFGS
 HOLD = 2e-3  # how strongly weights are held where they began
+LIMITS = (2.0, 8.0)  # of the evidence of one cue: without an upper one it grows until a single cue decides alone
 UNKNOWN = -1
 
 
@@ -94,6 +95,7 @@ def learn(asked: list[Asked], counted: Strangers, cues: tuple[str, ...] = CUES) 
 
     torch.manual_seed(0)
     c, q = len(CUES), len(QUALITIES) + 1
+    bounded = lambda t: LIMITS[0] + (LIMITS[1] - LIMITS[0]) * t.sigmoid()  # noqa: E731
     heard = torch.tensor([cue in cues for cue in CUES])
     lists = []
     for one in asked:
@@ -104,14 +106,14 @@ def learn(asked: list[Asked], counted: Strangers, cues: tuple[str, ...] = CUES) 
     start_slope, start_height = torch.zeros(c, q), torch.zeros(c, q)
     start_slope[:, 0], start_height[:, 0] = 1.0, -1.0
     slope, height = start_slope.clone().requires_grad_(), start_height.clone().requires_grad_()
-    limit, bias = torch.tensor(1.8, requires_grad=True), torch.tensor(-3.0, requires_grad=True)
+    limit, bias = torch.tensor(0.0, requires_grad=True), torch.tensor(-3.0, requires_grad=True)
     optimizer = torch.optim.LBFGS([slope, height, limit, bias], max_iter=ROUNDS, line_search_fn="strong_wolfe")
 
     def closure() -> "torch.Tensor":
         optimizer.zero_grad()
         total = HOLD * (((slope - start_slope) ** 2).sum() + ((height - start_height) ** 2).sum())
         for z, both, told, who in lists:
-            logits = _bent(z, both, told, slope, height, limit.exp(), torch).sum(-1) + bias
+            logits = _bent(z, both, told, slope, height, bounded(limit), torch).sum(-1) + bias
             logits = torch.cat([logits, torch.zeros(len(logits), 1)], 1)
             total = total + torch.nn.functional.cross_entropy(logits, who) / len(lists)
         total.backward()
@@ -124,7 +126,7 @@ def learn(asked: list[Asked], counted: Strangers, cues: tuple[str, ...] = CUES) 
         strangers=counted,
         slope=rows(slope),
         height=rows(height),
-        limit=float(limit.detach().exp()),
+        limit=float(bounded(limit.detach())),
         bias=float(bias.detach()),
     )
 

@@ -1,7 +1,7 @@
 """Teach a network of one cue: first that two views of a crop are the same, then that two pictures of a person are.
 
 Papers: SimCLR (https://arxiv.org/abs/2002.05709), batch-hard triplets (https://arxiv.org/abs/1703.07737)
-Differs: the margin is the soft one of the latter paper; both losses are pytorch-metric-learning's.
+Differs: the margin is soft, and only as much of the learning is batch-hard as is asked for; losses and miner are pytorch-metric-learning's.
 """
 
 from collections import defaultdict
@@ -32,9 +32,9 @@ class Lessons:
 
     Args:
         pretrain: Steps of the self-supervised stage, on all crops.
-        steps: Steps with triplets, on crops of known people: with all there are in a batch at first, and then
-        hard: for this share of the steps with the hardest of each picture. Networks that begin with these learn nothing: crops too small or
-            too covered to tell anybody by are always the hardest, and all vectors move together.
+        steps: Steps with triplets, on crops of known people: with all that there are in a batch, and
+        hard: for this share of them, at the end, with the hardest of each picture alone. Small networks that learn for a minute lose by
+            that what they had: who has changed clothes has no look in common with themselves, and all vectors fall together.
         people: In a batch of triplets.
         each: Pictures of each of them.
         lr: Peak learning rate.
@@ -45,7 +45,7 @@ class Lessons:
     steps: int = 300
     people: int = 20
     each: int = 4
-    hard: float = 0.25
+    hard: float = 0.0
     lr: float = 2e-3
     save_every: int = 100
 

@@ -26,7 +26,7 @@ from tilth.policy import load_policy
 from tilth.starter.persons.files import People, write_people
 from tilth.train.persons.album import read_people
 from tilth.train.persons.embedder import Backbone
-from tilth.train.persons.fusion import Fusion, decided
+from tilth.train.persons.fusion import LIMITS, Asked, Fusion, decided, learn
 from tilth.train.persons.learning import Lessons
 from tilth.train.persons.promise import promise
 from tilth.train.persons.scores import Compared, Strangers
@@ -140,6 +140,19 @@ def test_a_wrong_cue_does_not_outvote_two_right_ones() -> None:
     right, wrong = [4.0, 4.0, -50.0, 0.0], [-4.0, -4.0, 50.0, 0.0]
     best, _ = decided(PLAIN.chances(compared([right, wrong])))
     assert best[0] == 0
+
+
+def test_no_cue_is_learned_to_decide_alone_however_well_it_parts_people() -> None:
+    rng = np.random.default_rng(0)
+    who = np.repeat(np.arange(-1, 5), 20)
+    cosines = rng.normal(0, 1, (len(who), 5, 4)).astype(np.float32)
+    cosines[who >= 0, who[who >= 0]] += [40, 3, 3, 3]
+    of = Compared(cosines=cosines, both=np.ones_like(cosines, bool), quality=np.ones((len(who), 4, 3), np.float32))
+    fusion = learn([Asked(compared=of, who=who)], PLAIN.strangers)
+    best, chance = decided(fusion.chances(of))
+    assert (best == who)[who >= 0].mean() > 0.9
+    assert chance[who < 0].mean() < chance[who >= 0].mean()
+    assert np.abs(fusion.evidence(of)).max() <= fusion.limit <= LIMITS[1]
 
 
 def test_what_looks_like_two_people_is_sure_of_neither() -> None:
