@@ -20,6 +20,7 @@ from tilth.pipeline.steps.cards import evaluations_of, licences_of, write_cards
 from tilth.pipeline.steps.language import Asking, check_language_model, source_of, write_language_model
 from tilth.policy import Policy
 from tilth.runtime.bundles.bundle import MANIFEST, load_bundle, seal
+from tilth.runtime.bundles.routing import ROUTER
 from tilth.runtime.bundles.settings import CLEAR_BELOW, write_policy
 from tilth.runtime.bundles.tune import tune
 from tilth.runtime.stages.cascade import Moderator
@@ -41,18 +42,21 @@ class Package:
         asking: Where the language model runs, and how it is asked.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone; when None, the score that
             calibration found on validation images, at most the policy's lowest `review_above`.
+        router: Name of a `train.router`, which says what the language model need not be asked about; when empty, it is asked about all
+            that Stage 1 leaves open.
         measured_on: Images of the dataset by which graphs are held to their models, and back ends to each other; 0 to choose
             none but onnxruntime. The bundle keeps none of them.
     """
 
     leaves: ClassVar[tuple[str, ...]] = ("bundle",)
-    refers: ClassVar[tuple[str, ...]] = ("classifier", "detector")
+    refers: ClassVar[tuple[str, ...]] = ("classifier", "detector", "router")
 
     classifier: str = "final.classifier"
     detector: str = "final.detector"
     language_model: str = "starter:verdict"
     asking: Asking = field(default_factory=Asking)
     clear_below: float | None = None
+    router: str = ""
     measured_on: int = 32
 
     def models(self) -> tuple[str, ...]:
@@ -123,6 +127,8 @@ class Package:
         reads = self.language_model if work.policy.written else ""
         if reads:
             write_language_model(reads, self.asking, work.policy, folder)
+            for name in ROUTER if self.router else ():
+                shutil.copy(work.artifact(self.router) / name, folder)
         served = self._served(work)
         write_policy(folder, served)
         facts: dict[str, Json] = {

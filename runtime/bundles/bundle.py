@@ -6,9 +6,11 @@
     detector.onnx      detector.json {labels, size_wh, mean, std, score_threshold}
     verdict.json       the language model {back_end, form, template_version, labels, max_tokens, …}; and, by its back end, verdict.onnx or
                        verdict.gguf with tokenizer.json, or nothing where it names a checkpoint or a server
+    route.json         the router, and in route.npz its numbers; see `routing.py`
     tuned.json         what runs fastest on this machine; the one file that is not sealed, see `tuned.py`
 
-The files of Stage 2 are missing where a policy has nothing to read: then Stage 1 decides alone. Those of the detector are
+The files of Stage 2 are missing where a policy has nothing to read: then Stage 1 decides alone. Those of the router are missing where
+Stage 2 is asked about all that Stage 1 leaves open. Those of the detector are
 missing where nobody knows where things are, only that an image shows them. Nothing is loaded before every digest fits.
 """
 
@@ -29,6 +31,7 @@ from tilth.errors import InputError, ModelError, TilthError, Unavailable
 from tilth.images import Image
 from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.language import open_stage2
+from tilth.runtime.bundles.routing import ROUTER, read_router
 from tilth.runtime.bundles.settings import (
     CLEAR_BELOW,
     STAGE2,
@@ -44,6 +47,7 @@ from tilth.runtime.bundles.tuned import TUNED, chosen
 from tilth.runtime.stages.cascade import Moderator
 from tilth.runtime.stages.graphs import REFERENCE, Graph, open_graph
 from tilth.runtime.stages.reading import Reader
+from tilth.runtime.stages.route import Router
 from tilth.runtime.stages.stage1 import Classifier, Detector, Prepare, Screen, Stage1
 from tilth.runtime.stages.stage2 import Stage2, Unjudged
 
@@ -83,7 +87,7 @@ def seal(folder: Path, *, clear_below: float = CLEAR_BELOW, facts: Mapping[str, 
 
 def _missing(folder: Path, there: set[str]) -> list[str]:
     """List the files that a bundle which has these files also needs."""
-    groups = [NEEDED, *([DETECTOR] if there & {*DETECTOR} else [])]
+    groups = [NEEDED, *(both for both in (DETECTOR, ROUTER) if there & {*both})]
     if there & {name for files in STAGE2.values() for name in files}:
         groups.append(STAGE2[_back_end(folder)])
     return [name for group in groups for name in group if name not in there]
@@ -133,6 +137,7 @@ class Bundle:
         classifier: Settings.
         detector: Settings; None where the classifier decides alone.
         verdict: Settings of the language model; None without Stage 2.
+        router: Of what is asked of it; None where all is.
     """
 
     folder: Path
@@ -141,6 +146,7 @@ class Bundle:
     classifier: ClassifierSettings
     detector: DetectorSettings | None
     verdict: VerdictSettings | None
+    router: Router | None = None
 
     @property
     def name(self) -> str:
@@ -189,7 +195,8 @@ def read_bundle(folder: Path) -> Bundle:
     verdict = read_settings(folder / "verdict.json", VerdictSettings) if reads else None
     check_agreement(folder, policy, classifier, detector, verdict)
     return Bundle(
-        folder=folder, clear_below=manifest.clear_below, policy=policy, classifier=classifier, detector=detector, verdict=verdict
+        folder=folder, clear_below=manifest.clear_below, policy=policy, classifier=classifier, detector=detector, verdict=verdict,
+        router=read_router(folder, policy),
     )  # fmt: skip
 
 
@@ -214,6 +221,7 @@ def load_bundle(folder: Path, *, threads: int = 0, tuned: bool = True, answers: 
         stage2=load_stage2(bundle, threads=threads, answers=answers),
         reader=Reader(threads=threads) if bundle.verdict else None,
         clear_below=bundle.clear_below,
+        router=bundle.router,
         name=bundle.name,
     )
 

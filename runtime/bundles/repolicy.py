@@ -15,6 +15,7 @@ from tilth.errors import InputError
 from tilth.extras import optional
 from tilth.policy import Policy, load_policy
 from tilth.runtime.bundles.bundle import MANIFEST, digest_of, in_use, load_bundle, seal, verify
+from tilth.runtime.bundles.routing import ROUTER, meanings
 from tilth.runtime.bundles.settings import ClassifierSettings, VerdictSettings, read_settings, write_policy
 from tilth.runtime.judges.guards import check_words
 from tilth.runtime.judges.rows import strange_words
@@ -60,10 +61,13 @@ def repolicy(
     kept: dict[str, Json] = {key: value for key, value in told.items() if key not in ("format", "clear_below", "files")}
     was = f"{before.policy}-v{before.version}@{digest_of(folder)}"
     lowest = min((c.review_above for c in after.pictured), default=1.0)
-    changed = _changes(before, after)
+    changed, kept_files = _changes(before, after), [*manifest.files]
+    if (folder / ROUTER[0]).is_file() and meanings(before) != meanings(after):
+        kept_files = [name for name in kept_files if name not in ROUTER]
+        changed.append("the router is gone, as it learned other words; learn it again with train.router")
     with folder_beside(out) as partial:
         partial.mkdir(parents=True)
-        for name in manifest.files:
+        for name in kept_files:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / name, partial / name)
         write_policy(partial, after)

@@ -113,6 +113,7 @@ def spread(bundle: Bundle, *, see: Ask, read: Ask, judge: Ask, workers: int) -> 
         stage2=Stage2There(judge=Elsewhere(workers), labels=verdict.labels, ask=judge) if verdict else None,
         reader=ReaderThere(read) if verdict else None,
         clear_below=bundle.clear_below,
+        router=bundle.router,
         name=bundle.name,
     )
 

@@ -97,6 +97,7 @@ def result(verdict: Verdict, judged_in_texts: Sequence[str] = ()) -> dict[str, J
             "actions": {name: action.value for name, action in verdict.actions.items()},
             "stage": verdict.stage,
             "reason": verdict.reason,
+            **({"route": verdict.route} if verdict.route else {}),
             "degraded": verdict.degraded or None,
             "boxes": [
                 {"category": b.category, "box_xyxy": [round(v, 1) for v in b.box_xyxy], "score": round(b.score, 4)}

@@ -41,6 +41,9 @@ class Metrics:
         self._judged = Counter(
             "tilth_judged", "Images and texts that were judged.", ("of", "action", "stage"), registry=of
         )
+        self._routed = Counter(
+            "tilth_routed", "Images and texts that the router sent a way.", ("of", "way"), registry=of
+        )
         self._degraded = Counter(
             "tilth_degraded", "Images and texts whose words the language model did not judge.", ("reason",), registry=of
         )
@@ -82,6 +85,8 @@ class Metrics:
         """Count verdicts."""
         for verdict in verdicts:
             self._judged.labels(verdict.of, verdict.action.value, str(verdict.stage)).inc()
+            if verdict.route:
+                self._routed.labels(verdict.of, verdict.route).inc()
             if verdict.degraded:
                 self._degraded.labels(verdict.degraded).inc()
 

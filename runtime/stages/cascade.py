@@ -15,6 +15,7 @@ from tilth.errors import InputError
 from tilth.images import Image
 from tilth.policy import Category, Policy
 from tilth.runtime.stages.reading import Reader
+from tilth.runtime.stages.route import Router, Way
 from tilth.runtime.stages.stage1 import Found, Screen, Stage1
 from tilth.runtime.stages.stage2 import Stage2, Unjudged
 
@@ -43,6 +44,7 @@ class Verdict:
         boxes: What the detector found.
         text: The words in the image; empty when nobody read or there were none.
         of: What was judged; of a text, the scores of what can only be pictured are 0 and say nothing.
+        route: Where the router sent it (`Way`); empty where nothing is routed.
         degraded: Why the language model did not judge the words; empty when it did, or when there were none.
         unjudged: The categories that are open for that; a person is to look, and their scores say nothing.
         timings_ms: Wall-clock milliseconds by part: `stage1`, `ocr`, `language`, `total`; of a batch, an image's share.
@@ -56,6 +58,7 @@ class Verdict:
     boxes: tuple[Found, ...] = ()
     text: str = ""
     of: Literal["image", "text"] = "image"
+    route: str = ""
     degraded: str = ""
     unjudged: tuple[str, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
@@ -73,11 +76,13 @@ class Case:
     Args:
         screen: What Stage 1 says of it.
         text: The words in it; empty until they are read, or when there are none.
+        route: As of a verdict.
         timings_ms: As of a verdict.
     """
 
     screen: Screen
     text: str = ""
+    route: str = ""
     timings_ms: Mapping[str, float]
 
 
@@ -91,6 +96,7 @@ class Moderator:
         stage2: Sees only prompts; None where Stage 1 decides alone.
         reader: Reads the words of the images that Stage 1 leaves open; None without Stage 2.
         clear_below: An image whose scores all lie below it is allowed by Stage 1 alone.
+        router: Says of what Stage 2 would be asked whether it needs to be; None to ask it always.
         name: Of the bundle.
         clock: Seconds.
     """
@@ -100,6 +106,7 @@ class Moderator:
     stage2: Stage2 | None
     reader: Reader | None
     clear_below: float
+    router: Router | None = None
     name: str = ""
     clock: Callable[[], float] = time.perf_counter
 
@@ -139,7 +146,13 @@ class Moderator:
         timings = {"stage1": stage1_ms}
         if self.stage2 is None or self.reader is None:
             return self._verdict(screen, screen.scores, 1, "no second stage", timings)
-        return self._clear_case(screen, stage1_ms) or Case(screen=screen, timings_ms=timings)
+        if verdict := self._clear_case(screen, stage1_ms):
+            return verdict
+        said = self.router.of_screen(screen) if self.router else None
+        if said and said.way is Way.CLEAR:
+            alone = self._verdict(screen, screen.scores, 1, "routed: no words that need reading", timings)
+            return replace(alone, route=Way.CLEAR)
+        return Case(screen=screen, route=said.way if said else "", timings_ms=timings)
 
     def read(self, image: Image, case: Case) -> Case:
         """Read the words of an image that Stage 1 left open."""
@@ -159,8 +172,7 @@ class Moderator:
         chances = iter(asked)
         return [
             self._judged_case(
-                case.screen,
-                case.text,
+                case,
                 next(chances) if case.text else {},
                 {**case.timings_ms, "language": language_ms if case.text else 0.0},
             )
@@ -190,11 +202,40 @@ class Moderator:
         return self.stage2
 
     def moderate_texts(self, texts: Sequence[str]) -> list[Verdict]:
-        """Judge texts that come without an image, as if they stood on a board that fills one.
+        """Judge texts that come without an image, as if they stood on a board that fills one; those that the router leaves open.
 
         Raises:
             InputError: This policy, or its bundle, judges images alone.
         """
+        self.check_texts()
+        routed = [self._routed(text) for text in texts]
+        asked = iter(self._asked([text for text, (_, one) in zip(texts, routed, strict=True) if one is None]))
+        return [one or replace(next(asked), route=way) for way, one in routed]
+
+    def _routed(self, text: str) -> tuple[str, Verdict | None]:
+        """Return where the router sends a text, and its verdict; none where the language model is to judge it.
+
+        It decides only what the policy's thresholds say of its chances as well.
+        """
+        began = self.clock()
+        said = self.router.of_text(text) if self.router else None
+        if said is None:
+            return "", None
+        scores = {name: said.chances.get(name, 0.0) for name in self.judged_in_texts}
+        verdict = self._verdict(
+            Screen(scores={}), scores, 1, f"routed: {said.way}", {"route": 1000 * (self.clock() - began)}
+        )
+        verdict = replace(verdict, of="text", route=said.way)
+        looked = [name for name in scores if self.policy[name].review_above < 1]
+        if said.way is Way.PERSON and looked and verdict.action is not Action.BLOCK:
+            likely = max(looked, key=scores.__getitem__)
+            line = (self.policy[likely].review_above + self.policy[likely].block_above) / 2
+            actions, scores = {**verdict.actions, likely: Action.REVIEW}, {**verdict.scores, likely: line}
+            return said.way, replace(verdict, action=Action.REVIEW, actions=actions, scores=scores)
+        agreed = {Way.CLEAR: Action.ALLOW, Way.BLOCK: Action.BLOCK}.get(said.way)
+        return (said.way, verdict) if verdict.action is agreed else (Way.CHECK, None)
+
+    def _asked(self, texts: Sequence[str]) -> list[Verdict]:
         stage2 = self.check_texts()
         if not texts:
             return []
@@ -238,19 +279,20 @@ class Moderator:
         return boxed or any(screen.scores.get(name, 0.0) >= self.clear_below for name in self.signposts)
 
     def _judged_case(
-        self, screen: Screen, text: str, chances: Mapping[str, float] | Unjudged, timings_ms: Mapping[str, float]
+        self, case: Case, chances: Mapping[str, float] | Unjudged, timings_ms: Mapping[str, float]
     ) -> Verdict:
         """Combine the two stages: what is written is Stage 2's to judge, what is pictured stays with Stage 1.
 
         A calibrated score of models that saw the pixels ranks images better than a model that only reads about it.
         """
+        screen = case.screen
         if isinstance(chances, Unjudged):
             alone = self._verdict(screen, screen.scores, 1, "writing that nobody judged", timings_ms)
-            return replace(self._for_a_person(alone, chances), text=text)
+            return replace(self._for_a_person(alone, chances), text=case.text, route=case.route)
         written = {category.name for category in self.policy.written}
         scores = {**screen.scores, **{name: chance for name, chance in chances.items() if name in written}}
         reason = "writing" if self._has_writing(screen) else "may hold words"
-        return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=text)
+        return replace(self._verdict(screen, scores, 2, reason, timings_ms), text=case.text, route=case.route)
 
     def _for_a_person(self, verdict: Verdict, why: Unjudged) -> Verdict:
         """Have a person look at what is open because nobody judged the words: what nobody read is not thereby safe.
