@@ -20,7 +20,14 @@ from tilth.train.persons.learning import Lessons, teach
 
 @group
 class Backbones:
-    """What the network of each cue begins as."""
+    """What the network of each cue begins as.
+
+    Args:
+        face: Model and licences of the face's.
+        body: Of the body's.
+        clothing: Of the clothing's.
+        scene: Of the scene's.
+    """
 
     face: Backbone = Backbone()
     body: Backbone = Backbone()
