@@ -34,7 +34,7 @@ from tilth.train.persons.learning import Lessons, teach
 from tilth.train.persons.scores import Compared, Pictures, mean_z
 
 SIDE, WIDTH, ASKED = 32, 64, 0.98
-LESSONS = Lessons(pretrain=40, steps=160)
+LESSONS = Lessons(pretrain=40, steps=900)
 WORLD = {"train": 160, "calibration": 200, "test": 200, "albums": 6, "references": 3, "queries": 6, "shots": 1}
 
 
