@@ -155,7 +155,7 @@ class TrainRouter(Asked):
         if line.outputs[0] not in line.trusted:
             notes.append(f"nothing is cleared or blocked: people found fewer than {LEAST} texts harmful, or harmless")
         elif weak := [name for name in line.outputs if name not in line.trusted]:
-            notes.append(f"nothing is blocked for {', '.join(weak)}: fewer than {LEAST} texts show it")
+            notes.append(f"nothing is cleared, nor blocked for {', '.join(weak)}: fewer than {LEAST} texts show it")
         if "recall" not in rates:
             notes.append(f"the language model counts as always right: fewer than {LEAST} texts of either kind tell")
         return notes

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -102,16 +103,23 @@ def read_router(folder: Path, policy: Policy) -> Router | None:
             "learn it again with train.router"
         )
     try:
-        with np.load(folder / "route.npz", allow_pickle=False) as stored:
+        with (folder / "route.npz").open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ModelError(f"{folder}/route.npz: cannot be read: {str(error)[:200]}") from error
+    expected = (UNSAFE, *settings.means)
+    for kind, told in settings.lines.items():
+        # one that it says nothing of would count as harmless
+        if sorted(told.outputs) != sorted(expected) or not {*told.trusted} <= {*expected}:
+            raise ModelError(
+                f"{folder}/route.json: {kind} has to tell {', '.join(expected)}, and tells {', '.join(told.outputs)}"
+            )
     return Router(**{kind: _line(folder, kind, told, arrays) for kind, told in settings.lines.items()})
 
 
 def _line(folder: Path, kind: str, told: LineSettings, arrays: Mapping[str, Array]) -> Line:
     k, m = len(told.outputs), len(told.numbers)
-    v = len(arrays.get(f"{kind}.ids", ()))
+    v = arrays.get(f"{kind}.ids", np.zeros(0)).size
     shapes = {
         "ids": (v,), "weights": (v, k), "centre": (m,), "scale": (m,), "slopes": (m, k), "bias": (k,), "calibration": (k, 2)
     }  # fmt: skip

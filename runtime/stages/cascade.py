@@ -221,7 +221,9 @@ class Moderator:
         said = self.router.of_text(text) if self.router else None
         if said is None:
             return "", None
-        scores = {name: said.chances.get(name, 0.0) for name in self.judged_in_texts}
+        if not {*self.judged_in_texts} <= {*said.chances}:  # it goes the dear way unread, or is of other categories
+            return Way.CHECK, None
+        scores = {name: said.chances[name] for name in self.judged_in_texts}
         verdict = self._verdict(
             Screen(scores={}), scores, 1, f"routed: {said.way}", {"route": 1000 * (self.clock() - began)}
         )

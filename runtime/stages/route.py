@@ -107,7 +107,7 @@ class Line:
         slopes: Of the numbers, `(m, k)`.
         bias: `(k,)`.
         calibration: Slope and offset of each logit, `(k, 2)`.
-        trusted: Outputs of which enough was seen: nothing else blocks, and nothing is cleared unless `unsafe` is one.
+        trusted: Outputs of which enough was seen: nothing else blocks, and nothing is cleared unless all are.
         known_from: Least share of a text's runs that must be known.
         longest: Longest text, in characters, that it learned from.
         costs: By which it routes.
@@ -144,7 +144,8 @@ class Line:
         """Say where a case with these chances goes."""
         if not all(map(math.isfinite, chances.values())):
             return Said(way=Way.CHECK, why="its numbers are none")
-        ways = tuple(way for way in among if UNSAFE in self.trusted or way not in (Way.CLEAR, Way.BLOCK))
+        never = {Way.CLEAR: not {*self.outputs} <= {*self.trusted}, Way.BLOCK: UNSAFE not in self.trusted}
+        ways = tuple(way for way in among if not never.get(way))
         way = self.costs.cheapest(chances[UNSAFE], among=ways)
         likeliest = max((name for name in chances if name != UNSAFE), key=chances.__getitem__, default="")
         if way is Way.BLOCK and likeliest not in self.trusted:

@@ -16,6 +16,7 @@ from tilth.errors import InputError, ModelError
 from tilth.pipeline.words.routing import TrainRouter
 from tilth.runtime.bundles.bundle import load_bundle, seal, verify
 from tilth.runtime.stages.cascade import Action
+from tilth.runtime.stages.route import UNSAFE, Costs, Line, Way
 from tilth.starter.protocols.words import CATEGORIES, draw_words
 
 
@@ -85,3 +86,44 @@ def test_a_router_of_other_words_or_with_broken_numbers_is_not_served(work: Work
     seal(bundle)
     with pytest.raises(ModelError, match="bias of text"):
         load_bundle(bundle)
+
+
+@pytest.mark.parametrize("broken", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00"])
+def test_a_file_of_numbers_that_is_none_is_refused_in_a_line(work: Work, tmp_path: Path, broken: bytes) -> None:
+    route(work, tmp_path, 60)
+    bundle = packed(work, tmp_path)
+    whole = (bundle / "route.npz").read_bytes()
+    for data in (broken, whole[: len(whole) // 2], whole[:200] + bytes(255 - b for b in whole[200:260]) + whole[260:]):
+        (bundle / "route.npz").write_bytes(data)
+        seal(bundle)
+        with pytest.raises(ModelError, match=r"route\.npz"):
+            load_bundle(bundle)
+
+
+def test_a_router_that_lacks_a_category_is_not_served_as_what_it_does_not_tell_is_not_harmless(
+    work: Work, tmp_path: Path
+) -> None:
+    route(work, tmp_path, 60)
+    bundle = packed(work, tmp_path)
+    told = json.loads((bundle / "route.json").read_text())
+    names = told["lines"]["text"]["outputs"]
+    told["lines"]["text"]["outputs"] = [names[0], *(f"x{n}" for n in range(len(names) - 1))]
+    (bundle / "route.json").write_text(json.dumps(told))
+    seal(bundle)
+    with pytest.raises(ModelError, match="has to tell unsafe"):
+        load_bundle(bundle)
+
+
+def test_nothing_is_cleared_while_a_category_has_hardly_been_seen() -> None:
+    k = len(CATEGORIES) + 1
+    line = Line(
+        outputs=(UNSAFE, *CATEGORIES), trusted=(UNSAFE, *CATEGORIES), weights=np.zeros((0, k)), numbers=(), centre=np.zeros(0),
+        scale=np.ones(0), slopes=np.zeros((0, k)), bias=np.zeros(k), calibration=np.tile([1.0, 0.0], (k, 1)),
+        costs=Costs(missed=100, false_alarm=20, check=1, review=10),
+    )  # fmt: skip
+    harmless = dict.fromkeys(line.outputs, 1e-4)
+    assert line.way(harmless).way is Way.CLEAR
+    assert line.way(dict.fromkeys(line.outputs, 0.999)).way is Way.BLOCK
+    assert line.way(dict.fromkeys(line.outputs, 0.05)).way is Way.CHECK
+    assert line.way({**harmless, UNSAFE: float("nan")}).way is Way.CHECK
+    assert replace(line, trusted=line.outputs[:-1]).way(harmless).way is Way.CHECK
