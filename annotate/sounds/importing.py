@@ -13,6 +13,7 @@ from tilth.annotate.formats.parts.records import EXAMPLES
 from tilth.annotate.sounds.taking import SoundTaker
 from tilth.annotate.texts.rows import Row, Rows
 from tilth.annotate.texts.sets import TextSet
+from tilth.annotate.texts.taking import check_names
 from tilth.claims import Json
 from tilth.engine.copies import outcome
 from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
@@ -69,11 +70,7 @@ class ImportSound:
         Raises:
             InputError: The path holds no sound, or a setting names what the policy or the folder does not have.
         """
-        for setting, named in (("categories", set(self.categories.values()) - {""}), ("covers", set(self.covers))):
-            if wrong := sorted(named - set(work.policy.names)):
-                raise InputError(
-                    f"{setting}: the policy has no {', '.join(wrong)}; it has {', '.join(work.policy.names)}"
-                )
+        check_names(work.policy, self.categories, self.covers)
         root = self.path.expanduser().resolve()
         if not root.is_dir():
             raise InputError(f"{self.path}: no folder of sounds")

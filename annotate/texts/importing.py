@@ -9,7 +9,7 @@ from tilth.annotate.exchange.taking import called_apart
 from tilth.annotate.formats.parts.records import EXAMPLES
 from tilth.annotate.texts.rows import Rows
 from tilth.annotate.texts.sets import SETS, TextSet
-from tilth.annotate.texts.taking import TextTaker
+from tilth.annotate.texts.taking import TextTaker, check_names
 from tilth.claims import Json
 from tilth.engine.copies import outcome
 from tilth.engine.steps import Facts, fingerprint, inputs_digest, step
@@ -64,11 +64,7 @@ class ImportText:
         Raises:
             InputError: The path holds no table of texts, or a setting names what the policy does not have.
         """
-        for setting, named in (("categories", set(self.categories.values()) - {""}), ("covers", set(self.covers))):
-            if wrong := sorted(named - set(work.policy.names)):
-                raise InputError(
-                    f"{setting}: the policy has no {', '.join(wrong)}; it has {', '.join(work.policy.names)}"
-                )
+        check_names(work.policy, self.categories, self.covers)
         path = self.path.expanduser().resolve()
         rows = Rows(path)
         names = sorted(name for c in work.policy.categories for name in (c.name, *c.also))

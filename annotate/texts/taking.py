@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
@@ -25,6 +25,17 @@ SHARE = re.compile(r"[01](\.\d+)?|\.\d+")
 
 
 Span: TypeAlias = tuple[float, float]
+
+
+def check_names(policy: Policy, categories: Mapping[str, str], covers: Sequence[str]) -> None:
+    """Check what an import's settings name.
+
+    Raises:
+        InputError: One of them names a category that the policy does not have.
+    """
+    for setting, named in (("categories", {*categories.values()} - {""}), ("covers", {*covers})):
+        if wrong := sorted(named - {*policy.names}):
+            raise InputError(f"{setting}: the policy has no {', '.join(wrong)}; it has {', '.join(policy.names)}")
 
 
 @dataclass(frozen=True, kw_only=True)
